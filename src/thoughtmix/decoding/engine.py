@@ -1,0 +1,225 @@
+"""Decode many rows at once: read each prompt once, then one token a row and step until all have ended.
+
+This is the only decoding loop of thoughtmix; thinkers differ in the model, the prompts and the rows they pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from thoughtmix.decoding.path import Path
+from thoughtmix.decoding.probe import PathName, Weights, choose
+from thoughtmix.decoding.randomness import uniforms
+from thoughtmix.decoding.sampling import Sampler, SamplerBatch, draw
+from thoughtmix.decoding.text import RowText
+from thoughtmix.errors import InputError
+from thoughtmix.thinker import StepEvent
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+    from thoughtmix.thoughts import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One continuation to make: which prompt, whose random stream, drawn how, ending where."""
+
+    seed: int
+    sampler: Sampler = field(default_factory=Sampler)
+    prompt: int = 0
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    """This row's own budget; None: the batch's."""
+
+
+@dataclass(slots=True)
+class Continuation:
+    """What became of a row. An ended row's tokens include its end token; its text does not."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: FinishReason = "cancelled"
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """All rows, in the order they were given, and how the run went."""
+
+    rows: list[Continuation]
+    path: str
+    weights: str
+    prefill_seconds: float = 0.0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For `ThoughtSet.run`."""
+        tokens = sum(len(r.token_ids) for r in self.rows)
+        return {
+            "path": self.path,
+            "weights": self.weights,
+            "seconds": round(self.seconds, 4),
+            "prefill_seconds": round(self.prefill_seconds, 4),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / self.seconds, 1) if self.seconds else 0.0,
+        }
+
+
+@torch.no_grad()
+def decode(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int,
+    end_ids: frozenset[int] | None = None,
+    on_step: Callable[[StepEvent], None] | None = None,
+    path: PathName = "auto",
+    weights: Weights = "auto",
+) -> Decoded:
+    """Continue `prompts` (token ids) by `rows`.
+
+    end_ids: tokens that end a row; None: the model's own. on_step: called after every step; an exception in it,
+    KeyboardInterrupt too, stops the run (KeyboardInterrupt returns what is there, `interrupted` set).
+    Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
+    different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
+    """
+    _check(lm, prompts, rows, max_new_tokens)
+    route = choose(lm.model, path, weights)
+    batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step)
+    return batch.run(route)
+
+
+class _Batch:
+    """The loop's state. `live[i]` is the row (index into the request) at batch position i."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[Row],
+        max_new_tokens: int,
+        end_ids: frozenset[int],
+        on_step: Callable[[StepEvent], None] | None,
+    ) -> None:
+        device = lm.model.device
+        self.prompts = [list(p) for p in prompts]
+        self.rows, self.end_ids, self.on_step = rows, end_ids, on_step
+        self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
+        self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
+        self.results = [Continuation() for _ in rows]
+        self.texts = [RowText(lm.tokenizer, r.stop) for r in rows]
+        self.watch = [bool(r.stop) or on_step is not None for r in rows]  # who needs text at every step
+        order = self.live
+        self.uniform = uniforms([rows[r].seed for r in order], max_new_tokens, device)  # (rows, steps)
+        self.sampler = SamplerBatch.of([rows[r].sampler for r in order], device)
+
+    def run(self, route: Path) -> Decoded:
+        done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
+        began = time.perf_counter()
+        try:
+            counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
+            first = route.start(self.prompts, counts, max(self.budget))
+            done.prefill_seconds = time.perf_counter() - began
+            logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
+            for step in range(max(self.budget)):
+                tokens = self._take(logits, step)
+                gone = self._ended(step)
+                self._report(gone)
+                if gone:
+                    tokens = self._drop(route, gone, tokens)
+                if not self.live:
+                    break
+                logits = route.step(tokens)
+        except KeyboardInterrupt:
+            done.interrupted = True
+        finally:
+            route.close()
+        for result, text in zip(self.results, self.texts, strict=True):
+            result.text = text.finish()
+        done.seconds = time.perf_counter() - began
+        return done
+
+    def _take(self, logits: Tensor, step: int) -> Tensor:
+        """Draw a token for each live row and note it."""
+        ids, logprobs = draw(logits, self.uniform[:, step], self.sampler)
+        for row, token, logprob in zip(self.live, ids.tolist(), logprobs.tolist(), strict=True):
+            result = self.results[row]
+            result.token_ids.append(token)
+            result.logprobs.append(logprob)
+            if token in self.end_ids:
+                result.finish = "stop"
+            elif self.watch[row]:
+                if self.texts[row].push(token):
+                    result.finish = "stop"
+            else:
+                self.texts[row].ids.append(token)
+        return ids
+
+    def _ended(self, step: int) -> list[int]:
+        """Batch positions that end here."""
+        gone = []
+        for position, row in enumerate(self.live):
+            if self.results[row].finish != "stop" and step + 1 >= self.budget[row]:
+                self.results[row].finish = "length"
+            if self.results[row].finish != "cancelled":
+                gone.append(position)
+        return gone
+
+    def _report(self, gone: list[int]) -> None:
+        if self.on_step is None:
+            return
+        ended = {self.live[position] for position in gone}
+        pieces = [""] * len(self.rows)
+        for row in self.live:
+            if row in ended:
+                self.texts[row].finish()
+            pieces[row] = self.texts[row].piece(final=row in ended)
+        self.on_step(
+            StepEvent(
+                pieces=pieces,
+                done=sum(len(r.token_ids) for r in self.results),
+                total=sum(self.budget),
+                finished=[r.finish != "cancelled" for r in self.results],
+            )
+        )
+
+    def _drop(self, route: Path, gone: list[int], tokens: Tensor) -> Tensor:
+        """Take ended rows out of the batch. Returns the tokens of the rest in their new order."""
+        order = route.drop(gone) if len(gone) < len(self.live) else []
+        self.live = [self.live[old] for old in order]
+        keep = torch.tensor(order, dtype=torch.long, device=tokens.device)
+        self.uniform, self.sampler = self.uniform[keep], self.sampler.rows(keep)
+        return tokens[keep]
+
+
+def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Sequence[Row], budget: int) -> None:
+    if not rows or not prompts:
+        raise InputError("Nothing to decode: no prompt or no row.", "Pass at least one of each (n=1).")
+    if budget < 1 or any(r.max_new_tokens is not None and r.max_new_tokens < 1 for r in rows):
+        raise InputError("A token budget is below 1.", "Pass max_new_tokens=1 or more.")
+    vocabulary = int(lm.model.get_input_embeddings().num_embeddings)
+    for index, ids in enumerate(prompts):
+        where = "The prompt" if len(prompts) == 1 else f"Prompt {index}"
+        if not ids:
+            raise InputError(f"{where} is empty.", 'Type a prompt: thoughtmix think "Name a fruit."')
+        if not all(0 <= i < vocabulary for i in ids):
+            raise InputError(f"{where} has token ids outside 0..{vocabulary - 1}.", "Use this model's tokenizer.")
+        limit = lm.context_length
+        if limit is not None and len(ids) + budget > limit:
+            raise InputError(
+                f"{where} has {len(ids)} tokens; with {budget} new ones that is over the model's {limit}.",
+                "Shorten it, or ask for fewer (--max-new-tokens)."
+                if len(ids) < limit
+                else f"Shorten it to under {limit} tokens.",
+            )
+    if any(not 0 <= r.prompt < len(prompts) for r in rows):
+        raise InputError("A row names a prompt that is not there.", f"Use 0..{len(prompts) - 1}.")

@@ -1,0 +1,63 @@
+"""The path that works everywhere: the model's own cache, read once and copied to n rows.
+
+Prompts are decoded one after the other (their caches have different lengths).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from thoughtmix.decoding.path import read_prompt
+
+
+class ExpandedPath:
+    name = "expanded"
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.cache_name = "past_key_values"
+        self.batches: list[tuple[Any, int]] = []  # a prompt: (its cache, its rows)
+
+    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+        logits = []
+        for ids, n in zip(prompts, rows, strict=True):
+            last, self.cache_name, cache = read_prompt(self.model, ids, plain_cache=False)
+            self._pick(cache, [0] * n)
+            self.batches.append((cache, n))
+            logits.append(last)
+        return torch.stack(logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        out = []
+        row = 0
+        for cache, n in self.batches:
+            if n:
+                step = self.model(
+                    input_ids=tokens[row : row + n, None], use_cache=True, **{self.cache_name: cache}
+                )
+                out.append(step.logits[:, -1])
+            row += n
+        return torch.cat(out)
+
+    def drop(self, gone: list[int]) -> list[int]:
+        keep = [r for r in range(sum(n for _, n in self.batches)) if r not in set(gone)]
+        row = 0
+        for i, (cache, n) in enumerate(self.batches):
+            mine = [r - row for r in keep if row <= r < row + n]
+            if 0 < len(mine) < n:
+                self._pick(cache, mine)
+            self.batches[i] = (cache if mine else None, len(mine))
+            row += n
+        return keep
+
+    def _pick(self, cache: Any, rows: list[int]) -> None:
+        """Make the cache hold these of its rows, in this order; a row may be taken many times."""
+        if rows and rows != [0]:
+            cache.reorder_cache(torch.tensor(rows, device=self.model.device))
+
+    def close(self) -> None:
+        self.batches.clear()

@@ -1,0 +1,62 @@
+"""How a batch is read and stepped: the interface that the three paths share, and reading a prompt.
+
+    fused     Llama-like models: own step over weights fused and packed once (fused.py)
+    shared    any model whose attention can be swapped: its public forward, our attention (shared.py)
+    expanded  every other decoder-only model: its public forward and its own cache, copied to n rows (expanded.py)
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from thoughtmix.errors import ModelError
+
+
+class Path(Protocol):
+    """The state of one batch. Rows of one prompt are neighbours; `step` and `drop` keep it so."""
+
+    name: str
+
+    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+        """Read each prompt once; prompt p gets rows[p] rows of up to `capacity` own tokens.
+        Returns (prompts, vocabulary) logits of the first new token."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token a row: tokens (rows,) -> (rows, vocabulary) logits."""
+        ...
+
+    def drop(self, gone: list[int]) -> list[int]:
+        """Remove rows; the old index of each remaining row, in the new order."""
+        ...
+
+    def close(self) -> None:
+        """Leave the model as it was found."""
+        ...
+
+
+CACHE_NAMES = ("past_key_values", "cache_params")  # attention models; purely recurrent ones (Mamba)
+
+
+def read_prompt(model: PreTrainedModel, ids: list[int], plain_cache: bool) -> tuple[Tensor, str, Any]:
+    """One forward pass over a prompt, batch 1: (vocabulary,) logits of the next token; the cache's name and the cache.
+
+    plain_cache: a cache that keeps every key of every layer, also where the model would keep a window.
+    """
+    extra: dict[str, Any] = {"logits_to_keep": 1} if _keeps_logits(type(model)) else {}
+    if plain_cache:
+        extra["past_key_values"] = DynamicCache()
+    out = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, **extra)
+    for name in CACHE_NAMES:
+        if getattr(out, name, None) is not None:
+            return out.logits[0, -1], name, getattr(out, name)
+    raise ModelError(f"{type(model).__name__} returns no cache.", "Choose a decoder-only model (--model).")
+
+
+def _keeps_logits(kind: type[PreTrainedModel]) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters

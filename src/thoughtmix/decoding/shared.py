@@ -1,0 +1,162 @@
+"""Decode through a model's public forward with keys and values of the prompt shared by all rows.
+
+transformers lets a library register an attention function (AttentionInterface) and pass its own cache. The
+cache here stores each row's newest keys and values in `SharedPrefix`; the attention function, which the model
+calls right after, attends over [prompt | own tokens] from there. The prompt itself is read with the model's own
+attention. Whether a model really works so is not assumed but probed once (see `probe.py`).
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from thoughtmix.decoding.path import read_prompt
+from thoughtmix.decoding.prefix import Prompt, SharedPrefix
+
+NAME = "thoughtmix_shared"
+# Arguments that models hand down to every attention function and that change nothing in its result.
+_IDLE = frozenset(
+    {
+        "cache_position",
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+
+
+class Unsupported(Exception):
+    """This model's attention asks for something the shared path does not compute."""
+
+
+class _Layer(CacheLayerMixin):
+    """One layer of the cache that the model sees during a step."""
+
+    is_sliding = False
+
+    def __init__(self, state: SharedPrefix, index: int) -> None:
+        super().__init__()
+        self.state, self.index = state, index
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if key_states.shape[2] != 1:
+            raise Unsupported("more than one token a step")
+        self.state.store(self.index, key_states[:, :, 0], value_states[:, :, 0])
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return max(p.length for p in self.state.prompts) + self.state.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+_STATE: ContextVar[SharedPrefix | None] = ContextVar("thoughtmix_shared_state", default=None)
+_WINDOWS: ContextVar[dict[int, int | None] | None] = ContextVar("thoughtmix_seen_windows", default=None)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query (b, heads, 1, d), key and value (b, h, 1, d) -> (b, 1, heads, d)."""
+    state = _STATE.get()
+    if state is None:
+        raise Unsupported(f"attention {NAME!r} is only for thoughtmix's decoding steps")
+    unknown = [name for name, given in kwargs.items() if given is not None and name not in _IDLE]
+    if unknown or attention_mask is not None or dropout:
+        raise Unsupported(f"attention arguments {', '.join(unknown) or 'mask or dropout'}")
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    seen = _WINDOWS.get()
+    if seen is not None:
+        seen[layer] = sliding_window
+    b, heads, _, d = query.shape
+    h = key.shape[1]
+    scale = d**-0.5 if scaling is None else scaling
+    out = state.attend(layer, query.view(b, h, heads // h, d) * scale, sliding_window, softcap)
+    return out.view(b, 1, heads, d), None
+
+
+AttentionInterface.register(NAME, _attention)
+
+
+class SharedPath:
+    name = "shared"
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.before = attention_names(model)
+        self.state: SharedPrefix | None = None
+        self.cache: Cache | None = None
+
+    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+        logits, read = [], []
+        for ids, n in zip(prompts, rows, strict=True):
+            last, _, cache = read_prompt(self.model, ids, plain_cache=True)
+            keys = [layer.keys for layer in cache.layers]
+            values = [layer.values for layer in cache.layers]
+            if any(k is None or k.shape[2] != len(ids) for k in keys):
+                raise Unsupported("a cache that does not keep every key")
+            read.append(Prompt([k[0] for k in keys], [v[0] for v in values], len(ids), n))
+            logits.append(last)
+        self.state = SharedPrefix(read, capacity)
+        self.cache = Cache(layers=[_Layer(self.state, i) for i in range(len(read[0].keys))])
+        self.model.set_attn_implementation(dict.fromkeys(self.before, NAME))
+        return torch.stack(logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        assert self.state is not None
+        token = _STATE.set(self.state)
+        try:
+            out = self.model(
+                input_ids=tokens[:, None],
+                position_ids=self.state.positions(tokens.device)[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        finally:
+            _STATE.reset(token)
+        self.state.advance()
+        return out.logits[:, -1]  # type: ignore[no-any-return]
+
+    def drop(self, gone: list[int]) -> list[int]:
+        assert self.state is not None
+        return self.state.drop(gone)
+
+    def close(self) -> None:
+        self.model.set_attn_implementation(self.before)
+        self.state = self.cache = None
+
+
+def attention_names(model: PreTrainedModel) -> dict[str, str]:
+    """The attention implementation of a model ("") and of each of its sub-configs, by key."""
+    names = {"": model.config._attn_implementation}
+    for key in model.config.sub_configs:
+        part = getattr(model.config, key, None)
+        if part is not None:
+            names[key] = part._attn_implementation
+    return names

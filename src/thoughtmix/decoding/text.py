@@ -1,0 +1,56 @@
+"""Text of a growing thought: new pieces as tokens arrive, and where a stop string begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RowText:
+    """Decodes one row step by step. A piece is held back while it may still change (half a character)
+    or may be the beginning of a stop string."""
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+        self.ids: list[int] = []
+        self.text = ""  # settled text, a stop string cut off
+        self.stopped = False
+        self._settled = 0  # ids whose text is in `text`
+        self._context = 0  # decode from here: tokenizers need a little left context for spaces
+        self._shown = 0
+
+    def push(self, token: int) -> bool:
+        """Add a token; True when a stop string is now complete."""
+        self.ids.append(token)
+        before = self._decode(self.ids[self._context : self._settled])
+        now = self._decode(self.ids[self._context :])
+        if len(now) > len(before) and not now.endswith("\N{REPLACEMENT CHARACTER}"):
+            self.text += now[len(before) :]
+            self._context, self._settled = self._settled, len(self.ids)
+            self._cut()
+        return self.stopped
+
+    def finish(self) -> str:
+        """The whole text: everything decoded together, cut at the stop string if one came."""
+        if not self.stopped:
+            self.text = self._decode(self.ids)
+            self._cut()
+        return self.text
+
+    def piece(self, final: bool = False) -> str:
+        """What can be shown now and was not before."""
+        end = len(self.text)
+        if not final and not self.stopped:  # hold back what may grow into a stop string
+            held = max((k for s in self.stop for k in range(1, len(s)) if self.text.endswith(s[:k])), default=0)
+            end -= held
+        piece = self.text[self._shown : end]
+        self._shown = max(self._shown, end)
+        return piece
+
+    def _cut(self) -> None:
+        found = [at for s in self.stop if (at := self.text.find(s)) >= 0]
+        if found:
+            self.text, self.stopped = self.text[: min(found)], True
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text

@@ -1,0 +1,1 @@
+"""The `sampling` thinker: plain sampling from the model, the baseline that every other thinker must beat."""
