@@ -14,6 +14,7 @@ from thoughtmix.decoding.expanded import ExpandedPath
 from thoughtmix.decoding.linear import Kind, packs
 from thoughtmix.decoding.path import Path
 from thoughtmix.errors import InputError, ThoughtmixError
+from thoughtmix.models.hardware import bf16_hardware
 
 PathName = Literal["auto", "fused", "shared", "expanded"]
 Weights = Literal["auto", "native", "fp16"]
@@ -66,12 +67,6 @@ def choose(model: PreTrainedModel, path: PathName = "auto", weights: Weights = "
                 f"{type(model).__name__} cannot share a prompt: {known.shared}.", "Pass path='auto' or 'expanded'."
             )
     return ExpandedPath(model)
-
-
-def bf16_hardware() -> bool:
-    """Whether this CPU multiplies bf16 natively (elsewhere torch emulates it, several times slower)."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:

@@ -1,0 +1,53 @@
+"""Quality by a judge: how likely another language model finds each text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thoughtmix.errors import InputError, NumericsError
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+
+def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_size: int = 8) -> NDArray[np.float64]:
+    """(n,) mean negative log-likelihood of a token of each text, in nats, given the prompt, under `judge`. LOWER is better.
+
+    Prompt and text are tokenised apart and joined, as in generation; an empty text is scored by the token that ends it.
+    Rewards blandness and loops, and flatters the judge's own texts: name a judge that did not write them.
+    Raises `NumericsError` on NaN, `InputError` when prompt and text do not fit the judge's context.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if not texts:
+        raise InputError("There are no texts to judge.", "Pass at least one thought.")
+    start = judge.encode(prompt)
+    end = min(judge.eos_ids) if judge.eos_ids else 0
+    bodies = [list(judge.tokenizer(t, add_special_tokens=False)["input_ids"]) or [end] for t in texts]
+    longest = len(start) + max(map(len, bodies))
+    if judge.context_length is not None and longest > judge.context_length:
+        raise InputError(
+            f"Prompt and text have {longest} tokens, the judge {judge.name} reads {judge.context_length}.",
+            "Name a judge with a longer context (--judge).",
+        )
+    out = np.zeros(len(texts))
+    order = sorted(range(len(texts)), key=lambda i: len(bodies[i]))
+    with torch.inference_mode():
+        for at in range(0, len(order), batch_size):
+            part = order[at : at + batch_size]
+            width = max(len(bodies[i]) for i in part)
+            # Padding on the right, after everything a causal model can see: no mask is needed.
+            rows = [start + bodies[i] + [end] * (width - len(bodies[i])) for i in part]
+            ids = torch.tensor(rows, device=judge.device)
+            logits = judge.model(input_ids=ids, use_cache=False).logits[:, len(start) - 1 : -1].float()
+            loss = F.cross_entropy(logits.transpose(1, 2), ids[:, len(start) :], reduction="none")  # (part, width)
+            for i, row in zip(part, loss, strict=True):
+                out[i] = float(row[: len(bodies[i])].mean())
+    if not np.isfinite(out).all():
+        raise NumericsError(f"The judge {judge.name} gave NaN or infinity.", "Try --dtype float32.")
+    return out

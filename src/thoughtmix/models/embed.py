@@ -1,0 +1,94 @@
+"""Sentence embeddings: where texts lie in meaning, to say how far thoughts lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thoughtmix.errors import ModelError
+from thoughtmix.models.packaged import EMBEDDER, Progress, ensure
+
+
+class Embedder(Protocol):
+    """Anything that turns texts into unit vectors."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
+        """(len(texts), d), rows of length 1."""
+        ...
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019): mean of the token states, normalised; 256 tokens at most."""
+
+    name = EMBEDDER.title
+    max_tokens = 256
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        from thoughtmix.models.quiet import quiet
+
+        try:
+            with quiet():
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+        except Exception as error:
+            raise ModelError(f"Cannot load the embedder: {error}.", "Type: thoughtmix pull") from None
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
+        import torch
+
+        out = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths together: little padding
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            batch = self.tokenizer(
+                [texts[i] for i in part],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.model.device)
+            with torch.inference_mode():
+                states = self.model(**batch).last_hidden_state  # (texts, tokens, d)
+                mask = batch["attention_mask"][..., None].to(states.dtype)
+                mean = (states * mask).sum(1) / mask.sum(1)
+                out[part] = torch.nn.functional.normalize(mean, dim=-1).float().cpu().numpy()
+        return out
+
+
+class SentenceTransformerEmbedder:
+    """Any model that sentence-transformers loads: a folder or a Hugging Face id."""
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ModelError(
+                f"The embedder {name!r} needs sentence-transformers.", "Type: pip install sentence-transformers"
+            ) from None
+        try:
+            self.model = SentenceTransformer(name, device=device, local_files_only=Path(name).exists())
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ModelError(f"Cannot load the embedder {name!r}: {reason}", "Check the name.") from None
+        self.name = name
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
+        vectors = self.model.encode(
+            list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def load_embedder(name: str | None = None, device: str = "cpu", on_progress: Progress | None = None) -> Embedder:
+    """The packaged all-MiniLM-L6-v2 (None), or one of sentence-transformers' by folder or id."""
+    if name is None or name == "default":
+        return MiniLM(ensure(EMBEDDER, on_progress=on_progress), device)
+    return SentenceTransformerEmbedder(name, device)
