@@ -1,0 +1,5 @@
+"""python -m thoughtmix"""
+
+from thoughtmix.cli import run
+
+run()

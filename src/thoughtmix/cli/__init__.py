@@ -1,0 +1,93 @@
+"""The `thoughtmix` command. Nothing here imports torch until a command needs it, so that help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from thoughtmix import __version__
+from thoughtmix.errors import ThoughtmixError
+
+# Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
+UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+
+app = typer.Typer(
+    name="thoughtmix",
+    help="One prompt in, many genuinely different and still good answers out, from one language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"thoughtmix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+# Each module adds its command to `app`; the order here is the order in the help.
+from thoughtmix.cli import think, show, lists, pull, doctor  # noqa: E402, F401, I001
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Deliberate errors are one line on stderr, never a traceback."""
+    _utf8()
+    try:
+        result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except ThoughtmixError as error:
+        return _say(str(error), error.exit_code)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # `thoughtmix` alone: its message is the help
+            print(error.format_message())  # type: ignore[attr-defined]
+            return 2
+        return _say(*_usage(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("Stopped.", 130)
+    except BrokenPipeError:  # `thoughtmix ... | head` is no error; keep Python from flushing into the closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("THOUGHTMIX_DEBUG"):
+            raise
+        reason = f"internal error: {type(error).__name__}: {error}"
+        return _say(f"{' '.join(reason.split())[:300]} Type: THOUGHTMIX_DEBUG=1 thoughtmix ... to see where.", 70)
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _say(line: str, code: int) -> int:
+    print(f"thoughtmix: {line}", file=sys.stderr)
+    return code
+
+
+def _usage(error: Exception) -> tuple[str, int]:
+    """A usage error as one line that ends with what to type."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "thoughtmix"
+    said = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    return f"{said}{'' if said[-1:] in '.?' else '.'} Type: {path} --help", 2
+
+
+def _utf8() -> None:
+    """Answers hold any character; a pipe in a C locale must not break on them."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower() not in {"utf-8", "utf8"}:
+            stream.reconfigure(encoding="utf-8", errors="replace")

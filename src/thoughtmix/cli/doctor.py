@@ -1,0 +1,116 @@
+"""`thoughtmix doctor`: what is installed, where the caches are, which device would be used."""
+
+from __future__ import annotations
+
+import json as codec
+import os
+import platform
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from thoughtmix.cli import app
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> int:
+    """Check the installation. Exit code 1 when something that is needed is missing."""
+    report = examine()
+    if json:
+        print(codec.dumps(report, indent=2))
+    else:
+        for section, rows in report.items():
+            if section == "problems":
+                continue
+            print(section)
+            for key, value in rows.items():
+                print(f"  {key:28} {value}")
+        for problem in report["problems"]:
+            print(f"problem: {problem}")
+        print("Something is missing." if report["problems"] else "All is well.")
+    return 1 if report["problems"] else 0
+
+
+def examine() -> dict[str, Any]:
+    """Facts by section, and what is wrong with them."""
+    problems: list[str] = []
+    report: dict[str, Any] = {"system": _system(), "packages": _packages(problems)}
+    if not problems:
+        report["device"] = _device()
+    from thoughtmix.models import cache_dir, state
+
+    kept = state()
+    parent = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
+    writable = os.access(parent, os.W_OK)
+    report["cache"] = {
+        "folder": kept["folder"],
+        "size": f"{kept['bytes'] / 1e6:.0f} MB",
+        "free disk": f"{shutil.disk_usage(parent).free / 1e9:.1f} GB",
+        **{f"package {name}": "there" if there else "not fetched yet" for name, there in kept["wheels"].items()},
+        **{f"model {name}": "ready" if there else "not there" for name, there in kept["ready"].items()},
+    }
+    if not writable:
+        problems.append(f"{parent} cannot be written. Type: THOUGHTMIX_CACHE=/path thoughtmix doctor")
+    if not any(kept["ready"].values()):
+        report["cache"]["default model"] = "comes at first use, or type: thoughtmix pull"
+    report["problems"] = problems
+    return report
+
+
+def _system() -> dict[str, str]:
+    facts = {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        text = info.read_text()
+        if name := re.search(r"^model name\s*: (.*)$", text, re.M):
+            facts["processor"] = name[1]
+        flags = set((re.search(r"^flags\s*: (.*)$", text, re.M) or ["", ""])[1].split())
+        facts["instructions"] = " ".join(f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
+    return facts
+
+
+def _packages(problems: list[str]) -> dict[str, str]:
+    """Each requirement of thoughtmix with the version that is there, against its floor."""
+    out = {}
+    for line in metadata.requires("thoughtmix") or []:
+        match = re.match(r"([\w.-]+)>=([\w.]+)$", line)
+        if match is None:  # extras
+            continue
+        name, floor = match.groups()
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            out[name] = f"missing (at least {floor})"
+            problems.append(f"{name} is not installed. Type: pip install '{name}>={floor}'")
+            continue
+        out[name] = f"{version} (at least {floor})"
+        if _numbers(version) < _numbers(floor):
+            problems.append(f"{name} {version} is too old. Type: pip install --upgrade '{name}>={floor}'")
+    return out
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def _device() -> dict[str, str]:
+    import torch
+
+    from thoughtmix.decoding.linear import packs
+    from thoughtmix.models.hardware import bf16_hardware
+    from thoughtmix.models.language import auto_dtype
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    facts = {"device": device, "dtype": auto_dtype(device), "threads": str(torch.get_num_threads())}
+    if device == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    else:
+        facts["bf16 in hardware"] = "yes" if bf16_hardware() else "no"
+        facts["packed fp16 weights"] = "yes" if packs() else "no"
+    return facts

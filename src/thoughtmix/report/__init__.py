@@ -1,0 +1,1 @@
+"""Showing thought sets: in a terminal, as plain text, as one HTML page."""

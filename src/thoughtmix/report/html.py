@@ -1,0 +1,89 @@
+"""A thought set as one self-contained HTML page, or as a fragment for notebooks. No script or asset from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thoughtmix.report.text import facts, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Environment, Template
+
+    from thoughtmix.thoughts import ThoughtSet
+
+WIDTH, HEIGHT, MARGIN = 520, 340, 34
+
+
+def page(thoughts: ThoughtSet) -> str:
+    """A whole document: prompt, summary, map, heat-map, a card a thought, settings, and the JSON to download."""
+    return _template("page.html").render(**_view(thoughts))
+
+
+def fragment(thoughts: ThoughtSet) -> str:
+    """The same without the document around it, styles scoped to it: what a notebook shows."""
+    return _template("thoughts.html").render(**_view(thoughts))
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader
+
+    return Environment(
+        loader=PackageLoader("thoughtmix.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _template(name: str) -> Template:
+    return _environment().get_template(name)
+
+
+def _view(thoughts: ThoughtSet) -> dict[str, Any]:
+    n = len(thoughts)
+    points = layout(thoughts.distances) if len(thoughts.distances) > 1 else []
+    largest = max((max(row) for row in thoughts.distances), default=0.0) or 1.0
+    return {
+        "set": thoughts,
+        "summary": summary(thoughts),
+        "cards": [
+            {"number": i + 1, "hue": _hue(i, n), "thought": t, "facts": facts(t)} for i, t in enumerate(thoughts)
+        ],
+        "points": [{"number": i + 1, "hue": _hue(i, n), "x": x, "y": y} for i, (x, y) in enumerate(points)],
+        "width": WIDTH,
+        "height": HEIGHT,
+        "heat": [
+            [{"value": f"{v:.2f}", "share": round(v / largest, 3)} for v in row] for row in thoughts.distances
+        ],
+        "json": base64.b64encode(thoughts.to_json().encode()).decode(),
+    }
+
+
+def _hue(i: int, n: int) -> int:
+    """Neighbouring numbers get clearly different hues: steps of the golden angle."""
+    return round(200 + 137.508 * i) % 360
+
+
+def layout(distances: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Positions in the map, near thoughts near: classical multidimensional scaling (Torgerson 1952) to two dimensions,
+    fitted into the frame. One scale for both axes, so that distances on the page compare."""
+    d = np.asarray(distances, dtype=np.float64)
+    n = len(d)
+    center = np.eye(n) - 1 / n
+    values, vectors = np.linalg.eigh(-0.5 * center @ d**2 @ center)
+    top = np.argsort(values)[::-1][:2]
+    xy = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))  # (n, 2)
+    if xy.shape[1] == 1:
+        xy = np.hstack([xy, np.zeros((n, 1))])
+    # Eigenvectors come with either sign: fix it, so that a set always draws the same map.
+    xy *= np.where(xy[np.abs(xy).argmax(0), range(2)] < 0, -1, 1)
+    low, high = xy.min(0), xy.max(0)
+    frame = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
+    span = high - low
+    scale = min((f / s for f, s in zip(frame, span, strict=True) if s > 1e-9), default=1.0)
+    at = (xy - (low + high) / 2) * scale + np.array([WIDTH, HEIGHT]) / 2
+    return [(round(float(x), 1), round(float(y), 1)) for x, y in at]
