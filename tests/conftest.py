@@ -17,7 +17,7 @@ def global_state_untouched() -> Iterator[None]:
     def snapshot() -> tuple[object, ...]:
         return (
             torch.get_rng_state().tolist(),
-            np.random.get_state()[1].tolist(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002  the legacy state is what must not move
             random.getstate(),
             torch.get_num_threads(),
             torch.get_default_dtype(),

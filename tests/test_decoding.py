@@ -67,9 +67,7 @@ def test_law_5_a_thought_is_its_seeds_own(family: str, path: str, global_state_u
     solo = [run(model, [PROMPT], [Row(seed=s)], path=path).rows[0].token_ids for s in range(8)]
     assert tokens(8) == solo
     assert tokens(32)[:8] == solo
-    mixed = [
-        Row(seed=s % 8, prompt=s % 2, max_new_tokens=1 + s % 12 if s >= 8 else None) for s in range(24)
-    ]
+    mixed = [Row(seed=s % 8, prompt=s % 2, max_new_tokens=1 + s % 12 if s >= 8 else None) for s in range(24)]
     other = [run(model, [OTHER], [Row(seed=s)], path=path).rows[0].token_ids for s in range(8)]
     for row, result in zip(mixed, run(model, [PROMPT, OTHER], mixed, path=path).rows, strict=True):
         whole = (other if row.prompt else solo)[row.seed]
@@ -143,7 +141,9 @@ def test_rows_end_at_end_tokens_and_stop_strings_and_leave_the_batch() -> None:
     cut = free[0].token_ids.index(end) + 1
     assert got[0].token_ids == free[0].token_ids[:cut]
     assert got[0].finish == "stop"
-    assert got[0].text == tokenizer().decode(got[0].token_ids[:-1], skip_special_tokens=True), "the end token is not text"
+    assert got[0].text == tokenizer().decode(got[0].token_ids[:-1], skip_special_tokens=True), (
+        "the end token is not text"
+    )
     assert got[1].finish == "stop"
     assert word not in got[1].text
     for result, whole in zip(got, free, strict=True):

@@ -19,7 +19,9 @@ def make(counts: list[int], lengths: list[int]) -> SharedPrefix:
     return SharedPrefix(prompts, STEPS)
 
 
-def plain_attention(state: SharedPrefix, layer: int, row: int, query: torch.Tensor, own: torch.Tensor, window: int | None) -> torch.Tensor:
+def plain_attention(
+    state: SharedPrefix, layer: int, row: int, query: torch.Tensor, own: torch.Tensor, window: int | None
+) -> torch.Tensor:
     """One row by itself, from copies: query (h, g, d), own (2, h, s, d)."""
     start = 0
     for prompt in state.prompts:

@@ -137,4 +137,4 @@ def test_uniforms_are_the_seeds_own(global_state_untouched: None) -> None:
     assert torch.equal(a[:, :9], uniforms([5, 6, 7], 9)), "a shorter draw must be a prefix"
     assert not torch.equal(uniforms([0], 8), uniforms([2**32], 8)), "all 64 bits of a seed count"
     assert not torch.equal(uniforms([-1], 8), uniforms([1], 8))
-    assert 0 <= a.min() and a.max() < 1 and a.dtype == torch.float64
+    assert a.min() >= 0 and a.max() < 1 and a.dtype == torch.float64

@@ -24,9 +24,10 @@ class HfGenerate:
         self.version = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self.dtype = request.dtype
         dtype = getattr(torch, request.dtype)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(request.model, dtype=dtype).eval()
+        self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(request.model, dtype=dtype)
+        self._model.eval()
         # A fresh configuration, so that nothing the checkpoint carries (top-p, eos, ...) changes the work.
-        self._config = transformers.GenerationConfig(
+        self._model.generation_config = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=True,
             temperature=request.temperature,
             min_p=request.min_p,
@@ -35,7 +36,6 @@ class HfGenerate:
             eos_token_id=None,
             pad_token_id=0,
         )
-        self._model.generation_config = self._config
 
     def generate(self, prompt_ids: list[int], n: int, new_tokens: int, seed: int) -> list[list[int]]:
         self._set_seed(seed)
@@ -47,7 +47,8 @@ class HfGenerate:
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
         )
-        return rows[:, len(prompt_ids) :].tolist()
+        answer: list[list[int]] = rows[:, len(prompt_ids) :].tolist()
+        return answer
 
 
 if __name__ == "__main__":

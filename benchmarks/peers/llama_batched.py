@@ -93,8 +93,8 @@ class LlamaBatched:
         sampler = self._sampler(seed)
         last = [False] * (length - 1) + [True]
         self._decode(prompt_ids, list(range(length)), [0] * length, last)
-        for row in range(1, n):
-            lib.llama_memory_seq_cp(memory, 0, row, -1, -1)
+        for other in range(1, n):
+            lib.llama_memory_seq_cp(memory, 0, other, -1, -1)
         rows = [[lib.llama_sampler_sample(sampler, self._context, length - 1)] for _ in range(n)]
         for step in range(1, new_tokens):
             tokens = [row[-1] for row in rows]

@@ -24,7 +24,8 @@ class PlainLoop:
         self.version = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self.dtype = request.dtype
         dtype = getattr(torch, request.dtype)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(request.model, dtype=dtype).eval()
+        self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(request.model, dtype=dtype)
+        self._model.eval()
         self._temperature, self._min_p = request.temperature, request.min_p
 
     def generate(self, prompt_ids: list[int], n: int, new_tokens: int, seed: int) -> list[list[int]]:
@@ -41,7 +42,8 @@ class PlainLoop:
                     logits = logits.expand(n, -1)
                 tokens = torch.multinomial(self._min_p_probs(logits), 1)
                 rows.append(tokens)
-            return torch.cat(rows, dim=1).tolist()
+            answer: list[list[int]] = torch.cat(rows, dim=1).tolist()
+        return answer
 
     def _min_p_probs(self, logits: Any) -> Any:
         """Probabilities, those below `min_p` times the row's largest set to zero (multinomial rescales)."""

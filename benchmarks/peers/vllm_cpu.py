@@ -57,10 +57,10 @@ class VllmCpu:
         """Keys and values of one block, over all layers."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(request.model)
+        config: Any = AutoConfig.from_pretrained(request.model)
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         item = 4 if request.dtype == "float32" else 2
-        return 2 * config.num_hidden_layers * config.num_key_value_heads * width * item * BLOCK
+        return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * item * BLOCK)
 
     def generate(self, prompt_ids: list[int], n: int, new_tokens: int, seed: int) -> list[list[int]]:
         # Rows of one call share the prompt; a repeat must not find it ready from the call before.

@@ -70,5 +70,7 @@ class Interrupted(ThoughtmixError):
 
     def __init__(self, thoughts: ThoughtSet) -> None:
         done = sum(t.finish != "cancelled" for t in thoughts)
-        super().__init__(f"Stopped: {done} of {len(thoughts)} thoughts are complete.", "Type the command again to restart.")
+        super().__init__(
+            f"Stopped: {done} of {len(thoughts)} thoughts are complete.", "Type the command again to restart."
+        )
         self.thoughts = thoughts

@@ -79,9 +79,7 @@ class ThoughtSet(Sequence[Thought]):
     def __post_init__(self) -> None:
         n = len(self.thoughts)
         if self.distances and (len(self.distances) != n or any(len(row) != n for row in self.distances)):
-            raise InputError(
-                f"distances must be {n} x {n}, one row a thought.", "Leave them out to have none."
-            )
+            raise InputError(f"distances must be {n} x {n}, one row a thought.", "Leave them out to have none.")
 
     @overload
     def __getitem__(self, index: int) -> Thought: ...
@@ -131,18 +129,14 @@ class ThoughtSet(Sequence[Thought]):
         if not 1 <= k <= n:
             raise InputError(f"Cannot select {k} of {n} thoughts.", f"Pass k between 1 and {n}.")
         if not self.distances:
-            raise InputError(
-                "This set has no distances to select by.", "Make it with think(..., measure=True)."
-            )
+            raise InputError("This set has no distances to select by.", "Make it with think(..., measure=True).")
         missing = [i for i, t in enumerate(self.thoughts) if quality != "mean_logprob" and quality not in t.scores]
         if missing:
             raise InputError(
                 f"Thought {missing[0]} has no score {quality!r}.",
                 f"Known: {', '.join(sorted({'mean_logprob', *self.thoughts[missing[0]].scores}))}.",
             )
-        values = [
-            t.mean_logprob if quality == "mean_logprob" else t.scores[quality] for t in self.thoughts
-        ]
+        values = [t.mean_logprob if quality == "mean_logprob" else t.scores[quality] for t in self.thoughts]
         return self._subset(select_diverse(self.distances, values, k, quality_weight))
 
     # --- JSON -------------------------------------------------------------------------------------------
@@ -228,8 +222,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o644)  # mkstemp makes 0600, which a web server could not read
-            os.replace(name, target)
+            Path(name).chmod(0o644)  # mkstemp makes 0600, which a web server could not read
+            Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

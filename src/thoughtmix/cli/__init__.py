@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -12,7 +13,7 @@ from thoughtmix import __version__
 from thoughtmix.errors import ThoughtmixError
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
-UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 app = typer.Typer(
     name="thoughtmix",
@@ -46,21 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Deliberate errors are one line on stderr, never a traceback."""
     _utf8()
     try:
-        result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        result = app(args=None if arguments is None else list(arguments), prog_name="thoughtmix", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except ThoughtmixError as error:
         return _say(str(error), error.exit_code)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # `thoughtmix` alone: its message is the help
-            print(error.format_message())  # type: ignore[attr-defined]
+            print(error.format_message())
             return 2
         return _say(*_usage(error))
     except (KeyboardInterrupt, typer.Abort):
         return _say("Stopped.", 130)
-    except BrokenPipeError:  # `thoughtmix ... | head` is no error; keep Python from flushing into the closed pipe
+    except BrokenPipeError:  # `thoughtmix ... | head`: nothing to say; keep Python from flushing into the closed pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
+    except SystemExit as stop:  # Typer's own answer to a closed pipe
+        return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if os.environ.get("THOUGHTMIX_DEBUG"):
             raise

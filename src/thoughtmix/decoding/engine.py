@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thoughtmix.decoding.path import Path
+from thoughtmix.decoding.path import Path, vocabulary_size
 from thoughtmix.decoding.probe import PathName, Weights, choose
 from thoughtmix.decoding.randomness import uniforms
 from thoughtmix.decoding.sampling import Sampler, SamplerBatch, draw
@@ -206,7 +206,7 @@ def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Sequence[R
         raise InputError("Nothing to decode: no prompt or no row.", "Pass at least one of each (n=1).")
     if budget < 1 or any(r.max_new_tokens is not None and r.max_new_tokens < 1 for r in rows):
         raise InputError("A token budget is below 1.", "Pass max_new_tokens=1 or more.")
-    vocabulary = int(lm.model.get_input_embeddings().num_embeddings)
+    vocabulary = vocabulary_size(lm.model)
     for index, ids in enumerate(prompts):
         where = "The prompt" if len(prompts) == 1 else f"Prompt {index}"
         if not ids:

@@ -36,9 +36,7 @@ class ExpandedPath:
         row = 0
         for cache, n in self.batches:
             if n:
-                step = self.model(
-                    input_ids=tokens[row : row + n, None], use_cache=True, **{self.cache_name: cache}
-                )
+                step = self.model(input_ids=tokens[row : row + n, None], use_cache=True, **{self.cache_name: cache})
                 out.append(step.logits[:, -1])
             row += n
         return torch.cat(out)

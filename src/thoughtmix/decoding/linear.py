@@ -38,4 +38,4 @@ def pack(weight: Tensor, bias: Tensor | None, kind: Kind) -> Linear:
         weight.float().contiguous(), None if bias is None else bias.float()
     )
     product = torch.ops.quantized.linear_dynamic_fp16
-    return lambda x: product(x, packed)  # type: ignore[no-any-return]
+    return lambda x: product(x, packed)

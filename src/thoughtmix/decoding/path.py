@@ -1,8 +1,8 @@
 """How a batch is read and stepped: the interface that the three paths share, and reading a prompt.
 
-    fused     Llama-like models: own step over weights fused and packed once (fused.py)
-    shared    any model whose attention can be swapped: its public forward, our attention (shared.py)
-    expanded  every other decoder-only model: its public forward and its own cache, copied to n rows (expanded.py)
+fused     Llama-like models: own step over weights fused and packed once (fused.py)
+shared    any model whose attention can be swapped: its public forward, our attention (shared.py)
+expanded  every other decoder-only model: its public forward and its own cache, copied to n rows (expanded.py)
 """
 
 from __future__ import annotations
@@ -60,3 +60,9 @@ def read_prompt(model: PreTrainedModel, ids: list[int], plain_cache: bool) -> tu
 
 def _keeps_logits(kind: type[PreTrainedModel]) -> bool:
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """How many token ids the model has an embedding for."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.num_embeddings)

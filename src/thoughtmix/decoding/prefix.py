@@ -45,8 +45,9 @@ class SharedPrefix:
         own = self.length + 1
         keys, values = self._keys[:, : self.rows], self._values[:, : self.rows]
         if self.length < self._keys.shape[3]:
-            self._slots = list(zip(keys[..., self.length, :].unbind(0), values[..., self.length, :].unbind(0)))
-        self._own = list(zip(keys[..., :own, :].unbind(0), values[..., :own, :].unbind(0)))
+            at = self.length
+            self._slots = list(zip(keys[..., at, :].unbind(0), values[..., at, :].unbind(0), strict=True))
+        self._own = list(zip(keys[..., :own, :].unbind(0), values[..., :own, :].unbind(0), strict=True))
 
     def positions(self, device: torch.device) -> Tensor:
         """(b,) the position of the token that each row reads next."""
@@ -99,7 +100,6 @@ class SharedPrefix:
         softcap: Gemma 2's c tanh(x / c). Returns (b, h, g, d).
         The prompt's part is one matrix product for all its rows: (h, b g, d) x (h, d, t).
         """
-        b, h, g, d = query.shape
         keys, values = self._own[layer]  # (b, h, s, d)
         own = self.length + 1
         if window is not None and own > window:  # older own tokens are out of sight
@@ -111,9 +111,7 @@ class SharedPrefix:
         for prompt in self.prompts:
             if prompt.rows:
                 part = slice(row, row + prompt.rows)
-                parts.append(
-                    self._mix(prompt, layer, query[part], own_scores[part], values[part], window, softcap)
-                )
+                parts.append(self._mix(prompt, layer, query[part], own_scores[part], values[part], window, softcap))
             row += prompt.rows
         return torch.cat(parts)
 
@@ -146,6 +144,4 @@ class SharedPrefix:
 def _product(x: Tensor, y: Tensor) -> Tensor:
     """x @ y of (b, h, ., .) as one batched product of b h small ones (`matmul` reshapes its way there slowly)."""
     b, h = x.shape[:2]
-    return torch.bmm(x.reshape(b * h, *x.shape[2:]), y.reshape(b * h, *y.shape[2:])).view(
-        b, h, x.shape[2], y.shape[3]
-    )
+    return torch.bmm(x.reshape(b * h, *x.shape[2:]), y.reshape(b * h, *y.shape[2:])).view(b, h, x.shape[2], y.shape[3])

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from thoughtmix.decoding import fused, shared
 from thoughtmix.decoding.expanded import ExpandedPath
 from thoughtmix.decoding.linear import Kind, packs
-from thoughtmix.decoding.path import Path
+from thoughtmix.decoding.path import Path, vocabulary_size
 from thoughtmix.errors import InputError, ThoughtmixError
 from thoughtmix.models.hardware import bf16_hardware
 
@@ -54,7 +54,7 @@ def choose(model: PreTrainedModel, path: PathName = "auto", weights: Weights = "
             return fused.FusedPath(made)
         if path == "fused" or packing:
             raise InputError(
-                f"{type(model).__name__} cannot decode on the fused path, which {'packing' if packing else 'this'} needs.",
+                f"{type(model).__name__} cannot decode on the fused path{', which packing needs' if packing else ''}.",
                 "Pass --weights native and path='auto'.",
             )
     if path in {"auto", "shared"}:
@@ -127,7 +127,7 @@ def _windows(model: PreTrainedModel) -> list[int | None] | None:
 @torch.no_grad()
 def _agrees(model: PreTrainedModel, path: Path, tolerance: float | None) -> bool:
     """Compare two prompts, three rows and a dropped row with one full forward of each row."""
-    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    vocabulary = vocabulary_size(model)
 
     def some(start: int, count: int) -> list[int]:  # fixed tokens, no random state
         return [(start + 7919 * i) % vocabulary for i in range(count)]

@@ -86,9 +86,7 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> tuple[Tensor
     block_top = blocks.amax(-1)
     top = block_top.amax(-1)  # (rows,)
     if not bool(torch.isfinite(top).all()):
-        raise NumericsError(
-            "The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights."
-        )
+        raise NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
     floor = _floor(x, top, sampler)  # (rows,) float32
     survives = block_top >= floor[:, None]  # (rows, blocks)
     # Few surviving blocks: gather them. Many (little truncation): two dense passes are cheaper. The choice
@@ -101,9 +99,7 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> tuple[Tensor
         ids[some] = _draw_dense(blocks[part], top[part], floor[part], uniform[part], sampler.temperature[part])
     if not bool(dense.all()):
         some = (~dense).nonzero()[:, 0]
-        ids[some] = _draw_sparse(
-            blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
-        )
+        ids[some] = _draw_sparse(blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature)
     logprob = x.gather(1, ids[:, None])[:, 0] - _logsumexp(x)
     return ids, logprob
 

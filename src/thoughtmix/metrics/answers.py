@@ -76,8 +76,8 @@ def distinct_k(texts: Sequence[str], distances: ArrayLike | None = None, thresho
 
 
 def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: float = 0.8) -> float:
-    """(1-p)/(1-p^k) sum_i p^(i-1) [answer i opens a new class] u_i (NoveltyBench, eq. 2): what a reader gets who goes on
-    to the next answer with probability p. Between the smallest and largest utility, or 0; higher is better.
+    """(1-p)/(1-p^k) sum_i p^(i-1) [answer i opens a new class] u_i (NoveltyBench, eq. 2): what a reader gets who
+    goes on to the next answer with probability p. Between the smallest and largest utility, or 0; higher is better.
 
     Fails as the utilities fail; and order matters, so never sort by the utility first.
     """

@@ -17,7 +17,8 @@ def _unit(embeddings: ArrayLike) -> Floats:
     length = np.linalg.norm(e, axis=1, keepdims=True)
     if not np.isfinite(e).all() or (length == 0).any():
         raise NumericsError("An embedding is NaN, infinite or zero.", "Check the embedder.")
-    return e / length
+    unit: Floats = e / length
+    return unit
 
 
 def pairwise_distances(embeddings: ArrayLike) -> Floats:
@@ -40,7 +41,8 @@ def mean_distance(embeddings: ArrayLike) -> float:
 
 def vendi(embeddings: ArrayLike, q: float = 1.0) -> float:
     """The effective number of different texts: exp of the entropy of the eigenvalues of K / n, K the cosine kernel
-    (Friedman & Dieng 2023, eq. 1; order q as in Pasarkar & Dieng 2024). 1 (all alike) to min(n, d), higher is more diverse.
+    (Friedman & Dieng 2023, eq. 1; order q as in Pasarkar & Dieng 2024). 1 (all alike) to min(n, d), higher is
+    more diverse.
 
     Fails with the kernel: MiniLM's cosines of unrelated English texts are above 0, so even those do not reach n;
     and it grows with n, so only sets of the same size compare. `q` < 1 counts rare texts more, > 1 less.

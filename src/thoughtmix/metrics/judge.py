@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_size: int = 8) -> NDArray[np.float64]:
-    """(n,) mean negative log-likelihood of a token of each text, in nats, given the prompt, under `judge`. LOWER is better.
+    """(n,) mean negative log-likelihood of a token of each text, in nats, given the prompt, under `judge`. LOWER is
+    better.
 
     Prompt and text are tokenised apart and joined, as in generation; an empty text is scored by the token that ends it.
     Rewards blandness and loops, and flatters the judge's own texts: name a judge that did not write them.

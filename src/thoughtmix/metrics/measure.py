@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from thoughtmix.thoughts import ThoughtSet
 
 
-def measure(
-    thoughts: ThoughtSet, embedder: Embedder | None = None, judge: LanguageModel | None = None
-) -> ThoughtSet:
+def measure(thoughts: ThoughtSet, embedder: Embedder | None = None, judge: LanguageModel | None = None) -> ThoughtSet:
     """A copy with `metrics`, `distances` and each thought's scores (`relevance`, `distance`, `judge_nll`).
 
     Without an embedder only the metrics of wording; without a judge no NLL. Set-level `relevance` and `judge_nll`

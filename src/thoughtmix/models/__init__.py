@@ -1,4 +1,8 @@
-"""Models: the default ones from the user's cache, or any Hugging Face causal language model."""
+"""Models: the default ones from the user's cache, or any Hugging Face causal language model.
+
+Importing this package imports no torch. No module here is called like a public name: `from thoughtmix.models
+import pull` must give the function whether or not a submodule was imported before.
+"""
 
 from __future__ import annotations
 
@@ -38,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'thoughtmix.models' has no attribute {name!r}")
     return getattr(importlib.import_module(f"thoughtmix.models.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

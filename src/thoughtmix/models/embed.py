@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoughtmix.errors import ModelError
-from thoughtmix.models.packaged import EMBEDDER, Progress, ensure
+from thoughtmix.models.hardware import usable_device
+from thoughtmix.models.packaged import EMBEDDER, Progress, loaded
 
 
 class Embedder(Protocol):
@@ -24,28 +25,32 @@ class Embedder(Protocol):
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019): mean of the token states, normalised; 256 tokens at most."""
+    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019): mean of the token states, normalised; up to 256 tokens."""
 
     name = EMBEDDER.title
     max_tokens = 256
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
+        import torch
         from transformers import AutoModel, AutoTokenizer
 
         from thoughtmix.models.quiet import quiet
 
+        automodel: Any = AutoModel
         try:
             with quiet():
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-                self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
-        except Exception as error:
-            raise ModelError(f"Cannot load the embedder: {error}.", "Type: thoughtmix pull") from None
+                model = automodel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+                self.model: Any = model.to(device).eval().requires_grad_(False)
+        except Exception as error:  # parsers and safetensors each have errors of their own
+            reason = str(error).partition("\n")[0][:200].rstrip(".")
+            raise ModelError(f"Cannot load {self.name}: {reason}.", "Type: thoughtmix pull") from None
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         import torch
 
         out = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths together: little padding
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths: little padding
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             batch = self.tokenizer(
@@ -58,8 +63,8 @@ class MiniLM:
             with torch.inference_mode():
                 states = self.model(**batch).last_hidden_state  # (texts, tokens, d)
                 mask = batch["attention_mask"][..., None].to(states.dtype)
-                mean = (states * mask).sum(1) / mask.sum(1)
-                out[part] = torch.nn.functional.normalize(mean, dim=-1).float().cpu().numpy()
+                mean = (states * mask).sum(1) / mask.sum(1)  # never 0: [CLS] and [SEP] are always there
+                out[part] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return out
 
 
@@ -67,18 +72,25 @@ class SentenceTransformerEmbedder:
     """Any model that sentence-transformers loads: a folder or a Hugging Face id."""
 
     def __init__(self, name: str, device: str = "cpu") -> None:
+        from thoughtmix.models.checkpoint import locate
+        from thoughtmix.models.quiet import quiet
+
+        source, self.name, hub = locate(name, "modules.json", "config.json")
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ModelError(
-                f"The embedder {name!r} needs sentence-transformers.", "Type: pip install sentence-transformers"
+                f"The embedder {name!r} needs sentence-transformers.",
+                "Type: pip install sentence-transformers",
             ) from None
         try:
-            self.model = SentenceTransformer(name, device=device, local_files_only=Path(name).exists())
+            with quiet(downloads=hub):
+                self.model = SentenceTransformer(source, device=device, local_files_only=not hub)
         except Exception as error:
-            reason = " ".join(str(error).split())[:160]
-            raise ModelError(f"Cannot load the embedder {name!r}: {reason}", "Check the name.") from None
-        self.name = name
+            reason = str(error).strip().partition("\n")[0][:200].rstrip(".")
+            raise ModelError(
+                f"Cannot load the embedder {name!r}: {reason}.", "Leave --embedder out for the default."
+            ) from None
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         vectors = self.model.encode(
@@ -87,8 +99,14 @@ class SentenceTransformerEmbedder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def load_embedder(name: str | None = None, device: str = "cpu", on_progress: Progress | None = None) -> Embedder:
-    """The packaged all-MiniLM-L6-v2 (None), or one of sentence-transformers' by folder or id."""
-    if name is None or name == "default":
-        return MiniLM(ensure(EMBEDDER, on_progress=on_progress), device)
+def load_embedder(
+    name: str | None = None, device: str = "cpu", on_progress: Progress | None = None
+) -> Embedder:
+    """The packaged all-MiniLM-L6-v2 (None), or one of sentence-transformers' by folder or id.
+
+    Raises `InputError` for an unknown device, `ModelError` when it cannot be loaded.
+    """
+    device = usable_device(device)
+    if name is None or name in {"default", EMBEDDER.title}:
+        return loaded(EMBEDDER, "float32", lambda folder: MiniLM(folder, device), on_progress)
     return SentenceTransformerEmbedder(name, device)

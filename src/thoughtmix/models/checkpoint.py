@@ -1,0 +1,119 @@
+"""Reading a Hugging Face checkpoint from a folder or the hub, or saying in one line why that cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NOT_LEFT_TO_RIGHT = {"bert-generation", "xlnet"}  # the others of their kind are also masked language models
+_ANOTHER = "Choose a decoder-only model (--model), or leave --model out for the default."
+
+
+def locate(name: str, *marks: str) -> tuple[str, str, bool]:
+    """(what to load, what to call it, whether the hub may be asked); a model folder holds one of `marks`.
+
+    Raises `ModelError`.
+    """
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        exists = bool(name) and path.exists()  # Path("") is the current folder
+        is_folder = exists and path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, a null character, a user that is not known
+        is_folder = exists = False
+    if is_folder:
+        if not any((path / mark).is_file() for mark in marks or ("config.json",)):
+            raise ModelError(
+                f"The folder {name} holds no model (no config.json).",
+                "Name a folder that save_pretrained wrote (--model).",
+            )
+        return str(path), path.resolve().name, False
+    if exists or not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"{name!r} is a file, not a model folder." if exists else f"There is no model folder {name!r}.",
+            "Pass a folder, a Hugging Face id such as org/name, or leave --model out for the default.",
+        )
+    return name, name, True
+
+
+def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) on the CPU. Runs no code of the checkpoint's. Raises `ModelError`."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from thoughtmix.models.quiet import quiet
+
+    automodel: Any = AutoModelForCausalLM
+    # trust_remote_code left out would *ask*, on stdin
+    settings: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
+    try:
+        with quiet(downloads=hub):
+            config = AutoConfig.from_pretrained(source, **settings)
+            _require_causal(config, title)
+            tokenizer = AutoTokenizer.from_pretrained(source, **settings)
+            model, info = automodel.from_pretrained(
+                source, config=config, dtype=dtype, output_loading_info=True, **settings
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # the hub client, parsers and safetensors each have errors of their own
+        raise _explained(error, title, hub) from None
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers fills them at random, and only warns
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{title} lacks the weights {missing[0]}{more}.", _ANOTHER)
+    return model, tokenizer
+
+
+def _require_causal(config: Any, title: str) -> None:
+    """BERT and its kin are registered as causal models, too, but read both ways unless they are decoders."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    masked: Any = MODEL_FOR_MASKED_LM_MAPPING
+    if config.is_encoder_decoder:
+        raise ModelError(f"{title} is an encoder-decoder model ({config.model_type}).", _ANOTHER)
+    both_ways = type(config) in masked or config.model_type in _NOT_LEFT_TO_RIGHT
+    told = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    if type(config) not in causal or (both_ways and not told):
+        raise ModelError(f"{title} is not a causal language model ({config.model_type}).", _ANOTHER)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _explained(error: Exception, title: str, hub: bool) -> ModelError:
+    from huggingface_hub import errors as said
+
+    causes = list(_chain(error))
+    reason = str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__
+    if not hub:
+        return ModelError(f"Cannot load {title}: {reason}.", "Save it again, or leave --model out.")
+
+    def any_of(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    page = f"https://huggingface.co/{title}"
+    if any_of(said.GatedRepoError):
+        return ModelError(f"{title} is gated.", f"Accept its terms at {page}, then type: hf auth login")
+    if any_of(said.RepositoryNotFoundError):
+        return ModelError(
+            f"There is no folder {title} here and no model {title} on the Hugging Face hub.",
+            "Check the spelling (a private one: type hf auth login), or leave --model out for the default.",
+        )
+    if any_of(said.LocalEntryNotFoundError, said.OfflineModeIsEnabled, ConnectionError, TimeoutError):
+        return ModelError(
+            f"There is no folder {title} here, and the Hugging Face hub cannot be reached.",
+            "Check the network, pass a folder, or leave --model out for the default, which needs no hub.",
+        )
+    return ModelError(f"Cannot load {title}: {reason}.", "Choose another model (--model).")

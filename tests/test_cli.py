@@ -1,0 +1,232 @@
+"""The command line, through its real entry point."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_thoughts import some
+
+from thoughtmix import ThoughtSet, cli
+from thoughtmix.thinker import StepEvent
+
+pytest_plugins = ["tinyland"]
+PROMPT = "w5 w9 w77 w33"
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words: str) -> int:
+    return cli.main(list(words))
+
+
+def one_line(text: str) -> bool:
+    return text.startswith("thoughtmix: ") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_think_into_a_pipe(tinyland: Any, capsys: Any) -> None:
+    assert run("think", PROMPT, "-n", "3", "--max-new-tokens", "6") == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out
+    for i in range(3):
+        assert f"thought {i + 1} (seed {i})" in out
+    assert "who differs from whom" in out
+    assert "Vendi" in out.splitlines()[-1]
+    assert err == ""
+
+
+def test_think_as_json_is_the_set_and_nothing_else(tinyland: Any, capsys: Any) -> None:
+    assert run("think", PROMPT, "-n", "3", "--json", "--temperature", "0.5,1,2", "--max-new-tokens", "5") == 0
+    made = ThoughtSet.from_json(capsys.readouterr().out)
+    assert [t.origin["temperature"] for t in made] == [0.5, 1, 2]
+
+
+def test_think_reads_standard_input(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w5 w6\n"))
+    assert run("think", "-", "-n", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "w5 w6\n"
+
+
+def test_select_and_html_and_show(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
+    page, saved = tmp_path / "page.html", tmp_path / "set.json"
+    assert run("think", PROMPT, "-n", "5", "--select", "2", "--html", str(page), "--json") == 0
+    out = capsys.readouterr().out
+    assert len(json.loads(out)["thoughts"]) == 2
+    assert page.read_text().count('class="card"') == 2
+    saved.write_text(out)
+    assert run("show", str(saved)) == 0
+    assert "thought 2" in capsys.readouterr().out
+    again = tmp_path / "again.html"
+    assert run("show", str(saved), "--html", str(again)) == 0
+    assert again.read_text() == page.read_text()
+
+
+def test_a_terminal_gets_colour_and_a_live_view(tinyland: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a real pseudo-terminal, with the panels at the end."""
+    import pty
+
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import thoughtmix.models as m, tinyland, tiny\n"
+        "m.load_model = lambda *a, **k: tiny.language_model('llama')\n"
+        "m.load_embedder = lambda *a, **k: tinyland.HashEmbedder()\n"
+        f"from thoughtmix.cli import main; sys.exit(main(['think', '{PROMPT}', '-n', '3']))"
+    )
+    reader, writer = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=writer, cwd=ROOT, env=environment)
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            part = os.read(reader, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert "reading the prompt" in text
+    assert "3 of 3 done" in text
+    assert "╭─ 1 · seed 0" in re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoughtmix.decoding import engine
+
+    def stop(self: Any, gone: list[int]) -> None:
+        if sum(len(r.token_ids) for r in self.results) >= 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._Batch, "_report", stop)
+    assert run("think", PROMPT, "-n", "3", "--max-new-tokens", "50") == 130
+    out, err = capsys.readouterr()
+    assert "interrupted" in out
+    assert "thought 3" in out
+    assert one_line(err)
+    assert "0 of 3 thoughts are complete" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["think"], "Missing argument"), (["think", ""], "prompt is empty"), (["think", " "], "prompt is empty"),
+        (["think", PROMPT, "-n", "0"], "n is 0"), (["think", PROMPT, "-n", "x"], "-n"),
+        (["think", PROMPT, "--thinker", "sampel"], "Did you mean 'sampling'?"), (["thimk"], "think"),
+        (["think", PROMPT, "--temprature", "1"], "--temperature"), (["think", PROMPT, "--temperature", "warm"], "not a number"),
+        (["think", PROMPT, "--top-p", "7"], "top_p is 7"), (["think", PROMPT, "--select", "9"], "Cannot select 9 of 8"),
+        (["think", PROMPT, "--no-measure", "--select", "2"], "Drop one of the two"),
+        (["think", PROMPT, "--option", "x"], "KEY=VALUE"), (["think", PROMPT, "--option", "a=1"], "option of thinker"),
+        (["think", PROMPT, "--html", "/nowhere/page.html"], "no folder /nowhere"), (["show", "missing.json"], "Cannot read"),
+        (["think", PROMPT, "--system", "w3"], "no chat template"), (["think", "w5 " * 400], "over the model's 256"),
+        (["think", PROMPT, "--weights", "int3"], "Unknown weights"), (["think", PROMPT, "--path", "x"], "Unknown decoding path"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_a_code(tinyland: Any, capsys: Any, words: list[str], says: str) -> None:
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert one_line(err), err
+    assert says in err
+
+
+def test_a_bug_is_one_line_too(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import thoughtmix.api
+
+    def broken(*a: Any, **k: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(thoughtmix.api.Pipeline, "__call__", broken)
+    assert run("think", PROMPT) == 70
+    err = capsys.readouterr().err
+    assert one_line(err)
+    assert "THOUGHTMIX_DEBUG=1" in err
+    monkeypatch.setenv("THOUGHTMIX_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run("think", PROMPT)
+
+
+_word = st.sampled_from(
+    ["think", "show", "thinkers", "metrics", "w5", "", "-", "--", "-n", "--n", "3", "0", "-1", "1e9", "nan", "--json", "--seed",
+     "99999999999999999999", "--temperature", "0.5,1", "--top-k", "--top-p", "--min-p", "--stop", "--creativity", "--select",
+     "--html", "/dev/null/x", "--thinker", "sampling", "--max-new-tokens", "2", "--raw", "--option", "a=b", "\x00", "é🧱", "--help"]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.lists(_word, max_size=7))
+def test_no_command_line_makes_a_traceback(tinyland: Any, capsys: Any, monkeypatch: Any, words: list[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w5"))
+    if "1e9" in words and "-n" in words:
+        return  # a billion thoughts would be tried
+    code = run(*words, *(["--max-new-tokens", "2"] if words[:1] == ["think"] and "--" not in words else []))
+    err = capsys.readouterr().err
+    assert code in {0, 2}, (code, err)
+    assert code == 0 or not words or one_line(err)
+
+
+def test_help_needs_no_torch_nor_numpy() -> None:
+    for words in (["--help"], ["think", "--help"], ["thinkers"], ["--version"], ["think", "", "-n", "2"]):
+        code = f"import sys; from thoughtmix.cli import main; main({words!r}); print([m for m in ('torch', 'transformers', 'rich.live') if m in sys.modules])"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert out.stdout.splitlines()[-1] == "[]", words
+
+
+def test_help_in_the_docs_is_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoughtmix.cli.helptext import helptext
+
+    assert (ROOT / "docs" / "cli.md").read_text() == helptext(), "Type: python -m thoughtmix.cli.helptext > docs/cli.md"
+
+
+def test_lists(capsys: Any) -> None:
+    assert run("thinkers") == 0
+    assert "sampling" in capsys.readouterr().out
+    assert run("thinkers", "--json") == 0
+    assert "sampling" in json.loads(capsys.readouterr().out)
+    assert run("metrics") == 0
+    assert "self_bleu" in capsys.readouterr().out
+    assert run("metrics", "--json") == 0
+    assert {m["name"] for m in json.loads(capsys.readouterr().out)} >= {"vendi", "ead"}
+
+
+def test_doctor(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("THOUGHTMIX_CACHE", str(tmp_path / "cache"))
+    assert run("doctor", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["packages"]["torch"].startswith(__import__("torch").__version__)
+    assert report["cache"]["folder"] == str(tmp_path / "cache")
+    assert report["device"]["device"] in {"cpu", "cuda"}
+    from importlib import metadata
+
+    requires = metadata.requires("thoughtmix") or []
+    monkeypatch.setattr(metadata, "requires", lambda name: [*requires, "no-such-package>=3", "torch>=99"])
+    assert run("doctor") == 1
+    out = capsys.readouterr().out
+    assert "Type: pip install 'no-such-package>=3'" in out
+    assert "Type: pip install --upgrade 'torch>=99'" in out
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    code = "import sys; from thoughtmix.cli import main; sys.exit(main(['metrics']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+def test_progress_events_are_plain_data() -> None:
+    event = StepEvent(["a"], 1, 2, [False])
+    assert (event.done, event.total) == (1, 2)
+    assert some(1)[0].mean_logprob == some(1)[0].logprob
