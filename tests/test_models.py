@@ -44,9 +44,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> bool:
 
 @pytest.mark.usefixtures("global_state_untouched")
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2", "gpt_neox", "mamba"])
-def test_a_folder_loads_as_it_was_saved(
-    tmp_path: Path, family: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_loads_as_it_was_saved(tmp_path: Path, family: str, capfd: pytest.CaptureFixture[str]) -> None:
     name = str(saved(tmp_path / "mine", family))
     capfd.readouterr()  # saving drew a bar
     lm = load_model(name, dtype="float32", device="cpu")
@@ -123,9 +121,7 @@ def test_settings_that_do_not_exist(settings: dict[str, str], said: str) -> None
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere/at/all", "a/b/c", "", "~nobody/x", "x" * 5000, "a\0b"])
-def test_a_name_that_is_neither_a_folder_nor_an_id_asks_no_hub(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_neither_a_folder_nor_an_id_asks_no_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "read_checkpoint", None)
     with pytest.raises(ModelError, match="There is no model folder") as at:
         load_model(name)

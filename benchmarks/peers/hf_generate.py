@@ -25,7 +25,6 @@ class HfGenerate:
         self.dtype = request.dtype
         dtype = getattr(torch, request.dtype)
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(request.model, dtype=dtype)
-        self._model.eval()
         # A fresh configuration, so that nothing the checkpoint carries (top-p, eos, ...) changes the work.
         self._model.generation_config = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=True,

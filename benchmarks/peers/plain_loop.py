@@ -25,7 +25,6 @@ class PlainLoop:
         self.dtype = request.dtype
         dtype = getattr(torch, request.dtype)
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(request.model, dtype=dtype)
-        self._model.eval()
         self._temperature, self._min_p = request.temperature, request.min_p
 
     def generate(self, prompt_ids: list[int], n: int, new_tokens: int, seed: int) -> list[list[int]]:

@@ -99,9 +99,7 @@ class SentenceTransformerEmbedder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def load_embedder(
-    name: str | None = None, device: str = "cpu", on_progress: Progress | None = None
-) -> Embedder:
+def load_embedder(name: str | None = None, device: str = "cpu", on_progress: Progress | None = None) -> Embedder:
     """The packaged all-MiniLM-L6-v2 (None), or one of sentence-transformers' by folder or id.
 
     Raises `InputError` for an unknown device, `ModelError` when it cannot be loaded.

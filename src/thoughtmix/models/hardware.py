@@ -16,7 +16,7 @@ def bf16_hardware() -> bool:
     if platform.machine().lower() in {"arm64", "aarch64"}:
         # oneDNN's check asks an ARM CPU for its bf16 instructions; on x86 it is content with AVX-512
         check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-        return bool(torch.backends.mkldnn.is_available() and check())  # type: ignore[no-untyped-call]
+        return bool(torch.backends.mkldnn.is_available() and check())
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 

@@ -86,9 +86,7 @@ class LanguageModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:
@@ -108,10 +106,8 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     """
     head = getattr(model, "get_output_embeddings", None)
     if head is not None and head() is None:
-        raise ModelError(
-            f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM."
-        )
-    model.eval()  # type: ignore[no-untyped-call]
+        raise ModelError(f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM.")
+    model.eval()
     return LanguageModel(model, tokenizer, name or model.config.name_or_path or type(model).__name__)
 
 
@@ -162,9 +158,7 @@ def load_model(
 def _messages(prompt: Any) -> list[dict[str, str]]:
     """The conversation, checked."""
     if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
-        raise InputError(
-            f"A prompt is a text or a list of messages, not {type(prompt).__name__}.", _TYPE_A_PROMPT
-        )
+        raise InputError(f"A prompt is a text or a list of messages, not {type(prompt).__name__}.", _TYPE_A_PROMPT)
     for i, message in enumerate(prompt):
         where = f"messages[{i}]"
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):

@@ -143,9 +143,7 @@ def ensure(
     return folder
 
 
-def loaded(
-    artefact: Artefact, dtype: str, load: Callable[[Path], T], on_progress: Progress | None = None
-) -> T:
+def loaded(artefact: Artefact, dtype: str, load: Callable[[Path], T], on_progress: Progress | None = None) -> T:
     """`load(folder)`. When that fails the folder is compared with its hashes, made again if it differs, and
     loaded once more: damage that the quick look of `ready` cannot see repairs itself."""
     folder = ensure(artefact, dtype, on_progress)
@@ -155,9 +153,7 @@ def loaded(
         return load(ensure(artefact, dtype, on_progress, every_byte=True))
 
 
-def pull(
-    dtype: str | None = None, on_progress: Progress | None = None, embedder: bool = True
-) -> dict[str, Path]:
+def pull(dtype: str | None = None, on_progress: Progress | None = None, embedder: bool = True) -> dict[str, Path]:
     """Fetch and convert the default models: name -> folder. Idempotent. dtype None: what loading chooses."""
     if dtype is not None and dtype not in {"auto", *DTYPES}:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
@@ -176,9 +172,7 @@ def state() -> dict[str, Any]:
     return {
         "folder": str(folder),
         "bytes": sum(p.stat().st_size for p in files),
-        "wheels": {
-            a.name: intact(a.wheel, folder / "wheels" / a.wheel.filename) for a in (GENERATOR, EMBEDDER)
-        },
+        "wheels": {a.name: intact(a.wheel, folder / "wheels" / a.wheel.filename) for a in (GENERATOR, EMBEDDER)},
         "ready": {
             **{folder_of(GENERATOR, d).name: ready(GENERATOR, d) for d in DTYPES},
             EMBEDDER.name: ready(EMBEDDER),
@@ -200,9 +194,7 @@ def _write_manifest(artefact: Artefact, work: Path, dtype: str) -> None:
         "wheel_sha256": artefact.wheel.sha256,
         "dtype": dtype,
         "transformers": version("transformers"),
-        "files": {
-            p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": digest(p)} for p in files
-        },
+        "files": {p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": digest(p)} for p in files},
     }
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 

@@ -76,9 +76,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
 def _download(wheel: Wheel, folder: Path) -> Path:
     """`pip download` by hash, with the user's own pip settings."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(
-        f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8"
-    )
+    requirements.write_text(f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     done = _run(
         [*_pip(folder), "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet",
          "--no-input", "--disable-pip-version-check", "--dest", str(folder), "-r", str(requirements)],

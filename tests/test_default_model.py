@@ -1,0 +1,101 @@
+"""The default model itself: fetched as a newcomer's would be, then the laws once more on real weights."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from thoughtmix import Pipeline, ThoughtSet, cli
+from thoughtmix.decoding import Row, Sampler, decode
+
+pytestmark = pytest.mark.model
+pytest_plugins = ["tinyland"]
+README = (Path(__file__).parents[1] / "README.md").read_text()
+PROMPT = "Name a use for a brick."
+
+
+@pytest.fixture(scope="module")
+def exact() -> Pipeline:
+    """float32 throughout, weights as loaded: what the laws are stated for."""
+    return Pipeline(dtype="float32", device="cpu", weights="native")
+
+
+def test_eight_sampled_answers(exact: Pipeline) -> None:
+    got = exact(PROMPT, n=8, max_new_tokens=24)
+    assert got.model == "SmolLM2-135M-Instruct"
+    assert len({t.text for t in got}) == 8, "eight different answers"
+    assert sum("brick" in t.text.lower() for t in got) >= 5, "about the prompt"
+    assert -3 < sum(t.mean_logprob for t in got) / 8 < -0.5, "fluent, not memorised"
+    assert 1.5 < got.metrics["vendi"] < 8
+    assert got.metrics["relevance"] > 0.4
+
+
+def test_law_5_on_real_weights(exact: Pipeline) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 12, "measure": False}
+    eight = exact(PROMPT, n=8, **settings)
+    assert exact(PROMPT, n=32, **settings).texts[:8] == eight.texts
+    assert exact(PROMPT, n=1, seed=5, **settings)[0].token_ids == eight[5].token_ids
+
+
+def test_law_6_greedy_equals_generate(exact: Pipeline) -> None:
+    lm = exact.model
+    ids = lm.encode(PROMPT)
+    prompt = torch.tensor([ids])
+    mask = torch.ones_like(prompt)  # said outright: generate would hide the turn ends, which are its padding token
+    want = lm.model.generate(
+        prompt, attention_mask=mask, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=2
+    )[0, len(ids) :].tolist()
+    for path in ("fused", "shared", "expanded"):
+        row = Row(seed=0, sampler=Sampler(temperature=0))
+        got = decode(lm, [ids], [row], max_new_tokens=24, end_ids=frozenset(), path=path, weights="native")  # type: ignore[arg-type]
+        assert got.rows[0].token_ids == want, path
+
+
+def test_packed_weights_keep_the_likelihood(exact: Pipeline) -> None:
+    """The same tokens scored by both: 16-bit weights move a token's log-probability by less than 0.02 nats."""
+    lm = exact.model
+    ids = lm.encode(PROMPT)
+    rows = [Row(seed=s, sampler=Sampler(min_p=0.1)) for s in range(4)]
+    packed = decode(lm, [ids], rows, max_new_tokens=24, weights="fp16")
+    for row in packed.rows:
+        logits = lm.model(torch.tensor([ids + row.token_ids])).logits[0, len(ids) - 1 : -1]
+        want = logits.log_softmax(-1).gather(1, torch.tensor(row.token_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(row.logprobs), want, atol=0.02, rtol=0)
+
+
+def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert len(ThoughtSet.from_json(tmp_path / "thoughts.json")) == 8
+
+
+def test_readme_commands_are_commands(tinyland: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Every `thoughtmix think` line of the README runs (on a tiny model that cannot chat)."""
+    import io
+    import sys
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w5 w6"))
+    lines = re.findall(r"^\$ (thoughtmix think .*?)(?:\s{2,}#.*)?$", README, re.M)
+    assert len(lines) >= 4
+    for line in lines:
+        words = shlex.split(re.sub(r"[<>] \S+", "", line))[1:]
+        if "--model" in words:
+            words[words.index("--model") + 1] = "gpt2"
+        assert cli.main([*words, "--max-new-tokens", "3"]) == 0, line
+        assert capsys.readouterr().out
+    assert (tmp_path / "haiku.html").exists()
+    targets = re.findall(r"^\$ make (\w+)", README, re.M)
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert targets[0] == "demo"
+    assert "test" in targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.M)
