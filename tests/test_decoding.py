@@ -185,6 +185,28 @@ def test_ctrl_c_keeps_what_is_there_and_restores_the_model() -> None:
     assert model.config._attn_implementation == before
 
 
+@pytest.mark.parametrize(("family", "path"), [("gpt2", "shared"), ("llama", "fused"), ("bloom", "expanded")])
+def test_a_listener_may_use_the_same_model_and_so_may_threads(family: str, path: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = tiny(family)
+    want = [run(model, [PROMPT], [Row(seed=s)], path=path).rows[0].token_ids for s in range(6)]
+    inner = []
+
+    def again(event: Any) -> None:
+        if event.done == 3:
+            inner.append(run(model, [PROMPT], [Row(seed=1)], path=path).rows[0].token_ids)
+            inner.append(model(torch.tensor([PROMPT])).logits)
+
+    plain = model(torch.tensor([PROMPT])).logits
+    assert run(model, [PROMPT], [Row(seed=0)], path=path, on_step=again).rows[0].token_ids == want[0]
+    assert inner[0] == want[1]
+    assert torch.equal(inner[1], plain)
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(lambda s: run(model, [PROMPT], [Row(seed=s)], path=path).rows[0].token_ids, range(6)))
+    assert got == want
+
+
 @pytest.mark.parametrize("path", ["shared", "expanded"])
 def test_the_model_is_left_as_it_was_also_after_an_error(path: str) -> None:
     model = tiny("gpt2")

@@ -75,7 +75,7 @@ class Pipeline:
 
         if self._embedder is not None and not isinstance(self._embedder, str):
             return self._embedder
-        return load_embedder(self._embedder)
+        return load_embedder(self._embedder, on_progress=self._on_progress)
 
     def __call__(
         self,

@@ -8,8 +8,12 @@ attention. Whether a model really works so is not assumed but probed once (see `
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +120,8 @@ class SharedPath:
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         logits, read = [], []
         for ids, n in zip(prompts, rows, strict=True):
-            last, _, cache = read_prompt(self.model, ids, plain_cache=True)
+            with _swapped(self.model, {}):
+                last, _, cache = read_prompt(self.model, ids, plain_cache=True)
             keys = [layer.keys for layer in cache.layers]
             values = [layer.values for layer in cache.layers]
             if any(k is None or k.shape[2] != len(ids) for k in keys):
@@ -125,21 +130,21 @@ class SharedPath:
             logits.append(last)
         self.state = SharedPrefix(read, capacity)
         self.cache = Cache(layers=[_Layer(self.state, i) for i in range(len(read[0].keys))])
-        self.model.set_attn_implementation(dict.fromkeys(self.before, NAME))
         return torch.stack(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self.state is not None
-        token = _STATE.set(self.state)
-        try:
-            out = self.model(
-                input_ids=tokens[:, None],
-                position_ids=self.state.positions(tokens.device)[:, None],
-                past_key_values=self.cache,
-                use_cache=True,
-            )
-        finally:
-            _STATE.reset(token)
+        with _swapped(self.model, self.before):
+            token = _STATE.set(self.state)
+            try:
+                out = self.model(
+                    input_ids=tokens[:, None],
+                    position_ids=self.state.positions(tokens.device)[:, None],
+                    past_key_values=self.cache,
+                    use_cache=True,
+                )
+            finally:
+                _STATE.reset(token)
         self.state.advance()
         return out.logits[:, -1]
 
@@ -148,8 +153,24 @@ class SharedPath:
         return self.state.drop(gone)
 
     def close(self) -> None:
-        self.model.set_attn_implementation(self.before)
         self.state = self.cache = None
+
+
+_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
+
+
+@contextmanager
+def _swapped(model: PreTrainedModel, names: dict[str, str]) -> Iterator[None]:
+    """The model with its attention swapped, for one forward: between steps it is as it was found, so that other
+    threads, and listeners of this one, may use it."""
+    with _LOCKS.setdefault(model, threading.Lock()):
+        if names:
+            model.set_attn_implementation(dict.fromkeys(names, NAME))
+        try:
+            yield
+        finally:
+            if names:
+                model.set_attn_implementation(names)
 
 
 def attention_names(model: PreTrainedModel) -> dict[str, str]:
