@@ -16,6 +16,7 @@ from torch import Tensor
 from thoughtmix.decoding.path import Path, vocabulary_size
 from thoughtmix.decoding.probe import PathName, Weights, choose
 from thoughtmix.decoding.randomness import uniforms
+from thoughtmix.decoding.rows import PLAIN, Read, RowState
 from thoughtmix.decoding.sampling import Sampler, SamplerBatch, draw
 from thoughtmix.decoding.text import RowText
 from thoughtmix.errors import InputError
@@ -84,18 +85,22 @@ def decode(
     on_step: Callable[[StepEvent], None] | None = None,
     path: PathName = "auto",
     weights: Weights = "auto",
+    carried: RowState = PLAIN,
+    read: Read = "shared",
 ) -> Decoded:
     """Continue `prompts` (token ids) by `rows`.
 
     end_ids: tokens that end a row; None: the model's own. on_step: called after every step; an exception in it,
     KeyboardInterrupt too, stops the run (KeyboardInterrupt returns what is there, `interrupted` set).
+    carried: what each of `rows` carries through the model, in their order (see `RowState`). read: a prompt is read
+    once for all its rows, or by each row for itself.
     Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """
     _check(lm, prompts, rows, max_new_tokens)
-    route = choose(lm.model, path, weights)
-    batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step)
-    return batch.run(route)
+    route = choose(lm.model, path, weights, carried, read)
+    batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
+    return batch.run(route, read)
 
 
 class _Batch:
@@ -109,27 +114,31 @@ class _Batch:
         max_new_tokens: int,
         end_ids: frozenset[int],
         on_step: Callable[[StepEvent], None] | None,
+        carried: RowState,
     ) -> None:
         device = lm.model.device
         self.prompts = [list(p) for p in prompts]
-        self.rows, self.end_ids, self.on_step = rows, end_ids, on_step
+        self.rows, self.end_ids, self.on_step, self.carried = rows, end_ids, on_step, carried
         self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
         self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
         self.results = [Continuation() for _ in rows]
         self.texts = [RowText(lm.tokenizer, r.stop) for r in rows]
         self.watch = [bool(r.stop) or on_step is not None for r in rows]  # who needs text at every step
         order = self.live
+        carried.keep(order)
         self.uniform = uniforms([rows[r].seed for r in order], max_new_tokens, device)  # (rows, steps)
         self.sampler = SamplerBatch.of([rows[r].sampler for r in order], device)
 
-    def run(self, route: Path) -> Decoded:
+    def run(self, route: Path, read: Read) -> Decoded:
         done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
         began = time.perf_counter()
         try:
             counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
             first = route.start(self.prompts, counts, max(self.budget))
             done.prefill_seconds = time.perf_counter() - began
-            logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
+            logits = first  # of each row, or of each prompt, with which all its rows begin
+            if read == "shared":
+                logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
             for step in range(max(self.budget)):
                 tokens = self._take(logits, step)
                 gone = self._ended(step)
@@ -196,6 +205,8 @@ class _Batch:
         """Take ended rows out of the batch. Returns the tokens of the rest in their new order."""
         order = route.drop(gone) if len(gone) < len(self.live) else []
         self.live = [self.live[old] for old in order]
+        if order:
+            self.carried.keep(order)
         keep = torch.tensor(order, dtype=torch.long, device=tokens.device)
         self.uniform, self.sampler = self.uniform[keep], self.sampler.rows(keep)
         return tokens[keep]

@@ -1,4 +1,4 @@
-"""The path that works everywhere: the model's own cache, read once and copied to n rows.
+"""The path that works everywhere: the model's own cache, read once and copied to n rows, or read by each row itself.
 
 Prompts are decoded one after the other (their caches have different lengths).
 """
@@ -11,32 +11,42 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from thoughtmix.decoding.path import read_prompt
+from thoughtmix.decoding.path import blocks, read_prompt
+from thoughtmix.decoding.rows import PLAIN, Read, RowState
 
 
 class ExpandedPath:
     name = "expanded"
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, carried: RowState = PLAIN, read: Read = "shared") -> None:
         self.model = model
+        self.carried, self.read = carried, read
         self.cache_name = "past_key_values"
         self.batches: list[tuple[Any, int]] = []  # a prompt: (its cache, its rows)
 
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         logits = []
-        for ids, n in zip(prompts, rows, strict=True):
-            last, self.cache_name, cache = read_prompt(self.model, ids, plain_cache=False)
-            self._pick(cache, [0] * n)
+        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
+            each = self.read == "each"
+            if each and not n:
+                self.batches.append((None, 0))
+                continue
+            with self.carried.reading(mine, self.read):
+                last, self.cache_name, cache = read_prompt(self.model, ids, plain_cache=False, rows=n if each else 1)
+            if not each and n != 1:
+                self._pick(cache, [0] * n)
             self.batches.append((cache, n))
             logits.append(last)
-        return torch.stack(logits)
+        return torch.cat(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         out = []
         row = 0
         for cache, n in self.batches:
             if n:
-                step = self.model(input_ids=tokens[row : row + n, None], use_cache=True, **{self.cache_name: cache})
+                mine = slice(row, row + n)
+                with self.carried.stepping(mine):
+                    step = self.model(input_ids=tokens[mine, None], use_cache=True, **{self.cache_name: cache})
                 out.append(step.logits[:, -1])
             row += n
         return torch.cat(out)
@@ -54,7 +64,7 @@ class ExpandedPath:
 
     def _pick(self, cache: Any, rows: list[int]) -> None:
         """Make the cache hold these of its rows, in this order; a row may be taken many times."""
-        if rows and rows != [0]:
+        if rows:
             cache.reorder_cache(torch.tensor(rows, device=self.model.device))
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ expanded  every other decoder-only model: its public forward and its own cache, 
 from __future__ import annotations
 
 import inspect
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +24,8 @@ class Path(Protocol):
     name: str
 
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
-        """Read each prompt once; prompt p gets rows[p] rows of up to `capacity` own tokens.
-        Returns (prompts, vocabulary) logits of the first new token."""
+        """Read the prompts; prompt p gets rows[p] rows of up to `capacity` own tokens.
+        Returns the logits of the first new token: (prompts, vocabulary), or (rows, vocabulary) where each row read."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -43,19 +44,25 @@ class Path(Protocol):
 CACHE_NAMES = ("past_key_values", "cache_params")  # attention models; purely recurrent ones (Mamba)
 
 
-def read_prompt(model: PreTrainedModel, ids: list[int], plain_cache: bool) -> tuple[Tensor, str, Any]:
-    """One forward pass over a prompt, batch 1: (vocabulary,) logits of the next token; the cache's name and the cache.
+def read_prompt(model: PreTrainedModel, ids: list[int], plain_cache: bool, rows: int = 1) -> tuple[Tensor, str, Any]:
+    """One forward pass over a prompt: (rows, vocabulary) logits of the next token; the cache's name and the cache.
 
     plain_cache: a cache that keeps every key of every layer, also where the model would keep a window.
     """
     extra: dict[str, Any] = {"logits_to_keep": 1} if _keeps_logits(type(model)) else {}
     if plain_cache:
         extra["past_key_values"] = DynamicCache()
-    out = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, **extra)
+    out = model(input_ids=torch.tensor([ids] * rows, device=model.device), use_cache=True, **extra)
     for name in CACHE_NAMES:
         if getattr(out, name, None) is not None:
-            return out.logits[0, -1], name, getattr(out, name)
+            return out.logits[:, -1], name, getattr(out, name)
     raise ModelError(f"{type(model).__name__} returns no cache.", "Choose a decoder-only model (--model).")
+
+
+def blocks(rows: list[int]) -> list[slice]:
+    """Where the rows of each prompt stand: [2, 3] -> [0:2, 2:5]."""
+    ends = list(accumulate(rows))
+    return [slice(end - n, end) for n, end in zip(rows, ends, strict=True)]
 
 
 def _keeps_logits(kind: type[PreTrainedModel]) -> bool:

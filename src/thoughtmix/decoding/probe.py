@@ -13,6 +13,7 @@ from thoughtmix.decoding import fused, shared
 from thoughtmix.decoding.expanded import ExpandedPath
 from thoughtmix.decoding.linear import Kind, packs
 from thoughtmix.decoding.path import Path, vocabulary_size
+from thoughtmix.decoding.rows import PLAIN, Read, RowState
 from thoughtmix.errors import InputError, ThoughtmixError
 from thoughtmix.models.hardware import bf16_hardware
 
@@ -35,8 +36,15 @@ class _Known:
 _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 
-def choose(model: PreTrainedModel, path: PathName = "auto", weights: Weights = "auto") -> Path:
-    """The quickest path that works for this model, or the one asked for.
+def choose(
+    model: PreTrainedModel,
+    path: PathName = "auto",
+    weights: Weights = "auto",
+    carried: RowState = PLAIN,
+    read: Read = "shared",
+) -> Path:
+    """The quickest path that works for this model, or the one asked for. Rows that carry a state need the model's own
+    forward (not fused); rows that each read the prompt need their own cache too (expanded).
 
     Raises `InputError` when the path or packing asked for does not work for this model.
     """
@@ -46,10 +54,16 @@ def choose(model: PreTrainedModel, path: PathName = "auto", weights: Weights = "
         raise InputError(f"Unknown weights {weights!r}.", "Pass auto, native or fp16 (--weights auto).")
     known = _KNOWN.setdefault(model, _Known())
     packing = weights == "fp16"
+    if read not in {"shared", "each"}:
+        raise InputError(f"Unknown way to read {read!r}.", "Pass shared or each.")
+    if read == "each":
+        if path not in {"auto", "expanded"} or packing:
+            raise InputError("Rows that each read the prompt use the expanded path.", "Pass path='auto'.")
+        return ExpandedPath(model, carried, read)
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
     if path in {"auto", "fused"}:
-        made = _fused(model, known, _kind(model, weights))
+        made = _fused(model, known, _kind(model, weights)) if carried is PLAIN else None
         if made is not None:
             return fused.FusedPath(made)
         if path == "fused" or packing:
@@ -59,14 +73,15 @@ def choose(model: PreTrainedModel, path: PathName = "auto", weights: Weights = "
             )
     if path in {"auto", "shared"}:
         if known.shared is None:
-            known.shared = _try_shared(model)
+            with carried.quiet():
+                known.shared = _try_shared(model)
         if not known.shared:
-            return shared.SharedPath(model)
+            return shared.SharedPath(model, carried)
         if path == "shared":
             raise InputError(
                 f"{type(model).__name__} cannot share a prompt: {known.shared}.", "Pass path='auto' or 'expanded'."
             )
-    return ExpandedPath(model)
+    return ExpandedPath(model, carried)
 
 
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
@@ -146,7 +161,8 @@ def _agrees(model: PreTrainedModel, path: Path, tolerance: float | None) -> bool
     limit = _TOLERANCE.get(model.dtype, 0.05) if tolerance is None else tolerance
     for at, (index, got) in enumerate([*enumerate(first), *zip(kept, second, strict=True)]):
         end = lengths[index] + (1 if at < len(rows) else 2)
-        want = model(input_ids=torch.tensor([rows[index][:end]], device=device), use_cache=False).logits[0, -1]
+        with shared.alone(model):
+            want = model(input_ids=torch.tensor([rows[index][:end]], device=device), use_cache=False).logits[0, -1]
         want, got = want.float(), got.float()
         if not float((want - got).abs().max()) <= limit * max(float(want.std()), 1e-6):
             return False

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from thoughtmix.decoding.path import read_prompt
+from thoughtmix.decoding.path import blocks, read_prompt
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
+from thoughtmix.decoding.rows import PLAIN, RowState
 
 NAME = "thoughtmix_shared"
 # Arguments that models hand down to every attention function and that change nothing in its result.
@@ -111,16 +112,16 @@ AttentionInterface.register(NAME, _attention)
 class SharedPath:
     name = "shared"
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, carried: RowState = PLAIN) -> None:
         self.model = model
-        self.before = attention_names(model)
+        self.carried = carried
         self.state: SharedPrefix | None = None
         self.cache: Cache | None = None
 
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         logits, read = [], []
-        for ids, n in zip(prompts, rows, strict=True):
-            with _swapped(self.model, {}):
+        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
+            with alone(self.model), self.carried.reading(mine, "shared"):
                 last, _, cache = read_prompt(self.model, ids, plain_cache=True)
             keys = [layer.keys for layer in cache.layers]
             values = [layer.values for layer in cache.layers]
@@ -130,11 +131,11 @@ class SharedPath:
             logits.append(last)
         self.state = SharedPrefix(read, capacity)
         self.cache = Cache(layers=[_Layer(self.state, i) for i in range(len(read[0].keys))])
-        return torch.stack(logits)
+        return torch.cat(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self.state is not None
-        with _swapped(self.model, self.before):
+        with _swapped(self.model), self.carried.stepping(slice(0, len(tokens))):
             token = _STATE.set(self.state)
             try:
                 out = self.model(
@@ -159,18 +160,22 @@ class SharedPath:
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
 
 
+def alone(model: PreTrainedModel) -> threading.Lock:
+    """Held while a model's own attention, or its stand-in, must stay in place: other threads decode with it too."""
+    return _LOCKS.setdefault(model, threading.Lock())
+
+
 @contextmanager
-def _swapped(model: PreTrainedModel, names: dict[str, str]) -> Iterator[None]:
+def _swapped(model: PreTrainedModel) -> Iterator[None]:
     """The model with its attention swapped, for one forward: between steps it is as it was found, so that other
     threads, and listeners of this one, may use it."""
-    with _LOCKS.setdefault(model, threading.Lock()):
-        if names:
-            model.set_attn_implementation(dict.fromkeys(names, NAME))
+    with alone(model):
+        names = attention_names(model)
+        model.set_attn_implementation(dict.fromkeys(names, NAME))
         try:
             yield
         finally:
-            if names:
-                model.set_attn_implementation(names)
+            model.set_attn_implementation(names)
 
 
 def attention_names(model: PreTrainedModel) -> dict[str, str]:
