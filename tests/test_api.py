@@ -136,6 +136,7 @@ def test_imports_point_one_way() -> None:
         "models",
         "decoding",
         "sampling",
+        "mixture",
         "metrics",
         "api",
         "report",

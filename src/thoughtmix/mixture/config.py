@@ -1,0 +1,116 @@
+"""The configuration of a Mixture-of-Thoughts transformer: a Llama-like one whose feed-forward blocks are mixtures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import LlamaConfig
+
+from thoughtmix.errors import InputError
+
+ROUTINGS = ("gumbel", "topk")
+NOISES = ("held", "fresh", "none")
+COMBINERS = ("attention", "weights")
+POSITIONS = ("rope", "learned")
+
+
+class MixtureOfThoughtsConfig(LlamaConfig):
+    """Fields of `LlamaConfig`, of which `intermediate_size` is the feed-forward width that a token passes on average
+    (all active branches together), and:
+
+    num_branches: K. 1 is a standard transformer: no router, no noise, no combiner.
+    branches_min, branches_max: how many of them a thought travels through at one layer; drawn per thought and layer.
+    branch_width: of one branch; None: such that the mean active width is `intermediate_size`.
+    routing: gumbel draws without replacement; topk takes the likeliest (what mixtures of experts do).
+    segment_length: tokens between two draws of a route; 0: one route for a whole continuation.
+    diversity_bonus: standard deviation of what is added to the router's logits of a thought.
+    noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
+    noise_scale: of input and latent noise at creativity 1, in units of the signal's root mean square; learned within
+    0.5 to 1.5 of it.
+    combiner: attention across branches, or the router's weights alone. combiner_rank: its width.
+    creativity: where a call names none.
+    balance_weight, entropy_weight, diversity_weight: of the training signals beside the language-model loss.
+    position: rope or learned.
+    """
+
+    model_type = "thoughtmix_mixture"
+
+    vocab_size: int = 256
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    max_position_embeddings: int = 512
+    tie_word_embeddings: bool = True
+    hidden_act: str = "gelu"
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    num_branches: int = 8
+    branches_min: int = 2
+    branches_max: int = 3
+    branch_width: int | None = None
+    routing: str = "gumbel"
+    segment_length: int = 0
+    diversity_bonus: float = 0.1
+    noise: str = "held"
+    noise_scale: float = 0.1
+    combiner: str = "attention"
+    combiner_rank: int = 16
+    creativity: float = 1.0
+    balance_weight: float = 0.01
+    entropy_weight: float = 0.01
+    diversity_weight: float = 0.01
+    position: str = "rope"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_branches == 1:
+            self.branches_min = self.branches_max = 1
+            self.noise = "none"
+        if self.branch_width is None:
+            mean = (self.branches_min + self.branches_max) / 2
+            self.branch_width = max(1, round(self.intermediate_size / mean))
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        if not 1 <= self.branches_min <= self.branches_max <= self.num_branches:
+            raise InputError(
+                f"{self.branches_min} to {self.branches_max} of {self.num_branches} branches cannot be drawn.",
+                "Pass 1 <= branches_min <= branches_max <= num_branches.",
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}.",
+                "Change one of the two.",
+            )
+        for name, allowed in (
+            ("routing", ROUTINGS),
+            ("noise", NOISES),
+            ("combiner", COMBINERS),
+            ("position", POSITIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}.", f"Pass one of {', '.join(allowed)}.")
+        for name in ("creativity", "noise_scale", "diversity_bonus", "segment_length"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}.", "Pass 0 or more.")
+
+    @classmethod
+    def from_any(cls, config: Any) -> MixtureOfThoughtsConfig:
+        """From any object with hidden_size, vocab_size, max_position_embeddings and num_hidden_layers, as the original
+        prototype took; whatever else it has by the names above counts too. Raises `InputError` when one is missing."""
+        if isinstance(config, cls):
+            return config
+        given: dict[str, Any] = {}
+        for name in ("hidden_size", "vocab_size", "max_position_embeddings", "num_hidden_layers"):
+            if not isinstance(getattr(config, name, None), int):
+                raise InputError(f"The config has no {name}.", f"Set config.{name} to a whole number.")
+            given[name] = getattr(config, name)
+        heads = max(1, given["hidden_size"] // 64)
+        while given["hidden_size"] % (2 * heads):  # a head's width must be even for rotary positions
+            heads -= 1
+        defaults = {"num_attention_heads": heads, "intermediate_size": 4 * given["hidden_size"]}
+        own = {n for n in cls.__annotations__ if n not in given} | {"num_attention_heads", "intermediate_size"}
+        given |= {n: getattr(config, n, defaults.get(n)) for n in sorted(own) if hasattr(config, n) or n in defaults}
+        return cls(**given)

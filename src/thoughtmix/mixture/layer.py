@@ -1,0 +1,172 @@
+"""One Mixture-of-Thoughts layer: router -> noisy branches -> combiner, for all rows and tokens at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thoughtmix.decoding.randomness import NOISE
+from thoughtmix.mixture.branch import Noise, ThoughtBranch
+from thoughtmix.mixture.combiner import AttentionCombiner
+from thoughtmix.mixture.config import MixtureOfThoughtsConfig
+from thoughtmix.mixture.draws import key, normal
+from thoughtmix.mixture.router import Route, ThoughtRouter, route_keys
+from thoughtmix.mixture.segments import Segments
+from thoughtmix.mixture.state import Memory, Rows
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a layer did, for training signals and metrics; made only when asked for."""
+
+    route: Route
+    outputs: Tensor  # (n, s, d) of the branches
+    active: Tensor  # (n, s) bool
+    branch: Tensor  # (n, s)
+    share: Tensor  # (b, g) of tokens
+    real: Tensor | None  # (n,) 0 where padded
+
+
+class MixtureOfThoughtsLayer(nn.Module):
+    """Stands where a transformer has its feed-forward block; the caller adds the residual."""
+
+    def __init__(self, config: MixtureOfThoughtsConfig, layer_idx: int = 0) -> None:
+        super().__init__()
+        self.index, self.segment_length, self.noise = layer_idx, config.segment_length, config.noise
+        d, k = config.hidden_size, config.num_branches
+        self.branches = ThoughtBranch(d, int(config.branch_width or 0), k, config.noise_scale)
+        if k > 1:
+            self.router = ThoughtRouter(
+                d, k, config.branches_min, config.branches_max, config.diversity_bonus, config.routing
+            )
+            self.combiner = AttentionCombiner(d, config.combiner_rank if config.combiner == "attention" else 0)
+
+    def forward(
+        self, x: Tensor, rows: Rows | None = None, segments: Segments | None = None, factor: Tensor | float = 1.0
+    ) -> tuple[Tensor, Trace | None]:
+        """x (b, t, d), normalised -> (b, t, d) and what was done. rows None: seeds 0..b-1 at creativity 1. factor: the
+        model's learned strength of noise. Nothing at a token depends on later tokens."""
+        b, t, d = x.shape
+        if self.branches.num_branches == 1:
+            return self.branches(x.view(b * t, d)).view(b, t, d), None
+        if rows is None:
+            rows = Rows.of(range(b), device=x.device)
+        if segments is None:
+            segments = Segments.of(rows, torch.arange(t, device=x.device).expand(b, t), self.segment_length, None)
+        route, memory = self._route(x, rows, segments)
+        branch, log_weight = (segments.take(part).flatten(0, 1) for part in (route.branch, route.log_weight))
+        active = log_weight > -torch.inf
+        flat = x.reshape(b * t, d)
+        outputs = self.branches(flat, branch, active, self._noise(rows, segments, route, memory, factor))
+        mixed = self.combiner(flat, outputs, log_weight)
+        real = None if segments.real is None else segments.real.flatten()
+        return mixed.view(b, t, d), Trace(route, outputs, active, branch, segments.share(), real)
+
+    def _route(self, x: Tensor, rows: Rows, segments: Segments) -> tuple[Route, Memory | None]:
+        """The routes of the segments, from memory when they stand; and the memory, brought up to date."""
+        memory = rows.layers.get(self.index, {}) if rows.remember else None
+        step = x.shape[1] == 1
+        if memory and step and segments.settled and "branch" in memory:
+            return Route(memory["branch"], memory["log_weight"], memory["log_prob"]), memory
+        pool, total = self._pool(x, segments, memory or {})
+        keys = route_keys(rows.seeds, self.index, segments.ids)
+        route: Route = self.router(pool.to(x.dtype), keys, segments.creativity)
+        if memory is None:
+            return route, None
+        last = segments.local[:, -1]
+
+        def ending(y: Tensor) -> Tensor:
+            return y[torch.arange(len(y), device=y.device), last][:, None]
+
+        length = segments.positions[:, -1] + 1
+        memory = {"sum": total.detach(), "length": length, "pool": ending(pool).detach()}
+        if segments.settled and not bool((ending(segments.ids) == 0).any()):
+            memory |= {n: ending(getattr(route, n)).detach() for n in ("branch", "log_weight", "log_prob")}
+        rows.layers[self.index] = memory
+        return route, memory
+
+    def _pool(self, x: Tensor, segments: Segments, memory: Memory) -> tuple[Tensor, Tensor]:
+        """(b, g, d) mean hidden state before each segment, the prior where there is none; (b, d) sum after this
+        forward. In float32: sums over thousands of tokens must not lose the last."""
+        real = x.float() if segments.real is None else x.float() * segments.real[..., None]
+        before = memory.get("sum", real.new_zeros(real[:, 0].shape))
+        running = before[:, None] + real.cumsum(1)
+        column = segments.columns.clamp(min=0)[..., None].expand(-1, -1, x.shape[2])
+        exclusive = (running - real).gather(1, column)  # sum before the column
+        start = segments.columns + segments.positions[:, :1]  # the segment's first position, where nothing is padded
+        if segments.real is not None:
+            first = segments.real.argmax(1, keepdim=True)
+            start = segments.columns - first + segments.positions.gather(1, first)
+        pool = exclusive / start.clamp(min=1)[..., None]
+        if "pool" in memory:
+            pool = torch.where((segments.columns < 0)[..., None], memory["pool"], pool)
+        return torch.where(segments.from_prior[..., None], self.router.prior.float(), pool), running[:, -1]
+
+    def _noise(
+        self, rows: Rows, segments: Segments, route: Route, memory: Memory | None, factor: Tensor | float
+    ) -> Noise | None:
+        if self.noise == "none":
+            return None
+        b, t = segments.local.shape
+        g, s = route.branch.shape[1:]
+        amplitude = segments.take(segments.creativity).flatten() * factor  # (n,)
+        device = amplitude.device
+        f, d = self.branches.up.shape[1:]
+        seeds = rows.seeds[:, None, None]
+        if self.noise == "fresh":
+            keys = key(seeds, NOISE, self.index, segments.take(route.branch), segments.positions[..., None])
+            index = torch.arange(b * t * s, device=device).view(b * t, s)
+            return Noise(*self._tables(keys.flatten(), d, f), index, amplitude)
+        kept = memory is not None and "branch" in memory and t == 1
+        if kept and memory is not None and "at_input" in memory:
+            at_input, latent = memory["at_input"], memory["latent"]
+        else:
+            at_input, latent = self._tables(key(seeds, NOISE, self.index, route.branch), d, f)  # (b, g, s, .)
+            if kept and memory is not None:
+                memory |= {"at_input": at_input, "latent": latent}
+        group = torch.arange(b, device=device)[:, None] * g + segments.local  # (b, t): which route
+        index = group.flatten()[:, None] * s + torch.arange(s, device=device)
+        return Noise(at_input.view(-1, d), latent.view(-1, f), index, amplitude)
+
+    @staticmethod
+    def _tables(keys: Tensor, d: int, f: int) -> tuple[Tensor, Tensor]:
+        both = normal(keys, d + f)
+        return both[..., :d], both[..., d:]
+
+
+def signals(trace: Trace) -> dict[str, Tensor]:
+    """The training signals of one layer, each a scalar with gradient, each to be made small:
+
+    balance: K sum_k f_k P_k (Fedus et al. 2021, eq. 4-6), 1 when branches share the work evenly;
+    entropy: 1 - H(router) / log K, 0 when the router keeps every branch possible;
+    diversity: mean cosine of the outputs of two active branches at one token, 1 when they all say the same.
+    """
+    log_p = trace.route.log_prob
+    k = log_p.shape[-1]
+    p = log_p.exp()
+    mean = (p * trace.share[..., None]).sum((0, 1))  # (k,)
+    chosen = F.one_hot(trace.branch, k).float() * trace.active[..., None]
+    if trace.real is not None:
+        chosen = chosen * trace.real[:, None, None]
+    use = chosen.sum((0, 1))
+    entropy = -(p * log_p).sum(-1)
+    return {
+        "balance": k * (use / use.sum().clamp(min=1) * mean).sum(),
+        "entropy": 1 - (entropy * trace.share).sum() / math.log(k),
+        "diversity": mean_cosine(trace),
+    }
+
+
+def mean_cosine(trace: Trace) -> Tensor:
+    """Mean cosine of the outputs of two active branches, over tokens and pairs; 0 where only one is ever active."""
+    y = F.normalize(trace.outputs.float(), dim=-1) * trace.active[..., None]
+    count = trace.active.sum(1).float()
+    pairs = count * (count - 1)
+    total = y.sum(1).square().sum(-1) - y.square().sum((1, 2))  # sum over ordered pairs
+    if trace.real is not None:
+        total, pairs = total * trace.real, pairs * trace.real
+    return total.sum() / pairs.sum().clamp(min=1)

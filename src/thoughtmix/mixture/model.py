@@ -1,0 +1,306 @@
+"""The transformer: Llama's attention and rotary positions, Mixture-of-Thoughts layers where the feed-forward was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.utils.generic import ModelOutput
+
+from thoughtmix.errors import InputError
+from thoughtmix.mixture.branch import NoiseInjection, ThoughtBranch
+from thoughtmix.mixture.config import MixtureOfThoughtsConfig
+from thoughtmix.mixture.layer import MixtureOfThoughtsLayer, Trace, signals
+from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics
+from thoughtmix.mixture.router import ThoughtRouter
+from thoughtmix.mixture.segments import Segments
+from thoughtmix.mixture.state import Rows, current
+
+_ROWS = "_thoughtmix_rows"  # where a cache that `generate` made keeps the rows it belongs to
+
+
+@dataclass
+class MixtureOutput(ModelOutput):
+    """loss: lm_loss + the weighted training signals, where labels were given; lm_loss in nats a token; signals: their
+    means over layers. metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    final_hidden_states: Tensor | None = None
+    lm_loss: Tensor | None = None
+    signals: dict[str, Tensor] | None = None
+    metrics: Sequence[dict[str, Any]] | None = None
+
+
+class _Block(nn.Module):
+    def __init__(self, config: MixtureOfThoughtsConfig, index: int) -> None:
+        super().__init__()
+        self.before_attention = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = LlamaAttention(config, index)
+        self.before_mixture = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mixture = MixtureOfThoughtsLayer(config, index)
+
+    def forward(
+        self, x: Tensor, rows: Rows, segments: Segments, factor: Tensor, **attention: Any
+    ) -> tuple[Tensor, Trace | None]:
+        x = x + self.attention(self.before_attention(x), **attention)[0]
+        y, trace = self.mixture(self.before_mixture(x), rows, segments, factor)
+        return x + y, trace
+
+
+class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
+    """A causal language model whose rows explore: row i draws its routes and noise from its own seed.
+
+    config: a `MixtureOfThoughtsConfig`, or any object with hidden_size, vocab_size, max_position_embeddings and
+    num_hidden_layers.
+    """
+
+    config_class = MixtureOfThoughtsConfig
+    config: MixtureOfThoughtsConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _tied_weights_keys = {"lm_head.weight": "embed.weight"}  # noqa: RUF012  transformers' own form
+    _no_split_modules = ["_Block"]  # noqa: RUF012
+
+    def __init__(self, config: Any) -> None:
+        config = MixtureOfThoughtsConfig.from_any(config)
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.position == "learned"
+        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.rotary = LlamaRotaryEmbedding(config)
+        self.layers = nn.ModuleList([_Block(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.creativity_factor = nn.Parameter(torch.zeros(()))  # learned and global: 2 sigmoid(.) scales all noise
+        self._calls = 0  # training forwards without seeds so far: each draws anew
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """N(0, 0.02), projections into the residual stream smaller by sqrt(2 layers) (Radford et al. 2019, 2.3). By
+        transformers' own functions, which leave alone what a checkpoint has filled."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        into_stream = std * (2 * self.config.num_hidden_layers) ** -0.5
+        if isinstance(module, LlamaAttention):
+            init.normal_(module.o_proj.weight, std=into_stream)
+        elif isinstance(module, ThoughtBranch):
+            init.normal_(module.up, std=std)
+            init.normal_(module.down, std=into_stream)
+        elif isinstance(module, ThoughtRouter):
+            init.zeros_(module.prior)
+            init.zeros_(module.log_temperature)
+        elif isinstance(module, NoiseInjection):
+            init.zeros_(module.strength)
+        elif isinstance(module, MixtureOfThoughtsTransformer):
+            init.zeros_(module.creativity_factor)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed = value  # type: ignore[assignment]
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        creativity_schedule: Sequence[float] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        creativity: float | Sequence[float] | Tensor | None = None,
+        thought_seeds: Sequence[int] | Tensor | None = None,
+        prompt_lengths: int | Sequence[int] | Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> MixtureOutput:
+        """Logits (b, t, v) of input_ids (b, t).
+
+        creativity: one value, or one a row; None: the config's. creativity_schedule: one value a layer, in its place,
+        or a factor on it where both are given. thought_seeds: whose draws each row uses; None: 0..b-1 (a new set at
+        each call while training). prompt_lengths: where each row's continuation begins: tokens before it are read
+        deterministically, and the route is drawn from their mean; 0 (default): the whole row is one thought, its
+        route drawn from the learned prior. labels: as in every causal model here, shifted inside, -100 is ignored.
+
+        Raises `InputError` for lengths that do not fit and for creativity below 0.
+        """
+        b, t = input_ids.shape
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        rows = self._rows(b, input_ids.device, creativity, thought_seeds, prompt_lengths, past_key_values)
+        seen = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if position_ids is None:
+            position_ids = torch.arange(seen, seen + t, device=input_ids.device)[None]
+        x, traces = self._run(input_ids, rows, creativity_schedule, attention_mask, position_ids, past_key_values)
+        hidden = self.norm(x)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        out = MixtureOutput(
+            logits=self.lm_head(hidden[:, kept]),
+            past_key_values=past_key_values,
+            final_hidden_states=hidden,
+        )
+        if labels is not None:
+            self._losses(out, labels, traces, kwargs.get("num_items_in_batch"))
+        elif past_key_values is None:
+            again = (input_ids, rows, creativity_schedule, attention_mask, position_ids)
+            out.metrics = LayerMetrics(lambda: self._metrics(*again))
+        return out
+
+    def _rows(
+        self,
+        b: int,
+        device: torch.device,
+        creativity: Any,
+        seeds: Any,
+        prompt_lengths: Any,
+        cache: Any,
+    ) -> Rows:
+        """Whose draws: the engine's rows, else those this cache began with, else what was passed."""
+        rows = current() or getattr(cache, _ROWS, None)
+        if rows is not None:
+            return rows if len(rows.seeds) == b else rows.pick([0] * b)
+        if seeds is None:
+            if self.training:
+                self._calls += 1
+            seeds = range(self._calls << 32, (self._calls << 32) + b)
+        if len(seeds) != b:
+            raise InputError(f"{len(seeds)} thought_seeds for {b} rows.", "Pass one a row.")
+        given = torch.as_tensor(self.config.creativity if creativity is None else creativity, dtype=torch.float32)
+        if given.ndim > 1 or given.numel() not in {1, b} or not bool((given >= 0).all()):
+            raise InputError(f"creativity is {creativity}.", "Pass 0 or more: one value, or one a row.")
+        rows = Rows.of(seeds, given, 0 if prompt_lengths is None else prompt_lengths, device, cache is not None)
+        if cache is not None:
+            _follow(cache, rows)
+        return rows
+
+    def _run(
+        self, input_ids: Tensor, rows: Rows, schedule: Any, mask: Tensor | None, position_ids: Tensor, cache: Any
+    ) -> tuple[Tensor, list[Trace]]:
+        """(b, t, d) before the last norm, and what each layer did."""
+        config = self.config
+        if schedule is not None and len(schedule) != config.num_hidden_layers:
+            raise InputError(
+                f"creativity_schedule has {len(schedule)} values for {config.num_hidden_layers} layers.",
+                "Pass one value a layer.",
+            )
+        b, t = input_ids.shape
+        x = self.embed(input_ids)
+        causal = create_causal_mask(
+            config=config, inputs_embeds=x, attention_mask=mask, past_key_values=cache, position_ids=position_ids
+        )
+        cos, sin = self.rotary(x, position_ids=position_ids)
+        if self.positions is not None:  # learned: added to the embeddings; a rotation by nothing
+            if int(position_ids.max()) >= config.max_position_embeddings:
+                raise InputError(
+                    f"The text is longer than the {config.max_position_embeddings} learned positions.", "Shorten it."
+                )
+            x = x + self.positions(position_ids)
+            cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
+        real = mask[:, -t:].float() if mask is not None and mask.ndim == 2 and not bool(mask.all()) else None
+        segments = Segments.of(rows, position_ids.expand(b, t), config.segment_length, real)
+        factor = 2 * torch.sigmoid(self.creativity_factor)
+        traces = []
+        for index, block in enumerate(self.layers):
+            here = segments
+            if schedule is not None:
+                here = segments.scaled(float(schedule[index]) / (config.creativity or 1.0))
+            x, trace = block(
+                x, rows, here, factor, position_embeddings=(cos, sin), attention_mask=causal, past_key_values=cache
+            )
+            if trace is not None:
+                traces.append(trace)
+        return x, traces
+
+    def _losses(self, out: MixtureOutput, labels: Tensor, traces: list[Trace], count: Any) -> None:
+        assert out.logits is not None
+        logits, target = out.logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
+        if count is None:
+            out.lm_loss = F.cross_entropy(logits, target, ignore_index=-100)
+        else:
+            out.lm_loss = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / count
+        out.loss = out.lm_loss
+        if traces:
+            found = [signals(trace) for trace in traces]
+            out.signals = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
+            c = self.config
+            weights = {"balance": c.balance_weight, "entropy": c.entropy_weight, "diversity": c.diversity_weight}
+            out.loss = out.lm_loss + sum(weights[n] * value for n, value in out.signals.items())
+
+    @torch.no_grad()
+    def _metrics(
+        self, ids: Tensor, rows: Rows, schedule: Any, mask: Tensor | None, positions: Tensor
+    ) -> list[dict[str, Any]]:
+        _, traces = self._run(ids, rows, schedule, mask, positions, None)
+        return [layer_metrics(trace, i) for i, trace in enumerate(traces)]
+
+    def generate_parallel_thoughts(
+        self, input_ids: Tensor, num_parallel: int = 4, max_length: int = 50, **settings: Any
+    ) -> list[dict[str, Any]]:
+        """See `thoughtmix.mixture.parallel.generate_parallel_thoughts`."""
+        from thoughtmix.mixture.parallel import generate_parallel_thoughts
+
+        return generate_parallel_thoughts(self, input_ids, num_parallel, max_length, **settings)
+
+
+class StandardTransformer(MixtureOfThoughtsTransformer):
+    """The baseline from the same code: one branch, no router, no noise, no combiner; as wide as a token's active
+    branches together."""
+
+    def __init__(self, config: Any) -> None:
+        config = MixtureOfThoughtsConfig.from_any(config)
+        if config.num_branches != 1:
+            config = type(config)(**{**config.to_dict(), "num_branches": 1, "branch_width": None})
+        super().__init__(config)
+
+
+def _follow(cache: Any, rows: Rows) -> None:
+    """Keep `rows` on the cache, and with it: beam search and its like move rows of the cache around."""
+    setattr(cache, _ROWS, rows)
+
+    def moved(method: Any, order_of: Any) -> Any:
+        def both(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            setattr(cache, _ROWS, getattr(cache, _ROWS).pick(order_of(*args, **kwargs)))
+            return result
+
+        return both
+
+    def repeated(times: int) -> Tensor:
+        return torch.arange(len(getattr(cache, _ROWS).seeds)).repeat_interleave(times)
+
+    for name, order_of in (
+        ("reorder_cache", lambda order: order),
+        ("batch_select_indices", lambda order: order),
+        ("batch_repeat_interleave", repeated),
+    ):
+        if hasattr(cache, name):
+            setattr(cache, name, moved(getattr(cache, name), order_of))
+
+
+def register() -> None:
+    """Make the Auto classes of transformers know the model; done when this module is imported."""
+    AutoConfig.register(MixtureOfThoughtsConfig.model_type, MixtureOfThoughtsConfig, exist_ok=True)
+    AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsTransformer, exist_ok=True)
+
+
+register()

@@ -1,0 +1,96 @@
+"""N thoughts of a prompt at rising creativity, in one batch: the original prototype's call, on the decoding engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.errors import InputError
+from thoughtmix.mixture.state import Carried
+
+if TYPE_CHECKING:
+    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+
+
+def generate_parallel_thoughts(
+    model: MixtureOfThoughtsTransformer,
+    input_ids: Tensor,
+    num_parallel: int = 4,
+    max_length: int = 50,
+    *,
+    creativity: Sequence[float] | float | None = None,
+    seed: int = 0,
+    temperature: float = 0.8,
+    min_p: float = 0.0,
+    read: str = "shared",
+) -> list[dict[str, Any]]:
+    """num_parallel thoughts, each up to max_length new tokens, for every prompt in input_ids (b, t).
+
+    creativity: one value, or one a thought; None: evenly spaced from 0.5 to 1.5. Thought i has seed + i.
+    Returns one dict a thought: `generated_ids` (b, t + new), padded on the right with the pad (else end, else first)
+    token where a prompt's thought ended early; `creativity_level`; `metrics` (one dict a layer, of this thought);
+    `branch_id`, its number; `seed`. Raises `InputError`.
+    """
+    if num_parallel < 1:
+        raise InputError(f"num_parallel is {num_parallel}.", "Pass 1 or more.")
+    levels = _levels(creativity, num_parallel)
+    prompts = input_ids.tolist()
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+    lm: Any = SimpleNamespace(
+        model=model, tokenizer=_NoText(), context_length=model.config.max_position_embeddings, eos_ids=ends, name="MoT"
+    )
+    rows = [
+        Row(seed=seed + i, sampler=Sampler(temperature=temperature * (levels[i] > 0), min_p=min_p), prompt=p)
+        for i in range(num_parallel)
+        for p in range(len(prompts))
+    ]
+    carried = Carried([r.seed for r in rows], [c for c in levels for _ in prompts], model.device)
+    was_training = model.training
+    model.eval()  # dropout is training's; noise is creativity's and stays
+    try:
+        decoded = decode(lm, prompts, rows, max_new_tokens=max_length, carried=carried, read=read)  # type: ignore[arg-type]
+    finally:
+        model.train(was_training)
+    pad = model.config.pad_token_id if model.config.pad_token_id is not None else min(ends, default=0)
+    out = []
+    for i, level in enumerate(levels):
+        mine = decoded.rows[i * len(prompts) : (i + 1) * len(prompts)]
+        longest = max(len(r.token_ids) for r in mine)
+        full = [p + r.token_ids + [pad] * (longest - len(r.token_ids)) for p, r in zip(prompts, mine, strict=True)]
+        ids = torch.tensor(full, device=model.device)
+        with torch.no_grad():
+            begins = input_ids.shape[1] if read == "shared" else 0
+            seen = model(ids, creativity=level, thought_seeds=[seed + i] * len(prompts), prompt_lengths=begins)
+        out.append(
+            {
+                "generated_ids": ids,
+                "creativity_level": level,
+                "metrics": seen.metrics,
+                "branch_id": i,
+                "seed": seed + i,
+            }
+        )
+    return out
+
+
+def _levels(creativity: Sequence[float] | float | None, n: int) -> list[float]:
+    if creativity is None:
+        return [1.0] if n == 1 else [0.5 + i / (n - 1) for i in range(n)]
+    if isinstance(creativity, (int, float)):
+        return [float(creativity)] * n
+    if len(creativity) != n:
+        raise InputError(f"creativity has {len(creativity)} values for {n} thoughts.", f"Pass one value, or {n}.")
+    return [float(c) for c in creativity]
+
+
+class _NoText:
+    """Stands for a tokenizer where only ids are wanted."""
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return ""

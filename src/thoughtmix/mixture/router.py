@@ -1,0 +1,79 @@
+"""The probabilistic router: which branches a thought travels through at one layer, and with what weights.
+
+Sampling k of K without replacement in proportion to softmax(logits) is taking the k largest of logits + Gumbel noise
+(Gumbel-top-k: Kool, van Hoof and Welling 2019, eq. 6). Creativity scales the Gumbel noise: at c the draw is that of
+softmax(logits / c), at 0 the k likeliest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thoughtmix.decoding.randomness import ROUTE
+from thoughtmix.mixture.draws import gumbel, key, normal, uniform
+
+_GUMBEL, _BONUS, _COUNT = 0, 1, 2  # what a route's key is drawn for
+
+
+@dataclass(slots=True)
+class Route:
+    """Of b rows and g segments. Inactive slots (a thought that travels through fewer) have log-weight -inf."""
+
+    branch: Tensor  # (b, g, s) int64
+    log_weight: Tensor  # (b, g, s) float32, exp sums to 1 over active slots
+    log_prob: Tensor  # (b, g, k) float32: the router's own distribution, before any draw
+
+
+class ThoughtRouter(nn.Module):
+    """Logits W pool + bonus * noise over a learned temperature; pool is the mean hidden state before the segment.
+
+    hidden_size d, num_branches K; between branches_min and branches_max branches are drawn, uniformly, per row and
+    segment (at creativity 0: branches_max). routing topk: no draw at any creativity.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_branches: int,
+        branches_min: int = 2,
+        branches_max: int = 3,
+        diversity_bonus: float = 0.1,
+        routing: str = "gumbel",
+    ) -> None:
+        super().__init__()
+        self.num_branches, self.low, self.high = num_branches, branches_min, branches_max
+        self.bonus, self.routing = diversity_bonus, routing
+        self.proj = nn.Linear(hidden_size, num_branches)
+        self.prior = nn.Parameter(torch.zeros(hidden_size))  # stands for the pool where nothing lies before
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+
+    def forward(self, pool: Tensor, keys: Tensor, creativity: Tensor) -> Route:
+        """pool (b, g, d), keys (b, g) int64 (whose draw), creativity (b, g) -> `Route`."""
+        logits = self.proj(pool).float()  # (b, g, k)
+        c = creativity[..., None]
+        drawing = self.routing == "gumbel"
+        noisy = logits
+        if drawing:
+            noisy = logits + self.bonus * c * normal(key(keys, _BONUS), self.num_branches)
+        temperature = self.log_temperature.exp()
+        noisy = noisy / temperature
+        score = noisy.detach()
+        if drawing:
+            score = score + c * gumbel(key(keys, _GUMBEL), self.num_branches)
+        branch = score.topk(self.high, dim=-1).indices  # (b, g, s)
+        weight = noisy.gather(-1, branch)
+        if self.low < self.high and drawing:
+            span = self.high - self.low + 1
+            count = self.low + (uniform(key(keys, _COUNT), 1) * span).long()  # (b, g, 1)
+            count = torch.where(c > 0, count, self.high)
+            weight = weight.masked_fill(torch.arange(self.high, device=weight.device) >= count, -torch.inf)
+        return Route(branch, F.log_softmax(weight, -1), F.log_softmax(logits / temperature, -1))
+
+
+def route_keys(seeds: Tensor, layer: int, segment: Tensor) -> Tensor:
+    """seeds (b,), segment (b, g) -> (b, g): whose draw, at which layer, for which segment."""
+    return key(seeds[:, None], ROUTE, layer, segment)
