@@ -277,9 +277,11 @@ def test_noise_is_off_at_0_and_never_asks_for_the_mode() -> None:
     x, e = torch.randn(4, 6), torch.randn(4, 6)
     assert torch.equal(noise(x, e, torch.zeros(4, 1)), x)
     assert torch.equal(noise.train()(x, e, torch.ones(4, 1)), noise.eval()(x, e, torch.ones(4, 1)))
-    moved = (noise(x, e, torch.ones(4, 1)) - x).square().mean(-1).sqrt() / x.square().mean(-1).sqrt()
-    expected = 0.3 * 2 * torch.sigmoid(noise.gate(x))[:, 0] * e.square().mean(-1).sqrt()
-    torch.testing.assert_close(moved, expected)
+    moved = noise(x, e, torch.ones(4, 1)) - x
+    torch.testing.assert_close(moved, 0.3 * 2 * torch.sigmoid(noise.gate(x)) * e)
+    relative = NoiseInjection(6, 0.3, adaptive=False, relative=True)
+    moved = relative(x, e, torch.full((4, 1), 2.0)) - x
+    torch.testing.assert_close(moved, 0.3 * 2 * x.square().mean(-1, keepdim=True).sqrt() * e)
 
 
 def test_the_combiner_is_a_mean_weighted_by_router_and_likeness() -> None:

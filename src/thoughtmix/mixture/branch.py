@@ -12,16 +12,17 @@ DENSE_TOKENS = 64  # up to here computing all K branches at once beats gathering
 
 
 class NoiseInjection(nn.Module):
-    """x + amplitude * scale * gate(x) * rms(x) * noise.
+    """x + amplitude * scale * gate(x) * size(x) * noise.
 
-    The learned scale stays within 0.5 to 1.5 of noise_scale, so that training cannot switch the noise off; the gate,
-    2 sigmoid(Linear(x)), says where it belongs (adaptive=False: everywhere alike). The amplitude is the creativity,
-    and nothing else governs the noise: not train or eval mode.
+    The learned scale stays within 0.5 to 1.5 of noise_scale, so that training cannot switch the noise off. The gate,
+    2 sigmoid(Linear(x)), says where it belongs (adaptive=False: everywhere alike). size is the root mean square of x,
+    or 1 for x that is normalised already (relative=False). The amplitude is the creativity, and nothing else governs
+    the noise: not train or eval mode.
     """
 
-    def __init__(self, width: int, noise_scale: float = 0.1, adaptive: bool = True) -> None:
+    def __init__(self, width: int, noise_scale: float = 0.1, adaptive: bool = True, relative: bool = False) -> None:
         super().__init__()
-        self.noise_scale = noise_scale
+        self.noise_scale, self.relative = noise_scale, relative
         self.strength = nn.Parameter(torch.zeros(()))
         self.gate = nn.Linear(width, 1) if adaptive else None
 
@@ -30,8 +31,9 @@ class NoiseInjection(nn.Module):
         size = self.noise_scale * (0.5 + torch.sigmoid(self.strength)) * amplitude
         if self.gate is not None:
             size = size * 2 * torch.sigmoid(self.gate(x))
-        rms = x.detach().float().square().mean(-1, keepdim=True).sqrt()
-        return x + (size * rms * noise).to(x.dtype)
+        if self.relative:
+            size = size * torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True) * x.shape[-1] ** -0.5
+        return torch.addcmul(x, size.to(x.dtype), noise.to(x.dtype))
 
 
 @dataclass(slots=True)
@@ -45,8 +47,9 @@ class Noise:
 
     def of(self, pairs: Tensor, slots: int) -> tuple[Tensor, Tensor, Tensor]:
         """For flat pair numbers (m,): (m, d), (m, f), (m, 1)."""
-        rows = self.index.flatten()[pairs]
-        return self.at_input[rows], self.latent[rows], self.amplitude[pairs // slots, None]
+        rows = self.index.flatten().index_select(0, pairs)
+        amplitude = self.amplitude.index_select(0, pairs // slots)[:, None]
+        return self.at_input.index_select(0, rows), self.latent.index_select(0, rows), amplitude
 
 
 class ThoughtBranch(nn.Module):
@@ -61,7 +64,7 @@ class ThoughtBranch(nn.Module):
             nn.init.normal_(weight, std=0.02)
         noisy = num_branches > 1
         self.input_noise = NoiseInjection(hidden_size, noise_scale) if noisy else None
-        self.latent_noise = NoiseInjection(width, noise_scale, adaptive=False) if noisy else None
+        self.latent_noise = NoiseInjection(width, noise_scale, adaptive=False, relative=True) if noisy else None
 
     def forward(
         self,
@@ -113,11 +116,12 @@ class ThoughtBranch(nn.Module):
         if noise is not None:
             at_input, inside, amplitude = noise.of(order, s)
             inputs = self._input(inputs, at_input, amplitude)
-        parts = inputs.split(counts)
-        latent = torch.cat([F.gelu(F.linear(part, self.up[i])) for i, part in enumerate(parts)])
+        # unbind, not up[i]: the backward of an index fills a whole stack of zeros for each branch
+        ups, downs = self.up.unbind(0), self.down.unbind(0)
+        latent = F.gelu(torch.cat([F.linear(part, ups[i]) for i, part in enumerate(inputs.split(counts))]))
         if noise is not None:
             latent = self._latent(latent, inside, amplitude)
-        out = torch.cat([F.linear(part, self.down[i]) for i, part in enumerate(latent.split(counts))])
+        out = torch.cat([F.linear(part, downs[i]) for i, part in enumerate(latent.split(counts))])
         return x.new_zeros(n * s, x.shape[1]).index_copy(0, order, out).view(n, s, -1)
 
     def _input(self, x: Tensor, noise: Tensor, amplitude: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class AttentionCombiner(nn.Module):
         """x (n, d), outputs (n, s, d), log_weight (n, s), -inf where inactive -> (n, d)."""
         score = log_weight
         if self.query is not None and self.key is not None:
-            found = torch.bmm(self.key(outputs), self.query(x)[..., None])[..., 0]  # (n, s)
+            found = (self.key(outputs) * self.query(x)[:, None]).sum(-1)  # (n, s)
             score = score + found.float() * self.rank**-0.5
         weight = torch.softmax(score, -1).to(outputs.dtype)
-        return torch.bmm(weight[:, None], outputs)[:, 0]
+        return (weight[..., None] * outputs).sum(1)  # quicker than n tiny products

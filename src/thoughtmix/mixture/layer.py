@@ -94,9 +94,9 @@ class MixtureOfThoughtsLayer(nn.Module):
         forward. In float32: sums over thousands of tokens must not lose the last."""
         real = x.float() if segments.real is None else x.float() * segments.real[..., None]
         before = memory.get("sum", real.new_zeros(real[:, 0].shape))
-        running = before[:, None] + real.cumsum(1)
-        column = segments.columns.clamp(min=0)[..., None].expand(-1, -1, x.shape[2])
-        exclusive = (running - real).gather(1, column)  # sum before the column
+        # A masked product, not a running sum: there are few segments, and its backward is a product too.
+        earlier = torch.arange(x.shape[1], device=x.device) < segments.columns[..., None]  # (b, g, t)
+        exclusive = before[:, None] + torch.bmm(earlier.float(), real)  # sum before the column
         start = segments.columns + segments.positions[:, :1]  # the segment's first position, where nothing is padded
         if segments.real is not None:
             first = segments.real.argmax(1, keepdim=True)
@@ -104,7 +104,7 @@ class MixtureOfThoughtsLayer(nn.Module):
         pool = exclusive / start.clamp(min=1)[..., None]
         if "pool" in memory:
             pool = torch.where((segments.columns < 0)[..., None], memory["pool"], pool)
-        return torch.where(segments.from_prior[..., None], self.router.prior.float(), pool), running[:, -1]
+        return torch.where(segments.from_prior[..., None], self.router.prior.float(), pool), before + real.sum(1)
 
     def _noise(
         self, rows: Rows, segments: Segments, route: Route, memory: Memory | None, factor: Tensor | float
@@ -143,7 +143,7 @@ def signals(trace: Trace) -> dict[str, Tensor]:
 
     balance: K sum_k f_k P_k (Fedus et al. 2021, eq. 4-6), 1 when branches share the work evenly;
     entropy: 1 - H(router) / log K, 0 when the router keeps every branch possible;
-    diversity: mean cosine of the outputs of two active branches at one token, 1 when they all say the same.
+    diversity: mean cosine of the outputs of two active branches at one token (every fourth), 1 when all say the same.
     """
     log_p = trace.route.log_prob
     k = log_p.shape[-1]
@@ -152,21 +152,32 @@ def signals(trace: Trace) -> dict[str, Tensor]:
     chosen = F.one_hot(trace.branch, k).float() * trace.active[..., None]
     if trace.real is not None:
         chosen = chosen * trace.real[:, None, None]
-    use = chosen.sum((0, 1))
+    use = _everywhere(chosen.sum((0, 1)))
     entropy = -(p * log_p).sum(-1)
     return {
         "balance": k * (use / use.sum().clamp(min=1) * mean).sum(),
         "entropy": 1 - (entropy * trace.share).sum() / math.log(k),
-        "diversity": mean_cosine(trace),
+        "diversity": mean_cosine(trace, every=4),
     }
 
 
-def mean_cosine(trace: Trace) -> Tensor:
-    """Mean cosine of the outputs of two active branches, over tokens and pairs; 0 where only one is ever active."""
-    y = F.normalize(trace.outputs.float(), dim=-1) * trace.active[..., None]
-    count = trace.active.sum(1).float()
-    pairs = count * (count - 1)
-    total = y.sum(1).square().sum(-1) - y.square().sum((1, 2))  # sum over ordered pairs
-    if trace.real is not None:
-        total, pairs = total * trace.real, pairs * trace.real
-    return total.sum() / pairs.sum().clamp(min=1)
+def mean_cosine(trace: Trace, every: int = 1) -> Tensor:
+    """Mean over tokens of the mean cosine of two active branches' outputs; tokens with one branch count as 0. every:
+    look at each so-many-th token only: an estimate, for a signal that training adds up over many steps."""
+    y, active = trace.outputs[::every].float(), trace.active[::every]
+    unit = active / torch.linalg.vector_norm(y, dim=-1).clamp(min=1e-6)  # (n, s): scales each to length 1
+    count = active.sum(1).float()
+    total = (unit[..., None] * y).sum(1).square().sum(-1) - count  # |sum|^2 = count + sum over ordered pairs
+    each = total / (count * (count - 1)).clamp(min=1)
+    if trace.real is None:
+        return each.mean()
+    real = trace.real[::every]
+    return (each * real).sum() / real.sum().clamp(min=1)
+
+
+def _everywhere(counts: Tensor) -> Tensor:
+    """Counts summed over all training processes, so that the balance of P of them is that of one larger batch."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        counts = counts.clone()
+        torch.distributed.all_reduce(counts)
+    return counts

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +58,7 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     settings: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
     try:
         with quiet(downloads=hub):
+            _register_own(source)
             config = AutoConfig.from_pretrained(source, **settings)
             _require_causal(config, title)
             tokenizer = AutoTokenizer.from_pretrained(source, **settings)
@@ -117,3 +121,14 @@ def _explained(error: Exception, title: str, hub: bool) -> ModelError:
             "Check the network, pass a folder, or leave --model out for the default, which needs no hub.",
         )
     return ModelError(f"Cannot load {title}: {reason}.", "Choose another model (--model).")
+
+
+def _register_own(source: str) -> None:
+    """A model class of ours ("thoughtmix_mixture") is known to transformers once its module is imported."""
+    try:
+        kind = str(json.loads((Path(source) / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+    except (OSError, ValueError, AttributeError):
+        return  # a hub id, or a config that the loader will complain about better
+    room = kind.removeprefix("thoughtmix_")
+    if room != kind and room.isidentifier() and find_spec(f"thoughtmix.{room}"):
+        import_module(f"thoughtmix.{room}.model")

@@ -1,0 +1,98 @@
+"""What is trained: the batches, the loss and the evaluation of one kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thoughtmix.errors import InputError
+
+if TYPE_CHECKING:
+    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """A batch is a function of (step, row): so that a run resumed, or spread over processes, sees the same ones."""
+
+    def batch(self, step: int, rows: range, total: int) -> Batch:
+        """Rows `rows` of the `total` of this step, on the CPU."""
+        ...
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What is made small (a mean over rows), and what is worth plotting beside it."""
+        ...
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """`val_loss`, by which the best state is chosen, and others."""
+        ...
+
+
+class LanguageTask:
+    """Next-token prediction on windows of one long text, for `MixtureOfThoughtsTransformer` and the baseline.
+
+    tokens and validation: (length,) int64 ids. Half of the training windows are one thought from the first token (the
+    route comes from the prior); the others are cut at a random place into a prompt and its continuation.
+    """
+
+    def __init__(self, tokens: Tensor, validation: Tensor, context: int, seed: int = 0, windows: int = 0) -> None:
+        for name, ids in (("training", tokens), ("validation", validation)):
+            if len(ids) <= context + 1:
+                raise InputError(
+                    f"The {name} text has {len(ids)} tokens, a window takes {context + 1}.",
+                    "Pass a longer text (--data) or a shorter window (--context).",
+                )
+        self.tokens, self.validation, self.context, self.seed = tokens, validation, context, seed
+        most = (len(validation) - 1) // context
+        count = min(windows, most) if windows else most
+        self.starts = np.unique(np.linspace(0, len(validation) - context - 1, count).astype(int))
+
+    def batch(self, step: int, rows: range, total: int) -> Batch:
+        draw = np.random.default_rng([self.seed, 1, step])
+        starts = draw.integers(0, len(self.tokens) - self.context - 1, total)
+        cuts = draw.integers(1, self.context, total) * (draw.random(total) < 0.5)
+        seeds = draw.integers(0, 2**62, total)
+        mine = slice(rows.start, rows.stop)
+        windows = torch.stack([self.tokens[s : s + self.context + 1] for s in starts[mine]])
+        return {"ids": windows, "cuts": torch.from_numpy(cuts[mine]), "seeds": torch.from_numpy(seeds[mine])}
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # The model shifts labels itself, so it reads one token more than a window predicts from.
+        out = model(batch["ids"], labels=batch["ids"], thought_seeds=batch["seeds"], prompt_lengths=batch["cuts"])
+        logs = {"lm_loss": out.lm_loss.detach(), **{n: v.detach() for n, v in (out.signals or {}).items()}}
+        return out.loss, logs
+
+    @torch.no_grad()
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Mean loss of a token over windows spread evenly over the validation text, nats: `val_loss` as trained
+        (creativity 1, the window's own seed), `val_loss_0` deterministic (creativity 0)."""
+        return {
+            "val_loss": windows_loss(model, self.validation, self.starts, self.context),
+            "val_loss_0": windows_loss(model, self.validation, self.starts, self.context, creativity=0.0),
+        }
+
+
+def windows_loss(
+    model: MixtureOfThoughtsTransformer,
+    tokens: Tensor,
+    starts: np.ndarray[Any, Any],
+    context: int,
+    creativity: float = 1.0,
+    batch_size: int = 64,
+) -> float:
+    """Mean negative log-likelihood of a token, nats, over windows of `context` predicted tokens."""
+    total = 0.0
+    device = next(model.parameters()).device
+    for at in range(0, len(starts), batch_size):
+        some = starts[at : at + batch_size]
+        ids = torch.stack([tokens[s : s + context + 1] for s in some]).to(device)
+        seeds = torch.arange(at, at + len(some), device=device)
+        logits = model(ids[:, :-1], creativity=creativity, thought_seeds=seeds).logits
+        total += float(F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
+    return total / (len(starts) * context)
