@@ -20,7 +20,9 @@ class MixtureOfThoughtsConfig(LlamaConfig):
 
     num_branches: K. 1 is a standard transformer: no router, no noise, no combiner.
     branches_min, branches_max: how many of them a thought travels through at one layer; drawn per thought and layer.
-    branch_width: of one branch; None: such that the mean active width is `intermediate_size`.
+    shared_width: of a part that every token passes undisturbed, beside the branches; None: three fifths of
+    `intermediate_size`; 0: none.
+    branch_width: of one branch; None: such that shared part and mean active branches are `intermediate_size` wide.
     routing: gumbel draws without replacement; topk takes the likeliest (what mixtures of experts do).
     segment_length: tokens between two draws of a route; 0: one route for a whole continuation.
     diversity_bonus: standard deviation of what is added to the router's logits of a thought.
@@ -49,6 +51,7 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     num_branches: int = 8
     branches_min: int = 2
     branches_max: int = 3
+    shared_width: int | None = None
     branch_width: int | None = None
     routing: str = "gumbel"
     segment_length: int = 0
@@ -67,9 +70,12 @@ class MixtureOfThoughtsConfig(LlamaConfig):
         if self.num_branches == 1:
             self.branches_min = self.branches_max = 1
             self.noise = "none"
+            self.shared_width = 0
+        if self.shared_width is None:
+            self.shared_width = int(0.6 * self.intermediate_size)
         if self.branch_width is None:
             mean = (self.branches_min + self.branches_max) / 2
-            self.branch_width = max(1, round(self.intermediate_size / mean))
+            self.branch_width = max(1, round((self.intermediate_size - self.shared_width) / mean))
         super().__post_init__(**kwargs)
         self._check()
 

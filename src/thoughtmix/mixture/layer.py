@@ -39,6 +39,8 @@ class MixtureOfThoughtsLayer(nn.Module):
         self.index, self.segment_length, self.noise = layer_idx, config.segment_length, config.noise
         d, k = config.hidden_size, config.num_branches
         self.branches = ThoughtBranch(d, int(config.branch_width or 0), k, config.noise_scale)
+        # What all thoughts need alike is learned once here, from every token; the branches learn how to differ.
+        self.shared = ThoughtBranch(d, config.shared_width) if config.shared_width else None
         if k > 1:
             self.router = ThoughtRouter(
                 d, k, config.branches_min, config.branches_max, config.diversity_bonus, config.routing
@@ -63,6 +65,8 @@ class MixtureOfThoughtsLayer(nn.Module):
         flat = x.reshape(b * t, d)
         outputs = self.branches(flat, branch, active, self._noise(rows, segments, route, memory, factor))
         mixed = self.combiner(flat, outputs, log_weight)
+        if self.shared is not None:
+            mixed = mixed + self.shared(flat)[:, 0]
         real = None if segments.real is None else segments.real.flatten()
         return mixed.view(b, t, d), Trace(route, outputs, active, branch, segments.share(), real)
 

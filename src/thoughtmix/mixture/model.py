@@ -269,7 +269,7 @@ class StandardTransformer(MixtureOfThoughtsTransformer):
     def __init__(self, config: Any) -> None:
         config = MixtureOfThoughtsConfig.from_any(config)
         if config.num_branches != 1:
-            config = type(config)(**{**config.to_dict(), "num_branches": 1, "branch_width": None})
+            config = type(config)(**{**config.to_dict(), "num_branches": 1, "branch_width": None, "shared_width": 0})
         super().__init__(config)
 
 

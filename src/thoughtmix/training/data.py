@@ -71,9 +71,7 @@ def _fetch(name: str, cache: Path | None) -> Path:
         with urllib.request.urlopen(address, timeout=60) as answer:
             body = answer.read()
     except OSError as error:
-        raise ThoughtmixError(
-            f"{name} cannot be fetched: {error}.", "Pass the file instead: --data FILE."
-        ) from None
+        raise ThoughtmixError(f"{name} cannot be fetched: {error}.", "Pass the file instead: --data FILE.") from None
     if hashlib.sha256(body).hexdigest() != digest:
         raise ThoughtmixError(f"{name} was fetched but is not the pinned text.", "Pass the file instead: --data FILE.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ def active_parameters(config: MixtureOfThoughtsConfig) -> int:
     heads = config.num_attention_heads + 2 * int(config.num_key_value_heads or 0)
     attention = d * int(config.head_dim or 0) * heads + d * d
     mean = (config.branches_min + config.branches_max) / 2
-    feed = int(2 * mean * d * int(config.branch_width or 0))
+    feed = 2 * d * int(config.shared_width or 0) + int(2 * mean * d * int(config.branch_width or 0))
     extra = 0
     if k > 1:
         rank = config.combiner_rank if config.combiner == "attention" else 0
@@ -85,7 +84,7 @@ def active_parameters(config: MixtureOfThoughtsConfig) -> int:
 
 def equal_active(config: MixtureOfThoughtsConfig) -> MixtureOfThoughtsConfig:
     """The standard transformer with as many parameters as are active in `config`, give or take one unit of width."""
-    body = {**config.to_dict(), "num_branches": 1, "branch_width": 1, "branches_min": 1, "branches_max": 1}
+    body = {**config.to_dict(), "num_branches": 1, "branch_width": 1, "shared_width": 0, "branches_min": 1, "branches_max": 1}
     narrow = MixtureOfThoughtsConfig(**body)
     unit = 2 * config.hidden_size * config.num_hidden_layers
     width = max(1, round(1 + (active_parameters(config) - active_parameters(narrow)) / unit))
@@ -130,5 +129,5 @@ def save(model: MixtureOfThoughtsTransformer, tokenizer: Any, folder: Path) -> N
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda f: f.name == "config.json"):  # config.json last: it marks a model
-        os.replace(file, folder / file.name)
+        file.replace(folder / file.name)
     part.rmdir()

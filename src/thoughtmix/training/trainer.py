@@ -60,8 +60,8 @@ class Trainer:
     _log: list[dict[str, float]] = field(default_factory=list)
 
     def run(self, resume: bool = False) -> Trained:
-        """Raises `NumericsError` when the loss is no longer a number, `ThoughtmixError` when resuming fails. Ctrl-C returns
-        with `interrupted`; what was saved last can be resumed."""
+        """Raises `NumericsError` when the loss is no longer a number, `ThoughtmixError` when resuming fails. Ctrl-C
+        returns with `interrupted`; what was saved last can be resumed."""
         self._prepare()
         c = self.config
         steps = c.steps

@@ -1,0 +1,245 @@
+"""The trainer's laws: resumed is uninterrupted, two processes are one with twice the batch, equal settings give equal
+runs; and the text that goes in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from thoughtmix.cli import main
+from thoughtmix.errors import InputError, NumericsError, ThoughtmixError
+from thoughtmix.training.config import TrainConfig
+from thoughtmix.training.data import read_text, split
+from thoughtmix.training.language import Shape, active_parameters, build, encode, tokenizer_of, train_language
+from thoughtmix.training.state import load_state
+from thoughtmix.training.tokens import bpe_tokenizer, character_tokenizer
+from thoughtmix.training.trainer import Trainer
+
+TEXT = "".join(f"The {a} {b} went to the {c}.\n" for a in ("red", "old", "sad") for b in ("cat", "dog", "king", "fool")
+               for c in ("sea", "town", "well", "hill", "door"))  # fmt: skip
+SHAPE = Shape(layers=2, width=32, heads=2, context=16)
+SPLITS = split(TEXT, 0.2)
+
+
+def settings(**more: Any) -> TrainConfig:
+    return TrainConfig(**{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4,
+                          "precision": "no", **more})  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["mixture", "baseline"])
+def test_training_learns_and_the_folder_thinks(
+    kind: str, tmp_path: Path, global_state_untouched: None, capsys: Any
+) -> None:
+    _, _, done = train_language(kind, SPLITS, SHAPE, settings(steps=120, learning_rate=3e-3), tmp_path)
+    assert done.log[-1]["lm_loss"] < 0.6 * done.log[0]["lm_loss"]
+    assert done.best["val_loss"] == min(e["val_loss"] for e in done.log if "val_loss" in e)
+    assert (tmp_path / "training" / "loss.svg").read_text().lstrip().startswith("<?xml")
+    thinker = "mixture" if kind == "mixture" else "sampling"
+    code = main(
+        ["think", "The red ", "--model", str(tmp_path), "--thinker", thinker, "-n", "3", "--no-measure", "--json",
+         "--max-new-tokens", "12"]
+    )  # fmt: skip
+    body = json.loads(capsys.readouterr().out)
+    assert code == 0 and len(body["thoughts"]) == 3 and all(t["text"] for t in body["thoughts"])
+
+
+@pytest.mark.parametrize("kind", ["mixture", "baseline"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_resumed_is_as_if_never_stopped(kind: str, ema: float, tmp_path: Path) -> None:
+    """Bit for bit, on one process: weights, losses and evaluations."""
+    whole, _, straight = train_language(kind, SPLITS, SHAPE, settings(ema=ema), tmp_path / "whole")
+
+    def stop(progress: Any) -> None:
+        if progress.step == 9:
+            raise KeyboardInterrupt
+
+    _, _, cut = train_language(kind, SPLITS, SHAPE, settings(ema=ema), tmp_path / "cut", on_step=stop)
+    assert cut.interrupted
+    again, _, resumed = train_language(kind, SPLITS, SHAPE, settings(ema=ema), tmp_path / "cut", resume=True)
+    assert resumed.log == straight.log
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
+    data = tmp_path / "text.txt"
+    data.write_text(TEXT)
+    common = ["train", "mixture", "--data", str(data), "--steps", "6", "--evaluate-every", "3", "--context", "16",
+              "--layers", "2", "--width", "32", "--heads", "2", "--precision", "no"]  # fmt: skip
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "thoughtmix"]  # fmt: skip
+    two = subprocess.run([*launch, *common, "--batch-size", "4", "--out", str(tmp_path / "two")], capture_output=True)
+    assert two.returncode == 0, two.stderr.decode()[-2000:]
+    assert main([*common, "--batch-size", "8", "--out", str(tmp_path / "one")]) == 0
+    logs = [torch.load(tmp_path / n / "training" / "state.pt", weights_only=True)["log"] for n in ("one", "two")]
+    for a, b in zip(*logs, strict=True):
+        for name in ("lm_loss", "loss", "balance", "entropy", "norm", "val_loss"):
+            if name in a:
+                assert abs(a[name] - b[name]) < 2e-4 * max(1, abs(a[name])), (name, a["step"])
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
+    losses = [
+        [e["lm_loss"] for e in train_language("mixture", SPLITS, SHAPE, settings(seed=s))[2].log] for s in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_minutes_become_steps_and_the_rate_ends_low() -> None:
+    done = train_language("baseline", SPLITS, SHAPE, settings(steps=None, minutes=0.05))[2]
+    assert done.steps > 12
+    assert done.log[-1]["rate"] < 0.2e-3
+    assert done.seconds < 30
+
+
+def test_early_stop() -> None:
+    done = train_language("baseline", SPLITS, SHAPE, settings(steps=200, patience=2, learning_rate=1e-9))[2]
+    assert done.stopped_early is (done.steps < 200)
+    done = train_language(
+        "baseline", split(TEXT[:500], 0.2), SHAPE, settings(steps=400, patience=3, learning_rate=1e-2)
+    )[2]
+    assert done.stopped_early and done.steps < 400
+
+
+def test_averaged_weights_are_the_ones_kept() -> None:
+    plain = train_language("baseline", SPLITS, SHAPE, settings())[0]
+    averaged = train_language("baseline", SPLITS, SHAPE, settings(ema=0.9))[0]
+    start = build("baseline", tokenizer_of(SPLITS, SHAPE), SHAPE, 0)
+    moved = [float((m.lm_head.weight - start.lm_head.weight).norm()) for m in (plain, averaged)]
+    assert 0 < moved[1] < moved[0]
+
+
+def test_active_parameters_are_equal_and_counted_right() -> None:
+    tokenizer = tokenizer_of(SPLITS, SHAPE)
+    for more in ({}, {"num_branches": 4, "noise": "none"}, {"combiner": "weights"}, {"tie_word_embeddings": False}):
+        mixture, baseline = (build(kind, tokenizer, SHAPE, 0, **more) for kind in ("mixture", "baseline"))  # type: ignore[arg-type]
+        assert sum(p.numel() for p in baseline.parameters()) - 1 == active_parameters(baseline.config)  # - the factor
+        unit = 2 * SHAPE.width * SHAPE.layers
+        assert abs(active_parameters(mixture.config) - active_parameters(baseline.config)) <= unit
+        every = build("mixture", tokenizer, SHAPE, 0, **{"num_branches": 3, "branches_min": 3, **more, "branch_width": 20,
+                                                         **({"num_branches": 3} if "num_branches" in more else {})})  # fmt: skip
+        assert sum(p.numel() for p in every.parameters()) - 1 - 3 * SHAPE.layers <= active_parameters(every.config) + 9
+
+
+def test_a_loss_that_is_no_number_stops_with_one_line() -> None:
+    with pytest.raises(NumericsError, match="not a number"):
+        train_language("baseline", SPLITS, SHAPE, settings(learning_rate=1e30, clip=1e30, warmup=1, steps=50))
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ThoughtmixError, match="nothing to resume"):
+        load_state(tmp_path / "state.pt", settings())
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(ThoughtmixError, match="is damaged"):
+        load_state(tmp_path / "state.pt", settings())
+    train_language("baseline", SPLITS, SHAPE, settings(), tmp_path)
+    with pytest.raises(ThoughtmixError, match="another learning_rate"):
+        train_language("baseline", SPLITS, SHAPE, settings(learning_rate=0.5), tmp_path, resume=True)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_checkpoint_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoughtmix.training import state
+
+    state.save_state(tmp_path / "state.pt", {"step": 1}, settings())
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(*_: Any) -> None:
+        Path(_[1]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.torch, "save", full)
+    with pytest.raises(ThoughtmixError, match="no space left"):
+        state.save_state(tmp_path / "state.pt", {"step": 2}, settings())
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_characters_come_back_as_they_were() -> None:
+    tokenizer = character_tokenizer(TEXT + "\t é")
+    for text in (TEXT, " a  b\n\nc ", "é\té"):
+        ids = encode(tokenizer, text)
+        assert len(ids) == len(text)
+        assert tokenizer.decode(ids.tolist()) == text.translate(
+            {ord(c): "\N{REPLACEMENT CHARACTER}" for c in "bc" if c not in TEXT}
+        )
+    assert tokenizer.decode(encode(tokenizer, "Ω").tolist()) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_bpe_loses_nothing() -> None:
+    tokenizer = bpe_tokenizer(TEXT, 300)
+    for text in (TEXT, " é\n\n  Ω\t", "x"):
+        ids = encode(tokenizer, text)
+        assert tokenizer.decode(ids.tolist()) == text
+    assert len(encode(tokenizer, TEXT)) < 0.6 * len(TEXT)
+
+
+def test_splits_are_contiguous_and_share_nothing() -> None:
+    parts = split("".join(map(str, range(1000))), 0.1, 0.2)
+    whole = "".join(map(str, range(1000)))
+    assert parts.train + parts.held_out + parts.validation == whole
+    assert abs(len(parts.validation) - len(whole) * 0.1) <= 1
+    assert abs(len(parts.held_out) - len(whole) * 0.2) <= 1
+
+
+@pytest.mark.parametrize(
+    ("body", "says"), [(None, "There is no file"), (b"", "is empty"), (b"\xff\xfe\x00", "not UTF-8")]
+)
+def test_law_8_texts(body: bytes | None, says: str, tmp_path: Path) -> None:
+    if body is not None:
+        (tmp_path / "x.txt").write_bytes(body)
+    with pytest.raises(InputError, match=says):
+        read_text(str(tmp_path / "x.txt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "magic", "--data", "x", "--out", "y"], "Unknown kind of model 'magic'"),
+        (["train", "mixture", "--data", "nowhere.txt", "--out", "y"], "There is no file nowhere.txt"),
+        (["train", "mixture", "--data", "{text}", "--out", "{out}", "--steps", "0"], "steps is 0"),
+        (["train", "mixture", "--data", "{text}", "--out", "{out}", "--context", "9999"], "a window takes 10000"),
+        (["train", "mixture", "--data", "{text}", "--out", "{out}", "--noise", "loud"], "noise is 'loud'"),
+        (["train", "mixture", "--data", "{text}", "--out", "{out}", "--heads", "5"], "no multiple"),
+        (["train", "mixture", "--data", "{text}", "--out", "{out}", "--resume"], "nothing to resume"),
+        (["train", "mixture", "--data", "{text}", "--out", "{model}"], "already holds a model"),
+        (["train", "baseline", "--data", "{text}", "--out", "{out}", "--vocabulary", "10"], "vocabulary of 10"),
+    ],
+)
+def test_law_8_commands(arguments: list[str], says: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    places = {"text": tmp_path / "text.txt", "out": tmp_path / "out", "model": tmp_path / "model"}
+    assert main([a.format(**places) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_trainer_takes_any_task() -> None:
+    """A task of another kind, with a model of another kind: the mean of numbers."""
+
+    class Mean:
+        def batch(self, step: int, rows: range, total: int) -> dict[str, torch.Tensor]:
+            draws = torch.rand(total, 1, generator=torch.Generator().manual_seed(step))
+            return {"ids": draws[rows.start : rows.stop] + 2}
+
+        def loss(self, model: Any, batch: Any) -> Any:
+            return (model(torch.ones(1, 1)) - batch["ids"]).square().mean(), {}
+
+        def evaluate(self, model: Any) -> dict[str, float]:
+            return {"val_loss": float((model(torch.ones(1, 1)) - 2.5).abs().detach())}
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    done = Trainer(model, Mean(), settings(steps=300, learning_rate=0.05, weight_decay=0.0)).run()
+    assert done.best["val_loss"] < 0.05
