@@ -13,6 +13,7 @@ from scipy import stats
 
 from thoughtmix import InputError, NumericsError
 from thoughtmix.bench import statistics as s
+from thoughtmix.bench import student
 
 seeds = st.integers(0, 10**6)
 
@@ -39,7 +40,7 @@ def test_intervals_equal_scipy(seed: int, confidence: float) -> None:
         (s.mean_difference, lambda x, y, axis: x.mean(axis) - y.mean(axis)),
         (s.ratio_of_means, lambda x, y, axis: x.mean(axis) / y.mean(axis)),
     ):
-        got = ours(a, b, np.random.default_rng(seed), confidence=confidence, resamples=999)
+        got = ours(a, b, np.random.default_rng(seed), confidence=confidence, resamples=999, expand=False)
         want = stats.bootstrap(
             (a, b), statistic, paired=True, vectorized=True, method="BCa", confidence_level=confidence,
             n_resamples=999, rng=np.random.default_rng(seed),
@@ -48,11 +49,31 @@ def test_intervals_equal_scipy(seed: int, confidence: float) -> None:
         assert got.value == pytest.approx(statistic(a, b, 0))
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 49, 400])
+def test_student_equals_scipy(freedom: int) -> None:
+    for t in (-40.0, -2.3, -0.1, 0.0, 1.0, 7.5):
+        assert student.cdf(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), rel=1e-9, abs=1e-14)
+    for share in (0.001, 0.025, 0.5, 0.9, 0.995):
+        assert student.quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-9, abs=1e-9)
+    assert student.quantile(0, freedom) == -math.inf == -student.quantile(1, freedom)
+
+
+def test_few_units_give_longer_intervals_by_the_factor_of_t() -> None:
+    """Symmetric data, no bias or skew: the ratio of half-widths is t sqrt(n / (n-1)) / z."""
+    x = np.linspace(-1, 1, 12)
+    wide, plain = (
+        s.mean_difference(x, x * 0, np.random.default_rng(0), expand=e, resamples=20_000) for e in (True, False)
+    )
+    want = stats.t.ppf(0.975, 11) * math.sqrt(12 / 11) / stats.norm.ppf(0.975)
+    assert (wide.high - wide.low) / (plain.high - plain.low) == pytest.approx(want, rel=0.03)
+
+
 def test_drawing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = skewed(3)
     whole = s.mean_difference(a, b, np.random.default_rng(1), resamples=500)
     monkeypatch.setattr(s, "_CHUNK", 30 * 7)
-    assert s.mean_difference(a, b, np.random.default_rng(1), resamples=500) == whole
+    parts = s.mean_difference(a, b, np.random.default_rng(1), resamples=500)
+    assert (parts.low, parts.high, parts.p) == pytest.approx((whole.low, whole.high, whole.p), rel=1e-12)
 
 
 @settings(max_examples=60, deadline=None)

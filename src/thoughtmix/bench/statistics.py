@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thoughtmix.bench import student
 from thoughtmix.errors import InputError, NumericsError
 
 Floats = NDArray[np.float64]
@@ -54,12 +55,14 @@ def bootstrap(
     null: float = 0.0,
     confidence: float = 0.95,
     resamples: int = 9999,
+    expand: bool = True,
 ) -> Interval:
     """The BCa interval (Efron 1987) of a statistic of `units` independent units.
 
-    Agrees with `scipy.stats.bootstrap(method="BCa")` to rounding, from the same generator. The p-value inverts the
-    interval: the smallest 1 - confidence at which it leaves out `null`, and at least 1 / resamples. Where the statistic
-    itself is undefined, so are interval and p (NaN, undefined=1).
+    expand: widen the tails to those of Student's t times sqrt(n / (n-1)), since a bootstrap interval of few units is
+    too short (Hesterberg 2015); without it, this is `scipy.stats.bootstrap(method="BCa")` to rounding, from the same
+    generator. The p-value inverts the interval: the smallest 1 - confidence at which it leaves out `null`, and at least
+    1 / resamples. Where the statistic itself is undefined, so are interval and p (NaN, undefined=1).
     Raises `InputError` for fewer than 2 units, a confidence outside (0, 1) or no resamples.
     """
     if units < 2:
@@ -73,7 +76,7 @@ def bootstrap(
     drawn = np.where(np.isclose(drawn, value, rtol=1e-12, atol=0), value, drawn)  # equal but for rounding is equal
     missing = np.isnan(drawn)
     below, above = np.sort(np.where(missing, -np.inf, drawn)), np.sort(np.where(missing, np.inf, drawn))
-    correction = _Correction.of(drawn[~missing], value, _acceleration(statistic, units))
+    correction = _Correction.of(drawn[~missing], value, _acceleration(statistic, units), units if expand else 0)
     low = _quantile(below, correction.share((1 - confidence) / 2))
     high = _quantile(above, correction.share((1 + confidence) / 2))
     tail = min(correction.tail(_place(below, null)[1]), 1 - correction.tail(_place(above, null)[0]))
@@ -87,18 +90,24 @@ class _Correction:
 
     z0: float
     a: float
+    units: int
+    """For expanded tails; 0: the normal ones."""
 
     @classmethod
-    def of(cls, drawn: Floats, value: float, a: float) -> _Correction:
+    def of(cls, drawn: Floats, value: float, a: float, units: int) -> _Correction:
         if not len(drawn):
-            return cls(0.0, 0.0)
+            return cls(0.0, 0.0, units)
         rank = float(((drawn < value).mean() + (drawn <= value).mean()) / 2)  # ties half
         least = 0.5 / len(drawn)
-        return cls(_NORMAL.inv_cdf(min(max(rank, least), 1 - least)), a)
+        return cls(_NORMAL.inv_cdf(min(max(rank, least), 1 - least)), a, units)
 
     def share(self, tail: float) -> float:
         """Tail probability, 0.025 say -> share of the sorted resamples."""
-        z = self.z0 + _NORMAL.inv_cdf(tail)
+        if self.units:
+            tail_z = student.quantile(tail, self.units - 1) * math.sqrt(self.units / (self.units - 1))
+        else:
+            tail_z = _NORMAL.inv_cdf(tail)
+        z = self.z0 + tail_z
         scale = 1 - self.a * z
         return _NORMAL.cdf(self.z0 + z / scale) if scale > 0 else float(z > 0)
 
@@ -108,7 +117,10 @@ class _Correction:
             return share
         w = _NORMAL.inv_cdf(share) - self.z0
         scale = 1 + self.a * w
-        return _NORMAL.cdf(w / scale - self.z0) if scale > 0 else float(w > 0)
+        z = w / scale - self.z0 if scale > 0 else math.copysign(math.inf, w)
+        if self.units:
+            return student.cdf(z * math.sqrt((self.units - 1) / self.units), self.units - 1)
+        return _NORMAL.cdf(z)
 
 
 def mean_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: Any) -> Interval:
@@ -119,7 +131,7 @@ def mean_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how:
 
 
 def ratio_of_means(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: Any) -> Interval:
-    """mean(a) / mean(b) over the same units: a, b (units,), none negative. Null value 1; undefined where mean(b) = 0."""
+    """mean(a) / mean(b) over the same units: a, b (units,), none negative. Null value 1; undefined where b is all 0."""
     x, y = _paired(a, b)
     if (x < 0).any() or (y < 0).any():
         raise InputError("A ratio of means needs values of 0 or more.", "Use mean_difference.")
