@@ -155,13 +155,14 @@ class TestContestants:
         model = Pipeline().model.model
         ids = torch.tensor([[5, 9, 77, 33]])
         states: list[Any] = []
-        watch = lambda: middle_layer(model).register_forward_hook(
-            lambda m, i, o: states.append(o[0] if isinstance(o, tuple) else o)
-        )  # noqa: E731
+
+        def note(module: Any, inputs: Any, output: Any) -> None:
+            states.append(output[0] if isinstance(output, tuple) else output)
+
         before = model(ids).logits
         for seed, strength in ((1, 0.0), (1, 0.5), (1, 0.5), (2, 0.5)):
             with noise(model, seed, strength):
-                handle = watch()
+                handle = middle_layer(model).register_forward_hook(note)
                 model(ids)
                 handle.remove()
         plain, first, again, other = states
