@@ -56,6 +56,8 @@ class Plan:
     keep: int = 3
     seed: int = 0
     """Of the split, the intervals and the examples."""
+    threshold: float = 0.3
+    """Distance below which two longer answers count as the same in distinct_k."""
     models: Models = dataclasses.field(default_factory=Models)
 
     def __post_init__(self) -> None:

@@ -25,29 +25,36 @@ def frontier(result: Mapping[str, Any], thinkers: Sequence[str]) -> dict[str, An
     ys = [p["diversity"] for t in thinkers for p in points[t]]
     ys += [v for t in thinkers for name in ("low", "high") for v in bands[t][name] if v is not None]
     x, y = _Scale(xs, LEFT, WIDTH - RIGHT), _Scale(ys, HEIGHT - BOTTOM, TOP)
-    lines = []
-    for index, name in enumerate(thinkers):
-        band = bands[name]
-        kept = [
-            row for row in zip(*(band[k] for k in ("quality", "middle", "low", "high")), strict=True) if None not in row
-        ]
-        lines.append(
-            {
-                "name": name, **style(index),
-                "line": _path([(x(q), y(m)) for q, m, _, _ in kept]),
-                "area": _path([(x(q), y(low)) for q, _, low, _ in kept] + [(x(q), y(high)) for q, _, _, high in reversed(kept)]),
-                "points": [
-                    {"x": x(p["quality"]), "y": y(p["diversity"]), "says": f"{name}, setting {p['setting'] + 1}: {p['quality']:.3g}, {p['diversity']:.3g}"}
-                    for p in points[name]
-                ],
-            }
-        )  # fmt: skip
+    lines = [_line(name, index, bands[name], points[name], x, y) for index, name in enumerate(thinkers)]
     return {
         "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM,
-        "x_ticks": [{"at": x(v), "says": f"{v:g}"} for v in x.ticks], "y_ticks": [{"at": y(v), "says": f"{v:g}"} for v in y.ticks],
+        "x_ticks": [{"at": x(v), "says": f"{v:g}"} for v in x.ticks],
+        "y_ticks": [{"at": y(v), "says": f"{v:g}"} for v in y.ticks],
         "lines": lines,
         "levels": [x(v) for v in result["levels"] if x.low <= v <= x.high],
     }  # fmt: skip
+
+
+def _line(
+    name: str, index: int, band: Mapping[str, Any], points: Sequence[Mapping[str, Any]], x: _Scale, y: _Scale
+) -> dict[str, Any]:
+    rows = zip(*(band[key] for key in ("quality", "middle", "low", "high")), strict=True)
+    kept = [row for row in rows if None not in row]
+    edge = [(x(q), y(low)) for q, _, low, _ in kept] + [(x(q), y(high)) for q, _, _, high in reversed(kept)]
+    return {
+        "name": name,
+        **style(index),
+        "line": _path([(x(q), y(middle)) for q, middle, _, _ in kept]),
+        "area": _path(edge),
+        "points": [
+            {
+                "x": x(p["quality"]),
+                "y": y(p["diversity"]),
+                "says": f"{name}, setting {p['setting'] + 1}: {p['quality']:.3g}, {p['diversity']:.3g}",
+            }
+            for p in points
+        ],
+    }
 
 
 class _Scale:

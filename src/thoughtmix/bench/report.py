@@ -30,12 +30,14 @@ def page(result: Mapping[str, Any]) -> str:
     return _environment().get_template("bench.html").render(
         result=result,
         plan=plan,
-        thinkers=[{"name": t, "summary": _summary(t), "ladder": [_setting(s) for s in plan["ladders"][t]], **plot.style(i)} for i, t in enumerate(thinkers)],
+        thinkers=[
+            {"name": t, "summary": _summary(t), "ladder": [_setting(s) for s in plan["ladders"][t]]} for t in thinkers
+        ],
         self_judged="open" in result["kinds"] and result["judge"] == result["model"],
         prompts=sum(len(plan[part]) for part in ("development", "held_out")),
         kinds=[_kind(name, body, thinkers) for name, body in result["kinds"].items()],
         examples=[
-            {**e, "prompt": printable(e["prompt"]), "texts": {t: [printable(x) for x in texts] for t, texts in e["texts"].items()}}
+            {**e, "texts": {t: [printable(text) for text in texts] for t, texts in e["texts"].items()}}
             for e in result["examples"]
         ],
         duration=_duration,
@@ -54,6 +56,7 @@ def _kind(name: str, body: Mapping[str, Any], thinkers: list[str]) -> dict[str, 
         "rate_names": [_RATES[r] for r in _rate_keys(body)],
         "rates": {t: [_number(body["rates"][t].get(r)) for r in _rate_keys(body)] for t in thinkers},
         "by_item": _by_item(body["by_item"], thinkers) if name != "open" else [],
+        "distinct_k": body["distinct_k"],
         "chosen": {t: [i + 1 for i in body["chosen"][t]] for t in thinkers},
         "best": {t: body["best"][t] + 1 for t in thinkers},
     }
@@ -64,7 +67,7 @@ def _rate_keys(body: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the table; `tells` when the interval leaves out no difference."""
+    """One line of the table, as texts; `tells` when the interval leaves out no difference."""
     i = row["interval"]
     there = i["value"] is not None
     low = "-∞" if there and i["low"] is None else _number(i["low"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from thoughtmix.bench.novelty import THRESHOLDS, sensitivity
 from thoughtmix.bench.tasks import Item, Kind, reader
 from thoughtmix.errors import InputError
 from thoughtmix.metrics import pass_at_k
@@ -36,8 +37,9 @@ SECONDARY: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def score(record: Mapping[str, Any], item: Item, n: int) -> dict[str, float]:
-    """Every number of one cell: the set's metrics and rates of what went wrong.
+def score(record: Mapping[str, Any], item: Item, n: int, threshold: float = 0.3) -> dict[str, float]:
+    """Every number of one cell: the set's metrics and rates of what went wrong. threshold: of distinct_k's classes; for
+    open prompts its value at others comes too, as `distinct_k@0.2`.
 
     missing: share of the n thoughts that are not there. unread: share with no answer that could be read. Both count
     against validity and coverage, whose denominator is always n.
@@ -55,6 +57,9 @@ def score(record: Mapping[str, Any], item: Item, n: int) -> dict[str, float]:
     if "judge_nll" in out:
         out["judge_loglik"] = -out["judge_nll"]
     if item.kind == "open":
+        counts = sensitivity(thoughts.texts, thoughts.distances, (*THRESHOLDS, threshold))
+        out |= {f"distinct_k@{t:g}": float(count) for t, count in counts.items()}
+        out["distinct_k"] = float(counts[threshold])
         return out
     read = [reader(item)(text) for text in thoughts.texts]
     right = [r.answer for r in read if r.valid]

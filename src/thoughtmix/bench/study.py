@@ -13,6 +13,7 @@ import numpy as np
 
 from thoughtmix.bench import frontier, record
 from thoughtmix.bench.cells import Cell, Store
+from thoughtmix.bench.novelty import THRESHOLDS
 from thoughtmix.bench.plan import Plan, Worker
 from thoughtmix.bench.runner import Progress, run_cells
 from thoughtmix.bench.scoring import AXES, SECONDARY, score
@@ -71,7 +72,9 @@ class _Scores:
 
     def of(self, cell: Cell) -> dict[str, float]:
         if cell.key not in self._kept:
-            self._kept[cell.key] = score(self.store.records[cell.key], self.items[cell.item], self.plan.n)
+            self._kept[cell.key] = score(
+                self.store.records[cell.key], self.items[cell.item], self.plan.n, self.plan.threshold
+            )
         return self._kept[cell.key]
 
     def __call__(self, thinker: str, setting: int, item: str, seed: int, name: str) -> float:
@@ -125,6 +128,7 @@ def _report(
         "bands": {t: dataclasses.asdict(frontier.band(c, rng)) for t, c in curves.items()},
         "comparisons": [dataclasses.asdict(c) for c in compared],
         "rates": {t: _rates(plan, scores, t, chosen[t], items) for t in plan.thinkers},
+        "distinct_k": _sensitivity(plan, scores, best, items) if kind == "open" else {},
         "by_item": {t: {item: float(v) for item, v in zip(items, held[t][axes.diversity], strict=True)} for t in held},
     }
 
@@ -142,6 +146,20 @@ def _rates(
     """Means over every reported cell of a thinker: what would otherwise be lost in silence."""
     cells = [scores.of(Cell(thinker, s, i, k)) for s in settings for i in items for k in range(plan.seeds)]
     return {name: float(np.mean([c[name] for c in cells])) for name in RATES if all(name in c for c in cells)}
+
+
+def _sensitivity(
+    plan: Plan, scores: _Scores, best: Mapping[str, int], items: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Mean distinct_k of each thinker at its best setting, by threshold."""
+    names = [f"distinct_k@{t:g}" for t in sorted({*THRESHOLDS, plan.threshold})]
+    return {
+        t: {
+            name.partition("@")[2]: float(frontier.table(scores, t, [best[t]], items, range(plan.seeds), name).mean())
+            for name in names
+        }
+        for t in plan.thinkers
+    }
 
 
 def _examples(plan: Plan, store: Store, choices: Mapping[Kind, Any], rng: np.random.Generator) -> list[dict[str, Any]]:

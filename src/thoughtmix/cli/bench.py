@@ -13,7 +13,7 @@ from thoughtmix.cli import app
 from thoughtmix.errors import InputError
 
 if TYPE_CHECKING:
-    from thoughtmix.bench.plan import Plan
+    from thoughtmix.bench.plan import Models, Plan
     from thoughtmix.bench.runner import Progress
     from thoughtmix.bench.tasks import Item
 
@@ -41,6 +41,9 @@ def bench(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only so many prompts of each kind, drawn by --seed.")] = None,
     development: Annotated[float, typer.Option(help="Share of the prompts for choosing settings.")] = 0.4,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Labelled pairs (a, b, same) that set the threshold of distinct_k, 0.3 else.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the intervals and the examples.")] = 0,
     model: Annotated[
         str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")
@@ -75,7 +78,8 @@ def bench(
     first, second = split(_items(prompts, tasks), development, limit, seed)
     plan = Plan(
         names, _ladders(names, settings, ladders, models, first), first, second,
-        n=n, max_new_tokens=budget // max(n, 1), seeds=seeds, keep=keep, seed=seed, models=models,
+        n=n, max_new_tokens=budget // max(n, 1), seeds=seeds, keep=keep, seed=seed,
+        threshold=0.3 if pairs is None else _threshold(pairs, models), models=models,
     )  # fmt: skip
     _check(plan)
     store = Store(out, plan.about())
@@ -107,7 +111,7 @@ def _items(prompts: Path | None, tasks: str) -> list[Item]:
 
 
 def _ladders(
-    names: tuple[str, ...], count: int, file: Path | None, models: Any, items: tuple[Item, ...]
+    names: tuple[str, ...], count: int, file: Path | None, models: Models, items: tuple[Item, ...]
 ) -> dict[str, Any]:
     """Each thinker's settings: from the file where it has some, built in else, matched on the model for same-kl."""
     from thoughtmix.bench.contestants import check_settings, contestant
@@ -142,6 +146,21 @@ def _given(file: Path) -> dict[str, list[dict[str, Any]]]:
     return body
 
 
+def _threshold(file: Path, models: Models) -> float:
+    """Calibrated on the labelled pairs, with the embedder of the run."""
+    from thoughtmix.bench.novelty import calibrate, read_pairs
+
+    pairs, same = read_pairs(file)
+    left, right = (models.pipeline().embedder.encode([pair[side] for pair in pairs]) for side in (0, 1))
+    got = calibrate(1 - (left * right).sum(1), same)
+    print(
+        f"Same below a distance of {got.threshold:.3f}: "
+        f"{100 * got.balanced_accuracy:.0f}% of {got.pairs} pairs are told right.",
+        file=sys.stderr,
+    )
+    return round(got.threshold, 4)
+
+
 def _check(plan: Plan) -> None:
     """Refuse before a model is loaded what a cell would refuse later."""
     if not 1 <= plan.keep <= len(plan.ladders[plan.thinkers[0]]):
@@ -174,5 +193,6 @@ def _say(result: dict[str, Any]) -> None:
     for kind, body in result["kinds"].items():
         for row in map(comparison, body["comparisons"]):
             print(
-                f"{kind:10} {row['thinker']:18} {row['measure']:40} {row['value']:>12} {row['interval']:24} p {row['p']}"
+                f"{kind:10} {row['thinker']:18} {row['measure']:40} {row['value']:>12} "
+                f"{row['interval']:24} p {row['p']}"
             )
