@@ -17,7 +17,8 @@ def plan(thinkers: tuple[str, ...] = ("temperature", "top-p"), **more: Any) -> P
     from thoughtmix.bench.contestants import contestant
 
     ladders = {name: contestant(name).ladder(3) for name in thinkers}
-    return Plan(thinkers, ladders, OPEN[:3], OPEN[3:], **{"n": 3, "max_new_tokens": 5, "seeds": 2, "keep": 2, **more})
+    usual = {"development": OPEN[:3], "held_out": OPEN[3:], "n": 3, "max_new_tokens": 5, "seeds": 2, "keep": 2}
+    return Plan(thinkers, ladders, **{**usual, **more})
 
 
 class Counting:

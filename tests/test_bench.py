@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +77,11 @@ class TestCells:
         assert made[0] == made[1]
         assert not {r["pid"] for r in one.records.values()} & {r["pid"] for r in two.records.values()}
 
-    def test_ray_does_the_same(self, tmp_path: Path) -> None:
+    def test_ray_does_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ray = pytest.importorskip("ray")
         one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
         run_cells(CELLS, Counting(), one)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that its workers find this test's helpers
         try:
             run_cells(CELLS, Counting(), two, workers=2, ray=True)
         finally:
@@ -101,7 +104,7 @@ class TestChoosing:
             frontier.choose(own, 5, (-4, 1))
         assert frontier.best_setting(own, [0, 1, 3], -2.5) == 1
         assert frontier.best_setting(own, [0, 1, 3], 0.0) == 0
-        assert frontier.levels(own, 3) == pytest.approx([-2.5, -2.0, -1.5])
+        assert frontier.levels([own, own], 3) == pytest.approx([-2.325, -2.05, -1.75])
 
     def test_the_split_is_by_seed_and_shares_nothing(self) -> None:
         a, b = split(OPEN, 0.4, seed=1)

@@ -77,7 +77,7 @@ def test_drawing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=seeds, shift=st.floats(-0.6, 0.6), units=st.integers(2, 40), whole=st.booleans())
+@given(seed=seeds, shift=st.floats(-0.6, 0.6), units=st.integers(6, 40), whole=st.booleans())
 def test_p_and_interval_say_the_same(seed: int, shift: float, units: int, whole: bool) -> None:
     """p < 0.05 exactly when the 95% interval leaves out the null value, with ties and undefined resamples too."""
     rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def test_p_and_interval_say_the_same(seed: int, shift: float, units: int, whole:
     got = s.mean_difference(x, np.zeros(units), rng, resamples=199)
     assert (got.p < 0.05) == (not got.covers_null)
     assert got.low <= got.high
-    a, b = curves(seed, max(units, 3), shift * 3)
+    a, b = curves(seed, units, shift * 3)
     got = s.difference_at(a, b, -1.9, rng, resamples=199)  # near the end: some resamples do not reach it
     assert math.isnan(got.value) or (got.p < 0.05) == (not got.covers_null)
 
@@ -119,6 +119,8 @@ def test_no_variation_gives_a_point() -> None:
     got = s.mean_difference([2.0] * 9, [1.5] * 9, np.random.default_rng(0), resamples=99)
     assert got.value == pytest.approx(0.5) and got.low == got.high == got.value
     assert got.p == pytest.approx(1 / 99)
+    four = s.mean_difference([2.0] * 4, [1.5] * 4, np.random.default_rng(0), resamples=99)
+    assert four.p == 0.125, "four prompts that agree are a chance of two in sixteen"
     same = s.ratio_of_means([2.0] * 9, [2.0] * 9, np.random.default_rng(0), resamples=99)
     assert (same.low, same.high, same.p) == (1, 1, 1)
     assert math.isnan(s.ratio_of_means([1.0, 2], [0.0, 0], np.random.default_rng(0)).value)

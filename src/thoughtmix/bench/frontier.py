@@ -67,11 +67,11 @@ def choose(development: st.Curve, keep: int, reference: tuple[float, float]) -> 
     return [int(i) for i in subsets[int(np.argmax(areas))]]
 
 
-def levels(development: st.Curve, count: int = 3) -> list[float]:
-    """Quality levels at which diversity is compared: evenly inside the range that the baseline reached on development
-    prompts, fixed before the held-out ones are looked at."""
-    q = development.quality.mean(0)
-    return [float(v) for v in np.linspace(q.min(), q.max(), count + 2)[1:-1]]
+def levels(development: Sequence[st.Curve], count: int = 3) -> list[float]:
+    """Quality levels at which diversity is compared: evenly spaced quantiles of what all thinkers' settings reached on
+    development prompts, fixed before the held-out ones are looked at."""
+    q = np.concatenate([c.quality.mean(0) for c in development])
+    return [float(v) for v in np.quantile(q, np.linspace(0, 1, count + 2)[1:-1])]
 
 
 def compare(

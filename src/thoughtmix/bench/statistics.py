@@ -34,7 +34,8 @@ class Interval:
     low: float
     high: float
     p: float
-    """Two-sided, from the interval: p < 1 - confidence exactly when the null value lies outside [low, high]."""
+    """Two-sided, from the interval: from 6 units on, p < 0.05 exactly when the 95% interval leaves out the null value.
+    Never below 2^(1 - units), the least that signs alone can show: few prompts cannot prove much."""
     null: float
     confidence: float
     units: int
@@ -61,8 +62,9 @@ def bootstrap(
 
     expand: widen the tails to those of Student's t times sqrt(n / (n-1)), since a bootstrap interval of few units is
     too short (Hesterberg 2015); without it, this is `scipy.stats.bootstrap(method="BCa")` to rounding, from the same
-    generator. The p-value inverts the interval: the smallest 1 - confidence at which it leaves out `null`, and at least
-    1 / resamples. Where the statistic itself is undefined, so are interval and p (NaN, undefined=1).
+    generator. The p-value inverts the interval: the smallest 1 - confidence at which it leaves out `null`, but never
+    below 1 / resamples and 2^(1 - units). Where the statistic itself is undefined, so are interval and p (NaN,
+    undefined=1).
     Raises `InputError` for fewer than 2 units, a confidence outside (0, 1) or no resamples.
     """
     if units < 2:
@@ -80,7 +82,7 @@ def bootstrap(
     low = _quantile(below, correction.share((1 - confidence) / 2))
     high = _quantile(above, correction.share((1 + confidence) / 2))
     tail = min(correction.tail(_place(below, null)[1]), 1 - correction.tail(_place(above, null)[0]))
-    p = min(1.0, max(2 * tail, 1 / resamples))
+    p = min(1.0, max(2 * tail, 1 / resamples, 2.0 ** (1 - units)))
     return Interval(value, low, high, p, null, confidence, units, float(missing.mean()))
 
 

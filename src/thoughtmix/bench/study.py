@@ -100,7 +100,7 @@ def _choose(plan: Plan, scores: _Scores, kind: Kind) -> dict[str, Any]:
     return {
         "chosen": chosen,
         "best": {t: frontier.best_setting(c, chosen[t], floor) for t, c in curves.items()},
-        "levels": frontier.levels(base),
+        "levels": frontier.levels(list(curves.values())),
         "floor": floor,
         "development": {t: _points(c, range(len(plan.ladders[t]))) for t, c in curves.items()},
     }
