@@ -76,6 +76,7 @@ def test_every_answer_of_every_set_is_read_in_every_way_it_is_written() -> None:
         ("coverage/orchestra", "Violins are in the orchestra", "violin", True),
         ("coverage/orchestra", "The double bass", "double bass", True),
         ("coverage/elements", "An element is aluminum (Al).", "Aluminium", True),
+        ("coverage/gases", "Sulfur is a gas, and so is oxygen.", "Sulfur", False), ("coverage/gases", "Neon", "Neon", True),
         ("coverage/colours", "I would say gray.", "grey", True),
         ("coverage/rhyme_cat", 'A word that rhymes with "cat" is "hat".', "hat", True),
         ("coverage/rhyme_cat", "Hat rhymes with cat.", "hat", True), ("coverage/rhyme_cat", "1. Bat\n2. Hat", "bat", True),

@@ -56,7 +56,8 @@ def _sets() -> dict[str, tuple[AnswerSet, tuple[str, ...]]]:
         shared = bool(body.pop("shared", False))
         answers = {name: answer_lines(task["answers"]) for name, task in body.items()}
         for name, task in body.items():
-            others = merged(a for n, a in answers.items() if n != name) if shared else {}
+            wrong = task.get("others", [n for n in answers if n != name] if shared else [])
+            others = merged(answers[n] for n in wrong)
             out[name] = (_answer_set(task, answers[name], others), tuple(task["paraphrases"]))
     return out
 
