@@ -123,7 +123,7 @@ def test_importing_needs_no_torch() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    """prompt -> models -> thinkers -> thoughts -> metrics -> report -> cli: no room imports a later one."""
+    """prompt -> models -> thinkers -> thoughts -> metrics -> report -> bench -> cli: no room imports a later one."""
     import ast
 
     root = Path(thoughtmix.__file__).parent
@@ -141,6 +141,7 @@ def test_imports_point_one_way() -> None:
         "metrics",
         "api",
         "report",
+        "bench",
         "cli",
     ]
     # thoughts.py may call selection and the notebook view lazily: a method of the set, not a dependency.

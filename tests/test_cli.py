@@ -176,7 +176,16 @@ def test_no_command_line_makes_a_traceback(tinyland: Any, capsys: Any, monkeypat
 
 
 def test_help_needs_no_torch_nor_numpy() -> None:
-    for words in (["--help"], ["think", "--help"], ["thinkers"], ["--version"], ["think", "", "-n", "2"]):
+    for words in (
+        ["--help"],
+        ["think", "--help"],
+        ["bench", "--help"],
+        ["bench", "--list"],
+        ["bench", "--thinkers", "x"],
+        ["thinkers"],
+        ["--version"],
+        ["think", "", "-n", "2"],
+    ):
         code = f"import sys; from thoughtmix.cli import main; main({words!r}); print([m for m in ('torch', 'transformers', 'rich.live') if m in sys.modules])"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert out.stdout.splitlines()[-1] == "[]", words

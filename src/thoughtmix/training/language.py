@@ -84,7 +84,14 @@ def active_parameters(config: MixtureOfThoughtsConfig) -> int:
 
 def equal_active(config: MixtureOfThoughtsConfig) -> MixtureOfThoughtsConfig:
     """The standard transformer with as many parameters as are active in `config`, give or take one unit of width."""
-    body = {**config.to_dict(), "num_branches": 1, "branch_width": 1, "shared_width": 0, "branches_min": 1, "branches_max": 1}
+    body = {
+        **config.to_dict(),
+        "num_branches": 1,
+        "branch_width": 1,
+        "shared_width": 0,
+        "branches_min": 1,
+        "branches_max": 1,
+    }
     narrow = MixtureOfThoughtsConfig(**body)
     unit = 2 * config.hidden_size * config.num_hidden_layers
     width = max(1, round(1 + (active_parameters(config) - active_parameters(narrow)) / unit))

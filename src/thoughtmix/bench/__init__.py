@@ -1,0 +1,1 @@
+"""The bench: thinkers beside each other, on equal terms, with intervals."""

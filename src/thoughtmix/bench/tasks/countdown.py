@@ -1,0 +1,112 @@
+"""Countdown arithmetic: reach a target with given numbers. Checked by an exact, safe evaluator; scored by pass@k."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from thoughtmix.bench.tasks.item import UNREAD, Item, Reading
+
+_OPS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\\times": "*", "\\div": "/", "[": "(", "]": ")"}
+_EXPRESSION = re.compile(r"[\d(][\d\s+\-*/()]*[\d)]")
+_CUE = re.compile(r"\b(?:answer|solution|expression|result)\b[^\n:=]{0,20}(?::|\bis\b)", re.IGNORECASE)
+_LONGEST = 200  # characters; a right expression of four numbers has under 40
+
+
+def problems(count: int, seed: int = 0) -> list[Item]:
+    """`count` different problems with 3 numbers of 1 to 12 and a target of 10 to 60; each has a solution, by
+    construction. The same seed gives the same problems, and a longer list begins with the shorter one."""
+    rng = np.random.default_rng([seed, 4321])
+    out: dict[tuple[tuple[int, ...], int], Item] = {}
+    while len(out) < count:
+        numbers = [int(v) for v in rng.integers(1, 13, 3)]
+        target = Fraction(numbers[0])
+        for number in numbers[1:]:
+            target = (target + number, target - number, target * number)[int(rng.integers(3))]
+        key = (tuple(sorted(numbers)), int(target))
+        if 10 <= target <= 60 and key not in out:
+            out[key] = _item(len(out), sorted(numbers), int(target))
+    return list(out.values())
+
+
+def _item(index: int, numbers: list[int], target: int) -> Item:
+    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    rules = 'You may add, subtract, multiply and divide. End with the expression alone, after "Answer:".'
+    ways = (
+        f"Make {target} from the numbers {listed}, each used exactly once.",
+        f"Use each of the numbers {listed} exactly once to reach {target}.",
+        f"Write an arithmetic expression that equals {target} and uses {listed} once each.",
+        f"Combine {listed}, each exactly once, so that the result is {target}.",
+    )
+    name = f"countdown/{target}-from-{'-'.join(map(str, numbers))}"
+    data = {"numbers": numbers, "target": target}
+    return Item(name, "reasoning", f"{ways[0]} {rules}", tuple(f"{way} {rules}" for way in ways[1:]), data)
+
+
+def read(text: str, numbers: Sequence[int], target: int) -> Reading:
+    """The expression that a text ends with, and whether it uses each number once and equals the target.
+
+    The last one after "answer:" counts, else the last of the text: one claim a text, however many it tries.
+    """
+    cues = list(_CUE.finditer(text))
+    said = text[cues[-1].end() :] if cues and _expressions(text[cues[-1].end() :]) else text
+    found = _expressions(said)
+    if not found:
+        return UNREAD
+    expression = re.sub(r"\s", "", found[0] if said is not text else found[-1])
+    used = Counter(int(v) for v in re.findall(r"\d+", expression))
+    return Reading(expression, used == Counter(numbers) and evaluate(expression) == target)
+
+
+def _expressions(text: str) -> list[str]:
+    """Substrings that are arithmetic with at least one operator between numbers."""
+    for written, meant in _OPS.items():
+        text = text.replace(written, meant)
+    text = re.sub(r"(?<=[\d)])\s*x\s*(?=[\d(])", "*", text)
+    found = [m[0].strip() for m in _EXPRESSION.finditer(text) if len(m[0]) <= _LONGEST]
+    return [e for e in found if re.search(r"\d\s*\)*\s*[+\-*/]\s*\(*\s*\d", e) and evaluate(e) is not None]
+
+
+def evaluate(expression: str) -> Fraction | None:
+    """The exact value of +, -, *, / and parentheses over whole numbers; None when it is no such expression or divides
+    by zero. Reads the text itself: nothing is ever executed."""
+    tokens = re.findall(r"\d+|\S", expression)
+    if len(expression) > _LONGEST or any(len(t) > 12 for t in tokens):
+        return None
+    try:
+        value, end = _sum(tokens, 0)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return None
+    return value if end == len(tokens) else None
+
+
+def _sum(tokens: list[str], at: int) -> tuple[Fraction, int]:
+    value, at = _product(tokens, at)
+    while at < len(tokens) and tokens[at] in "+-":
+        right, end = _product(tokens, at + 1)
+        value, at = (value + right if tokens[at] == "+" else value - right), end
+    return value, at
+
+
+def _product(tokens: list[str], at: int) -> tuple[Fraction, int]:
+    value, at = _atom(tokens, at)
+    while at < len(tokens) and tokens[at] in "*/":
+        right, end = _atom(tokens, at + 1)
+        value, at = (value * right if tokens[at] == "*" else value / right), end
+    return value, at
+
+
+def _atom(tokens: list[str], at: int) -> tuple[Fraction, int]:
+    if tokens[at] == "(":
+        value, end = _sum(tokens, at + 1)
+        if tokens[end] != ")":
+            raise ValueError("unbalanced")
+        return value, end + 1
+    if tokens[at] in "+-":
+        value, end = _atom(tokens, at + 1)
+        return (-value if tokens[at] == "-" else value), end
+    return Fraction(int(tokens[at])), at + 1

@@ -1,0 +1,383 @@
+"""The bench: cells, resuming, choosing and comparing, baselines, the page and the command, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchland import OPEN, Counting, Failing, plan
+
+from thoughtmix import InputError, Pipeline, UnknownName
+from thoughtmix.bench import frontier, study
+from thoughtmix.bench.baselines import STYLES, numbered
+from thoughtmix.bench.cells import Cell, Store
+from thoughtmix.bench.contestants import Ask, check_settings, contestant, contestant_names
+from thoughtmix.bench.plan import split
+from thoughtmix.bench.runner import Stopped, run_cells
+from thoughtmix.bench.statistics import Curve
+
+pytest_plugins = ["tinyland"]
+CELLS = [Cell("a", s, f"i{i}", k) for k in range(3) for i in range(2) for s in range(2)]
+
+
+class TestCells:
+    def test_each_cell_is_on_disk_before_the_next(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "run", {"x": 1})
+        seen: list[int] = []
+        run_cells(
+            CELLS,
+            Counting(),
+            store,
+            on_progress=lambda p: seen.append(len((tmp_path / "run/cells.jsonl").read_text().splitlines())),
+        )
+        assert seen == list(range(1, len(CELLS) + 1))
+        again = Store(tmp_path / "run", {"x": 1})
+        assert again.records == store.records and not again.torn
+        run_cells(CELLS, lambda: pytest.fail("nothing is left to do"), again)
+
+    def test_ctrl_c_keeps_what_is_done_and_continuing_gives_the_same(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "a", {})
+        with pytest.raises(Stopped, match="4 of 12 cells are kept") as caught:
+            run_cells(CELLS, Failing(), store)
+        assert caught.value.exit_code == 130
+        assert len(Store(tmp_path / "a", {}).records) == 4
+        run_cells(CELLS, Counting(), Store(tmp_path / "a", {}))
+        assert set(Store(tmp_path / "a", {}).records) == {c.key for c in CELLS}
+
+    def test_a_half_written_line_loses_that_cell_alone(self, tmp_path: Path) -> None:
+        run_cells(CELLS, Counting(), Store(tmp_path, {}))
+        file = tmp_path / "cells.jsonl"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9])
+        store = Store(tmp_path, {})
+        assert store.torn and len(store.records) == len(CELLS) - 1
+        run_cells(CELLS, Counting(), store)
+        assert set(Store(tmp_path, {}).records) == {c.key for c in CELLS}
+        file.write_bytes(b"{}\n" + whole)
+        with pytest.raises(InputError, match="line 1 is damaged"):
+            Store(tmp_path, {})
+
+    def test_another_run_is_refused(self, tmp_path: Path) -> None:
+        Store(tmp_path, {"n": 8})
+        with pytest.raises(InputError, match=r"other settings \(n\)"):
+            Store(tmp_path, {"n": 9})
+        with pytest.raises(InputError, match="Cannot make the folder"):
+            Store(Path("/dev/null/x"), {})
+
+    def test_processes_do_the_same(self, tmp_path: Path) -> None:
+        one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
+        run_cells(CELLS, Counting(), one)
+        run_cells(CELLS, Counting(), two, workers=2)
+        made = [{k: r["made"] for k, r in sorted(s.records.items())} for s in (one, two)]
+        assert made[0] == made[1]
+        assert not {r["pid"] for r in one.records.values()} & {r["pid"] for r in two.records.values()}
+
+    def test_ray_does_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray = pytest.importorskip("ray")
+        one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
+        run_cells(CELLS, Counting(), one)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that its workers find this test's helpers
+        try:
+            run_cells(CELLS, Counting(), two, workers=2, ray=True)
+        finally:
+            ray.shutdown()
+        assert {k: r["made"] for k, r in one.records.items()} == {k: r["made"] for k, r in two.records.items()}
+
+    def test_workers_are_counted(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="0 workers"):
+            run_cells(CELLS, Counting(), Store(tmp_path, {}), workers=0)
+
+
+class TestChoosing:
+    def test_the_kept_settings_are_those_of_largest_hypervolume(self) -> None:
+        quality, diversity = np.tile([-1.0, -2.0, -2.1, -3.0], (5, 1)), np.tile([2.0, 4.0, 3.0, 5.0], (5, 1))
+        own = Curve(quality, diversity)
+        assert frontier.choose(own, 1, (-4, 1)) == [1]
+        assert frontier.choose(own, 3, (-4, 1)) == [0, 1, 3], "the dominated one is left out"
+        assert frontier.choose(own, 4, (-4, 1)) == [0, 1, 2, 3]
+        with pytest.raises(InputError, match="Cannot keep 5 of 4"):
+            frontier.choose(own, 5, (-4, 1))
+        assert frontier.best_setting(own, [0, 1, 3], -2.5) == 1
+        assert frontier.best_setting(own, [0, 1, 3], 0.0) == 0
+        assert frontier.levels([own, own], 3) == pytest.approx([-2.325, -2.05, -1.75])
+
+    def test_the_split_is_by_seed_and_shares_nothing(self) -> None:
+        a, b = split(OPEN, 0.4, seed=1)
+        assert {i.id for i in a} & {i.id for i in b} == set() and len(a) + len(b) == len(OPEN)
+        assert split(OPEN, 0.4, seed=1) == (a, b) != split(OPEN, 0.4, seed=2)
+        assert sum(map(len, split(OPEN, 0.5, limit=4))) == 4
+        with pytest.raises(InputError, match="too few"):
+            split(OPEN[:2])
+        with pytest.raises(InputError, match="development share"):
+            split(OPEN, 1.0)
+
+
+class TestContestants:
+    @pytest.mark.parametrize(
+        "name",
+        ["sampling", "temperature", "top-k", "top-p", "top-nsigma", "paraphrase", "styles", "list", "beam", "gaussian"],
+    )
+    def test_each_answers_within_the_budget_and_again_the_same(
+        self, tinyland: Any, name: str, global_state_untouched: None
+    ) -> None:
+        pipeline, ask = Pipeline(), Ask(OPEN[0], 4, 2000, 6)
+        who = contestant(name)
+        ladder = who.ladder(3)
+        assert len(ladder) == 3 and len({json.dumps(s) for s in ladder}) == 3
+        assert len(who.ladder(1)) == 1
+        made = who.answer(pipeline, ask, ladder[1])
+        assert 1 <= len(made) <= 4
+        assert len(made) == 4 or name == "list"
+        assert made.prompt == OPEN[0].prompt
+        assert 0 < made.run["tokens"] <= 24
+        assert who.answer(pipeline, ask, ladder[1]).texts == made.texts
+        if name not in {"beam", "list"}:
+            assert [t.seed for t in made] == [2000, 2001, 2002, 2003]
+            other = who.answer(pipeline, Ask(OPEN[0], 4, 3000, 6), ladder[2])
+            assert other.texts != made.texts
+
+    def test_beams_avoid_each_other_by_the_penalty(self, tinyland: Any) -> None:
+        pipeline, ask = Pipeline(), Ask(OPEN[0], 4, 0, 6)
+        who = contestant("beam")
+        assert len(set(who.answer(pipeline, ask, {"penalty": 0.0}).texts)) == 1, "no penalty: greedy, four times"
+        firsts = {t.token_ids[0] for t in who.answer(pipeline, ask, {"penalty": 100.0})}
+        assert len(firsts) == 4
+        greedy = pipeline(OPEN[0].prompt, 1, temperature=0.0, max_new_tokens=6, measure=False)[0]
+        assert who.answer(pipeline, ask, {"penalty": 100.0})[0].token_ids == greedy.token_ids
+
+    def test_noise_is_held_scaled_and_gone_afterwards(self, tinyland: Any) -> None:
+        import torch
+
+        from thoughtmix.bench.gaussian import middle_layer, noise
+
+        model = Pipeline().model.model
+        ids = torch.tensor([[5, 9, 77, 33]])
+        states: list[Any] = []
+
+        def note(module: Any, inputs: Any, output: Any) -> None:
+            states.append(output[0] if isinstance(output, tuple) else output)
+
+        before = model(ids).logits
+        for seed, strength in ((1, 0.0), (1, 0.5), (1, 0.5), (2, 0.5)):
+            with noise(model, seed, strength):
+                handle = middle_layer(model).register_forward_hook(note)
+                model(ids)
+                handle.remove()
+        plain, first, again, other = states
+        assert torch.equal(first, again) and not torch.equal(first, other)
+        added = (first - plain)[0]
+        assert torch.allclose(added, added[0].expand_as(added), atol=1e-5), "the same at every position"
+        assert float(added[0].norm() / plain[0].norm(dim=-1).median()) == pytest.approx(0.5, rel=1e-4)
+        assert torch.equal(model(ids).logits, before)
+
+    def test_paraphrases_and_styles_are_what_is_asked(self, tinyland: Any) -> None:
+        pipeline, ask = Pipeline(), Ask(OPEN[0], 4, 0, 4)
+        made = contestant("paraphrase").answer(pipeline, ask, {"temperature": 1.0})
+        assert [t.origin["asked"] for t in made] == [OPEN[0].prompt, *OPEN[0].paraphrases, OPEN[0].prompt]
+        styled = contestant("styles").answer(pipeline, ask, {"temperature": 1.0})
+        assert [t.origin["asked"].rpartition("\n\n")[2] for t in styled] == list(STYLES[:4])
+        with pytest.raises(InputError, match="no paraphrases"):
+            contestant("paraphrase").answer(pipeline, Ask(type(OPEN[0])("open/x", "open", "w5"), 2, 0, 4), {})
+
+    def test_lists_are_taken_apart(self) -> None:
+        assert numbered("Sure!\n1. Red\n2) Blue,\n   dark\n**3.** Green") == ["Red", "Blue,\n   dark", "Green"]
+        assert numbered("red\n\nblue") == ["red", "blue"]
+        assert numbered("") == [""]
+
+    def test_same_kl(self, tinyland: Any) -> None:
+        from thoughtmix.bench.kl import divergence, own_logits, same_divergence, same_kl_ladder
+        from thoughtmix.decoding import Sampler
+
+        lm = Pipeline().model
+        logits = own_logits(lm, [OPEN[0].prompt, OPEN[1].prompt])
+        assert divergence(logits, Sampler())[0] == pytest.approx(0, abs=1e-6)
+        for t in (0.6, 1.7):
+            assert same_divergence(logits, Sampler(temperature=t)) == pytest.approx(t, abs=1e-4), "itself"
+        for sampler in (Sampler(min_p=0.1), Sampler(top_p=0.8), Sampler(top_k=5, temperature=0.9)):
+            t = same_divergence(logits, sampler)
+            assert t < 1, "truncation is careful"
+            assert divergence(logits, Sampler(temperature=t))[0] == pytest.approx(
+                divergence(logits, sampler)[0], rel=1e-3
+            )
+        kept = logits.log_softmax(-1)
+        k5 = kept.exp().topk(5).values.sum(-1)
+        assert divergence(logits, Sampler(top_k=5))[0] == pytest.approx(float(-k5.log().mean()), rel=1e-4), (
+            "-log of the mass kept"
+        )
+        assert (
+            len(same_kl_ladder(lm, [OPEN[0].prompt], [{"temperature": 1.0}, {"top_p": 0.5, "temperature": 1.0}])) == 2
+        )
+
+    def test_names(self) -> None:
+        for name in contestant_names():
+            assert contestant(name).summary
+        with pytest.raises(UnknownName, match="Did you mean 'styles'"):
+            contestant("style")
+        with pytest.raises(InputError, match="a has 2, b has 3"):
+            check_settings({"a": [{}, {}], "b": [{}, {}, {}]})
+
+
+def test_a_whole_run_is_the_same_again_and_when_interrupted(
+    tinyland: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    the_plan = plan(("temperature", "top-p", "styles"))
+    first = study.run(the_plan, Store(tmp_path / "a", the_plan.about()), resamples=199)
+    json.dumps(first, allow_nan=False)
+    cells = 3 * 3 * 3 * 2 + 3 * 2 * 5 * 2  # thinkers x settings x prompts x seeds: development, then held out
+    assert first["cells"] == cells
+    from thoughtmix.bench import plan as planned
+
+    calls = 0
+    whole = planned._measured
+
+    def stop(*a: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in {7, 60}:
+            raise KeyboardInterrupt
+        return whole(*a)
+
+    monkeypatch.setattr(planned, "_measured", stop)
+    for says in ("6 of 54", "4 of 60"):  # in the development cells, then in the held-out ones
+        with pytest.raises(Stopped, match=says):
+            study.run(the_plan, Store(tmp_path / "b", the_plan.about()), resamples=199)
+    second = study.run(the_plan, Store(tmp_path / "b", the_plan.about()), resamples=199)
+    assert second["kinds"] == first["kinds"]
+    assert second["examples"] == first["examples"]
+    assert first["judge"] == first["model"], "nobody else was named"
+    kind = first["kinds"]["open"]
+    assert {len(c) for c in kind["chosen"].values()} == {2}
+    assert all(kind["best"][t] in kind["chosen"][t] for t in the_plan.thinkers)
+    assert {c["thinker"] for c in kind["comparisons"]} == {"top-p", "styles"}
+    assert all(c["adjusted"] is None or c["adjusted"] >= c["interval"]["p"] for c in kind["comparisons"])
+    ratio = next(c for c in kind["comparisons"] if c["measure"] == "hypervolume ratio")["interval"]
+    assert ratio["low"] is None or ratio["low"] <= ratio["value"] <= ratio["high"]
+
+
+def bench(*words: str) -> int:
+    from thoughtmix import cli
+
+    return cli.main(["bench", *words])
+
+
+def prompt_file(folder: Path, count: int = 6) -> Path:
+    file = folder / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"w{i + 5} w9", "paraphrases": ["w7 <b>"]}) for i in range(count)))
+    return file
+
+
+SMALL = ("-n", "2", "--budget", "8", "--seeds", "1", "--settings", "2", "--keep", "1")
+
+
+def test_the_command_writes_a_page_and_a_record_and_continues(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
+    out, pairs = tmp_path / "out", tmp_path / "pairs.jsonl"
+    pairs.write_text('{"a": "w5 w6", "b": "w5 w6", "same": true}\n{"a": "w5 w6", "b": "w80 w90", "same": false}')
+    words = ("--thinkers", "sampling,same-kl:top-p,list", "--prompts", str(prompt_file(tmp_path)), "--tasks", "puzzles,countdown",
+             "--limit", "5", "--pairs", str(pairs), "--out", str(out), *SMALL)  # fmt: skip
+    assert bench(*words) == 0
+    printed, err = capsys.readouterr()
+    assert "hypervolume ratio" in printed and "Wrote" in err and "100% of 2 pairs" in err
+    result = json.loads((out / "result.json").read_text())
+    assert list(result["kinds"]) == ["open", "coverage", "reasoning"]
+    assert len(result["plan"]["ladders"]["same-kl:top-p"]) == 2
+    assert result["environment"]["versions"]["numpy"] == np.__version__
+    page = (out / "report.html").read_text()
+    assert "The judge is the generator itself" in page and "Only 1 seed" in page
+    assert page.count('<svg viewBox="0 0 760') == 3
+    assert "src=" not in page and "http" not in page.replace("http-equiv", ""), "self-contained"
+    stripped = page.partition("<style>")[2].partition("</style>")[2]
+    for kind in result["kinds"].values():
+        for row in kind["comparisons"]:
+            assert row["measure"].replace("_", " ") in stripped
+    before = (out / "cells.jsonl").read_bytes()
+    assert bench(*words) == 0
+    assert "Continuing" in capsys.readouterr().err
+    assert (out / "cells.jsonl").read_bytes() == before
+    again = json.loads((out / "result.json").read_text())
+    assert again["kinds"] == result["kinds"]
+    assert bench(*words[:-1], "2") == 2, "other settings"
+    assert "holds a run with other settings (keep)" in capsys.readouterr().err
+
+
+def test_a_named_judge_takes_the_red_line_away(tinyland: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert (
+        bench(
+            "--thinkers",
+            "sampling",
+            "--prompts",
+            str(prompt_file(tmp_path)),
+            "--tasks",
+            "none",
+            "--judge",
+            "gpt2",
+            "--out",
+            str(out),
+            *SMALL,
+        )
+        == 0
+    )
+    result = json.loads((out / "result.json").read_text())
+    assert (result["judge"], result["model"]) == ("tiny-gpt2", "tiny-llama")
+    assert "The judge is the generator itself" not in (out / "report.html").read_text()
+
+
+def test_what_a_model_writes_cannot_write_the_page(tinyland: Any, tmp_path: Path) -> None:
+    from thoughtmix.bench.report import page
+
+    the_plan = plan(("temperature",), seeds=1)
+    result = study.run(the_plan, Store(tmp_path, the_plan.about()), resamples=99)
+    result["examples"][0]["texts"]["temperature"] = ["<script>alert(1)</script>\x1b[2J"]
+    made = page(result)
+    assert "<script" not in made and "\x1b" not in made and "&lt;script&gt;" in made
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--prompts", "/missing"), "Cannot read the prompts"), (("--tasks", "none"), "nothing to ask"),
+        (("--tasks", "covrage"), "Did you mean 'coverage'"), (("--thinkers", "sampel"), "Did you mean 'sampling'"),
+        (("--thinkers", ""), "Unknown thinker"), (("--thinkers", "sampling,sampling"), "named twice"), (("-n", "0"), "n=0"),
+        (("--budget", "3"), "0 tokens a thought"), (("--seeds", "0"), "0 seeds"), (("--settings", "0"), "0 settings"),
+        (("--keep", "9"), "Cannot keep 9 of 5"), (("--limit", "2"), "too few"), (("--development", "1"), "share of 1"),
+        (("--ladders", "/missing"), "Cannot read the settings"), (("--workers", "0"), "0 workers"), (("--out", "/dev/null/x"), "Cannot make the folder"),
+        (("--pairs", "/missing"), "Cannot read the labelled pairs"), (("--limit", "0"), "too few"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tinyland: Any, capsys: Any, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    assert bench("--out", str(tmp_path / "out"), *words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("thoughtmix: "), err
+    assert says in err
+
+
+def test_ladders_from_a_file(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
+    file = tmp_path / "ladders.json"
+    file.write_text('{"sampling": [{"temperature": 0.5}, {"temperature": 1.5}]}')
+    base = (
+        "--prompts",
+        str(prompt_file(tmp_path)),
+        "--tasks",
+        "none",
+        "--ladders",
+        str(file),
+        "--out",
+        str(tmp_path / "out"),
+        *SMALL,
+    )
+    assert bench("--thinkers", "sampling,top-p", *base) == 0
+    made = json.loads((tmp_path / "out/result.json").read_text())["plan"]["ladders"]
+    assert made["sampling"] == [{"temperature": 0.5}, {"temperature": 1.5}] and len(made["top-p"]) == 2
+    assert bench("--thinkers", "top-p", *base) == 2
+    assert "does not take part" in capsys.readouterr().err
+    assert bench("--thinkers", "sampling,top-p", *base, "--settings", "3") == 2
+    assert "Unequal numbers of settings" in capsys.readouterr().err
+    file.write_text('{"sampling": 3}')
+    assert bench("--thinkers", "sampling", *base) == 2
+    assert "no JSON object with a list" in capsys.readouterr().err
+    assert bench("--thinkers", "paraphrase", "--tasks", "puzzles", "--out", str(tmp_path / "o"), *SMALL) == 0
