@@ -142,6 +142,7 @@ def test_imports_point_one_way() -> None:
         "api",
         "report",
         "bench",
+        "experiment",
         "cli",
     ]
     # thoughts.py may call selection and the notebook view lazily: a method of the set, not a dependency.

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 
-COMMANDS = ("", "think", "show", "train", "bench", "thinkers", "metrics", "pull", "doctor")
+COMMANDS = ("", "think", "show", "train", "experiment", "bench", "thinkers", "metrics", "pull", "doctor")
 
 
 def helptext() -> str:

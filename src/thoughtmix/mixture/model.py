@@ -30,7 +30,7 @@ _ROWS = "_thoughtmix_rows"  # where a cache that `generate` made keeps the rows 
 @dataclass
 class MixtureOutput(ModelOutput):
     """loss: lm_loss + the weighted training signals, where labels were given; lm_loss in nats a token; signals: their
-    means over layers. metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
+    means over layers, and `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -243,8 +243,9 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             found = [signals(trace) for trace in traces]
             out.signals = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
             c = self.config
+            out.signals["diversity_by_layer"] = torch.stack([f["diversity"] for f in found]).detach()
             weights = {"balance": c.balance_weight, "entropy": c.entropy_weight, "diversity": c.diversity_weight}
-            out.loss = out.lm_loss + sum(weights[n] * value for n, value in out.signals.items())
+            out.loss = out.lm_loss + sum(weight * out.signals[n] for n, weight in weights.items())
 
     @torch.no_grad()
     def _metrics(

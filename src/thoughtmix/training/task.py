@@ -65,8 +65,10 @@ class LanguageTask:
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         # The model shifts labels itself, so it reads one token more than a window predicts from.
         out = model(batch["ids"], labels=batch["ids"], thought_seeds=batch["seeds"], prompt_lengths=batch["cuts"])
-        logs = {"lm_loss": out.lm_loss.detach(), **{n: v.detach() for n, v in (out.signals or {}).items()}}
-        return out.loss, logs
+        signals = dict(out.signals or {})
+        layers = signals.pop("diversity_by_layer", torch.zeros(0))
+        logs = {"lm_loss": out.lm_loss, **signals, **{f"diversity_{i}": v for i, v in enumerate(layers)}}
+        return out.loss, {name: value.detach() for name, value in logs.items()}
 
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:

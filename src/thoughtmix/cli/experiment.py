@@ -1,0 +1,105 @@
+"""`thoughtmix experiment`: a mixture beside a standard transformer, from text to report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from thoughtmix.cli import app
+from thoughtmix.errors import InputError
+
+
+@app.command()
+def experiment(
+    data: Annotated[str, typer.Option(help="A UTF-8 text file, or tiny-shakespeare to fetch that.")],
+    out: Annotated[Path, typer.Option(help="Folder for models, texts, results.json and report.html.")],
+    minutes: Annotated[float, typer.Option(help="About how long all of it may take here.")] = 10.0,
+    seeds: Annotated[int, typer.Option(help="Trainings of each of the two models.")] = 1,
+    n: Annotated[int, typer.Option("-n", "--n", help="Thoughts a prompt.")] = 8,
+    tokens: Annotated[int, typer.Option(help="Tokens a thought.")] = 200,
+    width: Annotated[int, typer.Option(help="Hidden size.")] = 128,
+    layers: Annotated[int, typer.Option(help="Layers.")] = 4,
+    context: Annotated[int, typer.Option(help="Tokens a training window.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 8,
+    branches: Annotated[int, typer.Option(help="Branches a layer.")] = 8,
+    segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one a thought.")] = 0,
+    prompts: Annotated[int, typer.Option(help="Prompts, a third of them to choose settings on.")] = 24,
+    ablations: Annotated[bool, typer.Option(help="Train the ablations too.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+) -> int:
+    """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
+    if prompts < 12:
+        raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
+    from thoughtmix.experiment.plan import TRAINED, Plan
+
+    plan = Plan(
+        data=data,
+        minutes=minutes,
+        seeds=seeds,
+        n=n,
+        tokens=tokens,
+        width=width,
+        layers=layers,
+        context=context,
+        batch_size=batch_size,
+        branches=branches,
+        development=prompts // 3,
+        held_out=prompts - prompts // 3,
+        ablations=tuple(TRAINED) if ablations else (),
+        seed=seed,
+        mixture={"segment_length": segment},
+    )
+    from thoughtmix.experiment.report import page
+    from thoughtmix.experiment.run import Experiment, write_whole_in
+
+    with _progress() as say:
+        try:
+            result = Experiment(plan, out, say).run()
+        except KeyboardInterrupt:
+            print("\nthoughtmix: Stopped. Type the same again to go on.", file=sys.stderr)
+            return 130
+    import json
+
+    write_whole_in(out / "results.json", json.dumps(result, indent=1, ensure_ascii=False))
+    write_whole_in(out / "report.html", page(result))
+    for row in result["frontier"]["comparisons"]:
+        i = row["interval"]
+        if i["value"] is not None:
+            low, high = ("?" if v is None else f"{v:.3f}" for v in (i["low"], i["high"]))
+            print(f"{row['measure']}, mixture beside baseline: {i['value']:.3f} ({low} to {high})")
+    losses = result["losses"]
+    print(f"validation loss: mixture {_mean(losses['mixture']['deterministic']):.4f} deterministic,"
+          f" {_mean(losses['mixture']['drawn']):.4f} drawn; baseline {_mean(losses['baseline']['drawn']):.4f}")  # fmt: skip
+    print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
+    return 0
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _progress() -> Any:
+    """A line for each thing done; while training, on a terminal, one that moves."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def lines() -> Any:
+        last = [""]
+
+        def say(title: str, progress: Any) -> None:
+            if progress is None:
+                if title != last[0]:
+                    print(f"{title} ...", file=sys.stderr, flush=True)
+                last[0] = title
+            elif sys.stderr.isatty():
+                words = (
+                    f"  {progress.step}/{progress.steps}, loss {progress.loss:.3f}, {progress.seconds_left:.0f} s left"
+                )
+                print(f"{words:<60}", end="\r", file=sys.stderr, flush=True)
+
+        yield say
+
+    return lines()

@@ -1,0 +1,126 @@
+"""What the branches do: who serves which text, how sure the router is, how much of the label a route gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from thoughtmix.errors import InputError
+
+if TYPE_CHECKING:
+    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """labels: of the texts, sorted. affinity (layers, labels, k): the router's mean probability of each branch after
+    reading a text of that label. usage (layers, k): its mean over labels. entropy (layers, texts): of the router, nats.
+    information (layers,): mutual information of label and branch in nats, and `p` (layers,), how often shuffled labels
+    give as much (permutation test)."""
+
+    labels: tuple[str, ...]
+    affinity: Floats
+    usage: Floats
+    entropy: Floats
+    information: Floats
+    p: Floats
+
+
+@torch.no_grad()
+def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, texts: Sequence[str]) -> Floats:
+    """(layers, texts, k): what the router of each layer would draw from for a continuation of each text."""
+    from thoughtmix.mixture.state import Rows
+
+    if model.config.num_branches < 2:
+        raise InputError("This model has one branch.", "Pass a mixture (thoughtmix train mixture ...).")
+    out = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise InputError("A text is empty.", "Pass texts with words.")
+        x = torch.tensor([[*ids, ids[-1]]], device=model.device)  # one token of continuation, at creativity 0
+        rows = Rows.of([0], 0.0, len(ids), model.device)
+        _, traces = model._run(x, rows, None, None, torch.arange(x.shape[1], device=x.device)[None], None)
+        out.append([trace.route.log_prob[0, 1].exp().double().cpu().numpy() for trace in traces])
+    return np.array(out).transpose(1, 0, 2)
+
+
+def analyze_thought_patterns(
+    model: MixtureOfThoughtsTransformer,
+    tokenizer: Any,
+    texts: Mapping[str, Sequence[str]],
+    shuffles: int = 999,
+    seed: int = 0,
+) -> Patterns:
+    """texts: label -> texts. Raises `InputError` for fewer than two labels."""
+    if len(texts) < 2 or not all(texts.values()):
+        raise InputError("Specialisation needs texts of two labels.", "Pass {label: [text, ...], ...}.")
+    labels = sorted(texts)
+    flat = [t for label in labels for t in texts[label]]
+    which = np.repeat(np.arange(len(labels)), [len(texts[label]) for label in labels])
+    p = router_probabilities(model, tokenizer, flat)  # (layers, texts, k)
+    rng = np.random.default_rng(seed)
+    information = _information(p, which, len(labels))
+    beaten = sum(_information(p, rng.permutation(which), len(labels)) >= information for _ in range(shuffles))
+    affinity = np.stack([p[:, which == i].mean(1) for i in range(len(labels))], 1)
+    entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
+    return Patterns(
+        tuple(labels), affinity, affinity.mean(1), entropy, information, (1 + np.asarray(beaten)) / (1 + shuffles)
+    )
+
+
+def _information(p: Floats, which: NDArray[np.int64], count: int) -> Floats:
+    """(layers,) I(label; branch) = H(branch) - H(branch | label), nats."""
+    share = np.bincount(which, minlength=count) / len(which)
+    by_label = np.stack([p[:, which == i].mean(1) for i in range(count)], 1)  # (layers, labels, k)
+
+    def entropy(q: Floats) -> Floats:
+        return np.asarray(-(q * np.log(np.maximum(q, 1e-300))).sum(-1))
+
+    mean = (by_label * share[:, None]).sum(1)
+    return np.asarray(entropy(mean) - (entropy(by_label) * share).sum(-1))
+
+
+def visualize_branch_activity(
+    metrics: Sequence[Mapping[str, Any]], path: str | Path | None = None, width: int = 40
+) -> str:
+    """How much each branch of each layer was visited, as bars of text; `path` (.svg, .png) draws it as a picture too.
+
+    metrics: what `MixtureOfThoughtsTransformer` returns, one dict a layer. Raises `InputError` when there is nothing.
+    """
+    usage = [np.asarray(m["branch_usage"], dtype=np.float64) for m in metrics]
+    if not usage:
+        raise InputError("There are no metrics.", "Pass model(ids).metrics of a mixture.")
+    lines = []
+    for m, shares in zip(metrics, usage, strict=True):
+        lines.append(
+            f"layer {m['layer']}: diversity {float(m['diversity_score']):.2f}, router entropy "
+            f"{float(m['router_entropy']):.2f} nats, {float(m['active_branches']):.1f} branches a token"
+        )
+        lines += [f"  branch {k} {'█' * round(width * s)}{'▏' if s else ''} {s:.0%}" for k, s in enumerate(shares)]
+    if path is not None:
+        _picture(np.stack(usage), Path(path))
+    return "\n".join(lines)
+
+
+def _picture(usage: Floats, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.2 + 0.6 * usage.shape[1], 1.2 + 0.5 * len(usage)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(usage, cmap="viridis", vmin=0)
+    axes.set(xlabel="branch", ylabel="layer", xticks=range(usage.shape[1]), yticks=range(len(usage)))
+    figure.colorbar(image, label="share of visits")
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(part)
+    part.replace(path)
