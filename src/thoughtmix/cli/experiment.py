@@ -19,10 +19,10 @@ def experiment(
     minutes: Annotated[float, typer.Option(help="About how long all of it may take here.")] = 10.0,
     seeds: Annotated[int, typer.Option(help="Trainings of each of the two models.")] = 1,
     n: Annotated[int, typer.Option("-n", "--n", help="Thoughts a prompt.")] = 8,
-    tokens: Annotated[int, typer.Option(help="Tokens a thought.")] = 200,
+    tokens: Annotated[int, typer.Option(help="Tokens a thought.")] = 100,
     width: Annotated[int, typer.Option(help="Hidden size.")] = 128,
     layers: Annotated[int, typer.Option(help="Layers.")] = 4,
-    context: Annotated[int, typer.Option(help="Tokens a training window.")] = 256,
+    context: Annotated[int, typer.Option(help="Tokens a training window.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 8,
     branches: Annotated[int, typer.Option(help="Branches a layer.")] = 8,
     segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one a thought.")] = 0,
@@ -71,8 +71,9 @@ def experiment(
             low, high = ("?" if v is None else f"{v:.3f}" for v in (i["low"], i["high"]))
             print(f"{row['measure']}, mixture beside baseline: {i['value']:.3f} ({low} to {high})")
     losses = result["losses"]
-    print(f"validation loss: mixture {_mean(losses['mixture']['deterministic']):.4f} deterministic,"
-          f" {_mean(losses['mixture']['drawn']):.4f} drawn; baseline {_mean(losses['baseline']['drawn']):.4f}")  # fmt: skip
+    drawn, still = (_mean(losses["mixture"][how]) for how in ("drawn", "deterministic"))
+    base = _mean(losses["baseline"]["drawn"])
+    print(f"validation loss: mixture {still:.4f} deterministic, {drawn:.4f} drawn; baseline {base:.4f}")
     print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
     return 0
 

@@ -29,7 +29,7 @@ def shape_of(plan: Plan) -> Shape:
 
 
 def train_config(plan: Plan, steps: int, seed: int) -> TrainConfig:
-    every = max(1, steps // 8)
+    every = max(1, steps // 5)
     return TrainConfig(
         steps=steps,
         batch_size=plan.batch_size,
@@ -64,7 +64,7 @@ def steps_for(plan: Plan, splits: Splits, tokenizer: Any, folder: Path) -> int:
 def contender(
     name: str, plan: Plan, splits: Splits, tokenizer: Any, steps: int, folder: Path, on_step: Callable[[Any], None]
 ) -> tuple[MixtureOfThoughtsTransformer, dict[str, Any]]:
-    """A trained model and the facts of its training. name: mixture-S and baseline-S of seed S, judge, or an ablation."""
+    """A trained model and the facts of its training. name: mixture-S, baseline-S (seed S), judge, or an ablation."""
     place = folder / "models" / name.replace(" ", "-")
     facts_path = place / "facts.json"
     if facts_path.exists():
@@ -76,12 +76,14 @@ def contender(
     more = {**_own(plan), **TRAINED.get(name, {})}
     model, _, done = train_language(
         kind, splits, shape_of(plan), train_config(plan, steps, seed), place,
-        tokenizer=tokenizer, on_step=on_step, windows=160,
+        tokenizer=tokenizer, on_step=on_step, windows=32,
         resume=(place / "training" / "state.pt").exists(), **more,
     )  # fmt: skip
     if done.interrupted:
         raise KeyboardInterrupt
-    task = LanguageTask(encode(tokenizer, splits.train), encode(tokenizer, splits.validation), plan.context)
+    task = LanguageTask(  # the validation text whole, or 256 windows spread over it
+        encode(tokenizer, splits.train), encode(tokenizer, splits.validation), plan.context, windows=256
+    )
     facts = {
         "kind": kind,
         "seed": seed,
@@ -91,7 +93,7 @@ def contender(
         "parameters": sum(p.numel() for p in model.parameters()),
         "active": active_parameters(model.config),
         **task.evaluate(model),
-        "log": done.log[:: max(1, len(done.log) // 200)] + [done.log[-1]],
+        "log": [e for i, e in enumerate(done.log) if i % max(1, len(done.log) // 200) == 0 or "val_loss" in e],
     }
     write_whole(facts_path, json.dumps(facts))
     return model, facts

@@ -16,23 +16,23 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 
 def _figure(draw: Any, width: float = 6.4, height: float = 3.4) -> str:
     """`draw(axes)` as an <svg> element."""
-    import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    grey = dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), GREY
-    )
-    with mpl.rc_context({**grey, "svg.hashsalt": "thoughtmix", "font.size": 10}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.subplots()
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        draw(axes)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    draw(axes)
+    for each in figure.axes:  # a second scale too
+        each.set_facecolor("none")
+        each.spines[:].set_color(GREY)
+        each.spines["top"].set_visible(False)
+        each.tick_params(colors=GREY)
+        for label in (each.xaxis.label, each.yaxis.label):
+            label.set_color(GREY)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))

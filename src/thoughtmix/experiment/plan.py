@@ -35,21 +35,21 @@ LADDER = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """minutes: about how long all of it takes on this machine (training gets two thirds). seeds: of the two models, each
-    trained so often. n thoughts of `tokens` tokens a prompt. keep: settings of each that are reported on held-out
+    """minutes: about how long all of it takes on this machine (training gets 0.6 of it). seeds: how often each of the
+    two models is trained. n thoughts of `tokens` tokens a prompt. keep: settings of each that are reported on held-out
     prompts."""
 
     data: str
     minutes: float = 10.0
     seeds: int = 1
     n: int = 8
-    tokens: int = 200
-    context: int = 256
+    tokens: int = 100
+    context: int = 128
     batch_size: int = 8
     layers: int = 4
     width: int = 128
     heads: int = 4
-    branches: int = 4
+    branches: int = 8
     development: int = 8
     held_out: int = 16
     keep: int = 5

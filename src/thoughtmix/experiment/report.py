@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench import plot
@@ -65,7 +66,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         low, high = ("?" if v is None else f"{v:.3f}" for v in (i["low"], i["high"]))
         out.append(f"{c['measure']}: {i['value']:.3f} ({low} to {high}): {word}.")
     steps = [row["vendi"] for row in result["ladder"]]
-    rising = all(a < b for a, b in zip(steps, steps[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(steps))
     out.append(
         f"Creativity 0, 0.5, 1, 1.5, 2 gives {', '.join(f'{v:.2f}' for v in steps)} different texts (Vendi): "
         f"{'rising throughout' if rising else 'not rising throughout'}; at 0 all thoughts are "

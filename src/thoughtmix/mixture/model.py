@@ -30,7 +30,8 @@ _ROWS = "_thoughtmix_rows"  # where a cache that `generate` made keeps the rows 
 @dataclass
 class MixtureOutput(ModelOutput):
     """loss: lm_loss + the weighted training signals, where labels were given; lm_loss in nats a token; signals: their
-    means over layers, and `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
+    means over layers, and `diversity_by_layer` (layers,). metrics: one dict a
+    layer (see `layer_metrics`), computed when first looked at."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
