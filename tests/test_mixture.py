@@ -220,11 +220,13 @@ def test_the_router_draws_without_replacement_in_proportion() -> None:
         router.proj.weight.zero_()
         router.proj.bias.copy_(torch.tensor([1.0, 0.5, 0.0, -0.5, -1.0]))
     n = 20000
-    for c in (1.0, 2.0):
-        route = router(torch.zeros(n, 1, 4), key(torch.arange(n), 1)[:, None], torch.full((n, 1), c))
+    for temperature in (1.0, 2.0):
+        with torch.no_grad():
+            router.log_temperature.fill_(temperature).log_()
+        route = router(torch.zeros(n, 1, 4), key(torch.arange(n), 1)[:, None], torch.ones(n, 1, dtype=torch.bool))
         pairs = route.branch[:, 0]
         assert not bool((pairs[:, 0] == pairs[:, 1]).any())
-        p = (router.proj.bias / c).softmax(-1).tolist()
+        p = (router.proj.bias / temperature).softmax(-1).tolist()
         seen, want = [], []
         for i in range(5):
             for j in range(5):
@@ -233,13 +235,13 @@ def test_the_router_draws_without_replacement_in_proportion() -> None:
                     want.append(n * p[i] * p[j] / (1 - p[i]))
         want = [w * n / sum(want) for w in want]  # float32 probabilities do not quite sum to 1
         assert chisquare(seen, want).pvalue > 1e-3
-    still = router(torch.zeros(3, 1, 4), key(torch.arange(3), 1)[:, None], torch.zeros(3, 1))
+    still = router(torch.zeros(3, 1, 4), key(torch.arange(3), 1)[:, None], torch.zeros(3, 1, dtype=torch.bool))
     assert still.branch[:, 0].tolist() == [[0, 1]] * 3
 
 
 def test_two_or_three_branches_are_drawn_as_often() -> None:
     router = ThoughtRouter(4, 6)
-    route = router(torch.zeros(4000, 1, 4), key(torch.arange(4000), 1)[:, None], torch.ones(4000, 1))
+    route = router(torch.zeros(4000, 1, 4), key(torch.arange(4000), 1)[:, None], torch.ones(4000, 1, dtype=torch.bool))
     count = (route.log_weight > -torch.inf).sum(-1)
     assert set(count.flatten().tolist()) == {2, 3}
     assert abs(float(count.float().mean()) - 2.5) < 0.05

@@ -16,8 +16,8 @@ class NoiseInjection(nn.Module):
 
     The learned scale stays within 0.5 to 1.5 of noise_scale, so that training cannot switch the noise off. The gate,
     2 sigmoid(Linear(x)), says where it belongs (adaptive=False: everywhere alike). size is the root mean square of x,
-    or 1 for x that is normalised already (relative=False). The amplitude is the creativity, and nothing else governs
-    the noise: not train or eval mode.
+    or 1 for x that is normalised already (relative=False). The amplitude comes from creativity (layer.py), and nothing
+    else governs the noise: not train or eval mode.
     """
 
     def __init__(self, width: int, noise_scale: float = 0.1, adaptive: bool = True, relative: bool = False) -> None:

@@ -20,7 +20,7 @@ class MixtureOfThoughtsConfig(LlamaConfig):
 
     num_branches: K. 1 is a standard transformer: no router, no noise, no combiner.
     branches_min, branches_max: how many of them a thought travels through at one layer; drawn per thought and layer.
-    shared_width: of a part that every token passes undisturbed, beside the branches; None: three fifths of
+    shared_width: of a part that every token passes undisturbed, beside the branches; None: two fifths of
     `intermediate_size`; 0: none.
     branch_width: of one branch; None: such that shared part and mean active branches are `intermediate_size` wide.
     routing: gumbel draws without replacement; topk takes the likeliest (what mixtures of experts do).
@@ -72,7 +72,7 @@ class MixtureOfThoughtsConfig(LlamaConfig):
             self.noise = "none"
             self.shared_width = 0
         if self.shared_width is None:
-            self.shared_width = int(0.6 * self.intermediate_size)
+            self.shared_width = int(0.4 * self.intermediate_size)
         if self.branch_width is None:
             mean = (self.branches_min + self.branches_max) / 2
             self.branch_width = max(1, round((self.intermediate_size - self.shared_width) / mean))

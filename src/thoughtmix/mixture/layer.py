@@ -1,4 +1,8 @@
-"""One Mixture-of-Thoughts layer: router -> noisy branches -> combiner, for all rows and tokens at once."""
+"""One Mixture-of-Thoughts layer: router -> noisy branches -> combiner, for all rows and tokens at once.
+
+What creativity c means, here and in a graft: y = y_0 + c (y_drawn - y_0). y_0 takes the likeliest route without noise;
+y_drawn a drawn route with noise. So 0 is deterministic, 1 is what was trained, and 2 departs twice as far.
+"""
 
 from __future__ import annotations
 
@@ -59,16 +63,33 @@ class MixtureOfThoughtsLayer(nn.Module):
             rows = Rows.of(range(b), device=x.device)
         if segments is None:
             segments = Segments.of(rows, torch.arange(t, device=x.device).expand(b, t), self.segment_length, None)
-        route, memory = self._route(x, rows, segments)
-        branch, log_weight = (segments.take(part).flatten(0, 1) for part in (route.branch, route.log_weight))
-        active = log_weight > -torch.inf
         flat = x.reshape(b * t, d)
-        outputs = self.branches(flat, branch, active, self._noise(rows, segments, route, memory, factor))
-        mixed = self.combiner(flat, outputs, log_weight)
+        route, memory = self._route(x, rows, segments)
+        noise = self._noise(rows, segments, route, memory, factor)
+        mixed, outputs, branch, active = self._mix(flat, route, segments, noise)
+        if not segments.unit:
+            likeliest = self._likeliest(route)
+            base = self._mix(flat, likeliest, segments, None)[0]
+            c = segments.take(segments.creativity).flatten()[:, None]
+            mixed = torch.where(c > 0, base + c * (mixed - base), mixed)
         if self.shared is not None:
             mixed = mixed + self.shared(flat)[:, 0]
         real = None if segments.real is None else segments.real.flatten()
         return mixed.view(b, t, d), Trace(route, outputs, active, branch, segments.share(), real)
+
+    def _mix(
+        self, flat: Tensor, route: Route, segments: Segments, noise: Noise | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens (n, d) through their branches: combined (n, d), each branch's output (n, s, d), branch and active."""
+        branch, log_weight = (segments.take(part).flatten(0, 1) for part in (route.branch, route.log_weight))
+        active = log_weight > -torch.inf
+        outputs = self.branches(flat, branch, active, noise)
+        return self.combiner(flat, outputs, log_weight), outputs, branch, active
+
+    def _likeliest(self, route: Route) -> Route:
+        """The undrawn route of the same segments."""
+        weight, branch = route.log_prob.topk(self.router.high, dim=-1)
+        return Route(branch, F.log_softmax(weight, -1), route.log_prob)
 
     def _route(self, x: Tensor, rows: Rows, segments: Segments) -> tuple[Route, Memory | None]:
         """The routes of the segments, from memory when they stand; and the memory, brought up to date."""
@@ -78,7 +99,7 @@ class MixtureOfThoughtsLayer(nn.Module):
             return Route(memory["branch"], memory["log_weight"], memory["log_prob"]), memory
         pool, total = self._pool(x, segments, memory or {})
         keys = route_keys(rows.seeds, self.index, segments.ids)
-        route: Route = self.router(pool.to(x.dtype), keys, segments.creativity)
+        route: Route = self.router(pool.to(x.dtype), keys, segments.creativity > 0)
         if memory is None:
             return route, None
         last = segments.local[:, -1]
@@ -117,7 +138,7 @@ class MixtureOfThoughtsLayer(nn.Module):
             return None
         b, t = segments.local.shape
         g, s = route.branch.shape[1:]
-        amplitude = segments.take(segments.creativity).flatten() * factor  # (n,)
+        amplitude = segments.take((segments.creativity > 0).float()).flatten() * factor  # (n,)
         device = amplitude.device
         f, d = self.branches.up.shape[1:]
         seeds = rows.seeds[:, None, None]

@@ -1,8 +1,7 @@
 """The probabilistic router: which branches a thought travels through at one layer, and with what weights.
 
 Sampling k of K without replacement in proportion to softmax(logits) is taking the k largest of logits + Gumbel noise
-(Gumbel-top-k: Kool, van Hoof and Welling 2019, eq. 6). Creativity scales the Gumbel noise: at c the draw is that of
-softmax(logits / c), at 0 the k likeliest.
+(Gumbel-top-k: Kool, van Hoof and Welling 2019, eq. 6). Without a draw it is the k likeliest.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class ThoughtRouter(nn.Module):
     """Logits W pool + bonus * noise over a learned temperature; pool is the mean hidden state before the segment.
 
     hidden_size d, num_branches K; between branches_min and branches_max branches are drawn, uniformly, per row and
-    segment (at creativity 0: branches_max). routing topk: no draw at any creativity.
+    segment (undrawn: branches_max). routing topk: never a draw.
     """
 
     def __init__(
@@ -51,25 +50,20 @@ class ThoughtRouter(nn.Module):
         self.prior = nn.Parameter(torch.zeros(hidden_size))  # stands for the pool where nothing lies before
         self.log_temperature = nn.Parameter(torch.zeros(()))
 
-    def forward(self, pool: Tensor, keys: Tensor, creativity: Tensor) -> Route:
-        """pool (b, g, d), keys (b, g) int64 (whose draw), creativity (b, g) -> `Route`."""
+    def forward(self, pool: Tensor, keys: Tensor, drawn: Tensor) -> Route:
+        """pool (b, g, d), keys (b, g) int64 (whose draw), drawn (b, g) bool: draw, or take the likeliest -> `Route`."""
         logits = self.proj(pool).float()  # (b, g, k)
-        c = creativity[..., None]
-        drawing = self.routing == "gumbel"
-        noisy = logits
-        if drawing:
-            noisy = logits + self.bonus * c * normal(key(keys, _BONUS), self.num_branches)
+        draw = drawn[..., None] if self.routing == "gumbel" else torch.zeros_like(drawn)[..., None]
+        noisy = logits + self.bonus * draw * normal(key(keys, _BONUS), self.num_branches)
         temperature = self.log_temperature.exp()
         noisy = noisy / temperature
-        score = noisy.detach()
-        if drawing:
-            score = score + c * gumbel(key(keys, _GUMBEL), self.num_branches)
+        score = noisy.detach() + draw * gumbel(key(keys, _GUMBEL), self.num_branches)
         branch = score.topk(self.high, dim=-1).indices  # (b, g, s)
         weight = noisy.gather(-1, branch)
-        if self.low < self.high and drawing:
+        if self.low < self.high:
             span = self.high - self.low + 1
             count = self.low + (uniform(key(keys, _COUNT), 1) * span).long()  # (b, g, 1)
-            count = torch.where(c > 0, count, self.high)
+            count = torch.where(draw, count, self.high)
             weight = weight.masked_fill(torch.arange(self.high, device=weight.device) >= count, -torch.inf)
         return Route(branch, F.log_softmax(weight, -1), F.log_softmax(logits / temperature, -1))
 

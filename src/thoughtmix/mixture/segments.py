@@ -23,6 +23,7 @@ class Segments:
     positions: Tensor  # (b, t)
     real: Tensor | None  # (b, t) float32, 0 where padded; None: nowhere
     settled: bool  # every row's last token is in a segment that will not end
+    unit: bool  # creativity is 0 or 1 everywhere
 
     @classmethod
     def of(cls, rows: Rows, positions: Tensor, length: int, real: Tensor | None) -> Segments:
@@ -46,7 +47,8 @@ class Segments:
         last = positions[:, -1:]
         settled = length == 0 and bool((last >= prompt - 1).all())
         creativity = rows.creativity[:, None] * (ids > 0)
-        return cls(ids, token - base, columns, start == 0, creativity, positions, real, settled)
+        unit = _unit(creativity)
+        return cls(ids, token - base, columns, start == 0, creativity, positions, real, settled, unit)
 
     def take(self, x: Tensor) -> Tensor:
         """(b, g, ...) values of segments -> (b, t, ...) of tokens."""
@@ -55,10 +57,15 @@ class Segments:
 
     def scaled(self, by: float) -> Segments:
         """With the creativity of all rows multiplied: a layer's own."""
-        return replace(self, creativity=self.creativity * by)
+        creativity = self.creativity * by
+        return replace(self, creativity=creativity, unit=_unit(creativity))
 
     def share(self) -> Tensor:
         """(b, g): each segment's share of all real tokens."""
         one = torch.ones_like(self.local, dtype=torch.float32) if self.real is None else self.real
         count = torch.zeros(self.ids.shape, device=one.device).scatter_add_(1, self.local, one)
         return count / count.sum().clamp(min=1)
+
+
+def _unit(creativity: Tensor) -> bool:
+    return bool(((creativity == 0) | (creativity == 1)).all())
