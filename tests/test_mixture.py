@@ -425,7 +425,7 @@ def test_the_baseline_is_as_wide_as_the_active_branches() -> None:
     model, base = build("whole"), StandardTransformer(build("whole").config)
     assert base.config.num_branches == 1
     assert base.config.branch_width == 96
-    assert model.config.branch_width == round(96 / 2.5)
+    assert model.config.branch_width == round((96 - model.config.shared_width) / 2.5)
     assert base(ids(1, 5)).metrics[0:] == []
 
 

@@ -62,7 +62,7 @@ class ThoughtBranch(nn.Module):
         self.down = nn.Parameter(torch.empty(num_branches, hidden_size, width))
         for weight in (self.up, self.down):
             nn.init.normal_(weight, std=0.02)
-        noisy = num_branches > 1
+        noisy = num_branches > 1 and noise_scale > 0
         self.input_noise = NoiseInjection(hidden_size, noise_scale) if noisy else None
         self.latent_noise = NoiseInjection(width, noise_scale, adaptive=False, relative=True) if noisy else None
 

@@ -42,7 +42,8 @@ class MixtureOfThoughtsLayer(nn.Module):
         super().__init__()
         self.index, self.segment_length, self.noise = layer_idx, config.segment_length, config.noise
         d, k = config.hidden_size, config.num_branches
-        self.branches = ThoughtBranch(d, int(config.branch_width or 0), k, config.noise_scale)
+        scale = 0.0 if config.noise == "none" else config.noise_scale
+        self.branches = ThoughtBranch(d, int(config.branch_width or 0), k, scale)
         # What all thoughts need alike is learned once here, from every token; the branches learn how to differ.
         self.shared = ThoughtBranch(d, config.shared_width) if config.shared_width else None
         if k > 1:
@@ -134,7 +135,7 @@ class MixtureOfThoughtsLayer(nn.Module):
     def _noise(
         self, rows: Rows, segments: Segments, route: Route, memory: Memory | None, factor: Tensor | float
     ) -> Noise | None:
-        if self.noise == "none":
+        if self.branches.input_noise is None:
             return None
         b, t = segments.local.shape
         g, s = route.branch.shape[1:]

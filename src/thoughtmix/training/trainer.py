@@ -114,7 +114,7 @@ class Trainer:
         cuda = torch.cuda.is_available()
         quick = torch.cuda.is_bf16_supported() if cuda else bf16_hardware()
         bf16 = c.precision == "bf16" or (c.precision == "auto" and quick)
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
+        self.accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if bf16 else "no")
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
