@@ -89,10 +89,14 @@ def test_readme_commands_are_commands(tinyland: Any, tmp_path: Path, monkeypatch
     for line in lines:
         words = shlex.split(re.sub(r"[<>] \S+", "", line))[1:]
         if "--model" in words:
-            words[words.index("--model") + 1] = "gpt2"
+            words[words.index("--model") + 1] = "mixture" if "mixture" in words else "gpt2"
         assert cli.main([*words, "--max-new-tokens", "3"]) == 0, line
         assert capsys.readouterr().out
     assert (tmp_path / "haiku.html").exists()
+    known = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    for line in re.findall(r"^\$ (thoughtmix .*?)(?:\s{2,}#.*)?$", README, re.M):
+        for option in re.findall(r"(--[a-z-]+)", line):
+            assert option in known, line
     targets = re.findall(r"^\$ make (\w+)", README, re.M)
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     assert targets[0] == "demo"

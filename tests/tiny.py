@@ -74,4 +74,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def language_model(family: str, seed: int = 0) -> Any:
     from thoughtmix.models import wrap_model
 
+    if family == "mixture":
+        return wrap_model(tiny_mixture(), tokenizer(), name="tiny-mixture")
     return wrap_model(tiny(family, seed), tokenizer(), name=f"tiny-{family}")
+
+
+@functools.cache
+def tiny_mixture() -> PreTrainedModel:
+    from thoughtmix.mixture.config import MixtureOfThoughtsConfig
+    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+
+    config = MixtureOfThoughtsConfig(
+        vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=2, max_position_embeddings=256
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MixtureOfThoughtsTransformer(config).eval().requires_grad_(False)
