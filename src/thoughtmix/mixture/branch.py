@@ -28,12 +28,16 @@ class NoiseInjection(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, amplitude: Tensor) -> Tensor:
         """x and noise (..., width), amplitude broadcast to (..., 1)."""
+        return torch.addcmul(x, self.size(x, amplitude).to(x.dtype), noise.to(x.dtype))
+
+    def size(self, x: Tensor, amplitude: Tensor) -> Tensor:
+        """(..., 1) what the noise is multiplied by."""
         size = self.noise_scale * (0.5 + torch.sigmoid(self.strength)) * amplitude
         if self.gate is not None:
             size = size * 2 * torch.sigmoid(self.gate(x))
         if self.relative:
             size = size * torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-        return torch.addcmul(x, size.to(x.dtype), noise.to(x.dtype))
+        return size
 
 
 @dataclass(slots=True)

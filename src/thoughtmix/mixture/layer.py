@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thoughtmix.decoding.randomness import NOISE
+from thoughtmix.mixture import held
 from thoughtmix.mixture.branch import Noise, ThoughtBranch
 from thoughtmix.mixture.combiner import AttentionCombiner
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
@@ -31,8 +32,17 @@ class Trace:
     outputs: Tensor  # (n, s, d) of the branches
     active: Tensor  # (n, s) bool
     branch: Tensor  # (n, s)
-    share: Tensor  # (b, g) of tokens
-    real: Tensor | None  # (n,) 0 where padded
+    segments: Segments
+
+    @property
+    def share(self) -> Tensor:
+        """(b, g) of tokens."""
+        return self.segments.share()
+
+    @property
+    def real(self) -> Tensor | None:
+        """(n,) 0 where padded."""
+        return None if self.segments.real is None else self.segments.real.flatten()
 
 
 class MixtureOfThoughtsLayer(nn.Module):
@@ -66,17 +76,20 @@ class MixtureOfThoughtsLayer(nn.Module):
             segments = Segments.of(rows, torch.arange(t, device=x.device).expand(b, t), self.segment_length, None)
         flat = x.reshape(b * t, d)
         route, memory = self._route(x, rows, segments)
-        noise = self._noise(rows, segments, route, memory, factor)
+        if t == 1 and memory is not None and held.stands(self, memory):
+            mixed = held.mix(self, flat, memory, route, segments.creativity, rows.seeds, factor)
+            return self._with_shared(mixed, flat).view(b, t, d), None
+        noise = self._noise(rows, segments, route, factor)
         mixed, outputs, branch, active = self._mix(flat, route, segments, noise)
         if not segments.unit:
-            likeliest = self._likeliest(route)
+            likeliest = self.likeliest(route)
             base = self._mix(flat, likeliest, segments, None)[0]
             c = segments.take(segments.creativity).flatten()[:, None]
             mixed = torch.where(c > 0, base + c * (mixed - base), mixed)
-        if self.shared is not None:
-            mixed = mixed + self.shared(flat)[:, 0]
-        real = None if segments.real is None else segments.real.flatten()
-        return mixed.view(b, t, d), Trace(route, outputs, active, branch, segments.share(), real)
+        return self._with_shared(mixed, flat).view(b, t, d), Trace(route, outputs, active, branch, segments)
+
+    def _with_shared(self, mixed: Tensor, flat: Tensor) -> Tensor:
+        return mixed if self.shared is None else mixed + self.shared(flat)[:, 0]
 
     def _mix(
         self, flat: Tensor, route: Route, segments: Segments, noise: Noise | None
@@ -87,7 +100,7 @@ class MixtureOfThoughtsLayer(nn.Module):
         outputs = self.branches(flat, branch, active, noise)
         return self.combiner(flat, outputs, log_weight), outputs, branch, active
 
-    def _likeliest(self, route: Route) -> Route:
+    def likeliest(self, route: Route) -> Route:
         """The undrawn route of the same segments."""
         weight, branch = route.log_prob.topk(self.router.high, dim=-1)
         return Route(branch, F.log_softmax(weight, -1), route.log_prob)
@@ -132,9 +145,7 @@ class MixtureOfThoughtsLayer(nn.Module):
             pool = torch.where((segments.columns < 0)[..., None], memory["pool"], pool)
         return torch.where(segments.from_prior[..., None], self.router.prior.float(), pool), before + real.sum(1)
 
-    def _noise(
-        self, rows: Rows, segments: Segments, route: Route, memory: Memory | None, factor: Tensor | float
-    ) -> Noise | None:
+    def _noise(self, rows: Rows, segments: Segments, route: Route, factor: Tensor | float) -> Noise | None:
         if self.branches.input_noise is None:
             return None
         b, t = segments.local.shape
@@ -146,22 +157,17 @@ class MixtureOfThoughtsLayer(nn.Module):
         if self.noise == "fresh":
             keys = key(seeds, NOISE, self.index, segments.take(route.branch), segments.positions[..., None])
             index = torch.arange(b * t * s, device=device).view(b * t, s)
-            return Noise(*self._tables(keys.flatten(), d, f), index, amplitude)
-        kept = memory is not None and "branch" in memory and t == 1
-        if kept and memory is not None and "at_input" in memory:
-            at_input, latent = memory["at_input"], memory["latent"]
-        else:
-            at_input, latent = self._tables(key(seeds, NOISE, self.index, route.branch), d, f)  # (b, g, s, .)
-            if kept and memory is not None:
-                memory |= {"at_input": at_input, "latent": latent}
+            return Noise(*tables(keys.flatten(), d, f), index, amplitude)
+        at_input, latent = tables(key(seeds, NOISE, self.index, route.branch), d, f)  # (b, g, s, .)
         group = torch.arange(b, device=device)[:, None] * g + segments.local  # (b, t): which route
         index = group.flatten()[:, None] * s + torch.arange(s, device=device)
         return Noise(at_input.view(-1, d), latent.view(-1, f), index, amplitude)
 
-    @staticmethod
-    def _tables(keys: Tensor, d: int, f: int) -> tuple[Tensor, Tensor]:
-        both = normal(keys, d + f)
-        return both[..., :d], both[..., d:]
+
+def tables(keys: Tensor, d: int, f: int) -> tuple[Tensor, Tensor]:
+    """Noise of pairs with these keys: (..., d) at the input, (..., f) inside."""
+    both = normal(keys, d + f)
+    return both[..., :d], both[..., d:]
 
 
 def signals(trace: Trace) -> dict[str, Tensor]:
