@@ -456,6 +456,15 @@ def test_compiled_models() -> None:
         torch.testing.assert_close(logits(compiled, x), logits(model, x), atol=1e-5, rtol=1e-5)
         assert (logits(compiled, x) - plain).abs().max() > 1e-3
     torch.testing.assert_close(logits(compiled, x), plain, atol=1e-5, rtol=1e-5)
+    with c.reset():  # compiled while idle, set later: never silently without effect
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager")
+        assert torch.equal(logits(compiled, x), plain)
+        c.force([2], [1.0])
+        try:
+            torch.testing.assert_close(logits(compiled, x), logits(model, x), atol=1e-5, rtol=1e-5)
+        except ModelError as error:
+            assert "before torch.compile" in str(error)
 
 
 def test_a_kernel_that_bypasses_the_router_is_noticed() -> None:
@@ -465,7 +474,7 @@ def test_a_kernel_that_bypasses_the_router_is_noticed() -> None:
     with ExpertController(model) as c:
         assert logits(model, x) is not None, "idle"
         c.force([0])
-        with pytest.raises(ModelError, match=r"model.layers.1.mlp ran without its router.*use_kernels=False"):
+        with pytest.raises(ModelError, match=r"model.layers.1.mlp ran past its controlled router.*use_kernels=False"):
             logits(model, x)
 
 

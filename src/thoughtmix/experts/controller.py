@@ -15,7 +15,7 @@ from thoughtmix.decoding.randomness import ROUTE, generator
 from thoughtmix.errors import InputError
 from thoughtmix.experts.control import LayerControl, build
 from thoughtmix.experts.families import MoELayer, find_moe_layers, refuse_compiled
-from thoughtmix.experts.gate import join, leave
+from thoughtmix.experts.gate import changed, join, leave
 from thoughtmix.experts.profile import ROUTER, Profile
 
 _OFF = object()
@@ -32,7 +32,8 @@ class ExpertController:
             controller.perturb(1.0, seeds=[4, 5])            # seeded noise on the router's logits, held per row
             model.generate(...)
 
-    layers: numbers of the layers to steer (see `find_moe_layers`); None: all. Attach before torch.compile.
+    layers: numbers of the layers to steer (see `find_moe_layers`); None: all. Set and attach before
+    torch.compile.
     rows: how many rows are steered apart; 1 is for any batch, all alike. A forward must then have so many rows, or a
     multiple, of which neighbours share one (what `generate` makes of num_return_sequences); `using` says otherwise. scoped: steers only forwards inside `using`, of
     the thread that entered it, so that others may use the model.
@@ -194,6 +195,10 @@ class ExpertController:
         finally:
             _FOLLOWED.reset(token)
 
+    def steers(self, layer: int) -> bool:
+        """For the gates: whether anything is set at a layer."""
+        return layer in self._controls
+
     def control(self, layer: int, batch: int) -> tuple[LayerControl, Tensor | None] | None:
         """For the gates: see `gate.Controls`."""
         control = self._controls.get(layer)
@@ -238,6 +243,8 @@ class ExpertController:
                 controls[layer.number] = made
         self._profiles, self._noises, self._head, self._controls = profiles, noise, head, controls
         self._spread.clear()
+        for layer in self.layers if self._attached else ():
+            changed(layer)
         return self
 
     def _change(self, rows: Sequence[int] | None, change: Any) -> Self:

@@ -3,6 +3,8 @@
 However many are attached, a layer has one set of hooks; controllers are applied in the order in which they came, so
 that biases add up and the last one to force wins, and watchers see what came of it. The hooks run before those that
 others may have (transformers' own recorders are attached late) and are taken off with the last controller or watcher.
+While nothing is set, only the block has hooks, which cost a few microseconds; they also notice when the inner ones
+should have run and did not.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from thoughtmix.experts.families import MoELayer
 
 class Controls(Protocol):
     """What a gate asks a controller."""
+
+    def steers(self, layer: int) -> bool:
+        """Whether anything is set at a layer."""
+        ...
 
     def control(self, layer: int, batch: int) -> tuple[LayerControl, Tensor | None] | None:
         """The change at a layer for a forward of `batch` rows, and the control row of each (None: one for all)."""
@@ -73,34 +79,49 @@ class Gate:
 
     def __post_init__(self) -> None:
         self._local = threading.local()
-        kind = self.layer.family.kind
-        block, router, experts = self.layer.block, self.layer.router, self.layer.experts
-        after: dict[str, Any] = {"prepend": True, "always_call": True}
-        self._handles = [
+        block = self.layer.block
+        self._outer = [
             block.register_forward_pre_hook(_eager(self._begin), prepend=True, with_kwargs=True),
-            block.register_forward_hook(_eager(self._end), **after),
-            router.register_forward_pre_hook(_eager(self._before_router), prepend=True),
-            router.register_forward_hook(_eager(self._after_router), **after),
+            block.register_forward_hook(_eager(self._end), prepend=True, always_call=True),
         ]
-        if kind in {"slots", "onehot"}:
-            self._handles.append(experts.register_forward_pre_hook(_eager(self._before_experts), prepend=True))
-        self._handles.append(experts.register_forward_hook(_eager(self._after_experts), prepend=True))
+        self._inner: list[Any] = []
+
+    def refresh(self) -> None:
+        """Have the inner hooks when they are needed, and only then."""
+        number = self.layer.number
+        needed = bool(self.watchers) or any(c.steers(number) for c in self.controllers)
+        if needed == bool(self._inner):
+            return
+        for handle in self._inner:
+            handle.remove()
+        self._inner = []
+        if not needed:
+            return
+        router, experts = self.layer.router, self.layer.experts
+        self._inner = [
+            router.register_forward_pre_hook(_eager(self._before_router), prepend=True),
+            router.register_forward_hook(_eager(self._after_router), prepend=True, always_call=True),
+            experts.register_forward_hook(_eager(self._after_experts), prepend=True),
+        ]
+        if self.layer.family.kind in {"slots", "onehot"}:
+            self._inner.append(experts.register_forward_pre_hook(_eager(self._before_experts), prepend=True))
 
     def close(self) -> None:
-        for handle in self._handles:
+        for handle in (*self._inner, *self._outer):
             handle.remove()
 
     # --- the hooks, in the order in which they run ---
 
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._local.call = None
-        if not self.controllers and not self.watchers:
+        number = self.layer.number
+        if not self.watchers and not any(c.steers(number) for c in self.controllers):
             return
         hidden = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()), None)
         if hidden is None or hidden.ndim not in {2, 3}:
             raise ModelError(f"{self.layer.name} is not given hidden states (batch, tokens, width).", _REPORT)
         batch, steps = (1, len(hidden)) if hidden.ndim == 2 else hidden.shape[:2]
-        active = [c for x in self.controllers if (c := x.control(self.layer.number, batch)) is not None]
+        active = [c for x in self.controllers if (c := x.control(number, batch)) is not None]
         if hidden.ndim == 2 and any(rows is not None for _, rows in active):
             raise ModelError(f"{self.layer.name} is given tokens without their rows.", "Use one profile for all.")
         if active or self.watchers:
@@ -182,8 +203,8 @@ class Gate:
         call, self._local.call = self._call, None
         if call is not None and out is not None and not call.routed:
             raise ModelError(
-                f"{self.layer.name} ran without its router and experts: a kernel bypasses them.",
-                "Load the model with use_kernels=False and without MXFP4 or other fused experts.",
+                f"{self.layer.name} ran past its controlled router: a kernel bypasses it, or it was compiled before.",
+                "Load with use_kernels=False and without MXFP4; set what you want before torch.compile.",
             )
 
     # --- helpers ---
@@ -271,6 +292,15 @@ def join(layer: MoELayer, who: Any, role: str) -> None:
         if gate is None:
             gate = _GATES[layer.router] = Gate(layer)
         getattr(gate, role).append(who)
+        gate.refresh()
+
+
+def changed(layer: MoELayer) -> None:
+    """A controller on this layer steers otherwise than before."""
+    with _LOCK:
+        gate = _GATES.get(layer.router)
+        if gate is not None:
+            gate.refresh()
 
 
 def leave(layer: MoELayer, who: Any, role: str) -> None:
@@ -284,6 +314,8 @@ def leave(layer: MoELayer, who: Any, role: str) -> None:
         if not gate.controllers and not gate.watchers:
             gate.close()
             del _GATES[layer.router]
+        else:
+            gate.refresh()
 
 
 def _eager(hook: Callable[..., Any]) -> Any:
