@@ -119,7 +119,7 @@ def test_forced_output_is_the_manual_computation(family: str, global_state_untou
         with torch.no_grad():
             for block, given, got in seen:
                 assert (got - manual(family, block, given, mix)).abs().max() <= 1e-6 * max(1, float(got.abs().max()))
-                first, second, *rest = mix
+                first, second, *_ = mix
                 swapped = {**mix, first: mix[second], second: mix[first]}
                 other = {(e + 1) % EXPERTS: w for e, w in mix.items()}
                 assert (got - manual(family, block, given, swapped)).abs().max() > 1e-3, "weights must matter"
@@ -158,7 +158,10 @@ def profiles(family: str) -> list[Profile]:
         Profile("equal", force={i: [0, 1] for i in every}, weights="equal"),
     ]
     if family != "nllb-moe":
-        mine += [Profile("bias", bias={i: {2: 3.0} for i in every}), Profile("without", exclude={i: [0] for i in every})]
+        mine += [
+            Profile("bias", bias={i: {2: 3.0} for i in every}),
+            Profile("without", exclude={i: [0] for i in every}),
+        ]
     return mine
 
 

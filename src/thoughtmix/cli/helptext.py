@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 
-COMMANDS = ("", "think", "show", "thinkers", "metrics", "pull", "doctor")
+COMMANDS = ("", "think", "show", "experts", "experts map", "experts think", "thinkers", "metrics", "pull", "doctor")
 
 
 def helptext() -> str:

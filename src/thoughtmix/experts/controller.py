@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from thoughtmix.decoding.randomness import ROUTE, generator
 from thoughtmix.errors import InputError
 from thoughtmix.experts.control import LayerControl, build
-from thoughtmix.experts.families import MoELayer, find_moe_layers, refuse_compiled
+from thoughtmix.experts.families import find_moe_layers, refuse_compiled
 from thoughtmix.experts.gate import changed, join, leave
 from thoughtmix.experts.profile import ROUTER, Profile
 
@@ -32,11 +32,10 @@ class ExpertController:
             controller.perturb(1.0, seeds=[4, 5])            # seeded noise on the router's logits, held per row
             model.generate(...)
 
-    layers: numbers of the layers to steer (see `find_moe_layers`); None: all. Set and attach before
-    torch.compile.
+    layers: numbers of the layers to steer (see `find_moe_layers`); None: all. Set and attach before torch.compile.
     rows: how many rows are steered apart; 1 is for any batch, all alike. A forward must then have so many rows, or a
-    multiple, of which neighbours share one (what `generate` makes of num_return_sequences); `using` says otherwise. scoped: steers only forwards inside `using`, of
-    the thread that entered it, so that others may use the model.
+    multiple, of which neighbours share one (what `generate` makes of num_return_sequences); `using` says otherwise.
+    scoped: steers only forwards inside `using`, of the thread that entered it, so that others may use the model.
 
     Leaving takes everything off: the model is bit for bit as it was. Several controllers add up: biases and noise are
     summed, exclusions united, and the last attached wins where two force. Run backward before leaving.
@@ -138,7 +137,7 @@ class ExpertController:
             if len(set(given)) != len(given):
                 raise InputError("An expert is named twice.", "Name each once.")
             given = dict(zip(given, map(float, weights), strict=True))
-        more = {number: given for number in self._numbers(layers)}
+        more = dict.fromkeys(self._numbers(layers), given)
         kind = weights if isinstance(weights, str) else "router"
         return self._change(rows, lambda p: dataclasses.replace(p, force={**p.force, **more}, weights=kind))
 
@@ -156,9 +155,7 @@ class ExpertController:
         more = {number: list(experts) for number in self._numbers(layers)}
         return self._change(rows, lambda p: dataclasses.replace(p, exclude={**p.exclude, **more}))
 
-    def perturb(
-        self, creativity: float | Sequence[float], seeds: int | Sequence[int] = 0, head: int = 0
-    ) -> Self:
+    def perturb(self, creativity: float | Sequence[float], seeds: int | Sequence[int] = 0, head: int = 0) -> Self:
         """Add creativity x standard Gumbel noise to the router's logits, drawn for each (seed, layer, expert) and held
         for all tokens. At 1 a softmax router so samples its experts (Gumbel-top-k, Kool et al. 2019).
 
@@ -170,7 +167,9 @@ class ExpertController:
             raise InputError("No seed was given.", "Pass seeds=0, or one a row.")
         strengths = [float(creativity)] * len(ids) if isinstance(creativity, (int, float)) else list(creativity)
         if len(strengths) != len(ids):
-            raise InputError(f"creativity has {len(strengths)} values for {len(ids)} seeds.", "Pass one, or one a seed.")
+            raise InputError(
+                f"creativity has {len(strengths)} values for {len(ids)} seeds.", "Pass one, or one a seed."
+            )
         if any(not 0 <= c < float("inf") for c in strengths):
             raise InputError(f"creativity is {creativity}.", "Pass 0 (no noise) or more.")
         noise = self._noise(strengths, ids)
@@ -261,5 +260,7 @@ class ExpertController:
     def _noise(self, creativity: Sequence[float], seeds: Sequence[int]) -> Tensor:
         """(n, L, e) float32. All layers are drawn, steered or not: a layer's noise does not depend on the others."""
         shape = (len(self._every), max(x.num_experts for x in self._every))
-        draws = [c * torch.from_numpy(generator(s, ROUTE).gumbel(size=shape)) for c, s in zip(creativity, seeds, strict=True)]
+        draws = [
+            c * torch.from_numpy(generator(s, ROUTE).gumbel(size=shape)) for c, s in zip(creativity, seeds, strict=True)
+        ]
         return torch.stack(draws).float()

@@ -18,8 +18,8 @@ from thoughtmix.errors import InputError, ModelError
 
 Kind = Literal["slots", "dense", "onehot", "mask"]
 """How a choice reaches the experts. slots: experts(hidden, index, weight). dense: the router returns scores (T, E) that
-scale each expert's *input*. onehot: experts(hidden, one-hot (T, k, E), weight (T, k)). mask: experts(hidden, mask (T, E),
-weight (T, E))."""
+scale each expert's *input*. onehot: experts(hidden, one-hot (T, k, E), weight (T, k)). mask: experts(hidden, mask
+(T, E), weight (T, E))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def find_moe_layers(model: nn.Module) -> tuple[MoELayer, ...]:
 
     Raises `InputError` when there are none, `ModelError` for a layer that cannot be controlled, naming it.
     """
-    found = []
+    found: list[MoELayer] = []
     for name, module in model.named_modules():
         known = _FAMILIES.get(type(module).__name__)
         if known is not None and known.refused:

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.errors import ModelError
 from thoughtmix.experts.control import EditLogits, LayerControl, spread
 from thoughtmix.experts.families import MoELayer
 
@@ -244,12 +244,14 @@ class Gate:
 
     def _masked(self, call: _Call, experts: Any, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
         """NLLB-MoE: its experts read the mask wrongly (see families.py), so what is forced is computed here."""
-        hidden, mask, probs = args[:3]
+        hidden, _, probs = args[:3]
         weight, index = probs.topk(self.layer.top_k, -1)
         index, weight = self._choose(call, index, weight)
         call.routed = True
         if self._wanted:
-            raise ModelError(f"Outputs of {self.layer.name} mean nothing: {self.layer.family.deaf}.", "Read routing only.")
+            raise ModelError(
+                f"Outputs of {self.layer.name} mean nothing: {self.layer.family.deaf}.", "Read routing only."
+            )
         self._show(call, None)
         forced = [(c.forced, rows) for c, rows in call.active if c.forced is not None]
         if not forced:

@@ -23,9 +23,9 @@ class Profile:
     """Changes by layer (numbered as `find_moe_layers` does), then by expert.
 
     force: the experts that run, instead of the router's choice: {layer: {expert: weight}} with weights as they are, or
-    {layer: [experts]} weighed as `weights` says: by the router's own scores among them, or equal; either way they sum to
-    what the router gave its own choice for that token. bias: nats added to an expert's router logit. exclude: experts
-    that do not run.
+    {layer: [experts]} weighed as `weights` says: by the router's own scores among them, or equal; either way they sum
+    to what the router gave its own choice for that token. bias: nats added to an expert's router logit. exclude:
+    experts that do not run.
     """
 
     name: str = ""
@@ -37,7 +37,9 @@ class Profile:
     def __post_init__(self) -> None:
         if self.weights not in {"router", "equal"}:
             raise InputError(f"weights is {self.weights!r}.", "Pass 'router', 'equal', or a weight for each expert.")
-        given = [w for part in (self.force, self.bias) for x in part.values() if isinstance(x, Mapping) for w in x.values()]
+        given = [
+            w for part in (self.force, self.bias) for x in part.values() if isinstance(x, Mapping) for w in x.values()
+        ]
         if any(not isinstance(w, (int, float)) or not math.isfinite(w) for w in given):
             raise InputError(f"Profile {self.name!r} has a weight or bias that is no finite number.", "Pass numbers.")
         if any(len(x) == 0 for x in self.force.values()):
@@ -77,7 +79,9 @@ class Profile:
         try:
             parts = {
                 name: {
-                    int(layer): {int(e): float(w) for e, w in x.items()} if isinstance(x, Mapping) else [int(e) for e in x]
+                    int(layer): {int(e): float(w) for e, w in x.items()}
+                    if isinstance(x, Mapping)
+                    else [int(e) for e in x]
                     for layer, x in dict(body.get(name, {})).items()
                 }
                 for name in ("force", "bias", "exclude")

@@ -21,7 +21,13 @@ from thoughtmix.thoughts import write_whole
 
 SCHEMA = "thoughtmix/expert-activations"
 _MANIFEST = "activations.json"
-_PARTS = {"logits": "float32", "probabilities": "float32", "selected": "int64", "weights": "float32", "outputs": "float32"}
+_PARTS = {
+    "logits": "float32",
+    "probabilities": "float32",
+    "selected": "int64",
+    "weights": "float32",
+    "outputs": "float32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,7 @@ class Store:
         found = {}
         for number, layer in self._layers.items():
             if layer.tokens:
-                parts = {name: torch.cat(pieces) for name, pieces in layer.parts.items()}
+                parts: dict[str, Any] = {name: torch.cat(pieces) for name, pieces in layer.parts.items()}
                 found[number] = Activations(layer.name, **{"outputs": None, **parts}, batches=tuple(layer.batches))
         return found
 
