@@ -188,6 +188,27 @@ def test_rows_are_steered_apart(family: str) -> None:
     assert all(changed[1:])
 
 
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "llama4_text", "dbrx"])
+def test_shares_sum_to_what_the_router_gave(family: str) -> None:
+    """ "router": by its scores among the forced; "equal": alike; both times the weight that its own choice had."""
+    model, x = tiny_moe(family), inputs(family, 2)
+    first = find_moe_layers(model)[0].number  # later layers see other hidden states
+    with ExpertActivationExtractor(model, [first], "") as reader:
+        logits(model, x)
+        plain = reader.activations[first]
+        mass = plain.weights.sum(1, keepdim=True)
+        for weights in ("router", "equal"):
+            reader.clear()
+            with ExpertController(model) as controller:
+                controller.force([3, 0], weights)
+                logits(model, x)
+            seen = reader.activations[first]
+            assert seen.selected.sort(1).values.tolist() == [[0, 3]] * 14
+            score = seen.logits.sigmoid() if family in {"deepseek_v3", "llama4_text"} else seen.logits.exp()
+            two = score.gather(1, seen.selected) if weights == "router" else torch.ones(14, 2)
+            torch.testing.assert_close(seen.weights, two / two.sum(1, keepdim=True) * mass, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", EDITED)
 def test_bias_is_the_routers_own_bias(family: str) -> None:
     """Adding b to a logit is what the router would do with b in its own bias; checked by giving it one."""

@@ -40,12 +40,13 @@ def experts_page(found: Specialization) -> str:
         for x in range(found.num_experts[y])
         for v in [float(found.load[y, x])]
     ]
-    return _template("experts.html").render(
+    page = _template("experts.html").render(
         found=found, headline=headline(found), maps=maps, load=load, pairs=_pairs(found, best), best=found.layers[best],
         best_experts=found.num_experts[best], cell=CELL, wide=max(found.num_experts), tall=len(found.layers),
         layers=_layers(found), labels=_labels(found),
         json=base64.b64encode(found.to_json().encode()).decode(),
     )  # fmt: skip
+    return page.lstrip()  # a macro stands before the document
 
 
 def headline(found: Specialization) -> str:
