@@ -137,6 +137,7 @@ def test_imports_point_one_way() -> None:
         "decoding",
         "sampling",
         "mixture",
+        "experts",
         "training",
         "metrics",
         "api",

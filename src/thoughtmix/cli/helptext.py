@@ -6,7 +6,10 @@ import contextlib
 import io
 import os
 
-COMMANDS = ("", "think", "show", "train", "experiment", "bench", "thinkers", "metrics", "pull", "doctor")
+COMMANDS = (
+    "", "think", "show", "train", "experiment", "experts", "experts map", "experts think", "bench", "thinkers", "metrics",
+    "pull", "doctor",
+)  # fmt: skip
 
 
 def helptext() -> str:

@@ -1,0 +1,158 @@
+"""n thoughts, each under its own routing profile, in one batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from transformers import PreTrainedModel
+
+from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.experts.analysis import analyze_expert_specialization
+from thoughtmix.experts.carried import Carried
+from thoughtmix.experts.controller import ExpertController
+from thoughtmix.experts.families import find_moe_layers
+from thoughtmix.experts.profile import ROUTER, Profile, all_experts, load_profiles
+from thoughtmix.experts.prompts import PROMPTS
+from thoughtmix.experts.specialization import Specialization
+from thoughtmix.thinker import Request, per_thought
+from thoughtmix.thoughts import Thought
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+DEFAULT_TEMPERATURE = 0.7
+DEFAULT_MIN_P = 0.1
+NOISE = Profile("noise")
+"""The model's own routing under noise of the thought's own seed."""
+_FOUND: WeakKeyDictionary[PreTrainedModel, Specialization] = WeakKeyDictionary()
+
+
+def discovered(model: LanguageModel) -> Specialization:
+    """What the experts are for by the built-in prompts; found once for each loaded model."""
+    if model.model not in _FOUND:
+        _FOUND[model.model] = analyze_expert_specialization(model)
+    return _FOUND[model.model]
+
+
+def profiles_of(model: LanguageModel, wanted: str | Sequence[str | Profile]) -> list[Profile]:
+    """Profiles by name, in order: noise, router (the model's own), all (every expert), discovered (one a built-in label
+    that has one), the name of such a label, or a file of `thoughtmix experts map --profiles`. A text may name several,
+    with commas between. Raises `InputError`."""
+    names: list[str | Profile] = [*wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    if not names:
+        raise InputError("No profile was named.", "Pass profiles=noise.")
+    out: list[Profile] = []
+    for name in names:
+        out.extend([name] if isinstance(name, Profile) else _named(model, name.strip()))
+    return out
+
+
+def _named(model: LanguageModel, name: str) -> list[Profile]:
+    if name == "noise":
+        return [NOISE]
+    if name == "router":
+        return [ROUTER]
+    if name == "all":
+        return [all_experts([layer.num_experts for layer in find_moe_layers(model.model)])]
+    if name.endswith(".json"):
+        return load_profiles(name)
+    if name != "discovered" and name not in PROMPTS:
+        raise UnknownName("profile", name, ["noise", "router", "all", "discovered", *PROMPTS, "FILE.json"])
+    found = discovered(model)
+    made = found.profiles() if name == "discovered" else [p for p in [found.profile(name)] if p]
+    if not made:
+        what = "the built-in labels" if name == "discovered" else repr(name)
+        raise InputError(
+            f"No expert of {model.name} is used for {what} beyond chance.",
+            "Pass profiles=noise, or use texts of your own: thoughtmix experts map MODEL --texts FILE --profiles OUT",
+        )
+    return made
+
+
+def think_under(
+    model: LanguageModel,
+    prompt_ids: Sequence[int],
+    request: Request,
+    assigned: Sequence[Profile],
+    *,
+    strength: float = 1.0,
+    head: int = 0,
+    read: str = "shared",
+) -> tuple[list[Thought], Mapping[str, Any]]:
+    """Thought i of the request under assigned[i]. creativity scales biases and noise; at 0 nothing is steered and,
+    unless a temperature is given, nothing drawn. read: see `thoughtmix.decoding.rows`."""
+    n = request.n
+    creativity = 1.0 if request.creativity is None else float(request.creativity)
+    temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
+    samplers = [
+        Sampler(temperature=t, top_k=k, top_p=p, min_p=m, top_nsigma=s)
+        for t, k, p, m, s in zip(
+            per_thought("temperature", temperature, n),
+            per_thought("top_k", request.top_k, n),
+            per_thought("top_p", request.top_p, n),
+            per_thought("min_p", DEFAULT_MIN_P if request.min_p is None else request.min_p, n),
+            per_thought("top_nsigma", request.top_nsigma, n),
+            strict=True,
+        )
+    ]
+    with ExpertController(model.model, scoped=True) as controller:
+        controller.set([p.scaled(strength * creativity) if creativity else ROUTER for p in assigned])
+        noise = [creativity if p is NOISE else 0.0 for p in assigned]
+        if any(noise):
+            controller.perturb(noise, request.seeds, head)
+        decoded = decode(
+            model,
+            [prompt_ids],
+            [Row(seed=s, sampler=x, stop=request.stop) for s, x in zip(request.seeds, samplers, strict=True)],
+            max_new_tokens=request.max_new_tokens,
+            on_step=request.on_step,
+            path=request.path,
+            weights=request.weights,
+            carried=Carried(controller, n),
+            read=read,  # type: ignore[arg-type]  # checked by decode
+        )
+    thoughts = [
+        Thought(
+            text=row.text,
+            token_ids=tuple(row.token_ids),
+            seed=seed,
+            logprob=float(sum(row.logprobs)),
+            finish=row.finish,
+            token_logprobs=tuple(row.logprobs),
+            origin={
+                "thinker": "experts", "profile": p.name, "creativity": creativity, "temperature": sampler.temperature,
+            },
+        )
+        for row, seed, sampler, p in zip(decoded.rows, request.seeds, samplers, assigned, strict=True)
+    ]  # fmt: skip
+    return thoughts, {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+
+
+def generate_thought_branches(
+    model: LanguageModel,
+    prompt: str | Sequence[Mapping[str, str]],
+    profiles: str | Sequence[str | Profile] | None = None,
+    *,
+    strength: float = 1.0,
+    read: str = "each",
+    head: int = 0,
+    raw: bool = False,
+    **settings: Any,
+) -> list[Thought]:
+    """One thought under each profile, in their order, in one batch.
+
+    profiles: see `profiles_of`; None: the model's own routing, all experts at once, each discovered profile, and noise.
+    settings: those of `Request` (seed, max_new_tokens, creativity, temperature, ...); n is the number of profiles.
+    `thought.origin["profile"]` names the profile. Raises `InputError`.
+    """
+    if profiles is None:
+        chosen = [ROUTER, *profiles_of(model, "all"), *discovered(model).profiles(), NOISE]
+    else:
+        chosen = profiles_of(model, profiles)
+    request = dataclasses.replace(Request(**settings), n=len(chosen))
+    ids = model.encode(prompt, raw=raw)
+    return think_under(model, ids, request, chosen, strength=strength, head=head, read=read)[0]

@@ -1,0 +1,236 @@
+"""What is changed at one layer, for n control rows, as tensors; and how that changes logits and choices.
+
+Shapes: n control rows, e experts, T = b t tokens of a forward (t of each batch row, one row after the other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from thoughtmix.errors import InputError, ModelError
+from thoughtmix.experts.families import MoELayer
+from thoughtmix.experts.profile import Profile
+
+_ADDS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+
+
+@dataclass(slots=True)
+class Forced:
+    """The experts of each control row in place of the router's choice, padded with weight 0."""
+
+    index: Tensor  # (n, K) int64
+    weight: Tensor  # (n, K) float32; for proportional rows the equal shares
+    proportional: Tensor  # (n, 1) bool: times what the router gave its own choice
+    by_router: Tensor  # (n, 1) bool: shares by the router's scores
+    rows: Tensor  # (n, 1) bool: the others keep the router's choice
+    whole: bool  # all rows are forced
+    plain: bool  # no row is proportional
+
+
+@dataclass(slots=True)
+class LayerControl:
+    """The changes at one layer. Any part may be absent."""
+
+    layer: MoELayer
+    shift: Tensor | None = None  # (n, e) added to the logits
+    noise: Tensor | None = None  # (n, e) added to the logits outside the head
+    head: int = 0  # how many of the largest logits stay the largest
+    banned: Tensor | None = None  # (n, e) bool
+    forced: Forced | None = None
+
+    @property
+    def edits_logits(self) -> bool:
+        return self.shift is not None or self.noise is not None or self.banned is not None
+
+    def edit(self, logits: Tensor, rows: Tensor | None, steps: int) -> Tensor:
+        """logits (T, e) float32 -> the same, changed."""
+        if self.shift is not None:
+            logits = logits + spread(self.shift, rows, steps)
+        if self.banned is not None:
+            logits = logits.masked_fill(spread(self.banned, rows, steps), torch.finfo(torch.float32).min)
+        if self.noise is not None:
+            logits = self._disturb(logits, spread(self.noise, rows, steps))
+        return logits
+
+    def _disturb(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Add noise; the head keeps its logits, and the largest of the others stays as large as it was, so that the
+        tail is shuffled below the head."""
+        lowest = torch.finfo(torch.float32).min
+        noisy = torch.where(logits > lowest, logits + noise, logits)
+        if not self.head:
+            return noisy
+        top = logits.topk(self.head + 1, -1)
+        is_head = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, top.indices[:, : self.head], True)
+        best = noisy.masked_fill(is_head, lowest).amax(-1, keepdim=True)
+        return torch.where(is_head, logits, torch.where(logits > lowest, noisy - best + top.values[:, -1:], logits))
+
+    def choose(
+        self, index: Tensor, weight: Tensor, scores: Callable[[], Tensor], rows: Tensor | None, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """index and weight (T, k) as the router chose -> (T, K) as they shall be. scores(): (T, e), summing to 1."""
+        if self.banned is not None:  # a rule that must take k experts may take a banned one, at weight 0 or nearly
+            weight = weight.masked_fill(spread(self.banned, rows, steps).expand(len(index), -1).gather(1, index), 0.0)
+        forced = self.forced
+        if forced is None:
+            return index, weight
+        tokens = len(index)
+        mine = spread(forced.index, rows, steps).expand(tokens, -1)
+        share = spread(forced.weight, rows, steps)
+        if not forced.plain:
+            by_score = scores().gather(1, mine) * (share != 0)
+            by_score = by_score / by_score.sum(-1, keepdim=True).clamp(min=1e-20)
+            shares = torch.where(spread(forced.by_router, rows, steps), by_score, share)
+            mass = weight.float().sum(-1, keepdim=True)
+            share = torch.where(spread(forced.proportional, rows, steps), shares * mass, share)
+        share = share.expand(tokens, -1).to(weight.dtype)
+        if forced.whole:
+            return mine, share
+        wide = max(index.shape[1], mine.shape[1])
+        take = spread(forced.rows, rows, steps)
+        return (
+            torch.where(take, _pad(mine, wide), _pad(index, wide)),
+            torch.where(take, F.pad(share, (0, wide - share.shape[1])), F.pad(weight, (0, wide - weight.shape[1]))),
+        )
+
+
+def spread(x: Tensor, rows: Tensor | None, steps: int) -> Tensor:
+    """(n, ...) by control row -> (T, ...) by token, or (1, ...) where there is one row for all."""
+    if rows is None:
+        return x
+    x = x[rows]
+    return x.repeat_interleave(steps, 0) if steps > 1 else x
+
+
+def _pad(index: Tensor, wide: int) -> Tensor:
+    """Repeat the first expert; its weight there is 0."""
+    missing = wide - index.shape[1]
+    return torch.cat([index, index[:, :1].expand(-1, missing)], 1) if missing else index
+
+
+class EditLogits(TorchFunctionMode):
+    """While a router runs: changes what its linear map to e experts gives, so that its own rule does the rest."""
+
+    def __init__(self, layer: MoELayer, edits: Sequence[tuple[LayerControl, Tensor | None]], steps: int) -> None:
+        super().__init__()
+        self.layer, self.edits, self.steps = layer, edits, steps
+        self.hits = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        e = self.layer.num_experts
+        if func is F.linear and out.shape[-1] == e:
+            self.hits += 1
+            logits = out.reshape(-1, e).float()
+            for control, rows in self.edits:
+                logits = control.edit(logits, rows, self.steps)
+            return logits.reshape(out.shape).to(out.dtype)
+        if self.hits and getattr(func, "__name__", "") in _ADDS and isinstance(out, Tensor) and out.shape[-1] == e:
+            return self._corrected(out, args)
+        return out
+
+    def _corrected(self, out: Tensor, args: Any) -> Tensor:
+        """Scores plus a correction of each expert (DeepSeek-V3): a banned expert must not come back by it."""
+        if not any(isinstance(a, Tensor) and a.numel() == out.shape[-1] for a in args):
+            return out
+        for control, rows in self.edits:
+            if control.banned is not None:
+                banned = spread(control.banned, rows, self.steps).expand(out.numel() // out.shape[-1], -1)
+                out = out.masked_fill(banned.reshape(out.shape), torch.finfo(out.dtype).min / 4)  # pairs are summed
+        return out
+
+    def check(self) -> None:
+        """Raises `ModelError` unless the router had exactly one map to edit."""
+        if self.hits != 1:
+            what = "no linear map" if self.hits == 0 else f"{self.hits} linear maps"
+            raise ModelError(
+                f"The router of {self.layer.name} computes its logits by {what}, where one was expected.",
+                "Force experts instead of bias, noise or exclusion, and merge adapters on the router first.",
+            )
+
+
+def build(
+    layer: MoELayer, profiles: Sequence[Profile], noise: Tensor | None = None, head: int = 0
+) -> LayerControl | None:
+    """The control of one layer for n profiles. noise: (n, e). None when nothing changes here. Raises `InputError`."""
+    number, e, device = layer.number, layer.num_experts, layer.device
+    out = LayerControl(layer, head=head)
+    if any(number in p.bias for p in profiles):
+        out.shift = torch.zeros(len(profiles), e)
+        for row, p in enumerate(profiles):
+            for expert, value in p.bias.get(number, {}).items():
+                out.shift[row, _expert(layer, expert)] = value
+    if any(number in p.exclude for p in profiles):
+        out.banned = torch.zeros(len(profiles), e, dtype=torch.bool)
+        for row, p in enumerate(profiles):
+            for expert in p.exclude.get(number, ()):
+                out.banned[row, _expert(layer, expert)] = True
+        left = e - int(out.banned.sum(1).max())
+        if left < layer.top_k:
+            raise InputError(
+                f"{layer.name} uses {layer.top_k} experts a token; excluding leaves {left} of {e}.",
+                "Exclude fewer, or force the ones you want.",
+            )
+    if noise is not None and bool(noise.any()):
+        out.noise = noise
+        _check_head(layer, head)
+    out.forced = _forced(layer, profiles)
+    if out.edits_logits and layer.family.deaf:
+        raise ModelError(
+            f"Bias, noise and exclusion do nothing at {layer.name}: {layer.family.deaf}.",
+            "Force experts there, which does work, or name other layers (layers=...).",
+        )
+    for part in ("shift", "noise", "banned"):
+        value = getattr(out, part)
+        if value is not None:
+            setattr(out, part, value.to(device))
+    return out if out.edits_logits or out.forced is not None else None
+
+
+def _check_head(layer: MoELayer, head: int) -> None:
+    if not 0 <= head < layer.top_k:
+        raise InputError(
+            f"head is {head}; {layer.name} uses {layer.top_k} experts a token, so nothing would be left to disturb.",
+            f"Pass head=0 to {layer.top_k - 1}.",
+        )
+    if head and layer.limited:
+        raise ModelError(
+            f"{layer.name} does not choose by its largest logits alone (expert groups or a correction).", "Pass head=0."
+        )
+
+
+def _forced(layer: MoELayer, profiles: Sequence[Profile]) -> Forced | None:
+    given = [p.force.get(layer.number, ()) for p in profiles]
+    n, wide = len(given), max(len(x) for x in given)
+    if not wide:
+        return None
+    index = torch.zeros(n, wide, dtype=torch.long)
+    weight = torch.zeros(n, wide)
+    flags = torch.zeros(3, n, 1, dtype=torch.bool)  # proportional, by_router, forced
+    for row, (experts, p) in enumerate(zip(given, profiles, strict=True)):
+        ids = [_expert(layer, x) for x in experts]
+        if len(set(ids)) < len(ids):
+            raise InputError(f"Profile {p.name!r} forces an expert of {layer.name} twice.", "Name each once.")
+        index[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+        index[row, len(ids) :] = ids[0] if ids else 0
+        own = not isinstance(experts, dict) and not hasattr(experts, "values")
+        weight[row, : len(ids)] = 1 / max(len(ids), 1) if own else torch.tensor(list(experts.values()))  # type: ignore[union-attr]
+        flags[:, row, 0] = torch.tensor([own and bool(ids), own and bool(ids) and p.weights == "router", bool(ids)])
+    device = layer.device
+    proportional, by_router, rows = flags.to(device)
+    return Forced(
+        index.to(device), weight.to(device), proportional, by_router, rows,
+        whole=bool(flags[2].all()), plain=not bool(flags[0].any()),
+    )  # fmt: skip
+
+
+def _expert(layer: MoELayer, expert: int) -> int:
+    if not isinstance(expert, int) or isinstance(expert, bool) or not 0 <= expert < layer.num_experts:
+        raise InputError(f"{layer.name} has no expert {expert!r}.", f"Pass 0 to {layer.num_experts - 1}.")
+    return expert

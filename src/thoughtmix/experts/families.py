@@ -1,0 +1,197 @@
+"""Where a model's mixture-of-experts layers are, and how each hands its router's choice to its experts.
+
+Nearly every family is alike: a block with a child `experts` and a child `gate` or `router`, and experts that are called
+as experts(hidden, index (T, k), weight (T, k)). Such blocks are found by that structure and need no entry here; the
+table holds those that differ, and those that cannot be controlled, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from thoughtmix.errors import InputError, ModelError
+
+Kind = Literal["slots", "dense", "onehot", "mask"]
+"""How a choice reaches the experts. slots: experts(hidden, index, weight). dense: the router returns scores (T, E) that
+scale each expert's *input*. onehot: experts(hidden, one-hot (T, k, E), weight (T, k)). mask: experts(hidden, mask
+(T, E), weight (T, E))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What must be known of a kind of block beyond its structure."""
+
+    kind: Kind = "slots"
+    sigmoid: bool = False
+    """Scores are sigmoids of the logits, not their softmax."""
+    logits: int | None = 0
+    """Where the router's output has its logits; None: it is the logits."""
+    top_k: int | None = None
+    """Experts a token, where the modules do not say."""
+    deaf: str = ""
+    """Why the router's choice does not reach the experts, so that only forcing can work."""
+    refused: str = ""
+    """Why nothing here can be controlled."""
+
+
+_NLLB = (
+    "transformers one-hots NLLB-MoE's router mask a second time, so that only expert_0 and expert_1 ever run, "
+    "whatever the router says"
+)
+_FAMILIES = {  # by class name of the block, the router or the experts
+    "DbrxFFN": Family(logits=None),
+    "Ernie4_5_MoeSparseMoeBlock": Family(sigmoid=False),  # corrected, yet softmax
+    "Llama4TextMoe": Family(kind="dense", sigmoid=True, logits=1),
+    "SwitchTransformersSparseMLP": Family(kind="onehot", logits=2, top_k=1),
+    "NllbMoeSparseMLP": Family(kind="mask", logits=2, top_k=2, deaf=_NLLB),
+    "JetMoeMoE": Family(refused="JetMoE sorts tokens by expert inside its router"),
+    "JetMoeMoA": Family(refused="JetMoE routes inside its attention"),
+    "LongcatFlashMoE": Family(refused="LongCat routes some tokens to experts that do not exist"),
+    "DeepseekV4HashRouter": Family(refused="its router hashes token ids and reads no scores"),
+    "Mxfp4GptOssExperts": Family(refused="its MXFP4 kernel bypasses router and experts"),
+}
+_PLAIN = Family()
+_CORRECTED = Family(sigmoid=True)  # DeepSeek-V3 and its many kin: a corrected choice over sigmoids
+
+
+@dataclass(frozen=True, eq=False)
+class MoELayer:
+    """One mixture-of-experts layer of a model. `number` counts these layers from 0, in the order of the modules."""
+
+    number: int
+    name: str
+    block: nn.Module
+    router: nn.Module
+    experts: nn.Module
+    num_experts: int
+    top_k: int
+    family: Family
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.router.parameters()).device
+
+    @property
+    def limited(self) -> bool:
+        """Whether the choice is not simply the k largest logits: groups of experts, or a correction of the scores."""
+        router = inner(self.router)
+        groups = getattr(router, "num_group", None) or getattr(router, "n_group", None) or 1
+        return int(groups) > 1 or _corrected(self.block) or _corrected(router)
+
+    def logits(self, out: Any) -> Tensor:
+        """(T, E) float32 router logits, from what the router returned."""
+        at = self.family.logits
+        found = out if at is None else out[at] if isinstance(out, tuple) and len(out) > at else None
+        if not isinstance(found, Tensor) or found.shape[-1] != self.num_experts:
+            raise ModelError(f"The router of {self.name} returns no logits of {self.num_experts} experts.", _REPORT)
+        return found.reshape(-1, self.num_experts).float()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(T, E) scores that sum to 1: softmax of the logits, or their sigmoids by their sum."""
+        if not self.family.sigmoid:
+            return logits.softmax(-1)
+        scores = logits.sigmoid()
+        total: Tensor = scores.sum(-1, keepdim=True).clamp(min=1e-20)
+        return scores / total
+
+
+_REPORT = "Choose another family, or report this model class to thoughtmix."
+
+
+def find_moe_layers(model: nn.Module) -> tuple[MoELayer, ...]:
+    """The mixture-of-experts layers of a model, also under PEFT.
+
+    Raises `InputError` when there are none, `ModelError` for a layer that cannot be controlled, naming it.
+    """
+    found: list[MoELayer] = []
+    for name, module in model.named_modules():
+        known = _FAMILIES.get(type(module).__name__)
+        if known is not None and known.refused:
+            raise _refusal(name, known.refused)
+        router = _child(module, "gate") or _child(module, "router")
+        experts = _child(module, "experts")
+        if router is not None and experts is not None:
+            found.append(_layer(model, len(found), name, module, router, experts))
+    if not found:
+        raise InputError(
+            f"{type(inner(model)).__name__} has no mixture-of-experts layers.",
+            "Choose a mixture-of-experts model (Mixtral, OLMoE, Qwen3-MoE, ...), or another thinker (--thinker).",
+        )
+    return tuple(found)
+
+
+def refuse_compiled(model: nn.Module, layers: tuple[MoELayer, ...]) -> None:
+    """Raises `ModelError` when the model was compiled: compiled code ignores what is attached later."""
+    way = "Attach first and compile inside the context, or use the model that was given to torch.compile."
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(f"{layers[0].name} belongs to a compiled model, which would ignore the controller.", way)
+    for layer in layers:
+        for name, module in model.named_modules():
+            whole = name == "" or layer.name == name or layer.name.startswith(f"{name}.")
+            if whole and getattr(module, "_compiled_call_impl", None) is not None:
+                raise ModelError(f"{layer.name} is compiled already and would ignore the controller.", way)
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The module itself, out of the layers that PEFT put around it."""
+    while isinstance(getattr(module, "base_layer", None), nn.Module):
+        module = module.base_layer  # type: ignore[assignment]
+    return module
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return module._modules.get(name)
+
+
+def _refusal(name: str, reason: str) -> ModelError:
+    return ModelError(f"{name or 'This model'} cannot be controlled: {reason}.", _REPORT)
+
+
+def _layer(
+    model: nn.Module, number: int, name: str, block: nn.Module, router: nn.Module, experts: nn.Module
+) -> MoELayer:
+    mine = inner(experts)
+    family = _FAMILIES.get(type(block).__name__, _PLAIN)
+    for part in (block, inner(router), mine):
+        known = _FAMILIES.get(type(part).__name__)
+        if known is not None and known.refused:
+            raise _refusal(name, known.refused)
+    if isinstance(mine, nn.ModuleList):
+        raise _refusal(name, "its block walks through a list of experts by itself")
+    if getattr(mine, "_is_expert_parallel", False):
+        raise ModelError(f"{name} spreads its experts over devices.", "Load the model without expert parallelism.")
+    if family is _PLAIN and (_corrected(block) or _corrected(inner(router))):
+        family = _CORRECTED
+    count = _number((mine, inner(router), block), "num_experts", "n_routed_experts", "num_local_experts")
+    if count is None and isinstance(mine, nn.ModuleDict):
+        count = len(mine)
+    top = family.top_k or _number((inner(router), block, mine), "top_k", "num_experts_per_tok", "moe_top_k")
+    if top is None:
+        config: Any = getattr(model, "config", None)
+        top = next(iter(_numbers((config,), "num_experts_per_tok", "moe_top_k", "top_k")), None)
+    if count is None or top is None:
+        raise _refusal(name, "it does not say how many experts it has and uses")
+    return MoELayer(number, name, block, router, experts, count, min(top, count), family)
+
+
+def _corrected(module: nn.Module) -> bool:
+    """Whether the choice adds a learned correction to the scores."""
+    own = [*vars(module), *module._parameters, *module._buffers]
+    return any(name in {"e_score_correction_bias", "expert_bias"} for name in own) or hasattr(module, "moe_statics")
+
+
+def _numbers(parts: tuple[Any, ...], *names: str) -> Iterator[int]:
+    for part in parts:
+        for name in names:
+            value = getattr(part, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                yield value
+
+
+def _number(parts: tuple[Any, ...], *names: str) -> int | None:
+    return next(_numbers(parts, *names), None)

@@ -1,0 +1,334 @@
+"""The hooks on one mixture-of-experts layer: where controllers change the routing, and watchers read it.
+
+However many are attached, a layer has one set of hooks; controllers are applied in the order in which they came, so
+that biases add up and the last one to force wins, and watchers see what came of it. The hooks run before those that
+others may have (transformers' own recorders are attached late) and are taken off with the last controller or watcher.
+While nothing is set, only the block has hooks, which cost a few microseconds; they also notice when the inner ones
+should have run and did not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from thoughtmix.errors import ModelError
+from thoughtmix.experts.control import EditLogits, LayerControl, spread
+from thoughtmix.experts.families import MoELayer
+
+
+class Controls(Protocol):
+    """What a gate asks a controller."""
+
+    def steers(self, layer: int) -> bool:
+        """Whether anything is set at a layer."""
+        ...
+
+    def control(self, layer: int, batch: int) -> tuple[LayerControl, Tensor | None] | None:
+        """The change at a layer for a forward of `batch` rows, and the control row of each (None: one for all)."""
+        ...
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a watcher is shown of one forward of one layer. T = b t tokens, one batch row after the other."""
+
+    layer: MoELayer
+    batch: int
+    steps: int
+    logits: Tensor  # (T, e) float32
+    index: Tensor  # (T, k)
+    weight: Tensor  # (T, k)
+    outputs: Tensor | None  # (T, k, d) of the experts that ran, or (T, e, d) of all; before weighing
+
+
+class Watches(Protocol):
+    """What a gate asks a watcher."""
+
+    outputs: str  # "", "selected" or "all"
+
+    def see(self, seen: Seen) -> None: ...
+
+
+@dataclass(slots=True)
+class _Call:
+    """One forward of the block, in one thread."""
+
+    batch: int
+    steps: int
+    active: list[tuple[LayerControl, Tensor | None]]
+    mode: EditLogits | None = None
+    logits: Tensor | None = None
+    index: Tensor | None = None
+    weight: Tensor | None = None
+    hidden: Tensor | None = None
+    routed: bool = False
+
+
+@dataclass(eq=False)
+class Gate:
+    layer: MoELayer
+    controllers: list[Controls] = field(default_factory=list)
+    watchers: list[Watches] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._local = threading.local()
+        block = self.layer.block
+        self._outer = [
+            block.register_forward_pre_hook(_eager(self._begin), prepend=True, with_kwargs=True),
+            block.register_forward_hook(_eager(self._end), prepend=True, always_call=True),
+        ]
+        self._inner: list[Any] = []
+
+    def refresh(self) -> None:
+        """Have the inner hooks when they are needed, and only then."""
+        number = self.layer.number
+        needed = bool(self.watchers) or any(c.steers(number) for c in self.controllers)
+        if needed == bool(self._inner):
+            return
+        for handle in self._inner:
+            handle.remove()
+        self._inner = []
+        if not needed:
+            return
+        router, experts = self.layer.router, self.layer.experts
+        self._inner = [
+            router.register_forward_pre_hook(_eager(self._before_router), prepend=True),
+            router.register_forward_hook(_eager(self._after_router), prepend=True, always_call=True),
+            experts.register_forward_hook(_eager(self._after_experts), prepend=True),
+        ]
+        if self.layer.family.kind in {"slots", "onehot"}:
+            self._inner.append(experts.register_forward_pre_hook(_eager(self._before_experts), prepend=True))
+
+    def close(self) -> None:
+        for handle in (*self._inner, *self._outer):
+            handle.remove()
+
+    # --- the hooks, in the order in which they run ---
+
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._local.call = None
+        number = self.layer.number
+        if not self.watchers and not any(c.steers(number) for c in self.controllers):
+            return
+        hidden = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()), None)
+        if hidden is None or hidden.ndim not in {2, 3}:
+            raise ModelError(f"{self.layer.name} is not given hidden states (batch, tokens, width).", _REPORT)
+        batch, steps = (1, len(hidden)) if hidden.ndim == 2 else hidden.shape[:2]
+        active = [c for x in self.controllers if (c := x.control(number, batch)) is not None]
+        if hidden.ndim == 2 and any(rows is not None for _, rows in active):
+            raise ModelError(f"{self.layer.name} is given tokens without their rows.", "Use one profile for all.")
+        if active or self.watchers:
+            self._local.call = _Call(batch, steps, active)
+
+    def _before_router(self, _: nn.Module, args: Any) -> None:
+        call = self._call
+        if call is not None and any(c.edits_logits for c, _ in call.active):
+            call.mode = EditLogits(self.layer, call.active, call.steps)
+            call.mode.__enter__()
+
+    def _after_router(self, _: nn.Module, args: Any, out: Any) -> Any:
+        call = self._call
+        if call is None:
+            return None
+        mode, call.mode = call.mode, None
+        if mode is not None:
+            mode.__exit__(None, None, None)
+        if out is None:  # the router raised
+            return None
+        if mode is not None:
+            mode.check()
+        if self.watchers or any(c.forced is not None and not c.forced.plain for c, _ in call.active):
+            call.logits = self.layer.logits(out)
+        if self.layer.family.kind != "dense":
+            return None
+        scores = out[0]  # (T, e): what each expert's input is multiplied by, 0 for the others
+        weight, index = scores.topk(self.layer.top_k, -1)
+        index, weight = self._choose(call, index, weight)
+        call.routed = True
+        return (torch.zeros_like(scores).scatter_add(1, index, weight), *out[1:])
+
+    def _before_experts(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        call = self._call
+        if call is None:
+            return None
+        hidden, index, weight = self._arguments(args)
+        if self.layer.family.kind == "onehot":
+            chosen = index  # (T, k, e), all 0 where the expert was full
+            weight = weight * chosen.sum(-1)
+            index = chosen.argmax(-1)
+        if len(index) != call.batch * call.steps:
+            raise ModelError(f"{self.layer.name} routes {len(index)} tokens of {call.batch} x {call.steps}.", _REPORT)
+        index, weight = self._choose(call, index, weight)
+        call.routed, call.hidden = True, hidden
+        if not self._wanted:
+            return (hidden, self._form(index), weight, *args[3:])
+        # Each (token, expert) pair as a token of its own at weight 1: the experts' own outputs come out, once.
+        which = index if self._wanted == "selected" else _every(index, self.layer.num_experts)
+        flat = hidden.reshape(-1, hidden.shape[-1]).repeat_interleave(which.shape[1], 0)
+        ones = weight.new_ones(len(flat), 1)
+        return (flat, self._form(which.reshape(-1, 1)), ones, *args[3:])
+
+    def _after_experts(self, experts: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        call = self._call
+        if call is None or out is None:
+            return None
+        kind = self.layer.family.kind
+        if kind == "mask":
+            return self._masked(call, experts, args, out)
+        assert call.index is not None and call.weight is not None
+        outputs: Tensor | None = None
+        result: Tensor | None = None
+        tokens = len(call.index)
+        if kind == "dense":
+            if self._wanted:
+                outputs = out.view(self.layer.num_experts, tokens, -1).transpose(0, 1)  # (T, e, d)
+                if self._wanted == "selected":
+                    outputs = _take(outputs, call.index)
+        elif self._wanted:
+            assert call.hidden is not None
+            outputs = out.reshape(tokens, -1, out.shape[-1])
+            mine = outputs if self._wanted == "selected" else _take(outputs, call.index)
+            result = (mine * call.weight[..., None]).sum(1).to(call.hidden.dtype).reshape(call.hidden.shape)
+        self._show(call, outputs)
+        return result
+
+    def _end(self, _: nn.Module, args: Any, out: Any) -> None:
+        call, self._local.call = self._call, None
+        if call is not None and out is not None and not call.routed:
+            raise ModelError(
+                f"{self.layer.name} ran past its controlled router: a kernel bypasses it, or it was compiled before.",
+                "Load with use_kernels=False and without MXFP4; set what you want before torch.compile.",
+            )
+
+    # --- helpers ---
+
+    @property
+    def _call(self) -> _Call | None:
+        return getattr(self._local, "call", None)
+
+    @property
+    def _wanted(self) -> str:
+        wants = {w.outputs for w in self.watchers}
+        return "all" if "all" in wants else "selected" if "selected" in wants else ""
+
+    def _choose(self, call: _Call, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        def scores() -> Tensor:
+            if call.logits is None:
+                raise ModelError(f"{self.layer.name} calls its experts before its router.", _REPORT)
+            return self.layer.probabilities(call.logits)
+
+        for control, rows in call.active:
+            index, weight = control.choose(index, weight, scores, rows, call.steps)
+        call.index, call.weight = index, weight
+        return index, weight
+
+    def _arguments(self, args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        dims = 3 if self.layer.family.kind == "onehot" else 2
+        if len(args) >= 3 and all(isinstance(a, Tensor) for a in args[:3]):
+            hidden, index, weight = args[:3]
+            if index.ndim == dims and not index.is_floating_point() and weight.shape == index.shape[:2]:
+                return hidden, index, weight
+        raise ModelError(f"{self.layer.name} does not call its experts with (hidden, index, weight).", _REPORT)
+
+    def _form(self, index: Tensor) -> Tensor:
+        if self.layer.family.kind != "onehot":
+            return index
+        return torch.nn.functional.one_hot(index, self.layer.num_experts)
+
+    def _masked(self, call: _Call, experts: Any, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        """NLLB-MoE: its experts read the mask wrongly (see families.py), so what is forced is computed here."""
+        hidden, _, probs = args[:3]
+        weight, index = probs.topk(self.layer.top_k, -1)
+        index, weight = self._choose(call, index, weight)
+        call.routed = True
+        if self._wanted:
+            raise ModelError(
+                f"Outputs of {self.layer.name} mean nothing: {self.layer.family.deaf}.", "Read routing only."
+            )
+        self._show(call, None)
+        forced = [(c.forced, rows) for c, rows in call.active if c.forced is not None]
+        if not forced:
+            return None
+        result = torch.zeros_like(hidden)
+        for expert in index[weight != 0].unique().tolist():
+            share = (weight * (index == expert)).sum(-1, keepdim=True)  # (T, 1)
+            token = share[:, 0].nonzero()[:, 0]
+            ran = experts[f"expert_{expert}"](hidden[token])
+            result.index_add_(0, token, (ran * share[token]).to(result.dtype))
+        dropout = float(getattr(experts, "moe_token_dropout", 0.0))
+        if dropout and not experts.training:
+            result = result * (1 - dropout)  # its own rule in evaluation
+        taken = torch.zeros(len(hidden), 1, dtype=torch.bool, device=hidden.device)
+        for part, rows in forced:
+            taken = taken | spread(part.rows, rows, call.steps)
+        return torch.where(taken, result, out)
+
+    def _show(self, call: _Call, outputs: Tensor | None) -> None:
+        if not self.watchers:
+            return
+        assert call.logits is not None and call.index is not None and call.weight is not None
+        for watcher in self.watchers:
+            mine = outputs
+            if watcher.outputs == "selected" and self._wanted == "all" and outputs is not None:
+                mine = _take(outputs, call.index)
+            shown = mine if watcher.outputs else None
+            watcher.see(Seen(self.layer, call.batch, call.steps, call.logits, call.index, call.weight, shown))
+
+
+_REPORT = "Choose another family, or report this model class to thoughtmix."
+_GATES: WeakKeyDictionary[nn.Module, Gate] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def join(layer: MoELayer, who: Any, role: str) -> None:
+    """Put a controller or watcher on a layer. role: "controllers" or "watchers"."""
+    with _LOCK:
+        gate = _GATES.get(layer.router)
+        if gate is None:
+            gate = _GATES[layer.router] = Gate(layer)
+        getattr(gate, role).append(who)
+        gate.refresh()
+
+
+def changed(layer: MoELayer) -> None:
+    """A controller on this layer steers otherwise than before."""
+    with _LOCK:
+        gate = _GATES.get(layer.router)
+        if gate is not None:
+            gate.refresh()
+
+
+def leave(layer: MoELayer, who: Any, role: str) -> None:
+    """Take it off again; with the last one go the hooks."""
+    with _LOCK:
+        gate = _GATES.get(layer.router)
+        if gate is None:
+            return
+        present = getattr(gate, role)
+        present[:] = [x for x in present if x is not who]
+        if not gate.controllers and not gate.watchers:
+            gate.close()
+            del _GATES[layer.router]
+        else:
+            gate.refresh()
+
+
+def _eager(hook: Callable[..., Any]) -> Any:
+    """A hook that compiled code calls as it is: what it does depends on who is attached at the time."""
+    return torch.compiler.disable(hook)
+
+
+def _every(index: Tensor, experts: int) -> Tensor:
+    return torch.arange(experts, device=index.device).expand(len(index), experts)
+
+
+def _take(outputs: Tensor, index: Tensor) -> Tensor:
+    """(T, e, d) and (T, k) -> (T, k, d)."""
+    return outputs.gather(1, index[..., None].expand(-1, -1, outputs.shape[-1]))
