@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from thoughtmix.errors import InputError, ModelError, ThoughtmixError
 from thoughtmix.experts import ExpertActivationExtractor, ExpertController, Profile, find_moe_layers
-from thoughtmix.experts.gate import _GATES
+from thoughtmix.experts.attached import _GATES
 
 EDITED = tuple(f for f in FAMILIES if f != "nllb-moe")  # those whose router is heard
 
@@ -363,9 +363,7 @@ def test_using_says_which_row_follows_which() -> None:
 
 
 def logits_without(model: Any, x: dict[str, Tensor]) -> Tensor:
-    from thoughtmix.experts import gate
-
-    removed = [(g, g.controllers[:]) for g in gate._GATES.values()]
+    removed = [(g, g.controllers[:]) for g in _GATES.values()]
     try:
         for g, _ in removed:
             g.controllers.clear()
