@@ -49,6 +49,6 @@ def test_domains_are_recovered_from_routing(figures: Any) -> None:
 @pytest.mark.slow
 def test_forcing_a_domains_experts_steers_the_text(figures: Any) -> None:
     """Against random experts: to the right side on average, and for some domain beyond doubt."""
-    beyond = [x["over_random_experts"] for x in figures["steering forced"].values()]
-    assert sum(x[0] for x in beyond) > 0
-    assert max(low for _, low, _ in beyond) > 0
+    found = figures["steering forced"]
+    assert found["all"]["over_random_experts"][0] > 0
+    assert max(x["over_random_experts"][1] for x in found.values()) > 0
