@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from thoughtmix.errors import InputError, ModelError, ThoughtmixError
 from thoughtmix.experts import ExpertActivationExtractor, ExpertController, Profile, find_moe_layers
-from thoughtmix.experts.gate import _GATES
+from thoughtmix.experts.attached import _GATES
 
 EDITED = tuple(f for f in FAMILIES if f != "nllb-moe")  # those whose router is heard
 
@@ -363,9 +363,7 @@ def test_using_says_which_row_follows_which() -> None:
 
 
 def logits_without(model: Any, x: dict[str, Tensor]) -> Tensor:
-    from thoughtmix.experts import gate
-
-    removed = [(g, g.controllers[:]) for g in gate._GATES.values()]
+    removed = [(g, g.controllers[:]) for g in _GATES.values()]
     try:
         for g, _ in removed:
             g.controllers.clear()
@@ -602,3 +600,29 @@ def test_bad_requests_say_what_to_type_and_change_nothing(change: Any, says: str
 
 def test_the_vocabulary_is_not_taken_for_experts() -> None:
     assert VOCABULARY != EXPERTS  # test_bias_... relies on it
+
+
+def test_a_strong_correction_does_not_bring_an_excluded_expert_back() -> None:
+    """DeepSeek-V3: of its two groups of two, the one with the excluded expert is left, however it is corrected."""
+    model, x = fresh_moe("deepseek_v3"), inputs("deepseek_v3", 2)
+    for layer in find_moe_layers(model):
+        layer.router.e_score_correction_bias[2] = 5.0  # type: ignore[index,operator]
+    with ExpertActivationExtractor(model, outputs="") as reader:
+        logits(model, x)
+        assert bool((reader.activations[0].selected == 2).any(1).all())
+        reader.clear()
+        with ExpertController(model) as controller:
+            controller.exclude([2])
+            logits(model, x)
+    assert all(not bool((seen.selected == 2).any()) for seen in reader.activations.values())
+
+
+def test_switch_tokens_beyond_the_capacity_stay_dropped() -> None:
+    model, x = fresh_moe("switch_transformers"), inputs("switch_transformers", 1, 12)
+    for layer in find_moe_layers(model):
+        layer.router.expert_capacity = 2  # type: ignore[assignment]
+    plain = logits(model, x)
+    with ExpertController(model) as controller, ExpertActivationExtractor(model) as reader:
+        controller.bias({0: 0.0})  # goes the whole way and changes nothing
+        torch.testing.assert_close(logits(model, x), plain, atol=1e-6, rtol=1e-6)
+        assert bool((reader.activations[0].weights == 0).any())

@@ -12,7 +12,7 @@ from tiny_moe import EXPERTS, FAMILIES, inputs, tiny_moe
 
 from thoughtmix.errors import InputError, ModelError
 from thoughtmix.experts import Activations, ExpertActivationExtractor, ExpertController, find_moe_layers
-from thoughtmix.experts.gate import _GATES
+from thoughtmix.experts.attached import _GATES
 
 HEARD = tuple(f for f in FAMILIES if f != "nllb-moe")
 

@@ -16,8 +16,8 @@ import thoughtmix
 from thoughtmix import Request
 from thoughtmix.errors import InputError, ModelError, UnknownName
 from thoughtmix.experts import ExpertController, Profile, generate_thought_branches
+from thoughtmix.experts.attached import _GATES
 from thoughtmix.experts.branches import NOISE, think_under
-from thoughtmix.experts.gate import _GATES
 from thoughtmix.experts.profile import ROUTER, save_profiles
 
 PROMPT = [5, 17, 40, 9, 77, 23]

@@ -63,6 +63,7 @@ def steering(
     """For each domain: how far its profile moves the classifier towards it on prompts of the *other* domains, beyond
     the model's own text, and beyond random experts."""
     out: dict[str, Any] = {}
+    every: list[list[float]] = [[], []]
     rng = np.random.default_rng(0)
     for c, domain in enumerate(DOMAINS):
         profile = found.forced(domain) if kind == "forced" else found.profile(domain, strength=float(kind))
@@ -80,10 +81,13 @@ def steering(
                 control.append(float(steered - randomly))
                 hits.append(float((scores[:THOUGHTS].argmax(1) == c).mean()))
                 missed.append(float((scores[THOUGHTS : 2 * THOUGHTS].argmax(1) == c).mean()))
-        out[domain] = {
-            "over_plain": interval(gain), "over_random_experts": interval(control),
-            "taken_for_it": round(float(np.mean(hits)), 3), "random_taken_for_it": round(float(np.mean(missed)), 3),
-        }  # fmt: skip
+        out[domain] = {"over_plain": interval(gain), "over_random_experts": interval(control)}
+        out[domain] |= {"taken_for_it": round(float(np.mean(hits)), 3)}
+        out[domain] |= {"random_taken_for_it": round(float(np.mean(missed)), 3)}
+        every[0] += gain
+        every[1] += control
+    if every[0]:
+        out["all"] = {"over_plain": interval(every[0]), "over_random_experts": interval(every[1])}
     return out
 
 

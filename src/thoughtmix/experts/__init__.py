@@ -1,8 +1,8 @@
 """Experts: steer, mix and read the routing of mixture-of-experts models, without retraining them.
 
-families.py finds the layers, control.py says what is changed for a row, gate.py changes it as the model runs;
-controller.py is the handle on both. extractor.py reads what ran, analysis.py says what each expert is for, thinker.py
-makes thoughts of it. Importing this package imports no torch.
+families.py finds the layers, control.py says what is changed for a row, gate.py changes it as the model runs,
+attached.py keeps the gates; controller.py is the handle on them. extractor.py reads what ran, analysis.py says what
+each expert is for, thinker.py makes thoughts of it. Importing this package imports no torch.
 """
 
 from __future__ import annotations

@@ -108,6 +108,19 @@ def spread(x: Tensor, rows: Tensor | None, steps: int) -> Tensor:
     return x.repeat_interleave(steps, 0) if steps > 1 else x
 
 
+def run_masked(experts: Any, hidden: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """What a dictionary of experts (NLLB-MoE's) gives when each token goes to the experts of `index` (T, k): the sum of
+    their outputs by `weight`, and its own rule of dropout, which in evaluation is a factor."""
+    out = torch.zeros_like(hidden)
+    for expert in index[weight != 0].unique().tolist():
+        share = (weight * (index == expert)).sum(-1, keepdim=True)  # (T, 1)
+        token = share[:, 0].nonzero()[:, 0]
+        ran = experts[f"expert_{expert}"](hidden[token])
+        out.index_add_(0, token, (ran * share[token]).to(out.dtype))
+    dropout = float(getattr(experts, "moe_token_dropout", 0.0))
+    return out * (1 - dropout) if dropout and not experts.training else out
+
+
 def _pad(index: Tensor, wide: int) -> Tensor:
     """Repeat the first expert; its weight there is 0."""
     missing = wide - index.shape[1]

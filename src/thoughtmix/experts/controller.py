@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from thoughtmix.decoding.randomness import ROUTE, generator
 from thoughtmix.errors import InputError
+from thoughtmix.experts.attached import changed, join, leave
 from thoughtmix.experts.control import LayerControl, build
 from thoughtmix.experts.families import find_moe_layers, refuse_compiled
-from thoughtmix.experts.gate import changed, join, leave
 from thoughtmix.experts.profile import ROUTER, Profile
 
 _OFF = object()

@@ -9,8 +9,9 @@ from typing import Literal, Self
 from torch import nn
 
 from thoughtmix.errors import InputError, ModelError
+from thoughtmix.experts.attached import join, leave
 from thoughtmix.experts.families import find_moe_layers, refuse_compiled
-from thoughtmix.experts.gate import Seen, join, leave
+from thoughtmix.experts.gate import Seen
 from thoughtmix.experts.store import Activations, Store
 
 

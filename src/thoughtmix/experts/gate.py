@@ -13,13 +13,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from thoughtmix.errors import ModelError
-from thoughtmix.experts.control import EditLogits, LayerControl, spread
+from thoughtmix.experts.control import EditLogits, LayerControl, run_masked, spread
 from thoughtmix.experts.families import MoELayer
 
 
@@ -63,6 +62,8 @@ class _Call:
     batch: int
     steps: int
     active: list[tuple[LayerControl, Tensor | None]]
+    watchers: list[Watches]
+    wanted: str  # the most that a watcher wants of the outputs
     mode: EditLogits | None = None
     logits: Tensor | None = None
     index: Tensor | None = None
@@ -124,8 +125,11 @@ class Gate:
         active = [c for x in self.controllers if (c := x.control(number, batch)) is not None]
         if hidden.ndim == 2 and any(rows is not None for _, rows in active):
             raise ModelError(f"{self.layer.name} is given tokens without their rows.", "Use one profile for all.")
-        if active or self.watchers:
-            self._local.call = _Call(batch, steps, active)
+        watchers = list(self.watchers)  # who comes or goes while this runs has no part in it
+        if active or watchers:
+            wants = {w.outputs for w in watchers}
+            wanted = "all" if "all" in wants else "selected" if "selected" in wants else ""
+            self._local.call = _Call(batch, steps, active, watchers, wanted)
 
     def _before_router(self, _: nn.Module, args: Any) -> None:
         call = self._call
@@ -144,7 +148,7 @@ class Gate:
             return None
         if mode is not None:
             mode.check()
-        if self.watchers or any(c.forced is not None and not c.forced.plain for c, _ in call.active):
+        if call.watchers or any(c.forced is not None and not c.forced.plain for c, _ in call.active):
             call.logits = self.layer.logits(out)
         if self.layer.family.kind != "dense":
             return None
@@ -167,10 +171,10 @@ class Gate:
             raise ModelError(f"{self.layer.name} routes {len(index)} tokens of {call.batch} x {call.steps}.", _REPORT)
         index, weight = self._choose(call, index, weight)
         call.routed, call.hidden = True, hidden
-        if not self._wanted:
+        if not call.wanted:
             return (hidden, self._form(index), weight, *args[3:])
         # Each (token, expert) pair as a token of its own at weight 1: the experts' own outputs come out, once.
-        which = index if self._wanted == "selected" else _every(index, self.layer.num_experts)
+        which = index if call.wanted == "selected" else _every(index, self.layer.num_experts)
         flat = hidden.reshape(-1, hidden.shape[-1]).repeat_interleave(which.shape[1], 0)
         ones = weight.new_ones(len(flat), 1)
         return (flat, self._form(which.reshape(-1, 1)), ones, *args[3:])
@@ -187,14 +191,14 @@ class Gate:
         result: Tensor | None = None
         tokens = len(call.index)
         if kind == "dense":
-            if self._wanted:
+            if call.wanted:
                 outputs = out.view(self.layer.num_experts, tokens, -1).transpose(0, 1)  # (T, e, d)
-                if self._wanted == "selected":
+                if call.wanted == "selected":
                     outputs = _take(outputs, call.index)
-        elif self._wanted:
+        elif call.wanted:
             assert call.hidden is not None
             outputs = out.reshape(tokens, -1, out.shape[-1])
-            mine = outputs if self._wanted == "selected" else _take(outputs, call.index)
+            mine = outputs if call.wanted == "selected" else _take(outputs, call.index)
             result = (mine * call.weight[..., None]).sum(1).to(call.hidden.dtype).reshape(call.hidden.shape)
         self._show(call, outputs)
         return result
@@ -212,11 +216,6 @@ class Gate:
     @property
     def _call(self) -> _Call | None:
         return getattr(self._local, "call", None)
-
-    @property
-    def _wanted(self) -> str:
-        wants = {w.outputs for w in self.watchers}
-        return "all" if "all" in wants else "selected" if "selected" in wants else ""
 
     def _choose(self, call: _Call, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         def scores() -> Tensor:
@@ -248,7 +247,7 @@ class Gate:
         weight, index = probs.topk(self.layer.top_k, -1)
         index, weight = self._choose(call, index, weight)
         call.routed = True
-        if self._wanted:
+        if call.wanted:
             raise ModelError(
                 f"Outputs of {self.layer.name} mean nothing: {self.layer.family.deaf}.", "Read routing only."
             )
@@ -256,68 +255,25 @@ class Gate:
         forced = [(c.forced, rows) for c, rows in call.active if c.forced is not None]
         if not forced:
             return None
-        result = torch.zeros_like(hidden)
-        for expert in index[weight != 0].unique().tolist():
-            share = (weight * (index == expert)).sum(-1, keepdim=True)  # (T, 1)
-            token = share[:, 0].nonzero()[:, 0]
-            ran = experts[f"expert_{expert}"](hidden[token])
-            result.index_add_(0, token, (ran * share[token]).to(result.dtype))
-        dropout = float(getattr(experts, "moe_token_dropout", 0.0))
-        if dropout and not experts.training:
-            result = result * (1 - dropout)  # its own rule in evaluation
+        result = run_masked(experts, hidden, index, weight)
         taken = torch.zeros(len(hidden), 1, dtype=torch.bool, device=hidden.device)
         for part, rows in forced:
             taken = taken | spread(part.rows, rows, call.steps)
         return torch.where(taken, result, out)
 
     def _show(self, call: _Call, outputs: Tensor | None) -> None:
-        if not self.watchers:
+        if not call.watchers:
             return
         assert call.logits is not None and call.index is not None and call.weight is not None
-        for watcher in self.watchers:
+        for watcher in call.watchers:
             mine = outputs
-            if watcher.outputs == "selected" and self._wanted == "all" and outputs is not None:
+            if watcher.outputs == "selected" and call.wanted == "all" and outputs is not None:
                 mine = _take(outputs, call.index)
             shown = mine if watcher.outputs else None
             watcher.see(Seen(self.layer, call.batch, call.steps, call.logits, call.index, call.weight, shown))
 
 
 _REPORT = "Choose another family, or report this model class to thoughtmix."
-_GATES: WeakKeyDictionary[nn.Module, Gate] = WeakKeyDictionary()
-_LOCK = threading.Lock()
-
-
-def join(layer: MoELayer, who: Any, role: str) -> None:
-    """Put a controller or watcher on a layer. role: "controllers" or "watchers"."""
-    with _LOCK:
-        gate = _GATES.get(layer.router)
-        if gate is None:
-            gate = _GATES[layer.router] = Gate(layer)
-        getattr(gate, role).append(who)
-        gate.refresh()
-
-
-def changed(layer: MoELayer) -> None:
-    """A controller on this layer steers otherwise than before."""
-    with _LOCK:
-        gate = _GATES.get(layer.router)
-        if gate is not None:
-            gate.refresh()
-
-
-def leave(layer: MoELayer, who: Any, role: str) -> None:
-    """Take it off again; with the last one go the hooks."""
-    with _LOCK:
-        gate = _GATES.get(layer.router)
-        if gate is None:
-            return
-        present = getattr(gate, role)
-        present[:] = [x for x in present if x is not who]
-        if not gate.controllers and not gate.watchers:
-            gate.close()
-            del _GATES[layer.router]
-        else:
-            gate.refresh()
 
 
 def _eager(hook: Callable[..., Any]) -> Any:
