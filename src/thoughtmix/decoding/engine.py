@@ -37,6 +37,15 @@ class Row:
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     """This row's own budget; None: the batch's."""
+    code: float | None = None
+    """Arithmetic sampling (Vilnis et al. 2023): this point of [0, 1) is the row's place in the distribution of all
+    continuations, read off token by token; rows whose codes lie apart draw apart, and each is still distributed as the
+    model says. After `CODE_BITS` bits the code is used up and the seed's own stream goes on. None: that from the start."""
+
+
+# A code is read for this many bits: enough to keep 64 thoughts apart. Each bit read doubles what is left of the rounding of
+# the logits, and a thought must be the same alone and in any batch.
+CODE_BITS = 6
 
 
 @dataclass(slots=True)
@@ -128,6 +137,9 @@ class _Batch:
         carried.keep(order)
         self.uniform = uniforms([rows[r].seed for r in order], max_new_tokens, device)  # (rows, steps)
         self.sampler = SamplerBatch.of([rows[r].sampler for r in order], device)
+        codes = [rows[r].code for r in order]
+        self.code = torch.tensor([0.0 if c is None else c for c in codes], dtype=torch.float64, device=device)
+        self.bits = torch.tensor([0.0 if c is None else CODE_BITS for c in codes], dtype=torch.float64, device=device)
 
     def run(self, route: Path, read: Read) -> Decoded:
         done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
@@ -159,8 +171,9 @@ class _Batch:
 
     def _take(self, logits: Tensor, step: int) -> Tensor:
         """Draw a token for each live row and note it."""
-        ids, logprobs = draw(logits, self.uniform[:, step], self.sampler)
-        for row, token, logprob in zip(self.live, ids.tolist(), logprobs.tolist(), strict=True):
+        drawn = draw(logits, torch.where(self.bits > 0, self.code, self.uniform[:, step]), self.sampler)
+        self.code, self.bits = drawn.rest, self.bits + drawn.share.log2()
+        for row, token, logprob in zip(self.live, drawn.ids.tolist(), drawn.logprobs.tolist(), strict=True):
             result = self.results[row]
             result.token_ids.append(token)
             result.logprobs.append(logprob)
@@ -171,7 +184,7 @@ class _Batch:
                     result.finish = "stop"
             else:
                 self.texts[row].ids.append(token)
-        return ids
+        return drawn.ids
 
     def _ended(self, step: int) -> list[int]:
         """Batch positions that end here."""
@@ -209,6 +222,7 @@ class _Batch:
             self.carried.keep(order)
         keep = torch.tensor(order, dtype=torch.long, device=tokens.device)
         self.uniform, self.sampler = self.uniform[keep], self.sampler.rows(keep)
+        self.code, self.bits = self.code[keep], self.bits[keep]
         return tokens[keep]
 
 
@@ -232,5 +246,7 @@ def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Sequence[R
                 if len(ids) < limit
                 else f"Shorten it to under {limit} tokens.",
             )
+    if any(r.code is not None and not 0 <= r.code < 1 for r in rows):
+        raise InputError("A row's code is not in [0, 1).", "Use decoding.randomness.spread_code(seed, prompt).")
     if any(not 0 <= r.prompt < len(prompts) for r in rows):
         raise InputError("A row names a prompt that is not there.", f"Use 0..{len(prompts) - 1}.")
