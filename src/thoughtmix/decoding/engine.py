@@ -40,11 +40,11 @@ class Row:
     code: float | None = None
     """Arithmetic sampling (Vilnis et al. 2023): this point of [0, 1) is the row's place in the distribution of all
     continuations, read off token by token; rows whose codes lie apart draw apart, and each is still distributed as the
-    model says. After `CODE_BITS` bits the code is used up and the seed's own stream goes on. None: that from the start."""
+    model says. After `CODE_BITS` bits the code is used up, and the seed's stream goes on. None: that from the start."""
 
 
-# A code is read for this many bits: enough to keep 64 thoughts apart. Each bit read doubles what is left of the rounding of
-# the logits, and a thought must be the same alone and in any batch.
+# A code is read for this many bits: enough to keep 64 thoughts apart. Each bit read doubles what is left of the
+# rounding of the logits, and a thought must be the same alone and in any batch.
 CODE_BITS = 6
 
 

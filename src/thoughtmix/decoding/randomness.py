@@ -30,9 +30,10 @@ def uniforms(seeds: Sequence[int], steps: int, device: torch.device | str = "cpu
 
 
 def spread_code(seed: int, prompt: Sequence[int]) -> float:
-    """A point of [0, 1) for arithmetic sampling (Vilnis et al. 2023), the seed's own: the seed's bits mirrored behind the
-    binary point (van der Corput 1935), shifted by the prompt. Any 2^m neighbouring seeds fall into the 2^m equal parts
-    of [0, 1), one each, so that their thoughts lie far apart in the model's distribution; a seed alone is uniform."""
+    """A point of [0, 1) for arithmetic sampling (Vilnis et al. 2023), the seed's own: the seed's bits mirrored behind
+    the binary point (van der Corput 1935), shifted by the prompt. Any 2^m neighbouring seeds fall into the 2^m equal
+    parts of [0, 1), one each, so that their thoughts lie far apart in the model's distribution; a seed alone is
+    uniform."""
     mirrored = int(f"{seed % 2**48:048b}"[::-1], 2) / 2**48
     shift = int.from_bytes(hashlib.blake2b(np.asarray(prompt, dtype="<i8").tobytes(), digest_size=6).digest()) / 2**48
     return (mirrored + shift) % 1.0

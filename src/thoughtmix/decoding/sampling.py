@@ -211,7 +211,9 @@ def _draw_sparse(
     return ids, mass / cdf[:, -1], _within(target - (end - mass), mass)
 
 
-def _draw_dense(blocks: Tensor, top: Tensor, floor: Tensor, uniform: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_dense(
+    blocks: Tensor, top: Tensor, floor: Tensor, uniform: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, shares and rests by two inverse CDFs: which block, then which token in it. blocks: (rows, blocks, width)."""
     warm = temperature > 0
     scale = torch.where(warm, 1 / temperature, 1.0).float()[:, None, None]

@@ -19,7 +19,7 @@ class SamplingThinker:
     name = "sampling"
     summary = "Plain sampling; creativity is the temperature (0 greedy, 1 the model's own distribution), min-p 0.1."
     options: Mapping[str, str] = {
-        "draws": "independent (default), or arithmetic: thoughts of neighbouring seeds drawn apart, each still as likely",
+        "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
     }
 
     def think(
