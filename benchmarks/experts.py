@@ -1,6 +1,6 @@
 """What control of the routing costs a decoding step, as ratios that can see 1%:
 
-    OMP_NUM_THREADS=1 python benchmarks/experts.py [--like olmoe] [--rounds 400] [--comparisons 3]
+    OMP_NUM_THREADS=1 python benchmarks/experts.py [--like olmoe] [--seconds 200] [--comparisons 3]
 
 8 rows step by one token over one cache of 32, on one thread pinned to one core, garbage collection off, by the thread's
 own clock, which stops while other programs have the core. Each comparison takes turns plain, controlled, controlled,
@@ -73,7 +73,7 @@ class Fixed(torch.nn.Module):
         return self.gate(hidden)[0], self.weight, self.index
 
 
-@dataclass
+@dataclass(eq=False)
 class Bench:
     """A model, its cache, and the comparisons: name -> (context of the base, context of what is compared)."""
 
@@ -132,20 +132,20 @@ class Bench:
             "reading experts' outputs": (nullcontext, lambda: ExpertActivationExtractor(self.model)),
         }
 
-    def run(self, rounds: int, count: int) -> dict[str, NDArray[np.float64]]:
+    def run(self, seconds: float, count: int) -> dict[str, NDArray[np.float64]]:
         """{name: (rounds, 2) seconds of a step: base, compared}, of the first `count` comparisons."""
         kinds = dict(list(self.comparisons().items())[:count])
         rng = np.random.default_rng(0)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
-        for turn in range(rounds + 3):
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends or len(next(iter(times.values()))) < 10:
             for name in rng.permutation(list(kinds)):
                 took = [0.0, 0.0]
                 for side in (0, 1, 1, 0):
                     with kinds[name][side]():
                         took[side] += self.step() / 2
-                if turn >= 3:  # the first are warm-up
-                    times[name].append((took[0], took[1]))
-        return {name: np.array(x) for name, x in times.items()}
+                times[name].append((took[0], took[1]))
+        return {name: np.array(x[3:]) for name, x in times.items()}  # the first are warm-up
 
 
 def middle(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,7 +165,7 @@ def interval(x: NDArray[np.float64]) -> tuple[float, float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--like", choices=list(SIZES), default="mixtral")
-    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--hidden", type=int)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--comparisons", type=int, default=6, help="so many of the first")
@@ -177,17 +177,18 @@ def main() -> int:
     os.sched_setaffinity(0, {args.core})
     torch.manual_seed(0)
     with torch.no_grad(), ExitStack() as stack:
-        narrow, wide = Bench(kind(NARROW, MANY)), Bench(kind(hidden, layers))
+        benches = {Bench(kind(NARROW, MANY)): 0.2, Bench(kind(hidden, layers)): 0.8}
         gc.collect()
         gc.disable()
         stack.callback(gc.enable)
-        small, times = (x.run(args.rounds, args.comparisons) for x in (narrow, wide))
+        small, times = (x.run(args.seconds * part, args.comparisons) for x, part in benches.items())
     plain = float(np.median(times["plain beside itself"][:, 0]))
     print(
         f"{args.like}: {ROWS} rows, {layers} layers of width {hidden}, one thread, a plain step {plain * 1e3:.2f} ms, ",
         end="",
     )
-    print(f"{args.rounds} rounds; narrow: {MANY} layers of width {NARROW}, as many")
+    print(f"{len(next(iter(times.values())))} rounds; ", end="")
+    print(f"narrow: {MANY} layers of width {NARROW}, {len(next(iter(small.values())))} rounds")
     print("| | time ratio (95%) | microseconds a layer and step (95%) | of a layer here |\n|---|---|---|---|")
     for name, x in times.items():
         ratio, low, high = map(np.exp, interval(np.log(x[:, 1] / x[:, 0])))
@@ -197,7 +198,7 @@ def main() -> int:
     x = times["plain beside itself"]
     _, low, high = interval(np.log(x[:, 1] / x[:, 0]))
     if max(-low, high) > 0.01:
-        print("This run does not count: plain beside itself is not within 1%. Quieten the machine or add --rounds.")
+        print("This run does not count: plain beside itself is not within 1%. Quieten the machine or add --seconds.")
         return 1
     return 0
 
