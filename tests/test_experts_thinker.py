@@ -168,6 +168,7 @@ def test_map_then_think(shell: Any, tmp_path: Path) -> None:
         "map", "planted", "--texts", str(texts), "--permutations", "99", "--profiles", str(made), "--html", str(page)
     )
     assert code == 0, err
+    assert "Read 12 of 24 texts" in err and "Shuffling labels" in err
     assert "p = 0.01" in out and "low: " in out and "Wrote" in err
     assert page.read_text().startswith("<!doctype html>")
     code, out, err = shell(
@@ -186,6 +187,12 @@ def test_map_then_think(shell: Any, tmp_path: Path) -> None:
     assert code == 0, err
     body = json.loads(out)
     assert [t["origin"]["profile"] for t in body["thoughts"]] == ["low", "high", "all"]
+    code, out, err = shell(
+        "think", "planted", "w5 w6", "--profiles", f"{made},all", "-n", "3", "--max-new-tokens", "4", "--no-measure"
+    )
+    assert code == 0, err
+    said = [line.split(": ")[1].split(" · ")[0] for line in out.splitlines() if line.startswith("thought ")]
+    assert said == ["low", "high", "all"], "each thought says its profile"
     code, out, _ = shell("map", "planted", "--texts", str(texts), "--permutations", "19", "--json")
     assert json.loads(out)["labels"] == ["low", "high"]
 

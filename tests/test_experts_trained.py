@@ -1,4 +1,4 @@
-"""A study: a small mixture of experts, trained here for a minute on five kinds of text, specialises, and steering it by
+"""A study: a small mixture of experts, trained here for two minutes on five kinds of text, specialises, and steering it by
 what was found steers what it writes. Needs the path of tiny_shakespeare.txt in THOUGHTMIX_SHAKESPEARE."""
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def run(script: str, *more: str) -> None:
         subprocess.run([sys.executable, str(STUDY / script), "--shakespeare", SHAKESPEARE, *more], check=True)
 
-    run("train.py", "--out", str(folder / "moe"), "--minutes", "1")
+    run("train.py", "--out", str(folder / "moe"), "--steps", "500")
     run(
         "evaluate.py",
         "--model",
         str(folder / "moe"),
         "--prompts",
+        "1",
+        "--seeds",
         "1",
         "--skip-frontier",
         "--out",
@@ -49,6 +51,6 @@ def test_domains_are_recovered_from_routing(figures: Any) -> None:
 @pytest.mark.slow
 def test_forcing_a_domains_experts_steers_the_text(figures: Any) -> None:
     """Against random experts: to the right side on average, and for some domain beyond doubt."""
-    found = figures["steering forced"]
+    found = figures["steering"]["forced"]
     assert found["all"]["over_random_experts"][0] > 0
     assert max(x["over_random_experts"][1] for x in found.values()) > 0

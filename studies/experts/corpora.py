@@ -35,6 +35,12 @@ def corpora(shakespeare: Path) -> dict[str, tuple[str, str]]:
     return out
 
 
+def parted(text: str, judge: bool) -> str:
+    """Training text in pieces of 5,000 characters, of which every third is kept for the judge."""
+    pieces = [text[i : i + 5000] for i in range(0, len(text), 5000)]
+    return "".join(p for i, p in enumerate(pieces) if (i % 3 == 2) == judge)
+
+
 def chunks(text: str, count: int, length: int, seed: int) -> list[str]:
     """Pieces of `length` characters from even places, without overlap, shuffled."""
     starts = np.arange(0, len(text) - length, max(length, len(text) // (count + 1)))

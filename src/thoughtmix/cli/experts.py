@@ -46,9 +46,15 @@ def map_experts(
     from thoughtmix.report.experts import experts_page, experts_plain
     from thoughtmix.thoughts import write_whole
 
-    lm = load_model(model, dtype=dtype, device=device, on_progress=progress())
+    say = progress()
+    lm = load_model(model, dtype=dtype, device=device, on_progress=say)
+
+    def read(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            say(f"Read {done} of {total} texts" if done < total else "Shuffling labels")
+
     found = analyze_expert_specialization(
-        lm, labelled, permutations=permutations, alpha=alpha, seed=seed, max_tokens=max_tokens
+        lm, labelled, permutations=permutations, alpha=alpha, seed=seed, max_tokens=max_tokens, on_text=read
     )
     print(found.to_json() if json else experts_plain(found))
     if html is not None:

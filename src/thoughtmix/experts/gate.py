@@ -3,12 +3,13 @@
 However many are attached, a layer has one set of hooks; controllers are applied in the order in which they came, so
 that biases add up and the last one to force wins, and watchers see what came of it. The hooks run before those that
 others may have (transformers' own recorders are attached late) and are taken off with the last controller or watcher.
-While nothing is set, only the block has hooks, which cost a few microseconds; they also notice when the inner ones
-should have run and did not.
+While nothing is set there are none, so that an idle controller costs nothing. Those on the block also notice when the
+inner ones should have run and did not.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,43 +81,55 @@ class Gate:
 
     def __post_init__(self) -> None:
         self._local = threading.local()
-        block = self.layer.block
-        self._outer = [
-            block.register_forward_pre_hook(_eager(self._begin), prepend=True, with_kwargs=True),
-            block.register_forward_hook(_eager(self._end), prepend=True, always_call=True),
-        ]
-        self._inner: list[Any] = []
+        self._hooks: list[Any] = []
+        self._theirs: Any = None  # the forward that somebody else put on the block itself
+        self._marker: Any = None
 
     def refresh(self) -> None:
-        """Have the inner hooks when they are needed, and only then."""
-        number = self.layer.number
-        needed = bool(self.watchers) or any(c.steers(number) for c in self.controllers)
-        if needed == bool(self._inner):
+        """Have hooks when they are needed, and only then."""
+        needed = bool(self.watchers) or any(c.steers(self.layer.number) for c in self.controllers)
+        if needed == bool(self._hooks):
             return
-        for handle in self._inner:
-            handle.remove()
-        self._inner = []
         if not needed:
+            self.close()
             return
-        router, experts = self.layer.router, self.layer.experts
-        self._inner = [
+        block, router, experts = self.layer.block, self.layer.router, self.layer.experts
+        self._hooks = [
+            block.register_forward_pre_hook(_eager(self._begin), prepend=True, with_kwargs=True),
+            block.register_forward_hook(_eager(self._end), prepend=True, always_call=True),
             router.register_forward_pre_hook(_eager(self._before_router), prepend=True),
             router.register_forward_hook(_eager(self._after_router), prepend=True, always_call=True),
             experts.register_forward_hook(_eager(self._after_experts), prepend=True),
         ]
         if self.layer.family.kind in {"slots", "onehot"}:
-            self._inner.append(experts.register_forward_pre_hook(_eager(self._before_experts), prepend=True))
+            self._hooks.append(experts.register_forward_pre_hook(_eager(self._before_experts), prepend=True))
+        self._mark()
 
     def close(self) -> None:
-        for handle in (*self._inner, *self._outer):
+        """Take all off."""
+        for handle in self._hooks:
             handle.remove()
+        self._hooks = []
+        if self._marker is not None and vars(self.layer.block).get("forward") is self._marker:
+            del self.layer.block.forward
+            if self._theirs is not None:
+                self.layer.block.forward = self._theirs
+        self._marker = self._theirs = None
+
+    def _mark(self) -> None:
+        """Make code that was compiled without the hooks compile again: torch.compile looks at a module's hooks once,
+        and each time at whether it has a forward of its own. It gets the one that it has anyway."""
+        block = self.layer.block
+        self._theirs = vars(block).get("forward")
+        self._marker = block.forward if self._theirs is None else functools.partial(self._theirs)
+        block.forward = self._marker
 
     # --- the hooks, in the order in which they run ---
 
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._local.call = None
         number = self.layer.number
-        if not self.watchers and not any(c.steers(number) for c in self.controllers):
+        if not self.watchers and not any(c.steers(number) for c in self.controllers):  # compiled code kept this hook
             return
         hidden = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()), None)
         if hidden is None or hidden.ndim not in {2, 3}:

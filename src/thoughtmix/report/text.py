@@ -11,8 +11,10 @@ FINISH = {"stop": "complete", "length": "cut at the token budget", "cancelled": 
 
 
 def facts(thought: Thought) -> str:
-    """One line about a thought: how likely, how relevant, how far from the others, how it ended."""
-    parts = [f"{thought.mean_logprob:.2f} nats/token"]
+    """One line about a thought: its routing profile if it had one, how likely, how relevant, how far from the others,
+    how it ended."""
+    parts = [printable(thought.origin["profile"])] if thought.origin.get("profile") else []
+    parts.append(f"{thought.mean_logprob:.2f} nats/token")
     parts += [
         f"{label} {thought.scores[name]:.2f}"
         for name, label in (("relevance", "relevance"), ("distance", "distance"), ("judge_nll", "judge NLL"))
