@@ -139,6 +139,7 @@ def test_imports_point_one_way() -> None:
         "mixture",
         "experts",
         "training",
+        "cost",
         "metrics",
         "api",
         "report",

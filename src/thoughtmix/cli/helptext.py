@@ -7,7 +7,7 @@ import io
 import os
 
 COMMANDS = (
-    "", "think", "show", "train", "experiment", "experts", "experts map", "experts think", "bench", "thinkers",
+    "", "think", "show", "train", "experiment", "experts", "experts map", "experts think", "cost", "bench", "thinkers",
     "metrics", "pull", "doctor",
 )  # fmt: skip
 

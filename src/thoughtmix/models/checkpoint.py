@@ -76,6 +76,20 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     return model, tokenizer
 
 
+def read_config(source: str, title: str, *, hub: bool = False) -> Any:
+    """The configuration alone, no weights, no tokenizer. Runs no code of the checkpoint's. Raises `ModelError`."""
+    from transformers import AutoConfig
+
+    from thoughtmix.models.quiet import quiet
+
+    try:
+        with quiet(downloads=hub):
+            _register_own(source)
+            return AutoConfig.from_pretrained(source, local_files_only=not hub, trust_remote_code=False)
+    except Exception as error:  # as in `read_checkpoint`
+        raise _explained(error, title, hub) from None
+
+
 def _require_causal(config: Any, title: str) -> None:
     """BERT and its kin are registered as causal models, too, but read both ways unless they are decoders."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING

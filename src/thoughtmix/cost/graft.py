@@ -1,0 +1,49 @@
+"""What thought branches add to a model. The numbers of a graft come from here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thoughtmix.cost.size import Size
+
+BRANCHES = 8
+RANK = 8
+ACTIVE = 3
+"""Branches that a thought travels through in a layer, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """`branches` updates of rank `rank` beside each block's down projection (f to d), and a router that draws some of
+    them from a hidden state: per layer, branches x rank x (f + d) and branches x (d + 1) parameters."""
+
+    branches: int = BRANCHES
+    rank: int = RANK
+
+    @property
+    def active(self) -> int:
+        return min(self.branches, ACTIVE)
+
+    def parameters(self, size: Size) -> int:
+        branches = sum(self.branches * self.rank * (f + d) for f, d in _sites(size))
+        return branches + sum(self.branches * (size.width + 1) for _ in _sites(size))
+
+    def maps(self, size: Size) -> int:
+        """Multiply-adds a token. The router runs once a thought: nothing."""
+        return sum(self.active * self.rank * (f + d) for f, d in _sites(size))
+
+    def tuning(self, size: Size, tokens: float) -> float:
+        """FLOPs a token of training the branches with the model frozen: forward, gradients through activations from
+        the top down to the first branch, and the branches' own weight gradients. Frozen weights get none."""
+        first = next((i for i, block in enumerate(size.blocks) if block.site is not None), None)
+        if first is None:
+            return 0.0
+        below = size.blocks[: first + 1]  # nothing before the first branch can be trained, so nothing goes back there
+        maps = size.maps - sum(block.maps for block in below)
+        scores = size.scores(tokens) - size.scores(tokens, below)
+        back = 2 * (maps + 2 * scores)  # a product of two activations has two gradients, of a weight and one only one
+        return size.forward(tokens) + back + 3 * 2 * self.maps(size)
+
+
+def _sites(size: Size) -> list[tuple[int, int]]:
+    return [block.site for block in size.blocks if block.site is not None]
