@@ -85,7 +85,12 @@ def test_loading_leaves_the_switches_alone(tmp_path: Path) -> None:
 
 def test_auto_dtype_asks_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "bf16_hardware", lambda: True)
+    monkeypatch.setattr(hardware, "packs", lambda: False)
     assert hardware.auto_dtype("cpu") == "bfloat16"
+    monkeypatch.setattr(hardware, "packs", lambda: True)  # packed weights are quicker than bfloat16 ...
+    assert hardware.auto_dtype("cpu") == "float32"
+    for large in (hardware.LARGE, None):  # ... but take more memory
+        assert hardware.auto_dtype("cpu", large) == "bfloat16"
     monkeypatch.setattr(hardware, "bf16_hardware", lambda: False)
     assert hardware.auto_dtype("cpu") == "float32"
     assert hardware.auto_dtype("mps") == "float32"

@@ -26,7 +26,7 @@ STEPS = 4000
 def frequencies(logits: torch.Tensor, sampler: Sampler) -> torch.Tensor:
     """Share of each token over an even grid of uniforms: the drawn distribution to within 1 / STEPS, no luck involved."""
     grid = (torch.arange(STEPS, dtype=torch.float64) + 0.5) / STEPS
-    ids, _ = draw(logits.expand(STEPS, -1), grid, SamplerBatch.of([sampler] * STEPS))
+    ids = draw(logits.expand(STEPS, -1), grid, SamplerBatch.of([sampler] * STEPS)).ids
     return torch.bincount(ids, minlength=logits.shape[-1]) / STEPS
 
 
@@ -93,7 +93,8 @@ def test_greedy_takes_the_first_largest_whatever_the_uniform() -> None:
 
 def test_logprob_is_the_untruncated_models() -> None:
     logits = torch.from_numpy(generator(5).normal(0, 3, (6, 640))).float()
-    ids, logprobs = draw(logits, uniforms(range(6), 1)[:, 0], SamplerBatch.of([Sampler(top_k=5, temperature=0.5)] * 6))
+    drawn = draw(logits, uniforms(range(6), 1)[:, 0], SamplerBatch.of([Sampler(top_k=5, temperature=0.5)] * 6))
+    ids, logprobs = drawn.ids, drawn.logprobs
     want = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
     torch.testing.assert_close(logprobs, want, atol=1e-5, rtol=0)
 
@@ -106,9 +107,9 @@ def test_a_row_does_not_see_its_neighbours() -> None:
     logits = torch.from_numpy(rng.normal(0, 2, (len(kinds), 2560))).float()
     logits[4] *= 5
     uniform = uniforms(range(len(kinds)), 1)[:, 0]
-    together, _ = draw(logits, uniform, SamplerBatch.of(kinds))
+    together = draw(logits, uniform, SamplerBatch.of(kinds)).ids
     for i, kind in enumerate(kinds):
-        alone, _ = draw(logits[i : i + 1], uniform[i : i + 1], SamplerBatch.of([kind]))
+        alone = draw(logits[i : i + 1], uniform[i : i + 1], SamplerBatch.of([kind])).ids
         assert alone.item() == together[i].item()
 
 

@@ -91,6 +91,7 @@ _OFF: Setting = {"min_p": 0.0}
 # name: (summary, what is fixed, the knob, its lowest and highest value)
 _SAMPLERS: dict[str, tuple[str, Setting, str, float, float]] = {
     "sampling": ("Temperature with min-p 0.1, this package's default", {}, "temperature", 0.5, 2.0),
+    "arithmetic": ("The same, thoughts drawn apart by codes", {"draws": "arithmetic"}, "temperature", 0.5, 2.0),
     "temperature": ("Temperature alone, nothing truncated", _OFF, "temperature", 0.4, 1.2),
     "top-k": ("Temperature with top-k 40", {**_OFF, "top_k": 40}, "temperature", 0.4, 1.4),
     "top-p": ("Temperature with top-p 0.9", {**_OFF, "top_p": 0.9}, "temperature", 0.4, 1.4),

@@ -102,8 +102,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _device() -> dict[str, str]:
     import torch
 
-    from thoughtmix.decoding.linear import packs
-    from thoughtmix.models.hardware import auto_dtype, bf16_hardware
+    from thoughtmix.models.hardware import auto_dtype, bf16_hardware, packs
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = {"device": device, "dtype": auto_dtype(device), "threads": str(torch.get_num_threads())}

@@ -37,6 +37,15 @@ class Row:
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     """This row's own budget; None: the batch's."""
+    code: float | None = None
+    """Arithmetic sampling (Vilnis et al. 2023): this point of [0, 1) is the row's place in the distribution of all
+    continuations, read off token by token; rows whose codes lie apart draw apart, and each is still distributed as the
+    model says. After `CODE_BITS` bits the code is used up, and the seed's stream goes on. None: that from the start."""
+
+
+# A code is read for this many bits: enough to keep 64 thoughts apart. Each bit read doubles what is left of the
+# rounding of the logits, and a thought must be the same alone and in any batch.
+CODE_BITS = 6
 
 
 @dataclass(slots=True)
@@ -47,6 +56,8 @@ class Continuation:
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = "cancelled"
     text: str = ""
+    top: list[tuple[list[int], list[float]]] = field(default_factory=list)
+    """Of each token, if asked for: the likeliest ids and their log-probabilities, likeliest first."""
 
 
 @dataclass(slots=True)
@@ -87,20 +98,24 @@ def decode(
     weights: Weights = "auto",
     carried: RowState = PLAIN,
     read: Read = "shared",
+    tail: int = 0,
+    top: int = 0,
 ) -> Decoded:
     """Continue `prompts` (token ids) by `rows`.
 
     end_ids: tokens that end a row; None: the model's own. on_step: called after every step; an exception in it,
     KeyboardInterrupt too, stops the run (KeyboardInterrupt returns what is there, `interrupted` set).
     carried: what each of `rows` carries through the model, in their order (see `RowState`). read: a prompt is read
-    once for all its rows, or by each row for itself.
+    once for all its rows, or by each row for itself. tail: the last so many tokens of each prompt (never all) are left to
+    every row, so that what it carries has a say in its first token, too. top: note so many likeliest tokens at each step.
     Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """
     _check(lm, prompts, rows, max_new_tokens)
     route = choose(lm.model, path, weights, carried, read)
     batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
-    return batch.run(route, read)
+    batch.top = top
+    return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))
 
 
 class _Batch:
@@ -117,7 +132,7 @@ class _Batch:
         carried: RowState,
     ) -> None:
         device = lm.model.device
-        self.prompts = [list(p) for p in prompts]
+        self.prompts, self.top = [list(p) for p in prompts], 0
         self.rows, self.end_ids, self.on_step, self.carried = rows, end_ids, on_step, carried
         self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
         self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
@@ -128,17 +143,23 @@ class _Batch:
         carried.keep(order)
         self.uniform = uniforms([rows[r].seed for r in order], max_new_tokens, device)  # (rows, steps)
         self.sampler = SamplerBatch.of([rows[r].sampler for r in order], device)
+        codes = [rows[r].code for r in order]
+        self.code = torch.tensor([0.0 if c is None else c for c in codes], dtype=torch.float64, device=device)
+        self.bits = torch.tensor([0.0 if c is None else CODE_BITS for c in codes], dtype=torch.float64, device=device)
 
-    def run(self, route: Path, read: Read) -> Decoded:
+    def run(self, route: Path, read: Read, tail: int) -> Decoded:
         done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
         began = time.perf_counter()
         try:
             counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
-            first = route.start(self.prompts, counts, max(self.budget))
-            done.prefill_seconds = time.perf_counter() - began
+            heads = [p[: len(p) - tail] for p in self.prompts]
+            first = route.start(heads, counts, max(self.budget) + tail)
             logits = first  # of each row, or of each prompt, with which all its rows begin
             if read == "shared":
                 logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
+            for at in range(tail, 0, -1):
+                logits = route.step(torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(first.device))
+            done.prefill_seconds = time.perf_counter() - began
             for step in range(max(self.budget)):
                 tokens = self._take(logits, step)
                 gone = self._ended(step)
@@ -159,8 +180,13 @@ class _Batch:
 
     def _take(self, logits: Tensor, step: int) -> Tensor:
         """Draw a token for each live row and note it."""
-        ids, logprobs = draw(logits, self.uniform[:, step], self.sampler)
-        for row, token, logprob in zip(self.live, ids.tolist(), logprobs.tolist(), strict=True):
+        drawn = draw(logits, torch.where(self.bits > 0, self.code, self.uniform[:, step]), self.sampler)
+        self.code, self.bits = drawn.rest, self.bits + drawn.share.log2()
+        if self.top:
+            best = logits.float().log_softmax(-1).topk(min(self.top, logits.shape[-1]))
+            for row, ids, values in zip(self.live, best.indices.tolist(), best.values.tolist(), strict=True):
+                self.results[row].top.append((ids, values))
+        for row, token, logprob in zip(self.live, drawn.ids.tolist(), drawn.logprobs.tolist(), strict=True):
             result = self.results[row]
             result.token_ids.append(token)
             result.logprobs.append(logprob)
@@ -171,7 +197,7 @@ class _Batch:
                     result.finish = "stop"
             else:
                 self.texts[row].ids.append(token)
-        return ids
+        return drawn.ids
 
     def _ended(self, step: int) -> list[int]:
         """Batch positions that end here."""
@@ -209,6 +235,7 @@ class _Batch:
             self.carried.keep(order)
         keep = torch.tensor(order, dtype=torch.long, device=tokens.device)
         self.uniform, self.sampler = self.uniform[keep], self.sampler.rows(keep)
+        self.code, self.bits = self.code[keep], self.bits[keep]
         return tokens[keep]
 
 
@@ -232,5 +259,7 @@ def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Sequence[R
                 if len(ids) < limit
                 else f"Shorten it to under {limit} tokens.",
             )
+    if any(r.code is not None and not 0 <= r.code < 1 for r in rows):
+        raise InputError("A row's code is not in [0, 1).", "Use decoding.randomness.spread_code(seed, prompt).")
     if any(not 0 <= r.prompt < len(prompts) for r in rows):
         raise InputError("A row names a prompt that is not there.", f"Use 0..{len(prompts) - 1}.")

@@ -1,7 +1,7 @@
 """Matrix products with weights packed once for few rows.
 
 A decoding step multiplies 1 to ~64 rows by every weight of the model, so it is bound by reading weights.
-On CPUs without bf16 instructions torch's float32 `F.linear` repacks the weight on each call; weights packed
+On CPUs torch's float32 `F.linear` repacks the weight on each call; weights packed
 once in 16 bits are read faster (measured: benchmarks/decode.py, docs/LOG.md). Kinds:
 
     native  F.linear in the model's own dtype, nothing copied
@@ -21,13 +21,6 @@ from torch import Tensor
 
 Kind = Literal["native", "fp16"]
 Linear = Callable[[Tensor], Tensor]  # (rows, inputs) -> (rows, outputs)
-
-
-def packs() -> bool:
-    """Whether this torch and CPU have FBGEMM's packed products (x86 builds do)."""
-    return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(
-        torch.ops.quantized, "linear_dynamic_fp16"
-    )
 
 
 def pack(weight: Tensor, bias: Tensor | None, kind: Kind) -> Linear:

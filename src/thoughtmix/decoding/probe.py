@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from thoughtmix.decoding import fused, shared
 from thoughtmix.decoding.expanded import ExpandedPath
-from thoughtmix.decoding.linear import Kind, packs
+from thoughtmix.decoding.linear import Kind
 from thoughtmix.decoding.path import Path, vocabulary_size
 from thoughtmix.decoding.rows import PLAIN, Read, RowState
 from thoughtmix.errors import InputError, ThoughtmixError
-from thoughtmix.models.hardware import bf16_hardware
+from thoughtmix.models.hardware import bf16_hardware, packs
 
 PathName = Literal["auto", "fused", "shared", "expanded"]
 Weights = Literal["auto", "native", "fp16"]
@@ -89,7 +89,8 @@ def choose(
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     if weights != "auto":
         return weights
-    return "fp16" if model.device.type == "cpu" and packs() and not bf16_hardware() else "native"
+    quick = model.dtype == torch.bfloat16 and bf16_hardware()
+    return "fp16" if model.device.type == "cpu" and packs() and not quick else "native"
 
 
 def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:

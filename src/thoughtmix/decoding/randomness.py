@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from thoughtmix.errors import InputError
 
 # What a thought draws for. Each purpose is its own stream, so drawing more of one changes none of the others.
 TOKENS = 0
@@ -24,3 +27,20 @@ def uniforms(seeds: Sequence[int], steps: int, device: torch.device | str = "cpu
     """(rows, steps) float64 in [0, 1): row i is drawn by seed i alone; a longer draw begins with the shorter."""
     draws = np.stack([generator(seed).random(steps) for seed in seeds]) if seeds else np.zeros((0, steps))
     return torch.from_numpy(draws).to(device)
+
+
+def spread_code(seed: int, prompt: Sequence[int]) -> float:
+    """A point of [0, 1) for arithmetic sampling (Vilnis et al. 2023), the seed's own: the seed's bits mirrored behind
+    the binary point (van der Corput 1935), shifted by the prompt. Any 2^m neighbouring seeds fall into the 2^m equal
+    parts of [0, 1), one each, so that their thoughts lie far apart in the model's distribution; a seed alone is
+    uniform."""
+    mirrored = int(f"{seed % 2**48:048b}"[::-1], 2) / 2**48
+    shift = int.from_bytes(hashlib.blake2b(np.asarray(prompt, dtype="<i8").tobytes(), digest_size=6).digest()) / 2**48
+    return (mirrored + shift) % 1.0
+
+
+def codes(draws: str, seeds: Sequence[int], prompt: Sequence[int]) -> list[float | None]:
+    """`Row.code` of each seed. draws: independent (none), or arithmetic. Raises `InputError`."""
+    if draws not in {"independent", "arithmetic"}:
+        raise InputError(f"draws is {draws!r}.", "Pass draws=independent or draws=arithmetic (--option).")
+    return [spread_code(seed, prompt) if draws == "arithmetic" else None for seed in seeds]

@@ -21,6 +21,15 @@ def bf16_hardware() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
+def packs() -> bool:
+    """Whether this torch and CPU have FBGEMM's packed 16-bit products (x86 builds do)."""
+    import torch
+
+    return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(
+        torch.ops.quantized, "linear_dynamic_fp16"
+    )
+
+
 def usable_device(name: str) -> str:
     """`name` once it is known to work; auto: cuda if there is one, else cpu. Raises `InputError`."""
     import torch
@@ -38,10 +47,20 @@ def usable_device(name: str) -> str:
     return name
 
 
-def auto_dtype(device: str) -> str:
-    """bfloat16 where the hardware multiplies it, else float32: emulation is several times slower."""
+LARGE = 3 * 2**30
+"""Bytes of a checkpoint from which float32 and its packed copy would crowd the memory of an ordinary machine."""
+
+
+def auto_dtype(device: str, size: int | None = 0) -> str:
+    """bfloat16 where the hardware multiplies it, else float32: emulation is several times slower.
+
+    On x86 CPUs float32 all the same, unless the checkpoint is large or its size (bytes) not known: with weights packed
+    in 16 bits that is quicker than bfloat16 (docs/LOG.md), and a thought is the same whatever stands beside it.
+    """
     import torch
 
     if device.startswith("cuda"):  # is_bf16_supported() alone would count emulation as support
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if device.startswith("cpu") and bf16_hardware() else "float32"
+    if not device.startswith("cpu") or not bf16_hardware():
+        return "float32"
+    return "float32" if packs() and size is not None and size < LARGE else "bfloat16"

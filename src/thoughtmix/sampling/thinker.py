@@ -18,12 +18,15 @@ DEFAULT_MIN_P = 0.1
 class SamplingThinker:
     name = "sampling"
     summary = "Plain sampling; creativity is the temperature (0 greedy, 1 the model's own distribution), min-p 0.1."
-    options: Mapping[str, str] = {}
+    options: Mapping[str, str] = {
+        "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
+    }
 
     def think(
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
     ) -> tuple[list[Thought], Mapping[str, Any]]:
         from thoughtmix.decoding import Row, Sampler, decode
+        from thoughtmix.decoding.randomness import codes
         from thoughtmix.thoughts import Thought
 
         if request.creativity is not None and request.temperature is not None:
@@ -43,12 +46,13 @@ class SamplingThinker:
                 strict=True,
             )
         ]
+        places = codes(str(request.options.get("draws", "independent")), request.seeds, prompt_ids)
         decoded = decode(
             model,
             [prompt_ids],
             [
-                Row(seed=s, sampler=sampler, stop=request.stop)
-                for s, sampler in zip(request.seeds, samplers, strict=True)
+                Row(seed=s, sampler=sampler, stop=request.stop, code=code)
+                for s, sampler, code in zip(request.seeds, samplers, places, strict=True)
             ],
             max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,

@@ -113,8 +113,9 @@ class Trainer:
         c = self.config
         cuda = torch.cuda.is_available()
         quick = torch.cuda.is_bf16_supported() if cuda else bf16_hardware()
-        bf16 = c.precision == "bf16" or (c.precision == "auto" and quick)
-        self.accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if bf16 else "no")
+        # Not Accelerate's mixed precision: that is one setting for the whole process, fixed by whoever came first.
+        self.bf16 = c.precision == "bf16" or (c.precision == "auto" and quick)
+        self.accelerator = Accelerator(cpu=not cuda)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -134,7 +135,7 @@ class Trainer:
         rate = c.rate(step, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with a.autocast():
+        with torch.autocast(a.device.type, torch.bfloat16, enabled=self.bf16):
             loss, logs = self.task.loss(self.wrapped, batch)
         self.optimizer.zero_grad(set_to_none=True)
         a.backward(loss)

@@ -1,0 +1,101 @@
+"""Arithmetic sampling: every thought distributed as the model says, neighbouring seeds far apart, each by its seed alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from tiny import language_model
+
+import thoughtmix
+from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.decoding.randomness import codes, spread_code
+from thoughtmix.decoding.sampling import SamplerBatch, draw
+from thoughtmix.errors import InputError
+from thoughtmix.models import LanguageModel
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return language_model("llama")
+
+
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 4}], ids=["dense", "sparse"])
+def test_rest_and_share_are_the_interval_of_the_token(truncation: dict[str, Any]) -> None:
+    logits = torch.randn(1, 160, generator=torch.Generator().manual_seed(0)) * 3
+    uniform = torch.linspace(0, 1, 4001, dtype=torch.float64)[:-1]
+    drawn = draw(logits.expand(4000, -1), uniform, SamplerBatch.of([Sampler(**truncation)] * 4000))
+    for token in drawn.ids.unique():
+        mine = drawn.ids == token
+        share = drawn.share[mine]
+        assert torch.allclose(share, share[0].expand_as(share), rtol=1e-9)
+        assert abs(float(mine.double().mean()) - float(share[0])) < 1e-3
+        slope = drawn.rest[mine] - uniform[mine] / share[0]  # the rest rises by 1 / share with the uniform
+        assert float(slope.max() - slope.min()) < 1e-4
+    assert bool(((drawn.rest >= 0) & (drawn.rest < 1)).all())
+
+
+def test_codes_of_neighbours_fill_equal_parts() -> None:
+    for first, m in ((0, 3), (5, 3), (1000, 4), (2**40 - 3, 2)):
+        places = sorted(spread_code(first + i, [1, 2]) for i in range(2**m))
+        steps = [(b - a) % 1 for a, b in zip(places, [*places[1:], places[0] + 1], strict=True)]
+        assert max(steps) < 2 * 2**-m and min(steps) > 0
+        aligned = [int(((p - spread_code(0, [1, 2])) % 1) * 2**m) for p in places]
+        assert sorted(aligned) == list(range(2**m))
+    assert spread_code(3, [1]) != spread_code(3, [2])
+    many = [spread_code(int(seed), [7]) for seed in torch.randint(0, 2**62, (2000,))]
+    assert stats.kstest(many, "uniform").pvalue > 1e-3
+
+
+def test_a_thought_depends_on_its_seed_alone(lm: LanguageModel) -> None:
+    prompt = [5, 6, 7]
+
+    def rows(seeds: Any) -> list[Row]:
+        return [Row(s, Sampler(), code=c) for s, c in zip(seeds, codes("arithmetic", seeds, prompt), strict=True)]
+
+    together = decode(lm, [prompt], rows(range(8)), max_new_tokens=40).rows
+    for i in (0, 3, 7):
+        alone = decode(lm, [prompt], rows([i]), max_new_tokens=40).rows[0]
+        assert alone.token_ids == together[i].token_ids
+    mixed = decode(lm, [prompt], [*rows([2]), Row(2)], max_new_tokens=12).rows
+    assert mixed[0].token_ids == together[2].token_ids[:12]
+    assert mixed[1].token_ids == decode(lm, [prompt], [Row(2)], max_new_tokens=12).rows[0].token_ids
+
+
+def test_sequences_are_as_likely_as_the_model_says_and_further_apart(lm: LanguageModel) -> None:
+    """Two tokens over the four likeliest: counts of 4,096 codes against enumeration (systematic: off by a few at most),
+    and 16 neighbouring seeds give more different pairs than independent ones."""
+    prompt, sampler = [9, 4], Sampler(top_k=4)
+    seeds = range(4096)
+    made = [tuple(r.token_ids) for r in decode(
+        lm, [prompt], [Row(s, sampler, code=c) for s, c in zip(seeds, codes("arithmetic", seeds, prompt), strict=True)],
+        max_new_tokens=2, end_ids=frozenset()).rows]  # fmt: skip
+    with torch.no_grad():
+        first = lm.model(torch.tensor([prompt])).logits[0, -1].double().topk(4)
+        for p, a in zip(first.values.softmax(0), first.indices.tolist(), strict=True):
+            second = lm.model(torch.tensor([[*prompt, a]])).logits[0, -1].double().topk(4)
+            for q, b in zip(second.values.softmax(0), second.indices.tolist(), strict=True):
+                assert abs(made.count((a, b)) - 4096 * float(p * q)) < 4
+    apart = sum(len(set(made[at : at + 16])) for at in range(0, 1024, 16))
+    free = decode(lm, [prompt], [Row(s, sampler) for s in range(1024)], max_new_tokens=2, end_ids=frozenset()).rows
+    independent = sum(len({tuple(r.token_ids) for r in free[at : at + 16]}) for at in range(0, 1024, 16))
+    assert apart > 1.2 * independent
+
+
+def test_long_codes_run_out_and_the_seed_goes_on(lm: LanguageModel) -> None:
+    code = codes("arithmetic", [4], [3])[0]
+    sampler = Sampler(temperature=0.3)  # few bits a token
+    one, other = (decode(lm, [[3]], [Row(s, sampler, code=code)], max_new_tokens=60).rows[0].token_ids for s in (4, 5))
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 60)
+    assert 2 <= same < 60  # as long as the code lasts the seed's own stream does not matter, then it alone does
+
+
+def test_bad_input_is_one_line(lm: LanguageModel) -> None:
+    with pytest.raises(InputError, match="draws=independent"):
+        codes("clever", [1], [2])
+    with pytest.raises(InputError, match="spread_code"):
+        decode(lm, [[3]], [Row(0, code=1.0)], max_new_tokens=2)
+    with pytest.raises(InputError, match="draws is 'x'"):
+        thoughtmix.think("w3 w4", n=2, model=thoughtmix.Pipeline(lm), measure=False, max_new_tokens=2, draws="x")
