@@ -158,7 +158,9 @@ class _Batch:
             if read == "shared":
                 logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
             for at in range(tail, 0, -1):
-                logits = route.step(torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(first.device))
+                logits = route.step(
+                    torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(first.device)
+                )
             done.prefill_seconds = time.perf_counter() - began
             for step in range(max(self.budget)):
                 tokens = self._take(logits, step)

@@ -30,6 +30,7 @@ class GraftCarried(Carried):
         super().__init__(seeds, creativity, device)
         self.graft = graft
         config = graft.config
+        self.tail = config.tail
         # Standing noise and weights that no token moves: then a step needs nothing but two numbers a rank.
         self.ranked = config.combiner == "router" and config.noise != "fresh" and config.router == "prior"
         if weights is not None:

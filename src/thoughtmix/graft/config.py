@@ -42,6 +42,8 @@ class MoTConfig(PeftConfig):
     noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
     noise_scale: its standard deviation at first, in the units of A_k h; learned within 0.5 to 1.5 of it.
     combiner: router (branches weigh what the route says) or attention (each token shifts that).
+    tail: tokens at the end of a prompt that each thought reads itself where the rest is read once for all (the turn of
+    a chat template, say), so that branches have a say in the first token, too.
     creativity_default: of a forward for which none is named.
     init_seed: of the random A. format_version: of the saved form.
 
@@ -62,6 +64,7 @@ class MoTConfig(PeftConfig):
     noise: str = "held"
     noise_scale: float = 0.1
     combiner: str = "router"
+    tail: int = 5
     creativity_default: float = 1.0
     init_seed: int = 0
     format_version: int = FORMAT_VERSION
@@ -90,6 +93,8 @@ class MoTConfig(PeftConfig):
             )
         if self.r < 1:
             raise InputError(f"r is {self.r}.", "Pass 1 or more.")
+        if self.tail < 0:
+            raise InputError(f"tail is {self.tail}.", "Pass 0 or more.")
         for name in ("noise_scale", "creativity_default"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}.", "Pass 0 or more.")

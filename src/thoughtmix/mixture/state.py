@@ -142,7 +142,10 @@ def follow(cache: Any, rows: Rows) -> None:
 
 
 class Carried:
-    """The `RowState` of thoughts for `decode`: see there when its methods are called."""
+    """The `RowState` of thoughts for `decode`: see there when its methods are called. tail: how many tokens at the end
+    of a shared prompt each row should read itself."""
+
+    tail = 0
 
     def __init__(self, seeds: Sequence[int], creativity: Sequence[float], device: torch.device) -> None:
         self.rows = Rows.of(seeds, torch.tensor(creativity), 0, device, remember=True)

@@ -22,6 +22,7 @@ class MixtureThinker:
     summary = "Routes and held noise in the branches of a mixture or a graft; creativity scales both (0 deterministic)."
     options: Mapping[str, str] = {
         "read": "shared (default): the prompt is read once for all; each: by every thought through its own branches",
+        "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
     }
 
     def think(
@@ -29,6 +30,7 @@ class MixtureThinker:
     ) -> tuple[list[Thought], Mapping[str, Any]]:
         """Tokens are drawn at temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""
         from thoughtmix.decoding import Row, Sampler, decode
+        from thoughtmix.decoding.randomness import codes
         from thoughtmix.thoughts import Thought
 
         n = request.n
@@ -47,16 +49,22 @@ class MixtureThinker:
             )
         ]
         read = str(request.options.get("read", "shared"))
+        draws = str(request.options.get("draws", "independent"))
+        places = codes(draws, request.seeds, prompt_ids, routed=True)
         decoded = decode(
             model,
             [prompt_ids],
-            [Row(seed=s, sampler=x, stop=request.stop) for s, x in zip(request.seeds, samplers, strict=True)],
+            [
+                Row(seed=s, sampler=x, stop=request.stop, code=code)
+                for s, x, code in zip(request.seeds, samplers, places, strict=True)
+            ],
             max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,
             path=request.path,
             weights=request.weights,
             carried=carried,
             read=read,  # type: ignore[arg-type]  # checked by decode
+            tail=carried.tail if read == "shared" and creativity > 0 else 0,
         )
         thoughts = [
             Thought(
