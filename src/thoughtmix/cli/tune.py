@@ -52,6 +52,7 @@ def tune(
     from thoughtmix.graft.tuning.prompts import built_in_contexts, built_in_prompts, read_contexts, read_prompts
     from thoughtmix.graft.tuning.run import tune as run
     from thoughtmix.models import load_model
+    from thoughtmix.models.hardware import bf16_hardware
     from thoughtmix.training.config import TrainConfig
 
     asked = read_prompts(prompts) if prompts else built_in_prompts(seed)
@@ -62,6 +63,8 @@ def tune(
         learning_rate=learning_rate, warmup=20, weight_decay=0.0, evaluate_every=evaluate_every,
         save_every=evaluate_every, precision="no", seed=seed,
     )  # fmt: skip
+    if dtype == "auto" and bf16_hardware():
+        dtype = "bfloat16"  # the base only reads; the branches learn in float32
     lm = load_model(str(folder), dtype=dtype, device=device, on_progress=lambda text: print(text, file=sys.stderr))
     if calibrating:
         from thoughtmix.graft.tuning.calibrate import calibrate

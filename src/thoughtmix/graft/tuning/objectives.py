@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thoughtmix.graft.tuning.batches import Batch, answer_logprobs, token_logprobs
+from thoughtmix.graft.tuning.batches import Batch, Student, token_logprobs
 
 Loss = tuple[Tensor, Mapping[str, Tensor]]
 
@@ -54,15 +54,15 @@ class Styles:
     contrast: float = 0.1
 
     def __call__(self, model: nn.Module, batch: Batch, draws: Tensor) -> Loss:
-        branch = batch["branch"]
-        logprobs = answer_logprobs(model, batch, branch, self.branches)
+        branch, student = batch["branch"], Student(model, batch, self.branches)
+        logprobs = student(branch)
         loss = divergence(logprobs, batch)
         logs = {"lm_loss": loss}
         if self.contrast:
             other = (branch + 1 + draws % (self.branches - 1)) % self.branches
             apart = recoverable(
                 token_logprobs(logprobs, batch),
-                token_logprobs(answer_logprobs(model, batch, other, self.branches), batch),
+                token_logprobs(student(other), batch),
             )
             logs["contrast"] = apart
             loss = loss + self.contrast * apart
@@ -79,19 +79,19 @@ class Modes:
     contrast: float = 0.1
 
     def __call__(self, model: nn.Module, batch: Batch, draws: Tensor) -> Loss:
+        student = Student(model, batch, self.branches)
         with torch.no_grad():
             liked = torch.stack([
-                token_logprobs(answer_logprobs(model, batch, torch.full_like(batch["branch"], k), self.branches), batch)
+                token_logprobs(student(torch.full_like(batch["branch"], k)), batch)
                 for k in range(self.branches)
             ], 1)  # (b, k)  # fmt: skip
             branch = balanced(liked)
             other = liked.scatter(1, branch[:, None], -torch.inf).argmax(1)
-        logprobs = answer_logprobs(model, batch, branch, self.branches)
-        own = token_logprobs(logprobs, batch)
+        own = token_logprobs(student(branch), batch)
         loss = -own.sum() / batch["counted"].sum()
         logs = {"lm_loss": loss, "best": -(liked.amax(1).sum() / batch["counted"].sum())}
         if self.contrast:
-            apart = recoverable(own, token_logprobs(answer_logprobs(model, batch, other, self.branches), batch))
+            apart = recoverable(own, token_logprobs(student(other), batch))
             logs["contrast"] = apart
             loss = loss + self.contrast * apart
         return loss, logs
@@ -122,7 +122,8 @@ class Corpus:
     def __call__(self, model: nn.Module, batch: Batch, draws: Tensor) -> Loss:
         first = draws % self.branches
         second = (first + 1 + draws // self.branches % (self.branches - 1)) % self.branches
-        one, two = (answer_logprobs(model, batch, branch, self.branches) for branch in (first, second))
+        student = Student(model, batch, self.branches)
+        one, two = student(first), student(second)
         counted = batch["counted"]
         loss = -(token_logprobs(one, batch) + token_logprobs(two, batch)).sum() / (2 * counted.sum())
         overlap = (torch.minimum(one, two).exp().sum(-1) * counted).sum() / counted.sum()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.errors import InputError
-from thoughtmix.graft.tuning.batches import Batch, answer_logprobs, collate, token_logprobs
+from thoughtmix.graft.tuning.batches import Batch, Student, collate, token_logprobs
 from thoughtmix.graft.tuning.lessons import Lesson
 from thoughtmix.graft.tuning.objectives import Objective, divergence
 
@@ -59,7 +59,8 @@ class TuneTask:
         rng = np.random.default_rng([self.seed, 82])
         for at in range(0, len(self.held), 16):
             batch = {k: v.to(device) for k, v in collate(self.held[at : at + 16], self.tail).items()}
-            logprobs = answer_logprobs(model, batch, batch["branch"], self.branches)
+            student = Student(model, batch, self.branches)
+            logprobs = student(batch["branch"])
             tokens = int(batch["counted"].sum())
             own = token_logprobs(logprobs, batch)
             taught = batch["top"].shape[-1] > 0
@@ -68,6 +69,6 @@ class TuneTask:
             best = torch.ones_like(own, dtype=torch.bool)
             for step in 1 + rng.permutation(self.branches - 1)[:3]:
                 other = (batch["branch"] + int(step)) % self.branches
-                best &= own > token_logprobs(answer_logprobs(model, batch, other, self.branches), batch)
+                best &= own > token_logprobs(student(other), batch)
             right += int(best.sum())
         return {"val_loss": total / count, "val_recovered": right / len(self.held)}
