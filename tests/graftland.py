@@ -14,7 +14,20 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from thoughtmix.graft import MoTConfig
 
-DENSE = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt_neox", "falcon", "bloom", "opt")
+DENSE = (
+    "gpt2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt_neox",
+    "falcon",
+    "bloom",
+    "opt",
+)
 EXPERTS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss")
 FAMILIES = (*DENSE, "t5", *EXPERTS)
 
