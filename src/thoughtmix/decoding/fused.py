@@ -165,7 +165,8 @@ class FusedWeights:
             return self._pack(module.weight, module.bias), None
         number, a, b = found  # (m, f), (d, m)
         bias = None if module.bias is None else F.pad(module.bias, (0, len(a)))
-        return self._pack(torch.cat([module.weight, a.to(module.weight.dtype)]), bias), (number, self._pack(b, None))
+        a, b = a.to(module.weight.dtype), b.to(module.weight.dtype)
+        return self._pack(torch.cat([module.weight, a]), bias), (number, self._pack(b, None))
 
     def norm(self, x: Tensor) -> Tensor:
         """x / sqrt(mean(x^2) + eps), in float32; the gain is in the weights that follow."""
@@ -177,7 +178,7 @@ class FusedWeights:
         """Hidden states (rows, width) after the last layer. `attend(layer, q, k, v)` gets q (rows, h g, d),
         already scaled, and k, v (rows, h, d), and returns (rows, h g d). ranks: what rows do to a graft's ranks; None:
         the model as it was."""
-        moves = [] if ranks is None else _by_layer(ranks)
+        moves = [] if ranks is None else _by_layer(ranks, self.dtype)
         h, g, d = self.h, self.g, self.d
         angle = positions[:, None].float() * self.frequencies  # (rows, d / 2)
         turn = torch.polar(torch.ones_like(angle), angle)[:, None]  # (rows, 1, d / 2) complex
@@ -205,12 +206,12 @@ class FusedWeights:
         return x
 
 
-def _by_layer(ranks: Ranks) -> list[tuple[Tensor | None, Tensor]]:
+def _by_layer(ranks: Ranks, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor]]:
     """(shift, scale) of each updated layer, or one pair for all."""
-    scales = ranks.scale.unbind(1)
+    scales = ranks.scale.to(dtype).unbind(1)
     if ranks.shift is None:
         return [(None, scale) for scale in scales]
-    shifts = ranks.shift.unbind(1)
+    shifts = ranks.shift.to(dtype).unbind(1)
     return list(zip(shifts, scales * len(shifts) if len(scales) == 1 else scales, strict=True))
 
 

@@ -8,7 +8,7 @@
 
 config.py says what there is to choose, blocks.py finds the feed-forward blocks, layer.py is one grafted map, route.py
 draws, rows.py keeps what the rows of a forward go through, model.py is PEFT's view of it all, export.py writes plain
-LoRA. thoughtmix/peft_hook.py lets stock PEFT know the method after `import thoughtmix`.
+LoRA, files.py grafts. thoughtmix/peft_hook.py lets stock PEFT know the method after `import thoughtmix`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import peft  # noqa: F401  first of all: when it is loaded, our method is entere
 
 from thoughtmix.graft.config import MoTConfig
 from thoughtmix.graft.context import routed, thoughts
+from thoughtmix.graft.export import export_lora
+from thoughtmix.graft.files import save_graft
 from thoughtmix.graft.layer import MoTLayer
 from thoughtmix.graft.model import MoTModel
 
-__all__ = ["MoTConfig", "MoTLayer", "MoTModel", "routed", "thoughts"]
+__all__ = ["MoTConfig", "MoTLayer", "MoTModel", "export_lora", "routed", "save_graft", "thoughts"]

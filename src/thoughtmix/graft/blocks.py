@@ -60,7 +60,7 @@ def find_blocks(model: nn.Module) -> list[Block]:
 
 def _of_layer(name: str, layer: nn.Module) -> Block | None:
     for path, block in _candidates(name, layer):
-        if any(child in dict(block.named_children()) for child in EXPERTS):
+        if any(child in dict(_inner(block).named_children()) for child in EXPERTS):
             return Block(path, beside=True)
         last = _last(path, block)
         if last is not None:
@@ -79,6 +79,13 @@ def _candidates(name: str, layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for child, module in layer.named_children():
         if isinstance(module, nn.ModuleList) and len(module):
             yield from _candidates(f"{name}.{child}.{len(module) - 1}", module[-1])
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """Out of what PEFT put around it."""
+    while isinstance(getattr(module, "base_layer", None), nn.Module):
+        module = module.base_layer  # type: ignore[assignment]
+    return module
 
 
 def _last(path: str, block: nn.Module) -> Block | None:

@@ -20,17 +20,24 @@ class MoTModel(BaseTuner):
     tuner_layer_cls = MoTLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT's own form; see _pre_injection_hook
 
-    def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        if config.target_modules is None:
-            blocks = find_blocks(model)
-            wrong = [i for i in config.layers or () if not 0 <= i < len(blocks)]
-            if wrong:
-                raise InputError(f"There is no block {wrong[0]}.", f"Pass 0 to {len(blocks) - 1} (layers=).")
-            chosen = blocks if config.layers is None else [blocks[i] for i in sorted(set(config.layers))]
-            config.target_modules = _short([block.name for block in chosen], model)
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        named = [(n, m) for n, m in model.named_modules() if isinstance(m, MoTLayer) and adapter_name in m.mot_A]
+        config: Any = self.peft_config[adapter_name]
+        Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, named[0][0]), model)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Find what to graft where the config does not say."""
+        if peft_config.target_modules is None:
+            blocks = find_blocks(model)
+            wrong = [i for i in peft_config.layers or () if not 0 <= i < len(blocks)]
+            if wrong:
+                raise InputError(f"There is no block {wrong[0]}.", f"Pass 0 to {len(blocks) - 1} (layers=).")
+            chosen = blocks if peft_config.layers is None else [blocks[i] for i in sorted(set(peft_config.layers))]
+            peft_config.target_modules = _short([block.name for block in chosen], model)
 
     def _create_and_replace(
         self,
@@ -56,10 +63,6 @@ class MoTModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
-
-    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        named = [(n, m) for n, m in model.named_modules() if isinstance(m, MoTLayer) and adapter_name in m.mot_A]
-        Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, named[0][0]))
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Blocks have no `weight`, on which PEFT's own version goes by."""

@@ -43,6 +43,7 @@ class Plan:
     t: int
     positions: Tensor  # (b, t)
     keep: Tensor | None  # (b, t) bool: where thoughts go their ways; None: everywhere
+    real: Tensor | None = None  # (b, t), 0 where padded; None: nowhere
     idle: bool = False  # nowhere: only the router may want to see what is read
     looked: bool = False  # the route was drawn by what the first layer saw
 
@@ -96,8 +97,10 @@ class Graft:
 
     thought_hooks = True  # decoding/fused.py knows these hooks by it
 
-    def __init__(self, config: MoTConfig, adapter: str, layers: list[MoTLayer], stack: nn.Module) -> None:
-        self.config, self.adapter, self.layers, self.stack = config, adapter, layers, stack
+    def __init__(
+        self, config: MoTConfig, adapter: str, layers: list[MoTLayer], stack: nn.Module, model: nn.Module
+    ) -> None:
+        self.config, self.adapter, self.layers, self.model = config, adapter, layers, model
         self.names = list(inspect.signature(stack.forward).parameters)
         self.drawn = 0  # rows of training forwards so far: each draws anew
         self.last: Plan | None = None  # of the forward whose blocks a backward may compute again
@@ -174,7 +177,7 @@ class Graft:
         if rows.remember and seen == 0:
             rows.memory["length"] = length
         keep = (rows.creativity > 0)[:, None] & (positions >= rows.prompt_lengths[:, None])
-        plan = Plan(self, rows, b, t, positions, keep)
+        plan = Plan(self, rows, b, t, positions, keep, None if mask is None else mask[:, -t:])
         if not bool(keep.any()):
             plan.idle = True
             return plan if self._reads(rows) else None
@@ -202,11 +205,10 @@ class Graft:
         training each forward draws on, evenly over the odds, never from global random state."""
         from thoughtmix.graft.context import Asked
 
-        model: Any = self.stack
-        generation = getattr(model, "generation_config", None)
+        generation = getattr(self.model, "generation_config", None)
         creativity = getattr(generation, "creativity", None)
         seed = int(getattr(generation, "thought_seed", None) or 0)
-        if model.training:
+        if self.model.training:
             world, rank = 1, 0
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
@@ -225,6 +227,8 @@ class Graft:
     def _gather(self, plan: Plan, x: Tensor) -> Tensor:
         """(b, f) sum over the prompt so far."""
         inside = (plan.positions < plan.rows.prompt_lengths[:, None]).float()  # (b, t)
+        if plan.real is not None:
+            inside = inside * plan.real
         total = torch.bmm(inside[:, None], x.float())[:, 0]
         before = plan.rows.memory.get("sum")
         total = total if before is None else before + total

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.errors import ModelError, ThoughtmixError
+from thoughtmix.models.packaged import GENERATOR
 
 if TYPE_CHECKING:
     from thoughtmix.models.language import LanguageModel
@@ -36,9 +37,10 @@ def base_of(folder: Path) -> str:
     if not base or not isinstance(base, str):
         raise ModelError(
             f"The adapter {folder} does not name its base model.",
-            f"Set base_model_name_or_path in {folder / CONFIG} (a folder, a Hugging Face id, or default).",
+            f"Set base_model_name_or_path in {folder / CONFIG} (a folder, a Hugging Face id, or {GENERATOR.title}).",
         )
-    return base
+    # PEFT notes where the base model lay on the machine that saved: of the default model, a folder of the cache.
+    return GENERATOR.title if Path(base).name.startswith(f"{GENERATOR.name}-") else base
 
 
 def put_on(base: LanguageModel, folder: Path) -> LanguageModel:

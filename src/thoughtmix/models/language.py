@@ -152,7 +152,6 @@ def load_model(
         model, tokenizer = loaded(
             GENERATOR, kind, lambda folder: read_checkpoint(str(folder), title, numbers), on_progress
         )
-        model.name_or_path = title  # what an adapter then says it is for, rather than a folder of this machine
     else:
         source, title, hub = locate(str(name))
         if hub and on_progress:
