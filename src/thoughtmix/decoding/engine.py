@@ -106,8 +106,8 @@ def decode(
     end_ids: tokens that end a row; None: the model's own. on_step: called after every step; an exception in it,
     KeyboardInterrupt too, stops the run (KeyboardInterrupt returns what is there, `interrupted` set).
     carried: what each of `rows` carries through the model, in their order (see `RowState`). read: a prompt is read
-    once for all its rows, or by each row for itself. tail: the last so many tokens of each prompt (never all) are left to
-    every row, so that what it carries has a say in its first token, too. top: note so many likeliest tokens at each step.
+    once for all its rows, or by each row for itself. tail: the last so many tokens of each prompt (never all) are left
+    to every row, so that what it carries has a say in its first token, too. top: note so many likeliest tokens a step.
     Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """

@@ -51,7 +51,8 @@ class Student:
 
     def __init__(self, model: nn.Module, batch: Batch, branches: int) -> None:
         self.model, self.batch, self.branches = model, batch, branches
-        self.head = int(batch["ids"].shape[1] - batch["answer"].shape[1] - batch["tail"].min() + 1)
+        prompt = batch["ids"].shape[1] + 1 - batch["answer"].shape[1]
+        self.head = prompt - max(1, int(batch["tail"].max()))  # the last token says what comes first
         self.positions = (batch["mask"].cumsum(1) - 1).clamp(min=0)
         self.keys: list[tuple[Tensor, Tensor]] = []
         if self.head > 0 and not getattr(model, "is_gradient_checkpointing", False):

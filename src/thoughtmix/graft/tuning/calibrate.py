@@ -1,8 +1,8 @@
 """Branches without a gradient: what a context changes in the activations, added where the context is not there.
 
 With h the input of a grafted map, W h its output, and means over the answers' tokens: branch k adds
-d_k = W (mean h under context k - mean h without). Its first rank reads h along a = mean h / |mean h|^2, so that a h is 1
-on average, and writes d_k: a steering vector (Turner et al. 2023; Rimsky et al. 2024) as a map of rank one.
+d_k = W (mean h under context k - mean h without). Its first rank reads h along a = mean h / |mean h|^2, so that a h is
+1 on average, and writes d_k: a steering vector (Turner et al. 2023; Rimsky et al. 2024) as a map of rank one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMPTS, TOKENS = 24, 16
 def calibrate(
     lm: LanguageModel, folder: Path, prompts: Sequence[str], contexts: Sequence[Context], strength: float = 1.0
 ) -> int:
-    """Set the branches of the graft in `folder`, in seconds, and save them. Returns how many answers were read for each.
+    """Set the branches of the graft in `folder`, in seconds, and save them. Returns how many answers each was set from.
     Context k sets branch k. strength multiplies what creativity 1 adds. Raises `InputError`."""
     from thoughtmix.graft.tuning.run import save
 

@@ -27,8 +27,8 @@ class Objective(Protocol):
 
 
 def divergence(logprobs: Tensor, batch: Batch) -> Tensor:
-    """(): mean KL(teacher || student) of a token, nats, over the teacher's m likeliest tokens and one bin for all others
-    (context distillation: Askell et al. 2021, sec. 2.3). logprobs (b, a, v)."""
+    """(): mean KL(teacher || student) of a token, nats, over the teacher's m likeliest tokens and one bin for all the
+    others (context distillation: Askell et al. 2021, sec. 2.3). logprobs (b, a, v)."""
     teacher = batch["top"]
     there = torch.isfinite(teacher)
     student = logprobs.gather(-1, batch["top_ids"]).masked_fill(~there, 0.0)

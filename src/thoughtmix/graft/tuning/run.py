@@ -59,8 +59,8 @@ def tune(
     on_lesson: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Teach the thoughts of `lm`, which was loaded from the graft in `folder`, and save them there; the base model stays
-    as it is. Lessons and the state of training are kept in `folder`/training. Raises `InputError`."""
+    """Teach the thoughts of `lm`, which was loaded from the graft in `folder`, and save them there; the base model
+    stays as it is. Lessons and the state of training are kept in `folder`/training. Raises `InputError`."""
     from thoughtmix.graft.context import grafted
     from thoughtmix.graft.tuning.task import TuneTask
     from thoughtmix.training.curves import loss_curve
@@ -120,11 +120,13 @@ def _lessons(
 def save(lm: LanguageModel, folder: Path) -> None:
     """The graft's weights into `folder`, in float16, complete before the old ones are replaced."""
     import torch
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    state = get_peft_model_state_dict(lm.model, adapter_name="default", save_embedding_layers=False)
-    half = {name: x.detach().to("cpu", torch.float16).contiguous() for name, x in state.items()}
+    named = {name: p for name, p in lm.model.named_parameters() if ".mot_" in name}
+    half = {  # by the names that PEFT gives them
+        f"base_model.model.{name.removesuffix('.default')}": p.detach().to("cpu", torch.float16).contiguous()
+        for name, p in named.items()
+    }
     part = folder / ".adapter_model.safetensors"
     save_file(half, part, metadata={"format": "pt"})
     part.replace(folder / "adapter_model.safetensors")
