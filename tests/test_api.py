@@ -137,6 +137,8 @@ def test_imports_point_one_way() -> None:
         "decoding",
         "sampling",
         "mixture",
+        "graft",
+        "peft_hook",
         "experts",
         "training",
         "cost",

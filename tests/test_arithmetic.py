@@ -37,16 +37,26 @@ def test_rest_and_share_are_the_interval_of_the_token(truncation: dict[str, Any]
     assert bool(((drawn.rest >= 0) & (drawn.rest < 1)).all())
 
 
-def test_codes_of_neighbours_fill_equal_parts() -> None:
-    for first, m in ((0, 3), (5, 3), (1000, 4), (2**40 - 3, 2)):
-        places = sorted(spread_code(first + i, [1, 2]) for i in range(2**m))
+@pytest.mark.parametrize("routed", [False, True])
+def test_codes_of_neighbours_fill_equal_parts(routed: bool) -> None:
+    for first, m in ((0, 3), (8, 3), (1008, 4), (2**40 - 4, 2)):
+        places = sorted(spread_code(first + i, [1, 2], routed) for i in range(2**m))
         steps = [(b - a) % 1 for a, b in zip(places, [*places[1:], places[0] + 1], strict=True)]
         assert max(steps) < 2 * 2**-m and min(steps) > 0
-        aligned = [int(((p - spread_code(0, [1, 2])) % 1) * 2**m) for p in places]
+        aligned = [int(((p - spread_code(0, [1, 2], routed)) % 1) * 2**m) for p in places]
         assert sorted(aligned) == list(range(2**m))
-    assert spread_code(3, [1]) != spread_code(3, [2])
-    many = [spread_code(int(seed), [7]) for seed in torch.randint(0, 2**62, (2000,))]
-    assert stats.kstest(many, "uniform").pvalue > 1e-3
+    assert spread_code(3, [1], routed) != spread_code(3, [2], routed)
+    some = torch.randint(0, 2**62, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert stats.kstest([spread_code(seed, [7], routed) for seed in some], "uniform").pvalue > 1e-3
+
+
+def test_every_route_meets_every_part() -> None:
+    """64 seeds, the first coordinate choosing one of 8 routes, the second one of 8 parts: each pair once."""
+    pairs = {
+        (int((spread_code(s, []) - spread_code(0, [])) % 1 * 8), int((spread_code(s, [], True) - spread_code(0, [], True)) % 1 * 8))
+        for s in range(64)
+    }  # fmt: skip
+    assert len(pairs) == 64
 
 
 def test_a_thought_depends_on_its_seed_alone(lm: LanguageModel) -> None:

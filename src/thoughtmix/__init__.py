@@ -13,6 +13,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix import peft_hook
+
+peft_hook.install()  # stock PEFT then knows grafts
+
 __version__ = "0.1.0"
 
 _HOME = {  # public name -> module, imported at first use

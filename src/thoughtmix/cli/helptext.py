@@ -7,8 +7,8 @@ import io
 import os
 
 COMMANDS = (
-    "", "think", "show", "train", "experiment", "experts", "experts map", "experts think", "cost", "bench", "thinkers",
-    "metrics", "pull", "doctor",
+    "", "think", "show", "train", "experiment", "graft", "tune", "export", "cost", "experts", "experts map", "experts think",
+    "bench", "thinkers", "metrics", "pull", "doctor",
 )  # fmt: skip
 
 

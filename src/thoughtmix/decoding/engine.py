@@ -56,6 +56,8 @@ class Continuation:
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = "cancelled"
     text: str = ""
+    top: list[tuple[list[int], list[float]]] = field(default_factory=list)
+    """Of each token, if asked for: the likeliest ids and their log-probabilities, likeliest first."""
 
 
 @dataclass(slots=True)
@@ -96,20 +98,24 @@ def decode(
     weights: Weights = "auto",
     carried: RowState = PLAIN,
     read: Read = "shared",
+    tail: int = 0,
+    top: int = 0,
 ) -> Decoded:
     """Continue `prompts` (token ids) by `rows`.
 
     end_ids: tokens that end a row; None: the model's own. on_step: called after every step; an exception in it,
     KeyboardInterrupt too, stops the run (KeyboardInterrupt returns what is there, `interrupted` set).
     carried: what each of `rows` carries through the model, in their order (see `RowState`). read: a prompt is read
-    once for all its rows, or by each row for itself.
+    once for all its rows, or by each row for itself. tail: the last so many tokens of each prompt (never all) are left
+    to every row, so that what it carries has a say in its first token, too. top: note so many likeliest tokens a step.
     Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """
     _check(lm, prompts, rows, max_new_tokens)
     route = choose(lm.model, path, weights, carried, read)
     batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
-    return batch.run(route, read)
+    batch.top = top
+    return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))
 
 
 class _Batch:
@@ -126,7 +132,7 @@ class _Batch:
         carried: RowState,
     ) -> None:
         device = lm.model.device
-        self.prompts = [list(p) for p in prompts]
+        self.prompts, self.top = [list(p) for p in prompts], 0
         self.rows, self.end_ids, self.on_step, self.carried = rows, end_ids, on_step, carried
         self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
         self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
@@ -141,16 +147,21 @@ class _Batch:
         self.code = torch.tensor([0.0 if c is None else c for c in codes], dtype=torch.float64, device=device)
         self.bits = torch.tensor([0.0 if c is None else CODE_BITS for c in codes], dtype=torch.float64, device=device)
 
-    def run(self, route: Path, read: Read) -> Decoded:
+    def run(self, route: Path, read: Read, tail: int) -> Decoded:
         done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
         began = time.perf_counter()
         try:
             counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
-            first = route.start(self.prompts, counts, max(self.budget))
-            done.prefill_seconds = time.perf_counter() - began
+            heads = [p[: len(p) - tail] for p in self.prompts]
+            first = route.start(heads, counts, max(self.budget) + tail)
             logits = first  # of each row, or of each prompt, with which all its rows begin
             if read == "shared":
                 logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
+            for at in range(tail, 0, -1):
+                logits = route.step(
+                    torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(first.device)
+                )
+            done.prefill_seconds = time.perf_counter() - began
             for step in range(max(self.budget)):
                 tokens = self._take(logits, step)
                 gone = self._ended(step)
@@ -173,6 +184,10 @@ class _Batch:
         """Draw a token for each live row and note it."""
         drawn = draw(logits, torch.where(self.bits > 0, self.code, self.uniform[:, step]), self.sampler)
         self.code, self.bits = drawn.rest, self.bits + drawn.share.log2()
+        if self.top:
+            best = logits.float().log_softmax(-1).topk(min(self.top, logits.shape[-1]))
+            for row, ids, values in zip(self.live, best.indices.tolist(), best.values.tolist(), strict=True):
+                self.results[row].top.append((ids, values))
         for row, token, logprob in zip(self.live, drawn.ids.tolist(), drawn.logprobs.tolist(), strict=True):
             result = self.results[row]
             result.token_ids.append(token)

@@ -5,8 +5,12 @@ by arithmetic. So, per layer, q/k/v and gate/up become one product each, norm ga
 folded into the weights, the weights are packed (linear.py), and the head dimensions of q and k are reordered so
 that a rotary embedding is one complex product (attention scores do not change under a common reordering).
 
-Only exact, unhooked module classes are taken (`fits`); anything else, a graft or an adapter say, decodes through
-its own forward (shared.py). The result is compared with the model's forward before first use (probe.py).
+Only exact, unhooked module classes are taken (`fits`), and thought branches on down projections; anything else, another
+adapter say, decodes through its own forward (shared.py). The result is compared with the model's forward before first
+use (probe.py).
+
+A graft's A lies below the down projection's weight, so that one product gives both; what a row's route and held noise
+do to A x are two numbers a rank (`Ranks`), so that grafted rows cost one small product and one elementwise operation.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
 from thoughtmix.decoding.linear import Kind, Linear, pack
+from thoughtmix.decoding.path import blocks
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
+from thoughtmix.decoding.rows import PLAIN, Ranks, RowState
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -54,17 +60,29 @@ def fits(model: PreTrainedModel) -> bool:
     if act.__name__ not in {"SiLU", "SiLUActivation"}:
         return False
     known = {*family, type(model), type(body), type(body.layers[0]), act, nn.Linear, nn.Embedding, nn.ModuleList}
+    branches = {layer.mlp.down_proj for layer in body.layers if hasattr(layer.mlp.down_proj, "thought_graft")}
+    inside = {part for layer in branches for part in layer.children() if isinstance(part, nn.ParameterDict)}
     for module in model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-        if type(module) not in known or any(hooks) or "forward" in vars(module):
+        foreign = any(not _of_graft(hook) for some in hooks for hook in some.values())
+        if foreign or "forward" in vars(module):
+            return False
+        if type(module) not in known and module not in branches and module not in inside:
             return False
     devices = {p.device for p in model.parameters()}
     return len(devices) == 1 and not any(d.type == "meta" for d in devices)
 
 
-def fingerprint(model: PreTrainedModel) -> tuple[tuple[int, int], ...]:
-    """Changes when any weight is replaced or written in place, so that packed copies are never stale."""
-    return tuple((p.data_ptr(), p._version) for p in model.parameters())
+def _of_graft(hook: Any) -> bool:
+    return bool(getattr(getattr(hook, "__self__", None), "thought_hooks", False))
+
+
+def fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Changes when any weight is replaced or written in place, so that packed copies are never stale, and when another
+    graft is at work."""
+    body: Any = model.model
+    grafts = {id(getattr(layer.mlp.down_proj, "thought_graft", None)) for layer in body.layers}
+    return (grafts, *((p.data_ptr(), p._version) for p in model.parameters()))
 
 
 @dataclass(slots=True)
@@ -72,7 +90,8 @@ class _Layer:
     qkv: Linear
     out: Linear
     gate_up: Linear
-    down: Linear
+    down: Linear  # with a graft: its A below
+    update: tuple[int, Linear] | None  # the graft's number of this layer, and its B
     q_gain: Tensor | None  # (d,) Qwen 3's norm of each query head, scale and order folded in
     k_gain: Tensor | None
 
@@ -96,6 +115,7 @@ class FusedWeights:
         self.embed = body.embed_tokens.weight
         with torch.no_grad():
             self.layers = [self._layer(layer) for layer in body.layers]
+            self.grafted = any(layer.update for layer in self.layers)
             self.head = self._pack(model.lm_head.weight, model.lm_head.bias, gain=body.norm.weight)
 
     def _pack(self, weight: Tensor, bias: Tensor | None, gain: Tensor | None = None) -> Linear:
@@ -124,6 +144,7 @@ class FusedWeights:
         ]
         biases = [b for _, b in parts if b is not None]
         gain = layer.input_layernorm.weight
+        down, update = self._down(mlp.down_proj)
         return _Layer(
             qkv=self._pack(torch.cat([w for w, _ in parts]), torch.cat(biases) if biases else None, gain),
             out=self._pack(attention.o_proj.weight, attention.o_proj.bias),
@@ -132,10 +153,20 @@ class FusedWeights:
                 None if mlp.gate_proj.bias is None else torch.cat([mlp.gate_proj.bias, mlp.up_proj.bias]),
                 layer.post_attention_layernorm.weight,
             ),
-            down=self._pack(mlp.down_proj.weight, mlp.down_proj.bias),
+            down=down,
+            update=update,
             q_gain=q_norm.weight[self.order].to(self.dtype) * scale if q_norm else None,
             k_gain=k_norm.weight[self.order].to(self.dtype) if k_norm else None,
         )
+
+    def _down(self, module: Any) -> tuple[Linear, tuple[int, Linear] | None]:
+        found = module.thought_update() if hasattr(module, "thought_graft") else None
+        if found is None:
+            return self._pack(module.weight, module.bias), None
+        number, a, b = found  # (m, f), (d, m)
+        bias = None if module.bias is None else F.pad(module.bias, (0, len(a)))
+        a, b = a.to(module.weight.dtype), b.to(module.weight.dtype)
+        return self._pack(torch.cat([module.weight, a]), bias), (number, self._pack(b, None))
 
     def norm(self, x: Tensor) -> Tensor:
         """x / sqrt(mean(x^2) + eps), in float32; the gain is in the weights that follow."""
@@ -143,9 +174,11 @@ class FusedWeights:
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
         return (y * torch.addcmul(self.epsilon, length, length, value=1 / x.shape[-1]).rsqrt_()).to(x.dtype)
 
-    def run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def run(self, tokens: Tensor, positions: Tensor, attend: Attend, ranks: Ranks | None = None) -> Tensor:
         """Hidden states (rows, width) after the last layer. `attend(layer, q, k, v)` gets q (rows, h g, d),
-        already scaled, and k, v (rows, h, d), and returns (rows, h g d)."""
+        already scaled, and k, v (rows, h, d), and returns (rows, h g d). ranks: what rows do to a graft's ranks; None:
+        the model as it was."""
+        moves = [] if ranks is None else _by_layer(ranks, self.dtype)
         h, g, d = self.h, self.g, self.d
         angle = positions[:, None].float() * self.frequencies  # (rows, d / 2)
         turn = torch.polar(torch.ones_like(angle), angle)[:, None]  # (rows, 1, d / 2) complex
@@ -159,22 +192,42 @@ class FusedWeights:
             q, k = qk.flatten(-2).to(self.dtype).split([h * g, h], 1)
             x = x + layer.out(attend(index, q, k, v))
             gate, up = layer.gate_up(self.norm(x)).chunk(2, -1)
-            x = x + layer.down(F.silu(gate).mul_(up))
+            y = layer.down(F.silu(gate).mul_(up))
+            if layer.update is None:
+                x = x + y
+                continue
+            width = x.shape[1]
+            x = x + y[:, :width]
+            if moves:
+                number, out = layer.update
+                shift, scale = moves[number % len(moves)]
+                z = y[:, width:]
+                x = x + out(z * scale if shift is None else torch.addcmul(shift, z, scale))
         return x
+
+
+def _by_layer(ranks: Ranks, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor]]:
+    """(shift, scale) of each updated layer, or one pair for all."""
+    scales = ranks.scale.to(dtype).unbind(1)
+    if ranks.shift is None:
+        return [(None, scale) for scale in scales]
+    shifts = ranks.shift.to(dtype).unbind(1)
+    return list(zip(shifts, scales * len(shifts) if len(scales) == 1 else scales, strict=True))
 
 
 class FusedPath:
     name = "fused"
 
-    def __init__(self, weights: FusedWeights) -> None:
-        self.weights = weights
+    def __init__(self, weights: FusedWeights, carried: RowState = PLAIN) -> None:
+        self.weights, self.carried = weights, carried
         self.state: SharedPrefix | None = None
 
     @torch.inference_mode()
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         logits, read = [], []
-        for ids, n in zip(prompts, rows, strict=True):
-            last, prompt = self._read(ids)
+        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
+            with self.carried.reading(mine, "shared"):
+                last, prompt = self._read(ids)
             prompt.rows = n
             read.append(prompt)
             logits.append(last)
@@ -207,7 +260,8 @@ class FusedPath:
             state.store(layer, k, v)
             return state.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
 
-        hidden = w.run(tokens, state.positions(tokens.device), attend)
+        ranks = getattr(self.carried, "ranks", None) if w.grafted else None
+        hidden = w.run(tokens, state.positions(tokens.device), attend, None if ranks is None else ranks())
         state.advance()
         return w.head(w.norm(hidden))
 

@@ -44,7 +44,8 @@ def choose(
     read: Read = "shared",
 ) -> Path:
     """The quickest path that works for this model, or the one asked for. Rows that carry a state need the model's own
-    forward (not fused); rows that each read the prompt need their own cache too (expanded).
+    forward (not fused), unless it is a graft's standing routes; rows that each read the prompt need their own cache too
+    (expanded).
 
     Raises `InputError` when the path or packing asked for does not work for this model.
     """
@@ -63,9 +64,10 @@ def choose(
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
     if path in {"auto", "fused"}:
-        made = _fused(model, known, _kind(model, weights)) if carried is PLAIN else None
+        takes = carried is PLAIN or getattr(carried, "ranked", False)
+        made = _fused(model, known, _kind(model, weights)) if takes else None
         if made is not None:
-            return fused.FusedPath(made)
+            return fused.FusedPath(made, carried)
         if path == "fused" or packing:
             raise InputError(
                 f"{type(model).__name__} cannot decode on the fused path{', which packing needs' if packing else ''}.",
@@ -162,7 +164,7 @@ def _agrees(model: PreTrainedModel, path: Path, tolerance: float | None) -> bool
     limit = _TOLERANCE.get(model.dtype, 0.05) if tolerance is None else tolerance
     for at, (index, got) in enumerate([*enumerate(first), *zip(kept, second, strict=True)]):
         end = lengths[index] + (1 if at < len(rows) else 2)
-        with shared.alone(model):
+        with shared.alone(model), PLAIN.quiet():
             want = model(input_ids=torch.tensor([rows[index][:end]], device=device), use_cache=False).logits[0, -1]
         want, got = want.float(), got.float()
         if not float((want - got).abs().max()) <= limit * max(float(want.std()), 1e-6):

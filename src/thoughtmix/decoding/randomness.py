@@ -29,18 +29,22 @@ def uniforms(seeds: Sequence[int], steps: int, device: torch.device | str = "cpu
     return torch.from_numpy(draws).to(device)
 
 
-def spread_code(seed: int, prompt: Sequence[int]) -> float:
+def spread_code(seed: int, prompt: Sequence[int], routed: bool = False) -> float:
     """A point of [0, 1) for arithmetic sampling (Vilnis et al. 2023), the seed's own: the seed's bits mirrored behind
     the binary point (van der Corput 1935), shifted by the prompt. Any 2^m neighbouring seeds fall into the 2^m equal
     parts of [0, 1), one each, so that their thoughts lie far apart in the model's distribution; a seed alone is
-    uniform."""
-    mirrored = int(f"{seed % 2**48:048b}"[::-1], 2) / 2**48
-    shift = int.from_bytes(hashlib.blake2b(np.asarray(prompt, dtype="<i8").tobytes(), digest_size=6).digest()) / 2**48
-    return (mirrored + shift) % 1.0
+    uniform. routed: the second coordinate of Sobol's sequence (1967) instead, for thoughts whose route is drawn by the
+    first: over many seeds every part then meets every route."""
+    number, digit = 0, 1 << 47
+    for place in range(48):
+        number ^= digit * (seed >> place & 1)
+        digit = digit ^ digit >> 1 if routed else digit >> 1
+    shift = int.from_bytes(hashlib.blake2b(np.asarray(prompt, dtype="<i8").tobytes(), digest_size=6).digest())
+    return (number + shift) % 2**48 / 2**48
 
 
-def codes(draws: str, seeds: Sequence[int], prompt: Sequence[int]) -> list[float | None]:
+def codes(draws: str, seeds: Sequence[int], prompt: Sequence[int], routed: bool = False) -> list[float | None]:
     """`Row.code` of each seed. draws: independent (none), or arithmetic. Raises `InputError`."""
     if draws not in {"independent", "arithmetic"}:
         raise InputError(f"draws is {draws!r}.", "Pass draws=independent or draws=arithmetic (--option).")
-    return [spread_code(seed, prompt) if draws == "arithmetic" else None for seed in seeds]
+    return [spread_code(seed, prompt, routed) if draws == "arithmetic" else None for seed in seeds]

@@ -7,12 +7,26 @@ forward (usually through a ContextVar that the context managers set, so that thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Read = Literal["shared", "each"]
 """shared: a prompt is read once for all its rows; each: every row reads it for itself, through its own branches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """What a step does to low-rank updates y += B (A x) of the model's maps: u = shift + scale * (A x) in their place,
+    for b rows, L updated layers and m ranks. All of a row's route and held noise is in these."""
+
+    scale: Tensor  # (b, L, m), or (b, 1, m) for all layers
+    shift: Tensor | None  # (b, L, m)
 
 
 class RowState(Protocol):
@@ -32,10 +46,21 @@ class RowState(Protocol):
         """Around a forward of one new token for each of `rows`."""
         ...
 
+    # A state that the fused path can take also has `ranked`, whether it can, and `ranks() -> Ranks | None` of the rows
+    # that are left, asked for at each step; None: the model as it is. The prompt is then read by the model as it is.
+
     def quiet(self) -> AbstractContextManager[None]:
         """Around forwards in which every row must be treated alike and nothing be drawn or noted: the engine tries
         which decoding path reproduces the model."""
         ...
+
+
+_NOTHING: ContextVar[bool] = ContextVar("thoughtmix_rows_carry_nothing", default=False)
+
+
+def carrying_nothing() -> bool:
+    """Whether this forward is the engine's, for rows that carry nothing: a graft then leaves the model alone."""
+    return _NOTHING.get()
 
 
 class Plain:
@@ -44,13 +69,18 @@ class Plain:
     def keep(self, order: Sequence[int]) -> None: ...
 
     def reading(self, rows: slice, read: Read) -> AbstractContextManager[None]:
-        return nullcontext()
+        return self.quiet()
 
     def stepping(self, rows: slice) -> AbstractContextManager[None]:
-        return nullcontext()
+        return self.quiet()
 
-    def quiet(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        token = _NOTHING.set(True)
+        try:
+            yield
+        finally:
+            _NOTHING.reset(token)
 
 
 PLAIN = Plain()

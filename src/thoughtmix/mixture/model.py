@@ -22,9 +22,7 @@ from thoughtmix.mixture.layer import MixtureOfThoughtsLayer, Trace, signals
 from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics
 from thoughtmix.mixture.router import ThoughtRouter
 from thoughtmix.mixture.segments import Segments
-from thoughtmix.mixture.state import Rows, current
-
-_ROWS = "_thoughtmix_rows"  # where a cache that `generate` made keeps the rows it belongs to
+from thoughtmix.mixture.state import Rows, current, follow, followed
 
 
 @dataclass
@@ -177,7 +175,7 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         cache: Any,
     ) -> Rows:
         """Whose draws: the engine's rows, else those this cache began with, else what was passed."""
-        rows = current() or getattr(cache, _ROWS, None)
+        rows = current() or followed(cache)
         if rows is not None:
             return rows if len(rows.seeds) == b else rows.pick([0] * b)
         if seeds is None:
@@ -191,7 +189,7 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             raise InputError(f"creativity is {creativity}.", "Pass 0 or more: one value, or one a row.")
         rows = Rows.of(seeds, given, 0 if prompt_lengths is None else prompt_lengths, device, cache is not None)
         if cache is not None:
-            _follow(cache, rows)
+            follow(cache, rows)
         return rows
 
     def _run(
@@ -273,30 +271,6 @@ class StandardTransformer(MixtureOfThoughtsTransformer):
         if config.num_branches != 1:
             config = type(config)(**{**config.to_dict(), "num_branches": 1, "branch_width": None, "shared_width": 0})
         super().__init__(config)
-
-
-def _follow(cache: Any, rows: Rows) -> None:
-    """Keep `rows` on the cache, and with it: beam search and its like move rows of the cache around."""
-    setattr(cache, _ROWS, rows)
-
-    def moved(method: Any, order_of: Any) -> Any:
-        def both(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
-            setattr(cache, _ROWS, getattr(cache, _ROWS).pick(order_of(*args, **kwargs)))
-            return result
-
-        return both
-
-    def repeated(times: int) -> Tensor:
-        return torch.arange(len(getattr(cache, _ROWS).seeds)).repeat_interleave(times)
-
-    for name, order_of in (
-        ("reorder_cache", lambda order: order),
-        ("batch_select_indices", lambda order: order),
-        ("batch_repeat_interleave", repeated),
-    ):
-        if hasattr(cache, name):
-            setattr(cache, name, moved(getattr(cache, name), order_of))
 
 
 def register() -> None:

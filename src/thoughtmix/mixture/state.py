@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,11 @@ class Rows:
             torch.as_tensor(prompt_lengths, dtype=torch.int64, device=device).expand(b).clone(),
             remember,
         )
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered once for all layers: layer 0 keeps it."""
+        return self.layers.setdefault(0, {})
 
     def pick(self, order: Sequence[int] | Tensor) -> Rows:
         """These rows, in this order; a row may be taken many times."""
@@ -100,13 +106,51 @@ def using(rows: Rows) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
+_ROWS = "_thoughtmix_rows"  # where a cache that `generate` made keeps the rows it belongs to
+
+
+def followed(cache: Any) -> Rows | None:
+    """The rows that this cache belongs to."""
+    return getattr(cache, _ROWS, None)
+
+
+def follow(cache: Any, rows: Rows) -> None:
+    """Keep `rows` on the cache, and with it: beam search and its like move rows of the cache around."""
+    known = hasattr(cache, _ROWS)
+    setattr(cache, _ROWS, rows)
+    if known:  # a cache that was emptied and is used again
+        return
+
+    def moved(method: Any, order_of: Any) -> Any:
+        def both(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            setattr(cache, _ROWS, getattr(cache, _ROWS).pick(order_of(*args, **kwargs)))
+            return result
+
+        return both
+
+    def repeated(times: int) -> Tensor:
+        return torch.arange(len(getattr(cache, _ROWS).seeds)).repeat_interleave(times)
+
+    for name, order_of in (
+        ("reorder_cache", lambda order: order),
+        ("batch_select_indices", lambda order: order),
+        ("batch_repeat_interleave", repeated),
+    ):
+        if hasattr(cache, name):
+            setattr(cache, name, moved(getattr(cache, name), order_of))
+
+
 class Carried:
-    """The `RowState` of thoughts for `decode`: see there when its methods are called."""
+    """The `RowState` of thoughts for `decode`: see there when its methods are called. tail: how many tokens at the end
+    of a shared prompt each row should read itself."""
+
+    tail = 0
 
     def __init__(self, seeds: Sequence[int], creativity: Sequence[float], device: torch.device) -> None:
         self.rows = Rows.of(seeds, torch.tensor(creativity), 0, device, remember=True)
         self._names = list(range(len(self.rows.seeds)))  # the request's row at each position
-        self._routes: dict[int, dict[str, list[list[int]]]] = {}
+        self._routes: dict[int, dict[str, list[list[Any]]]] = {}
         self._read: list[Rows] = []  # prompts read so far, in the order of their rows
 
     def keep(self, order: Sequence[int]) -> None:
@@ -123,7 +167,8 @@ class Carried:
             reader = Rows.of([0], 0.0, ALL_PROMPT, self.rows.seeds.device, remember=True)
             with using(reader):
                 yield
-            mine.layers = reader.pick([0] * len(mine.seeds)).layers
+            for index, memory in reader.pick([0] * len(mine.seeds)).layers.items():
+                mine.layers.setdefault(index, {}).update(memory)
             mine.prompt_lengths += reader.layers[0]["length"][0] if reader.layers else 0
         self._read.append(mine)
         if sum(len(part.seeds) for part in self._read) == len(self.rows.seeds):
@@ -152,7 +197,7 @@ class Carried:
             branches = [m["branch"][i, 0][m["log_weight"][i, 0] > -torch.inf].tolist() for m in standing]
             self._routes[self._names[start + i]] = {"branches": branches}
 
-    def routes(self, count: int) -> list[dict[str, list[list[int]]]]:
+    def routes(self, count: int) -> list[dict[str, list[list[Any]]]]:
         """Of each row of the request: `branches`, the ones it travelled through at each layer, as far as they were
         fixed when it left."""
         return [self._routes.get(i, {}) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Thoughts by routes: each thought travels its own way through the branches of a Mixture-of-Thoughts model."""
+"""Thoughts by routes: each thought travels its own way through the branches of a mixture, or of a graft."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from thoughtmix.errors import InputError
 from thoughtmix.thinker import Request, per_thought
 
 if TYPE_CHECKING:
+    from thoughtmix.mixture.state import Carried
     from thoughtmix.models import LanguageModel
     from thoughtmix.thoughts import Thought
 
@@ -18,9 +19,10 @@ DEFAULT_MIN_P = 0.1
 
 class MixtureThinker:
     name = "mixture"
-    summary = "Routes and held noise inside a Mixture-of-Thoughts model; creativity scales both (0 deterministic)."
+    summary = "Routes and held noise in the branches of a mixture or a graft; creativity scales both (0 deterministic)."
     options: Mapping[str, str] = {
         "read": "shared (default): the prompt is read once for all; each: by every thought through its own branches",
+        "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
     }
 
     def think(
@@ -28,12 +30,12 @@ class MixtureThinker:
     ) -> tuple[list[Thought], Mapping[str, Any]]:
         """Tokens are drawn at temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""
         from thoughtmix.decoding import Row, Sampler, decode
-        from thoughtmix.mixture.state import Carried
+        from thoughtmix.decoding.randomness import codes
         from thoughtmix.thoughts import Thought
 
-        _check(model)
         n = request.n
         creativity = 1.0 if request.creativity is None else float(request.creativity)
+        carried = carried_by(model, request.seeds, [creativity] * n)
         temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
         samplers = [
             Sampler(temperature=t, top_k=k, top_p=p, min_p=m, top_nsigma=s)
@@ -46,17 +48,23 @@ class MixtureThinker:
                 strict=True,
             )
         ]
-        carried = Carried(request.seeds, [creativity] * n, model.device)
         read = str(request.options.get("read", "shared"))
+        draws = str(request.options.get("draws", "independent"))
+        places = codes(draws, request.seeds, prompt_ids, routed=True)
         decoded = decode(
             model,
             [prompt_ids],
-            [Row(seed=s, sampler=x, stop=request.stop) for s, x in zip(request.seeds, samplers, strict=True)],
+            [
+                Row(seed=s, sampler=x, stop=request.stop, code=code)
+                for s, x, code in zip(request.seeds, samplers, places, strict=True)
+            ],
             max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,
             path=request.path,
+            weights=request.weights,
             carried=carried,
             read=read,  # type: ignore[arg-type]  # checked by decode
+            tail=carried.tail if read == "shared" and creativity > 0 else 0,
         )
         thoughts = [
             Thought(
@@ -73,14 +81,24 @@ class MixtureThinker:
         return thoughts, {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
 
 
-def _check(model: LanguageModel) -> None:
-    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+def carried_by(model: LanguageModel, seeds: Sequence[int], creativity: Sequence[float]) -> Carried:
+    """What rows carry through this model: a Mixture-of-Thoughts transformer, or any with a graft at work.
 
-    if not isinstance(model.model, MixtureOfThoughtsTransformer):
-        raise InputError(
-            f"{model.name} has no thought branches.",
-            "Train a model that has: thoughtmix train mixture --data FILE; or type --thinker sampling.",
-        )
+    Raises `InputError` for other models."""
+    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+    from thoughtmix.mixture.state import Carried
+
+    if isinstance(model.model, MixtureOfThoughtsTransformer):
+        return Carried(seeds, creativity, model.device)
+    for module in model.model.modules():
+        graft: Any = getattr(module, "thought_graft", None)
+        if graft is not None:
+            return graft.carried(seeds, creativity, model.device)
+    raise InputError(
+        f"{model.name} has no thought branches.",
+        "Graft some: thoughtmix graft MODEL --out DIR; or train a model: thoughtmix train mixture --data FILE; "
+        "or type --thinker sampling.",
+    )
 
 
 THINKER = MixtureThinker()

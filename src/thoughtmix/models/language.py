@@ -105,6 +105,9 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 
     Raises `ModelError` when it has no language-model head.
     """
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):  # the model that PEFT changed, adapters in
+        peft: Any = model
+        model = peft.get_base_model()
     head = getattr(model, "get_output_embeddings", None)
     if head is not None and head() is None:
         raise ModelError(f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM.")
@@ -122,14 +125,15 @@ def load_model(
     """Load a causal language model.
 
     name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first
-    use, never from a hub); a local folder; or a Hugging Face id `org/name`, the only case in which a hub is
-    asked.
+    use, never from a hub); a local folder, of a model or of a PEFT adapter (a graft, say), which is put on the base
+    model that it names; or a Hugging Face id `org/name`, the only case in which a hub is asked.
     dtype auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it; else float32. device auto: cuda, else
     cpu.
     Raises `InputError` for unknown dtypes and devices, `ModelError` when the model cannot be loaded.
     """
     import torch
 
+    from thoughtmix.models.adapter import adapter_folder, base_of, put_on
     from thoughtmix.models.checkpoint import locate, read_checkpoint
     from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
     from thoughtmix.models.packaged import GENERATOR, loaded
@@ -137,6 +141,10 @@ def load_model(
     if dtype not in {"auto", *DTYPES}:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
     device = usable_device(device)
+    adapter = adapter_folder(name)
+    if adapter is not None:
+        base = load_model(base_of(adapter), dtype=dtype, device=device, on_progress=on_progress)
+        return put_on(base, adapter)
     default = name is None or name in {"default", GENERATOR.title}
     if default:
         title, kind = GENERATOR.title, auto_dtype(device) if dtype == "auto" else dtype

@@ -102,7 +102,7 @@ class Trainer:
         done.steps, done.best = step, best
         done.seconds = seconds + time.perf_counter() - clock
         if self.average is not None and not done.interrupted:
-            self.raw.load_state_dict(self.average)
+            self._take(self.average)
         return done
 
     def _prepare(self) -> None:
@@ -116,15 +116,23 @@ class Trainer:
         # Not Accelerate's mixed precision: that is one setting for the whole process, fixed by whoever came first.
         self.bf16 = c.precision == "bf16" or (c.precision == "auto" and quick)
         self.accelerator = Accelerator(cpu=not cuda)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        decayed, others = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=c.learning_rate, betas=c.betas, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.raw: nn.Module = self.accelerator.unwrap_model(self.wrapped)
         self.average: dict[str, torch.Tensor] | None = None
         if c.ema:
-            self.average = {k: v.detach().clone() for k, v in self.raw.state_dict().items()}
+            self.average = {k: v.detach().clone() for k, v in self._state().items()}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """What training changes: all but frozen parameters."""
+        frozen = {name for name, p in self.raw.named_parameters() if not p.requires_grad}
+        return {name: x for name, x in self.raw.state_dict().items() if name not in frozen}
+
+    def _take(self, state: dict[str, torch.Tensor]) -> None:
+        self.raw.load_state_dict(state, strict=False)
 
     def _step(self, step: int, steps: int) -> None:
         c, a = self.config, self.accelerator
@@ -143,7 +151,7 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             with torch.no_grad():
-                for name, x in self.raw.state_dict().items():
+                for name, x in self._state().items():
                     self.average[name].lerp_(x, 1 - c.ema) if x.is_floating_point() else self.average[name].copy_(x)
         names = ["loss", *logs]
         values = torch.stack([loss.detach().float(), *(v.float() for v in logs.values())])
@@ -167,12 +175,12 @@ class Trainer:
         self.raw.eval()
         if self.average is None:
             return self.task.evaluate(self.raw)
-        now = {k: v.detach().clone() for k, v in self.raw.state_dict().items()}
-        self.raw.load_state_dict(self.average)
+        now = {k: v.detach().clone() for k, v in self._state().items()}
+        self._take(self.average)
         try:
             return self.task.evaluate(self.raw)
         finally:
-            self.raw.load_state_dict(now)
+            self._take(now)
 
     def _report(self, step: int, steps: int | None, elapsed: float, since: float, count: int) -> None:
         if self.on_step is None or not self.accelerator.is_main_process:
@@ -198,7 +206,7 @@ class Trainer:
         if self.folder is None or not self.accelerator.is_main_process:
             return
         body = {
-            "model": self.raw.state_dict(),
+            "model": self._state(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
             "step": step,
@@ -211,6 +219,6 @@ class Trainer:
         save_state(self._path(), body, self.config)
 
     def _restore(self, body: dict[str, Any]) -> None:
-        self.raw.load_state_dict(body["model"])
+        self._take(body["model"])
         self.optimizer.load_state_dict(body["optimizer"])
         self.average = body["average"]

@@ -1,0 +1,167 @@
+"""One grafted map: the model's own module, and K low-rank branches beside it.
+
+All branches of all rows are two matrix products whatever their number: A of every branch stacked, then the route's
+weights (0 where a row does not travel), then B of every branch stacked. K r is small beside the width (64 beside 1,536
+in the default graft of the default model), so that this is quicker than gathering each row's own branches.
+
+Axis letters: b rows, t tokens, k branches, r rank, f inputs, d outputs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from thoughtmix.errors import InputError
+from thoughtmix.graft.config import MoTConfig
+from thoughtmix.graft.route import fresh_noise
+
+if TYPE_CHECKING:
+    from thoughtmix.graft.rows import Graft, Plan
+
+NO_MERGE = (
+    "Branches differ by thought, so they cannot be merged into one model.",
+    "Call unload() for the base model, or export_lora() (thoughtmix export) for fixed thoughts as LoRA.",
+)
+
+
+class MoTLayer(nn.Module, BaseTunerLayer):
+    """Stands where `base_layer` stood: the last linear map of a feed-forward block, or a whole block.
+
+    Of each adapter: mot_A (k, r, f) and mot_B (k, r, d), which is 0 at first; mot_noise (), from which the noise's
+    standard deviation follows; mot_prior (k), logits of the odds, on layers that draw a route of their own;
+    mot_router (k, f) with router="prompt"; mot_query and mot_key (a, r) with combiner="attention".
+    """
+
+    adapter_layer_names = ("mot_A", "mot_B", "mot_noise", "mot_prior", "mot_router", "mot_query", "mot_key")
+    other_param_names = ()
+    mot_A: nn.ParameterDict
+    mot_B: nn.ParameterDict
+    mot_noise: nn.ParameterDict
+    mot_prior: nn.ParameterDict
+    mot_router: nn.ParameterDict
+    mot_query: nn.ParameterDict
+    mot_key: nn.ParameterDict
+
+    def __init__(self, base_layer: nn.Module, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = inputs, outputs
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict())
+        self.grafts: dict[str, Graft] = {}
+        self.numbers: dict[str, int] = {}  # of this layer among an adapter's
+        self._disable_adapters = False
+        self._active_adapter: Any = []
+        self.merged_adapters: list[str] = []
+
+    def update_layer(self, adapter: str, config: MoTConfig, number: int) -> None:
+        """Add an adapter's branches. number: of this layer among those of the adapter."""
+        k, r, f, d = config.num_branches, config.r, self.in_features, self.out_features
+        self.numbers[adapter] = number
+        random = torch.Generator().manual_seed(config.init_seed * 1_000_003 + number)
+        draws = number == 0 or config.route == "layer"
+        self.mot_A[adapter] = nn.Parameter(torch.randn(k, r, f, generator=random) * f**-0.5)
+        self.mot_B[adapter] = nn.Parameter(torch.zeros(k, r, d))
+        if config.noise != "none":
+            self.mot_noise[adapter] = nn.Parameter(torch.zeros(()))
+        if draws:
+            self.mot_prior[adapter] = nn.Parameter(torch.zeros(k))
+        if draws and config.router == "prompt":
+            self.mot_router[adapter] = nn.Parameter(torch.zeros(k, f))
+        if config.combiner == "attention":
+            self.mot_query[adapter] = nn.Parameter(torch.zeros(r, r))
+            self.mot_key[adapter] = nn.Parameter(torch.randn(r, r, generator=random) * r**-0.5)
+        self._move_adapter_to_device_of_base_layer(adapter, self._device())
+        self.set_adapter(self.active_adapters or [adapter], inference_mode=config.inference_mode)
+
+    def _device(self) -> torch.device | None:
+        """Of the base layer; a whole block has no `weight` that PEFT could ask."""
+        return next((p.device for p in self.base_layer.parameters()), None)
+
+    def sigma(self, adapter: str, scale: float) -> Tensor:
+        """() the noise's standard deviation, within 0.5 to 1.5 of `scale`: training cannot switch the noise off."""
+        return scale * (0.5 + torch.sigmoid(self.mot_noise[adapter]))
+
+    @property
+    def thought_graft(self) -> Graft | None:
+        """The adapter at work, if any. Code that must not import this package asks for it by this name."""
+        if self.disable_adapters:
+            return None
+        active = [a for a in self.active_adapters if a in self.grafts]
+        if len(active) > 1:
+            raise InputError(f"{len(active)} grafts are active at once.", "Call set_adapter() with one name.")
+        return self.grafts[active[0]] if active else None
+
+    def thought_update(self) -> tuple[int, Tensor, Tensor] | None:
+        """For steps over fused weights: this layer's number, A (k r, f) and B (d, k r) of the adapter at work."""
+        graft = self.thought_graft
+        if graft is None:
+            return None
+        a, b = self.mot_A[graft.adapter], self.mot_B[graft.adapter]
+        return self.numbers[graft.adapter], a.flatten(0, 1), b.flatten(0, 1).T
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Whatever the base layer returns, its hidden states moved by the thought of each row."""
+        out = self.base_layer(x, *args, **kwargs)
+        graft = self.thought_graft
+        plan = None if graft is None else graft.plan()
+        if graft is None or plan is None or not plan.ready(self.numbers[graft.adapter], x):
+            return out
+        if isinstance(out, tuple):
+            return (plan.moved(out[0], self._delta(x, graft, plan)), *out[1:])
+        return plan.moved(out, self._delta(x, graft, plan))
+
+    def _delta(self, x: Tensor, graft: Graft, plan: Plan) -> Tensor:
+        """x (b, t, f), or (b t, f) from blocks that flatten -> (b, t, d), times creativity."""
+        number = self.numbers[graft.adapter]
+        a, b = self.mot_A[graft.adapter], self.mot_B[graft.adapter]
+        z = F.linear(plan.by_row(x).to(a.dtype), a.flatten(0, 1))  # (b, t, k r)
+        noise = self._noise(graft, plan, number)
+        if graft.config.combiner == "attention":
+            u = self._attended(z, noise, graft, plan, number)
+        else:
+            u = plan.scale_of(number)[:, None] * (z if noise is None else z + noise)
+        return (u.to(b.dtype) @ b.flatten(0, 1)).view(*x.shape[:-1], -1)
+
+    def _noise(self, graft: Graft, plan: Plan, number: int) -> Tensor | None:
+        """(b, 1, k r) held, (b, t, k r) fresh, at its strength."""
+        if plan.noise is not None:
+            return plan.noise[:, number, None]
+        if plan.noisy is None:
+            return None
+        k, r = graft.config.num_branches, graft.config.r
+        noise = fresh_noise(plan.rows.seeds, number, k, r, plan.positions).flatten(2)
+        return noise * self.sigma(graft.adapter, graft.config.noise_scale) * plan.noisy[:, None, None]
+
+    def _attended(self, z: Tensor, noise: Tensor | None, graft: Graft, plan: Plan, number: int) -> Tensor:
+        """Attention across the branches of one position, in rank space: the mean over the route asks."""
+        shape, r = (graft.config.num_branches, graft.config.r), graft.config.r
+        apart = z.unflatten(-1, shape)  # (b, t, k, r)
+        weight = plan.weight_of(number)[:, None]  # (b, 1, k)
+        mean = (weight[..., None].to(z.dtype) * apart).sum(2)  # (b, t, r)
+        query, keys = F.linear(mean, self.mot_query[graft.adapter]), F.linear(apart, self.mot_key[graft.adapter])
+        bias = weight.clamp(min=1e-30).log().masked_fill(weight == 0, -torch.inf)
+        share = torch.softmax((keys * query[:, :, None]).sum(-1).float() * r**-0.5 + bias, -1)  # (b, t, k)
+        noisy = apart if noise is None else apart + noise.unflatten(-1, shape)
+        return (share[..., None] * plan.rows.creativity[:, None, None, None] * noisy).flatten(2)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise InputError(*NO_MERGE)
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged."""
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        graft = self.grafts.pop(adapter_name, None)
+        self.numbers.pop(adapter_name, None)
+        if graft is not None:
+            graft.close()
+
+    def __repr__(self) -> str:
+        return "mot." + super().__repr__()

@@ -1,0 +1,108 @@
+"""PEFT's view of a graft: which modules are replaced, and what each of PEFT's verbs means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from thoughtmix.errors import InputError
+from thoughtmix.graft.blocks import features, find_blocks, stack_of
+from thoughtmix.graft.layer import NO_MERGE, MoTLayer
+from thoughtmix.graft.rows import Graft
+
+
+class MoTModel(BaseTuner):
+    """What `peft.get_peft_model(model, MoTConfig())` puts around a model, which is changed in place and frozen."""
+
+    prefix = "mot_"
+    tuner_layer_cls = MoTLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT's own form; see _pre_injection_hook
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        named = [(n, m) for n, m in model.named_modules() if isinstance(m, MoTLayer) and adapter_name in m.mot_A]
+        config: Any = self.peft_config[adapter_name]
+        Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, named[0][0]), model)
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        return peft_config
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Find what to graft where the config does not say."""
+        if peft_config.target_modules is None:
+            blocks = find_blocks(model)
+            wrong = [i for i in peft_config.layers or () if not 0 <= i < len(blocks)]
+            if wrong:
+                raise InputError(f"There is no block {wrong[0]}.", f"Pass 0 to {len(blocks) - 1} (layers=).")
+            chosen = blocks if peft_config.layers is None else [blocks[i] for i in sorted(set(peft_config.layers))]
+            peft_config.target_modules = _short([block.name for block in chosen], model)
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        number = sum(adapter_name in m.mot_A for m in self.model.modules() if isinstance(m, MoTLayer))
+        if isinstance(target, MoTLayer):
+            target.update_layer(adapter_name, peft_config, number)
+            if adapter_name not in self.active_adapters:
+                target.set_requires_grad(adapter_name, False)
+            return
+        config: Any = getattr(self.model, "config", None)
+        text: Any = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+        width = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
+        layer = MoTLayer(target, *features(current_key, target, width))
+        layer.update_layer(adapter_name, peft_config, number)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Blocks have no `weight`, on which PEFT's own version goes by."""
+        setattr(parent, child_name, new_module)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
+        if merge:
+            raise InputError(*NO_MERGE)
+        for layer in [m for m in self.model.modules() if isinstance(m, MoTLayer)]:
+            for graft in layer.grafts.values():
+                graft.close()
+        return super()._unload_and_optionally_merge(False, *args, **kwargs)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        raise InputError(*NO_MERGE)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's own, with `creativity` and `thought_seed` beside its settings (also of a generation config):
+        see `thoughtmix.graft.thoughts`."""
+        from thoughtmix.graft.context import thoughts
+
+        given = [kwargs.get("generation_config"), getattr(self.model, "generation_config", None)]
+        wish = {}
+        for name, key in (("creativity", "creativity"), ("thought_seed", "seed")):
+            value = kwargs.pop(name, None)
+            for config in given:
+                value = getattr(config, name, None) if value is None else value
+            if value is not None:
+                wish[key] = value
+        if not wish:
+            return self.model.generate(*args, **kwargs)
+        with thoughts(self.model, **wish):
+            return self.model.generate(*args, **kwargs)
+
+
+def _short(names: list[str], model: nn.Module) -> set[str]:
+    """One ending of names, where it means just these modules; else the names in full."""
+    for size in (1, 2, 3):
+        endings = {".".join(name.split(".")[-size:]) for name in names}
+        meant = [n for n, _ in model.named_modules() if any(n == e or n.endswith(f".{e}") for e in endings)]
+        if sorted(meant) == sorted(names):
+            return endings
+    return set(names)

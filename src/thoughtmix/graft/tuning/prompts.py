@@ -1,0 +1,101 @@
+"""What thoughts are tuned on: prompts and contexts written for this project, or the user's own."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thoughtmix.errors import InputError
+
+_WRITE = (
+    'Write [[context]] tables with name = "..." and examples = [["question", "answer"], ...], or instruction = "...".'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A way to answer, for one branch: examples (question, answer) before the prompt, and an instruction after it."""
+
+    name: str
+    examples: tuple[tuple[str, str], ...] = ()
+    instruction: str = ""
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        turns = [(role, text) for pair in self.examples for role, text in zip(("user", "assistant"), pair, strict=True)]
+        asked = f"{prompt}\n\n{self.instruction}" if self.instruction else prompt
+        return [{"role": role, "content": text} for role, text in (*turns, ("user", asked))]
+
+
+PLAIN = Context("none")
+
+
+def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:
+    """Every "Name ..." prompt and as many open ones, shuffled by seed; `most` of them (0: all). None is asked by
+    `thoughtmix bench`."""
+    body = tomllib.loads(_text("prompts.toml"))
+    rng = np.random.default_rng([seed, 77])
+    short = [t.format(x=x) for t in body["name"]["templates"] for x in body["name"]["x"]]
+    many = [t.format(x=x) for t in body["open"]["templates"] for x in body["open"]["x"]]
+    chosen = [*short, *(many[i] for i in rng.permutation(len(many))[: len(short)])]
+    order = rng.permutation(len(chosen))
+    return [chosen[i] for i in order[: most or len(order)]]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line: a text, or JSON with `prompt`. Raises `InputError`."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [json.loads(line)["prompt"] if line.startswith("{") else line for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"Cannot read the prompts of {path}: {error}.", "Write one prompt a line.") from None
+    if len(found) < 10 or not all(isinstance(p, str) and p for p in found):
+        raise InputError(f"{path} has {len(found)} prompts.", "Write 10 or more, one a line.")
+    return found
+
+
+def built_in_contexts() -> list[Context]:
+    """The eight that come with thoughtmix."""
+    return _contexts(_text("contexts.toml"), "contexts.toml")
+
+
+def read_contexts(path: Path) -> list[Context]:
+    """Contexts of a TOML file. Raises `InputError`."""
+    try:
+        return _contexts(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {path}: {error}.", _WRITE) from None
+
+
+def _contexts(text: str, where: str) -> list[Context]:
+    try:
+        found = [_context(row) for row in tomllib.loads(text)["context"]]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where} holds no contexts: {error}.", _WRITE) from None
+    if not found or len({c.name for c in found}) < len(found):
+        raise InputError(f"{where} names no context, or one twice.", _WRITE)
+    return found
+
+
+def _context(row: Any) -> Context:
+    examples = tuple((str(q), str(a)) for q, a in row.get("examples", ()))
+    if not examples and not row.get("instruction"):
+        raise ValueError(f"{row.get('name')!r} has neither examples nor an instruction")
+    return Context(str(row["name"]), examples, str(row.get("instruction", "")))
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def parts(items: Sequence[str], seed: int = 0) -> tuple[list[str], list[str]]:
+    """Nine tenths to learn from and one tenth, at least one, to look at while learning."""
+    order = np.random.default_rng([seed, 78]).permutation(len(items))
+    held = max(1, len(items) // 10)
+    return [items[i] for i in sorted(order[held:])], [items[i] for i in sorted(order[:held])]
