@@ -139,6 +139,7 @@ def test_imports_point_one_way() -> None:
         "mixture",
         "experts",
         "training",
+        "diffusion",
         "metrics",
         "api",
         "report",
