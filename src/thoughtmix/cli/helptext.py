@@ -7,8 +7,8 @@ import io
 import os
 
 COMMANDS = (
-    "", "think", "show", "train", "experiment", "experts", "experts map", "experts think", "bench", "thinkers",
-    "metrics", "pull", "doctor",
+    "", "think", "diffuse", "renoise", "show", "train", "experiment", "experts", "experts map", "experts think",
+    "bench", "thinkers", "metrics", "pull", "doctor",
 )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class Ancestry:
             if last:
                 break
             parents = list(self.rounds[at].parents)
-            lanes, names = next_lanes(parents, lanes), _next_names(parents, names, used)
+            lanes, names = next_lanes(parents, lanes), next_names(parents, names, used)
         return out
 
     def origin(self, row: int) -> int:
@@ -122,7 +122,7 @@ def next_lanes(parents: Sequence[int], lanes: Sequence[int]) -> list[int]:
     return [lanes[p] if heir[p] == row else free.pop(0) for row, p in enumerate(parents)]
 
 
-def _next_names(parents: Sequence[int], names: Sequence[str], used: dict[str, int]) -> list[str]:
+def next_names(parents: Sequence[int], names: Sequence[str], used: dict[str, int]) -> list[str]:
     """An heir keeps its parent's name, every other child gets the root's number and a letter; `used` counts those."""
     heir, out = heirs(parents), []
     for row, p in enumerate(parents):

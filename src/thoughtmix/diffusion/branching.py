@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.diffusion import selecting
-from thoughtmix.diffusion.ancestry import Ancestry, Round, next_lanes
+from thoughtmix.diffusion.ancestry import Ancestry, Round, next_lanes, next_names
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.load import DiffusionModel, load_diffusion
 from thoughtmix.diffusion.merging import merge
@@ -81,12 +81,13 @@ class Branching:
 
 @dataclass(frozen=True)
 class Frame:
-    """One step as it is shown. rows: all that are alive, of `canvas`; lanes: where each is drawn; round: moments that
-    were passed."""
+    """One step as it is shown. rows: all that are alive, of `canvas`; lanes: where each is drawn; names: what it is
+    called ("2", a copy of it "2b"); round: moments that were passed."""
 
     canvas: Canvas
     watch: Watch
     lanes: tuple[int, ...]
+    names: tuple[str, ...]
     round: int
 
 
@@ -152,7 +153,8 @@ class _Run:
     ) -> None:
         self.model, self.how, self.plan, self.meter, self.on_frame = model, how, plan, meter, on_frame
         self.canvas, self.watch, self.size, self.groups = canvas, Watch.of(canvas), size, len(canvas) // size
-        self.lanes = tuple(range(len(canvas)))
+        self.lanes, self.names = tuple(range(len(canvas))), tuple(str(i + 1) for i in range(len(canvas)))
+        self.used = dict.fromkeys(self.names, 0)
         self.score = score_of(how.score)
         self.seeds = canvas.seeds.clone()
         self.weights = torch.zeros(len(canvas), dtype=torch.float64, device=canvas.ids.device)  # logs
@@ -162,7 +164,7 @@ class _Run:
     def until(self, level: float) -> None:
         def see(now: Canvas) -> None:
             if self.on_frame is not None:
-                self.on_frame(Frame(now, dataclasses.replace(self.watch), self.lanes, len(self.rounds[0])))
+                self.on_frame(Frame(now, dataclasses.replace(self.watch), self.lanes, self.names, len(self.rounds[0])))
 
         self.canvas = advance(self.model.denoiser, self.canvas, self.plan, level, self.watch, self.meter, see)
 
@@ -188,6 +190,7 @@ class _Run:
             self.rounds[g].append(found)
             parents += [g * self.size + p for p in found.parents]
         self.lanes = tuple(next_lanes(parents, self.lanes))
+        self.names = tuple(next_names(parents, self.names, self.used))
         self.canvas, self.watch = self.canvas.fork(parents), self.watch.pick(parents)
         self.weights, self.told = self.weights[parents], self.told[parents]
         if self.how.select == "smc":
@@ -285,7 +288,8 @@ class MultiBranchDiffusion:
     """num_branches texts at once out of noise, along branches that are judged, pruned, copied and merged.
 
     model: a `DiffusionModel`, or what `load_diffusion` takes. how: the competition; plan: the denoising (128 steps of
-    `random`, so that all branches stand at the same level of noise at every step). merge: the best so many are made one; 0: none.
+    `random`, so that all branches stand at the same level of noise at every step). merge: the best so many are made
+    one; 0: none.
     """
 
     def __init__(
