@@ -142,6 +142,7 @@ def test_imports_point_one_way() -> None:
         "experts",
         "training",
         "cost",
+        "diffusion",
         "metrics",
         "api",
         "report",

@@ -15,14 +15,17 @@ from thoughtmix.cli import app
 from thoughtmix.errors import InputError
 
 if TYPE_CHECKING:
-    from thoughtmix.training.trainer import Progress
+    from thoughtmix.training.config import TrainConfig
+    from thoughtmix.training.data import Splits
+    from thoughtmix.training.language import Shape
+    from thoughtmix.training.trainer import Progress, Trained
 
-KINDS = ("mixture", "baseline")
+KINDS = ("mixture", "baseline", "diffusion")
 
 
 @app.command()
 def train(
-    kind: Annotated[str, typer.Argument(help="mixture, or baseline (the same transformer with one branch).")],
+    kind: Annotated[str, typer.Argument(help="mixture, baseline (the same transformer with one branch) or diffusion.")],
     data: Annotated[str, typer.Option(help="A UTF-8 text file, or tiny-shakespeare to fetch that.")],
     out: Annotated[Path, typer.Option(help="The folder to write; then: thoughtmix think --model FOLDER.")],
     steps: Annotated[int | None, typer.Option(help="Optimizer steps. Default: 2000, or what --minutes allow.")] = None,
@@ -36,6 +39,9 @@ def train(
     branches: Annotated[int, typer.Option(help="Branches a layer (mixture).")] = 8,
     segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one route a text (mixture).")] = 0,
     noise: Annotated[str, typer.Option(help="held, fresh or none (mixture).")] = "held",
+    weighting: Annotated[str, typer.Option(help="bound (exact) or uniform (diffusion).")] = "bound",
+    masking: Annotated[str, typer.Option(help="count or time: how many tokens are hidden (diffusion).")] = "count",
+    prefix: Annotated[float, typer.Option(help="Share of windows with a clean prefix (diffusion).")] = 0.5,
     learning_rate: Annotated[float, typer.Option(help="The peak.")] = 1e-3,
     ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0: off.")] = 0.0,
     patience: Annotated[int, typer.Option(help="Stop after so many evaluations without a better one; 0: never.")] = 0,
@@ -44,7 +50,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights, batches and routes.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
 ) -> int:
-    """Train a Mixture-of-Thoughts transformer, or its baseline, on a text."""
+    """Train a Mixture-of-Thoughts transformer, its baseline, or a masked diffusion transformer, on a text."""
     if kind not in KINDS:
         raise InputError(f"Unknown kind of model {kind!r}.", f"Pass one of {', '.join(KINDS)}.")
     if (out / "config.json").exists() and not resume:
@@ -69,6 +75,10 @@ def train(
     )
     shape = Shape(layers, width, heads, context, vocabulary)
     splits = split(read_text(data))
+    objective = {"weighting": weighting, "masking": masking, "prefix": prefix}
+    if kind == "diffusion":
+        with progress() as see:
+            return _diffusion(splits, shape, config, out, resume, see, objective)
     more: dict[str, Any] = {"num_branches": branches, "segment_length": segment, "noise": noise}
     if branches < 3:
         more |= {"branches_max": branches, "branches_min": min(2, branches)}
@@ -83,16 +93,39 @@ def train(
             on_step=see,
             **more,
         )
+    best = (
+        f"{done.best['val_loss']:.4f} nats a token (deterministic {done.best['val_loss_0']:.4f})" if done.best else ""
+    )
+    return _end(kind, model, done, out, best, f"think --model {out} --thinker {_thinker(kind)}")
+
+
+def _diffusion(
+    splits: Splits, shape: Shape, config: TrainConfig, out: Path, resume: bool, see: Any, objective: dict[str, Any]
+) -> int:
+    from thoughtmix.diffusion.task import Objective
+    from thoughtmix.diffusion.train import train_diffusion
+
+    how = Objective(**objective)
+    model, _, done = train_diffusion(splits, shape, config, out, objective=how, resume=resume, on_step=see)
+    found = done.best
+    best = ""
+    if found:
+        best = f"{found['val_loss']:.4f} nats a token at most (with a prefix {found['val_given']:.4f})"
+    return _end("diffusion", model, done, out, best, f"diffuse --model {out}")
+
+
+def _end(kind: str, model: Any, done: Trained, out: Path, best: str, then: str) -> int:
+    """Say how the run went and what to type next."""
     if os.environ.get("RANK", "0") != "0":
         return 0
-    total = sum(p.numel() for p in model.parameters())
     if done.interrupted:
         print(f"thoughtmix: Stopped at step {done.steps}. Type the same with --resume to go on.", file=sys.stderr)
         return 130
+    total = sum(p.numel() for p in model.parameters())
     print(f"{kind}: {total:,} parameters, {done.steps} steps in {done.seconds:.0f} s", end="")
     print(" (stopped early)" if done.stopped_early else "")
-    print(f"validation loss {done.best['val_loss']:.4f} nats a token (deterministic {done.best['val_loss_0']:.4f})")
-    print(f"Wrote {out}. Now type: thoughtmix think --model {out} --thinker {_thinker(kind)} 'ROMEO:'")
+    print(f"validation loss {best}")
+    print(f"Wrote {out}. Now type: thoughtmix {then} 'ROMEO:'")
     return 0
 
 

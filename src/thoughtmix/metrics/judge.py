@@ -27,6 +27,8 @@ def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_siz
 
     if not texts:
         raise InputError("There are no texts to judge.", "Pass at least one thought.")
+    if not judge.causal:
+        raise InputError(f"{judge.name} does not read from left to right.", "Name a causal model (--judge).")
     start = judge.encode(prompt)
     end = min(judge.eos_ids) if judge.eos_ids else 0
     bodies = [list(judge.tokenizer(t, add_special_tokens=False)["input_ids"]) or [end] for t in texts]

@@ -25,6 +25,9 @@ def locate(name: str, *marks: str) -> tuple[str, str, bool]:
 
     Raises `ModelError`.
     """
+    inside = packaged_weights(name)
+    if inside is not None:
+        return str(inside), name, False
     path = Path(name)
     try:
         path = path.expanduser()
@@ -47,20 +50,35 @@ def locate(name: str, *marks: str) -> tuple[str, str, bool]:
     return name, name, True
 
 
+def packaged_weights(name: str) -> Path | None:
+    """The folder of a model that is part of this package: "shakespeare-diffusion" is diffusion/weights/shakespeare."""
+    title, _, room = name.rpartition("-")
+    if not title.isidentifier() or not room.isidentifier():
+        return None
+    folder = Path(__file__).parents[1] / room / "weights" / title
+    return folder if (folder / "config.json").is_file() else None
+
+
+def predicts_masks(config: Any) -> bool:
+    """Whether its model is a mask predictor of ours, which writes in any order."""
+    return str(config.model_type) == "thoughtmix_diffusion"
+
+
 def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) on the CPU. Runs no code of the checkpoint's. Raises `ModelError`."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     from thoughtmix.models.quiet import quiet
 
-    automodel: Any = AutoModelForCausalLM
     # trust_remote_code left out would *ask*, on stdin
     settings: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
     try:
         with quiet(downloads=hub):
             _register_own(source)
             config = AutoConfig.from_pretrained(source, **settings)
-            _require_causal(config, title)
+            automodel: Any = AutoModelForMaskedLM if predicts_masks(config) else AutoModelForCausalLM
+            if not predicts_masks(config):
+                _require_causal(config, title)
             tokenizer = AutoTokenizer.from_pretrained(source, **settings)
             model, info = automodel.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True, **settings

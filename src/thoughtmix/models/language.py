@@ -23,12 +23,14 @@ _WRITE_A_MESSAGE = 'Write {"role": "user", "content": "..."}.'
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A causal language model ready to decode: in eval mode."""
+    """A language model ready to use: in eval mode. causal: it writes from left to right; False: a mask predictor of
+    ours, which only the thinker `diffusion` takes."""
 
     model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     name: str
     is_default: bool = False
+    causal: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +114,10 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     if head is not None and head() is None:
         raise ModelError(f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM.")
     model.eval()
-    return LanguageModel(model, tokenizer, name or model.config.name_or_path or type(model).__name__)
+    from thoughtmix.models.checkpoint import predicts_masks
+
+    title = name or model.config.name_or_path or type(model).__name__
+    return LanguageModel(model, tokenizer, title, causal=not predicts_masks(model.config))
 
 
 def load_model(
@@ -125,8 +130,9 @@ def load_model(
     """Load a causal language model.
 
     name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first
-    use, never from a hub); a local folder, of a model or of a PEFT adapter (a graft, say), which is put on the base
-    model that it names; or a Hugging Face id `org/name`, the only case in which a hub is asked.
+    use, never from a hub); a model that is part of this package ("shakespeare-diffusion"); a local folder, of a model
+    or of a PEFT adapter (a graft, say), which is put on the base model that it names; or a Hugging Face id `org/name`,
+    the only case in which a hub is asked.
     dtype auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it; else float32. device auto: cuda, else
     cpu.
     Raises `InputError` for unknown dtypes and devices, `ModelError` when the model cannot be loaded.
@@ -134,7 +140,7 @@ def load_model(
     import torch
 
     from thoughtmix.models.adapter import adapter_folder, base_of, put_on
-    from thoughtmix.models.checkpoint import locate, read_checkpoint
+    from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
     from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
     from thoughtmix.models.packaged import GENERATOR, loaded
 
@@ -163,7 +169,8 @@ def load_model(
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise ModelError(f"{title} does not fit on {device}.", "Pass --device cpu.") from None
-    return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default)
+    causal = not predicts_masks(model.config)
+    return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal)
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:

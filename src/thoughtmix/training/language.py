@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from thoughtmix.errors import InputError
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
@@ -127,7 +128,7 @@ def train_language(
     return model, tokenizer, done
 
 
-def save(model: MixtureOfThoughtsTransformer, tokenizer: Any, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Model and tokenizer into `folder`, complete before any old one there is replaced file by file."""
     from thoughtmix.models.quiet import quiet
 
