@@ -2,8 +2,9 @@
 
     python studies/diffusion/quality.py --model shakespeare-diffusion --judge FOLDER --data TEXT
 
-The judge is an autoregressive model (`thoughtmix train baseline`), not the generator; held-out text is scored beside. Generative perplexity alone can be had by repeating oneself, hence beside it: entropy of letters, distinct
-4-grams of letters, the share of words that occur in the text, and verbatim copying from the training text.
+The judge is an autoregressive model (`thoughtmix train baseline`), not the generator; held-out text is
+scored beside. Generative perplexity alone can be had by repeating oneself, hence beside it: entropy of letters,
+distinct 4-grams of letters, the share of words that occur in the text, and verbatim copying from the training text.
 """
 
 from __future__ import annotations
