@@ -23,7 +23,7 @@ from thoughtmix.graft import MoTConfig, MoTLayer, export_lora, routed, save_graf
 from thoughtmix.graft.blocks import find_blocks
 from thoughtmix.graft.config import FORMAT_VERSION
 from thoughtmix.graft.context import graft_of
-from thoughtmix.graft.route import dense, draw, held_noise, likeliest, radical_inverse
+from thoughtmix.graft.route import dense, draw, held_noise, radical_inverse
 from thoughtmix.models import load_model, wrap_model
 
 DATA = Path(__file__).parent / "data"
@@ -78,7 +78,6 @@ def test_how_many_branches_and_their_weights() -> None:
     assert torch.equal((weight > 0).sum(-1), count)
     weight[..., 0].sum().backward()
     assert odds.grad is not None and bool(odds.grad.isfinite().all()) and bool(odds.grad.any())
-    assert likeliest(torch.tensor([[[0.0, 3.0, 1.0]]]), 2)[0].tolist() == [[[1, 2]]]
     noise = held_noise(torch.arange(50), torch.arange(4), 8, 16)
     assert stats.kstest(noise.flatten(), "norm").pvalue > 1e-4
     assert torch.equal(held_noise(torch.tensor([7]), torch.tensor([2]), 8, 16)[0, 0], noise[7, 2])

@@ -34,13 +34,12 @@ def draw(log_odds: Tensor, seeds: Tensor, low: int, high: int, stratified: bool 
 
     s = high; each row and layer uses low to high of them, uniformly. The log-weights carry the gradient of log_odds.
     """
-    layers = log_odds.shape[1]
-    keys = key(seeds[:, None], ROUTE, torch.arange(layers, device=seeds.device))  # (b, l)
+    number = torch.arange(log_odds.shape[1], device=seeds.device)
+    keys = key(seeds[:, None], ROUTE, number)  # (b, l)
     score = log_odds.detach().float() + gumbel(key(keys, _GUMBEL), log_odds.shape[-1])
     if stratified:
         # Each layer turns the sequence by its own constant, which keeps the strata (Cranley and Patterson 1976).
-        turn = uniform(key(torch.zeros(layers, dtype=torch.int64, device=seeds.device), _TURN, torch.arange(layers)), 1)
-        turn = turn[:, 0].to(seeds.device) * (torch.arange(layers, device=seeds.device) > 0)
+        turn = uniform(key(torch.zeros_like(number), _TURN, number), 1)[:, 0] * (number > 0)
         u = (radical_inverse(seeds)[:, None] + turn) % 1.0
         cdf = log_odds.detach().double().softmax(-1).cumsum(-1)
         first = (cdf <= (u * cdf[..., -1])[..., None]).sum(-1).clamp(max=log_odds.shape[-1] - 1)
@@ -50,12 +49,6 @@ def draw(log_odds: Tensor, seeds: Tensor, low: int, high: int, stratified: bool 
     if low < high:
         count = low + (uniform(key(keys, _COUNT), 1) * (high - low + 1)).long()  # (b, l, 1)
         weight = weight.masked_fill(torch.arange(high, device=weight.device) >= count, -torch.inf)
-    return branch, F.log_softmax(weight, -1)
-
-
-def likeliest(log_odds: Tensor, high: int) -> tuple[Tensor, Tensor]:
-    """The route that no draw decides: the `high` likeliest branches."""
-    weight, branch = log_odds.float().topk(high, dim=-1)
     return branch, F.log_softmax(weight, -1)
 
 

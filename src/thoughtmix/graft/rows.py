@@ -156,7 +156,7 @@ class Graft:
         plan = plans.pop(id(self), None)
         _PLANS.set(plans)
         cache = getattr(output, "past_key_values", None)
-        hidden = output[0] if output else None
+        hidden = output if isinstance(output, Tensor) else output[0] if output else None
         if isinstance(hidden, Tensor) and hidden.requires_grad:
             hidden.register_hook(_Again(self, plan))  # a backward comes by here before it reaches the blocks
         if plan is not None and cache is not None and current() is None and followed(cache) is None:
