@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from thoughtmix.models import Embedder, LanguageModel
 
 Prompt = str | Sequence[Mapping[str, str]]
+AUTO = "auto"
+"""A thinker's name: mixture where a model was trained or grafted to have thought branches, diffusion where it writes in
+any order, else sampling."""
 
 
 class Pipeline:
@@ -81,7 +84,7 @@ class Pipeline:
         self,
         prompt: Prompt,
         n: int = 8,
-        thinker: str | Thinker = "sampling",
+        thinker: str | Thinker = AUTO,
         *,
         creativity: float | None = None,
         seed: int = 0,
@@ -114,6 +117,8 @@ class Pipeline:
             path=self.path,  # type: ignore[arg-type]  # checked by decode
             weights=self.weights,  # type: ignore[arg-type]
         )
+        if thinker == AUTO:
+            thinker = self.model.own_thinker
         kind = get_thinker(thinker) if isinstance(thinker, str) else thinker
         for name in options:
             if name not in kind.options:
@@ -144,7 +149,7 @@ class Pipeline:
 def think(
     prompt: Prompt,
     n: int = 8,
-    thinker: str | Thinker = "sampling",
+    thinker: str | Thinker = AUTO,
     *,
     model: str | LanguageModel | Pipeline | None = None,
     judge: str | LanguageModel | None = None,
@@ -153,7 +158,8 @@ def think(
     """Turn one prompt into n thoughts.
 
     prompt: a text (for a chat model, one user message, unless raw=True) or a list of chat messages
-    `{"role": ..., "content": ...}`. thinker: a name from `thoughtmix.thinker_names()`, or a `Thinker`.
+    `{"role": ..., "content": ...}`. thinker: a name from `thoughtmix.thinker_names()`, a `Thinker`, or auto: what the
+    model is made for.
     model: None for the default model, a local folder, a Hugging Face id, or a loaded `Pipeline`.
 
     Further settings: creativity (0 deterministic, 1 the default strength), seed (thought i has seed + i),

@@ -22,7 +22,9 @@ _EACH = "One value, or n with commas between."
 def think(
     prompt: Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")],
     n: Annotated[int, typer.Option("-n", "--n", help="How many thoughts.")] = 8,
-    thinker: Annotated[str, typer.Option(help="How to explore: see `thoughtmix thinkers`.")] = "sampling",
+    thinker: Annotated[
+        str, typer.Option(help="How to explore: see `thoughtmix thinkers`; auto: what the model is made for.")
+    ] = "auto",
     creativity: Annotated[float | None, typer.Option(help="0 is deterministic, 1 the default, more is bolder.")] = None,
     seed: Annotated[int, typer.Option(help="Thought i gets seed + i - 1 and can be made again alone by it.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest thought, in tokens.")] = 64,
@@ -111,10 +113,12 @@ def _check(settings: dict[str, Any]) -> None:
     """Refuse what cannot work before a model is loaded for it."""
     import dataclasses
 
+    from thoughtmix.api import AUTO
     from thoughtmix.registry import get_thinker
     from thoughtmix.thinker import Request
 
-    get_thinker(settings["thinker"])
+    if settings["thinker"] != AUTO:
+        get_thinker(settings["thinker"])
     known = {f.name for f in dataclasses.fields(Request)}
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
     Request(**given)

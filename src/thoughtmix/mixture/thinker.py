@@ -87,9 +87,12 @@ def carried_by(model: LanguageModel, seeds: Sequence[int], creativity: Sequence[
     Raises `InputError` for other models."""
     from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
     from thoughtmix.mixture.state import Carried
+    from thoughtmix.models.adapter import put_shipped
 
     if isinstance(model.model, MixtureOfThoughtsTransformer):
         return Carried(seeds, creativity, model.device)
+    if model.is_default:
+        put_shipped(model)
     for module in model.model.modules():
         graft: Any = getattr(module, "thought_graft", None)
         if graft is not None:

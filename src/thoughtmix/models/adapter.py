@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.errors import ModelError, ThoughtmixError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from thoughtmix.models.language import LanguageModel
 
 CONFIG = "adapter_config.json"
+SHIPPED = Path(__file__).parents[1] / "graft" / "weights" / "smollm2"
+"""The graft that comes with this package, for the default model."""
+_LOCK = Lock()
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -61,3 +65,11 @@ def put_on(base: LanguageModel, folder: Path) -> LanguageModel:
         raise ModelError(f"Cannot put the adapter {folder} on {base.name}: {reason}.", "Save it again.") from None
     model = peft.get_base_model().eval().requires_grad_(False)
     return replace(base, model=model, name=folder.resolve().name, is_default=False)
+
+
+def put_shipped(base: LanguageModel) -> None:
+    """Put the graft of this package on the default model, in place, once. Whoever carries no thoughts through it, plain
+    sampling say, still has the base model, bit for bit."""
+    with _LOCK:
+        if not any(hasattr(module, "thought_graft") for module in base.model.modules()):
+            put_on(base, SHIPPED)
