@@ -21,6 +21,7 @@ from thoughtmix.cost.hardware import kind
 from thoughtmix.cost.read import build
 from thoughtmix.cost.size import Size, measure
 from thoughtmix.errors import InputError, ModelError, UnknownName
+from thoughtmix.graft import MoTConfig
 
 TOKENS, ROWS = 48, 2
 DENSE = ("gpt2", "llama", "qwen2", "qwen3", "gpt_neox", "phi3", "falcon", "bloom", "opt", "mistral")
@@ -106,7 +107,14 @@ def test_graft_flops_are_those_of_low_rank_updates(family: str) -> None:
     there = counted(lambda: tuned(ids, labels=ids).loss.backward())
     assert graft.tuning(size, TOKENS) == pytest.approx(there, rel=0.01)
     adapter = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-    assert graft.parameters(size) == adapter + len(size.blocks) * (size.width + 1)  # and its router
+    assert graft.parameters(size) == adapter + len(size.blocks) + 1  # noise of each layer, and odds of one branch
+
+
+def test_graft_has_the_parameters_of_the_real_one() -> None:
+    model = eager("llama")
+    size = measure(model)
+    tuned = get_peft_model(model, MoTConfig(task_type="CAUSAL_LM"))
+    assert Graft().parameters(size) == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +279,7 @@ def test_everything_given_is_used() -> None:
     assert estimate(GPT2Config(), tokens=1e9).way("pretraining").tokens == 1e9
     assert base.way("pretraining").tokens == 20 * base.size.active
     assert estimate(GPT2Config(), tune_tokens=1e6).way("graft tuning").tokens == 1e6
-    assert estimate(GPT2Config(), branches=4, rank=16).graft_parameters == 12 * (4 * 16 * (3072 + 768) + 4 * 769)
+    assert estimate(GPT2Config(), branches=4, rank=16).graft_parameters == 12 * (4 * 16 * (3072 + 768) + 1) + 4
     assert (
         estimate(GPT2Config(), memory_gb=1).way("full fine-tuning").machines_needed
         > base.way("full fine-tuning").machines

@@ -8,29 +8,23 @@ from thoughtmix.cost.size import Size
 
 BRANCHES = 8
 RANK = 8
-ACTIVE = 3
-"""Branches that a thought travels through in a layer, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graft:
-    """`branches` updates of rank `rank` beside each block's down projection (f to d), and a router that draws some of
-    them from a hidden state: per layer, branches x rank x (f + d) and branches x (d + 1) parameters."""
+    """`branches` updates of rank `rank` beside each down projection (f to d): per layer, branches x rank x (f + d)
+    parameters and the strength of its noise; and the branches' odds, once. `thoughtmix.graft.MoTConfig`'s default."""
 
     branches: int = BRANCHES
     rank: int = RANK
 
-    @property
-    def active(self) -> int:
-        return min(self.branches, ACTIVE)
-
     def parameters(self, size: Size) -> int:
-        branches = sum(self.branches * self.rank * (f + d) for f, d in _sites(size))
-        return branches + sum(self.branches * (size.width + 1) for _ in _sites(size))
+        branches = sum(self.branches * self.rank * (f + d) + 1 for f, d in _sites(size))
+        return branches + (self.branches if branches else 0)
 
     def maps(self, size: Size) -> int:
-        """Multiply-adds a token. The router runs once a thought: nothing."""
-        return sum(self.active * self.rank * (f + d) for f, d in _sites(size))
+        """Multiply-adds a token: of all branches, since two products of all are quicker than picking a few."""
+        return sum(self.branches * self.rank * (f + d) for f, d in _sites(size))
 
     def tuning(self, size: Size, tokens: float) -> float:
         """FLOPs a token of training the branches with the model frozen: forward, gradients through activations from
