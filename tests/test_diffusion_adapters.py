@@ -153,7 +153,11 @@ def test_block_diffusion_logits_are_the_models_own(window: int) -> None:
 
 def test_block_diffusion_ends_and_a_row_is_the_same_alone() -> None:
     denoiser = BlockDenoiser(gemma(), 3)
-    for plan in (Plan(EntropyBound(bound=2.0, revise=True), steps=8), Plan(policy("confidence"), steps=5), Plan(steps=6)):
+    for plan in (
+        Plan(EntropyBound(bound=2.0, revise=True), steps=8),
+        Plan(policy("confidence"), steps=5),
+        Plan(steps=6),
+    ):
         meter = Meter()
         out = denoise(denoiser, blank([[2, 5, 6], [2, 8, 9]], 12, [7, 8], 0), plan, meter=meter)
         assert not bool(out.masked.any()) and not {0, 57, 58, 59} & set(out.ids.flatten().tolist())

@@ -63,7 +63,9 @@ def _norm(x: Tensor) -> Tensor:
 class TinyTask:
     """A `Task` for the shared trainer: its batches and its loss. Validated by `evaluate_with`."""
 
-    def __init__(self, tokens: Tensor, context: int, batch: int, mask_id: int, evaluate_with: Any, seed: int = 0) -> None:
+    def __init__(
+        self, tokens: Tensor, context: int, batch: int, mask_id: int, evaluate_with: Any, seed: int = 0
+    ) -> None:
         count = len(tokens) // (context * batch)
         self.batches = tokens[: count * context * batch].view(count, batch, context)
         self.mask_id, self.evaluate, self.seed = mask_id, evaluate_with, seed
@@ -72,7 +74,9 @@ class TinyTask:
         ids = self.batches[step % len(self.batches)][rows.start : rows.stop]
         draw = np.random.default_rng([self.seed, 5, step])
         t = torch.from_numpy(draw.integers(0, STEPS, total))[rows.start : rows.stop]
-        masked = torch.from_numpy(draw.random((total, ids.shape[1])))[rows.start : rows.stop] < ((t + 1) / STEPS)[:, None]
+        masked = (
+            torch.from_numpy(draw.random((total, ids.shape[1])))[rows.start : rows.stop] < ((t + 1) / STEPS)[:, None]
+        )
         masked[:, :CLEAN] = False
         return {"ids": ids, "masked": masked, "t": t}
 
@@ -106,6 +110,6 @@ def sample_confident(model: Any, ids: Tensor, mask_id: int, threshold: float = 0
         for row in range(ids.shape[0]):
             open_places = [j for j in range(ids.shape[1]) if int(ids[row, j]) == mask_id]
             keep = [j for j in open_places if float(sure[row, j]) >= threshold]
-            for j in keep or sorted(open_places, key=lambda j: -float(sure[row, j]))[:1]:  # noqa: B023
+            for j in keep or sorted(open_places, key=lambda j: -float(sure[row, j]))[:1]:
                 ids[row, j] = best[row, j]
     return ids, passes

@@ -59,7 +59,8 @@ class BlockDenoiser:
         cache = DynamicCache(config=self.model.config.text_config)
         mask = attention_mask[:, :p].long()
         self.model.model.encoder(input_ids=ids[:, :p], attention_mask=mask, past_key_values=cache)
-        for i, layer in enumerate(cache.layers):
+        layers: list[Any] = cache.layers
+        for i, layer in enumerate(layers):
             memory[f"keys{i}"], memory[f"values{i}"] = layer.keys, layer.values
         known = memory.get("read", torch.zeros(b, dtype=torch.bool, device=ids.device))
         memory["told"] = memory.get("told", known) & known
@@ -71,7 +72,8 @@ class BlockDenoiser:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config.text_config)
-        for i, layer in enumerate(cache.layers):
+        layers: list[Any] = cache.layers
+        for i, layer in enumerate(layers):
             cache.update(memory[f"keys{i}"], memory[f"values{i}"], i)
             if hasattr(layer, "cumulative_length"):  # a sliding layer keeps the end of the prefix, and counts it all
                 layer.cumulative_length = self.prefix

@@ -34,6 +34,14 @@ class Denoiser(Protocol):
         ...
 
 
+_TOKENS = 384  # that a CPU reads at once: a small model's activations of more fall out of its cache (1.4 times slower)
+
+
+def rows_at_once(length: int) -> int:
+    """Rows of this many tokens in one forward on a CPU."""
+    return max(1, _TOKENS // max(1, length))
+
+
 class MaskPredictor:
     """Any `model(ids, attention_mask).logits` that fills in `mask_id`: ours, or a function of ids and mask that
     returns logits."""
@@ -56,8 +64,10 @@ class MaskPredictor:
             raise InputError("Every token is forbidden.", "Forbid fewer.")
 
     def __call__(self, ids: Tensor, attention_mask: Tensor, memory: Memory) -> Tensor:
-        out = self.model(ids, attention_mask)
-        return out if isinstance(out, Tensor) else out.logits
+        rows = len(ids) if ids.device.type != "cpu" else rows_at_once(ids.shape[1])
+        parts = [self.model(*part) for part in zip(ids.split(rows), attention_mask.split(rows), strict=True)]
+        logits = [part if isinstance(part, Tensor) else part.logits for part in parts]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def own_denoiser(model: Any) -> MaskPredictor:

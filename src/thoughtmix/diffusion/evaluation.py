@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoughtmix.diffusion.denoiser import rows_at_once
 from thoughtmix.diffusion.objective import by_count, by_time, token_losses
 from thoughtmix.diffusion.schedules import Schedule
 from thoughtmix.errors import InputError
@@ -55,14 +56,16 @@ def evaluate(
     schedule: Schedule | None = None,
     seed: int = 0,
     characters: float | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Bound:
     """The bound of windows (n, length), their first `prefix` tokens given. Times are stratified over all windows of a
-    draw. characters: of all windows' counted tokens; None: one a token. Unbiased with either estimator (a test)."""
+    draw. characters: of all windows' counted tokens; None: one a token. batch_size None: 32, or what suits a CPU.
+    Unbiased with either estimator (a test)."""
     n, length = windows.shape
     free = torch.ones_like(windows, dtype=torch.bool)
     free[:, :prefix] = False
     device = next(model.parameters()).device if hasattr(model, "parameters") else windows.device
+    batch_size = batch_size or (rows_at_once(length) if device.type == "cpu" else 32)
     sums = np.zeros(n)
     for i in range(draws):
         draw = np.random.default_rng([seed, 17, i])

@@ -110,7 +110,7 @@ class _Ranked(Policy):
     def choose(self, view: View) -> Choice:
         score = self.score(view.proposals)
         if not self.noise:
-            return Choice(best(score, view.candidates, view.count), torch.zeros_like(view.rate))
+            return Choice(best(grained(score), view.candidates, view.count), torch.zeros_like(view.rate))
         noisy = score / self.noise - (-view.uniform().log()).log()
         kept = best(noisy, view.candidates, view.count)
         order = noisy.masked_fill(~view.candidates, -torch.inf).argsort(1, descending=True)
@@ -181,11 +181,12 @@ class Factor(Policy):
 
     def choose(self, view: View) -> Choice:
         sure = view.proposals.logp.exp().masked_fill(~view.candidates, -1.0)
-        sorted_sure = sure.sort(1, descending=True).values
+        order = grained(sure).argsort(dim=1, descending=True, stable=True)
+        sorted_sure = sure.gather(1, order)
         n = torch.arange(1, sure.shape[1] + 1, device=sure.device)
         holds = (n + 1) * (1 - sorted_sure) < self.factor
         count = (holds * n).amax(1)
-        return Choice(best(sure, view.candidates, count), torch.zeros_like(view.rate))
+        return Choice(best(grained(sure), view.candidates, count), torch.zeros_like(view.rate))
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,16 @@ class EntropyBound(Policy):
 
     def choose(self, view: View) -> Choice:
         entropy = view.proposals.entropy.masked_fill(~view.candidates, torch.inf)
-        low, order = entropy.sort(dim=1, stable=True)
+        order = grained(entropy).argsort(dim=1, stable=True)
+        low = entropy.gather(1, order)
         fits = low.isfinite() & (low.nan_to_num(posinf=0.0).cumsum(1) - low.nan_to_num(posinf=0.0) <= self.bound)
         return Choice(torch.zeros_like(fits).scatter(1, order, fits), torch.zeros_like(view.rate))
+
+
+def grained(score: Tensor) -> Tensor:
+    """Rounded, so that scores which only rounding tells apart (all positions of an empty canvas are alike to a model
+    without a first one) are equal in any batch, and the first of them wins."""
+    return (score * 1e4).round()
 
 
 def best(score: Tensor, candidates: Tensor, count: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.denoiser import Denoiser
-from thoughtmix.diffusion.policies import Ancestral, Policy, View, best
+from thoughtmix.diffusion.policies import Ancestral, Policy, View, best, grained
 from thoughtmix.diffusion.remask import Remask
 from thoughtmix.diffusion.schedules import Linear, Schedule
 from thoughtmix.diffusion.tokens import propose
@@ -119,6 +119,7 @@ def predict(
     ids = _visible(denoiser, canvas)
     memory = dict(canvas.memory)
     real = canvas.real
+    at = torch.tensor(list(denoiser.forbidden), dtype=torch.int64, device=ids.device)
     with torch.no_grad():
         if guidance:
             if denoiser.mask_id is None:
@@ -127,7 +128,8 @@ def predict(
                 )
             prefix = canvas.locked & ((canvas.locked | ~real).cumprod(1) > 0)
             both = torch.cat([ids, ids.masked_fill(prefix, denoiser.mask_id)])
-            given, hidden = denoiser(both, torch.cat([real, real]), memory).float().log_softmax(-1).chunk(2)
+            both_logits = denoiser(both, torch.cat([real, real]), memory).float().index_fill(-1, at, -torch.inf)
+            given, hidden = both_logits.log_softmax(-1).chunk(2)
             logits = (1 + guidance) * given - guidance * hidden
         else:
             logits = denoiser(ids, real, memory).float()
@@ -136,7 +138,6 @@ def predict(
         meter.calls += 1
         meter.row_passes += cost * len(ids)
         meter.tokens += cost * int(real.sum())
-    at = torch.tensor(list(denoiser.forbidden), dtype=torch.int64, device=logits.device)
     logits = logits.index_fill(-1, at, -torch.inf)
     return canvas.replace(passes=canvas.passes + cost, memory=memory), logits
 
@@ -148,7 +149,7 @@ def step(canvas: Canvas, logits: Tensor, plan: Plan, denoiser: Denoiser) -> tupl
     """
     canvas, region = _in_block(canvas, plan)
     busy = canvas.left > 0
-    free = region & ~canvas.locked & busy[:, None]
+    free = region & busy[:, None]
     masked = canvas.masked & free
     candidates = free if plan.policy.revises else masked
 
@@ -163,7 +164,9 @@ def step(canvas: Canvas, logits: Tensor, plan: Plan, denoiser: Denoiser) -> tupl
     choice = plan.policy.choose(View(candidates, proposals, count, rate, lambda: draw(_POSITIONS)))
     kept, log_positions = choice.kept, choice.log_positions
     if not plan.policy.planned:  # at least one, or the row would stand still
-        kept = torch.where(kept.any(1)[:, None], kept, best(proposals.logp, candidates, torch.ones_like(count)))
+        kept = torch.where(
+            kept.any(1)[:, None], kept, best(grained(proposals.logp), candidates, torch.ones_like(count))
+        )
     kept = torch.where(last[:, None], candidates, kept)
     log_positions = torch.where(last, 0.0, log_positions)  # all that is left: no choice
 
@@ -188,12 +191,12 @@ def step(canvas: Canvas, logits: Tensor, plan: Plan, denoiser: Denoiser) -> tupl
 
 
 def _in_block(canvas: Canvas, plan: Plan) -> tuple[Canvas, Tensor]:
-    """(the canvas with a plan for each row's current block, that block's positions (b, t))."""
+    """(the canvas with a plan for each row's current block, that block's open positions (b, t))."""
     free = canvas.real & ~canvas.locked
     size = plan.block or max(1, canvas.ids.shape[1])
     index = (free.cumsum(1) - 1).clamp(min=0) // size
     first = torch.where(canvas.masked, index, 2**62).amin(1)  # the leftmost block with something to do
-    region = index == first[:, None]
+    region = free & (index == first[:, None])
     fresh = (first != canvas.block) & (canvas.left > 0)
     begun = (canvas.masked & region).sum(1)
     blocks = (free.sum(1) + size - 1) // size
