@@ -143,7 +143,12 @@ def test_prefixes_are_clean_begin_lines_and_do_not_count() -> None:
     assert not bool((batch["unseen"] & batch["free"]).any())
     model = build(diffusion_tokenizer(SPLITS, SHAPE), SHAPE, 0)
     loss = some.loss(model, batch)[0]
-    losses = token_losses(model, batch["ids"].masked_fill(batch["unseen"], some.mask_id), batch["masked"], some.mask_id)
+    losses = token_losses(
+        model.requires_grad_(False),
+        batch["ids"].masked_fill(batch["unseen"], some.mask_id),
+        batch["masked"],
+        some.mask_id,
+    )
     by_hand = sum(
         float(losses[i, j]) * float(batch["weight"][i]) for i, j in batch["masked"].nonzero().tolist()
     ) / int(batch["free"].sum())  # fmt: skip
@@ -182,7 +187,6 @@ def test_training_learns(tmp_path: Path, global_state_untouched: None) -> None:
     counts = torch.bincount(encode(tokenizer, TEXT)).float()
     share = counts[counts > 0] / counts.sum()
     assert done.best["val_loss"] < 0.7 * float(-(share * share.log()).sum())
-    assert done.best["val_given"] < done.best["val_loss"]
     assert (tmp_path / "training" / "loss.svg").exists() and (tmp_path / "config.json").exists()
 
 
