@@ -32,6 +32,7 @@ from thoughtmix.experts.profile import ROUTER
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.text import distinct_n, self_bleu
 from thoughtmix.models import LanguageModel, load_model
+from thoughtmix.thoughts import write_whole
 
 TOKENS, THOUGHTS = 64, 4
 KINDS = ("forced", "bias 1", "bias 2", "bias 4")
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--judge", help="folder of train.py --judge")
     parser.add_argument("--prompts", type=int, default=6, help="of each domain")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--skip-steering", action="store_true")
     parser.add_argument("--skip-frontier", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -181,14 +183,20 @@ def main() -> None:
     figures["over_used"] = {name: len(found.experts_of(name)) for name in DOMAINS}
     print(json.dumps(figures, indent=1), flush=True)
     prompts = {name: [t[:60] for t in held[name][24 : 24 + args.prompts]] for name in DOMAINS}
-    figures["steering"] = steering(lm, found, judge, prompts, args.seeds)
-    print(json.dumps({kind: x.get("all") for kind, x in figures["steering"].items()}), flush=True)
+    if not args.skip_steering:
+        figures["steering"] = steering(lm, found, judge, prompts, args.seeds)
+        print(json.dumps({kind: x.get("all") for kind, x in figures["steering"].items()}), flush=True)
+        keep(figures, args.out)
     if not args.skip_frontier:
         asked = [p for name in DOMAINS for p in prompts[name][:4]]
         figures["frontier"] = frontier(lm, likelihood(args.judge, texts), asked, args.seeds)
         print(json.dumps(figures["frontier"]["beyond_temperature"], indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(figures, indent=1))
+        keep(figures, args.out)
+
+
+def keep(figures: dict[str, Any], out: Path | None) -> None:
+    if out:
+        write_whole(out, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
