@@ -34,8 +34,16 @@ def train(
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
     vocabulary: Annotated[int, typer.Option(help="Byte-level BPE of this size; 0: characters.")] = 0,
     branches: Annotated[int, typer.Option(help="Branches a layer (mixture).")] = 8,
+    routes: Annotated[
+        str, typer.Option(help="follow (the text) or drawn (for a thought, blindly) (mixture).")
+    ] = "follow",
+    modes: Annotated[
+        int | None, typer.Option(help="Learned ways to continue (mixture). Default: 8; drawn: none.")
+    ] = None,
     segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one route a text (mixture).")] = 0,
-    noise: Annotated[str, typer.Option(help="held, fresh or none (mixture).")] = "held",
+    noise: Annotated[
+        str | None, typer.Option(help="held, fresh or none (mixture). Default: none; drawn: held.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="The peak.")] = 1e-3,
     ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0: off.")] = 0.0,
     patience: Annotated[int, typer.Option(help="Stop after so many evaluations without a better one; 0: never.")] = 0,
@@ -69,9 +77,7 @@ def train(
     )
     shape = Shape(layers, width, heads, context, vocabulary)
     splits = split(read_text(data))
-    more: dict[str, Any] = {"num_branches": branches, "segment_length": segment, "noise": noise}
-    if branches < 3:
-        more |= {"branches_max": branches, "branches_min": min(2, branches)}
+    more = _more(routes, branches, modes, segment, noise)
     with progress() as see:
         model, _, done = train_language(
             kind,  # type: ignore[arg-type]  # checked above
@@ -94,6 +100,23 @@ def train(
     print(f"validation loss {done.best['val_loss']:.4f} nats a token (deterministic {done.best['val_loss_0']:.4f})")
     print(f"Wrote {out}. Now type: thoughtmix think --model {out} --thinker {_thinker(kind)} 'ROMEO:'")
     return 0
+
+
+def _more(routes: str, branches: int, modes: int | None, segment: int, noise: str | None) -> dict[str, Any]:
+    """Fields of `MixtureOfThoughtsConfig`."""
+    from thoughtmix.mixture.recipe import RECIPE
+
+    if routes not in ("follow", "drawn"):
+        raise InputError(f"routes is {routes!r}.", "Pass follow or drawn (--routes).")
+    if routes == "follow" and segment:
+        raise InputError("Routes that follow the text have no segments.", "Pass --routes drawn, or no --segment.")
+    more: dict[str, Any] = {"num_branches": branches, "segment_length": segment}
+    if routes == "follow":
+        more = {**RECIPE, **more}
+    more |= {name: value for name, value in (("modes", modes), ("noise", noise)) if value is not None}
+    if branches < 3:
+        more |= {"branches_max": branches, "branches_min": min(2, branches)}
+    return more
 
 
 def _thinker(kind: str) -> str:

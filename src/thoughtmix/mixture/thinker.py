@@ -18,7 +18,9 @@ DEFAULT_MIN_P = 0.1
 
 class MixtureThinker:
     name = "mixture"
-    summary = "Routes and held noise inside a Mixture-of-Thoughts model; creativity scales both (0 deterministic)."
+    summary = (
+        "Modes, routes and held noise inside a Mixture-of-Thoughts model; creativity scales them (0 deterministic)."
+    )
     options: Mapping[str, str] = {
         "read": "shared (default): the prompt is read once for all; each: by every thought through its own branches",
     }
@@ -66,11 +68,25 @@ class MixtureThinker:
                 logprob=float(sum(row.logprobs)),
                 finish=row.finish,
                 token_logprobs=tuple(row.logprobs),
-                origin={"thinker": self.name, "creativity": creativity, "temperature": sampler.temperature, **route},
+                origin={
+                    "thinker": self.name,
+                    "creativity": creativity,
+                    "temperature": sampler.temperature,
+                    **route,
+                    **mode,
+                },
             )
-            for row, seed, sampler, route in zip(decoded.rows, request.seeds, samplers, carried.routes(n), strict=True)
+            for row, seed, sampler, route, mode in zip(
+                decoded.rows, request.seeds, samplers, carried.routes(n), _modes(model, request.seeds), strict=True
+            )
         ]
         return thoughts, {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+
+
+def _modes(model: LanguageModel, seeds: Sequence[int]) -> list[dict[str, int]]:
+    """Each thought's mode, where the model has modes."""
+    count = model.model.config.modes
+    return [{"mode": seed % count} if count else {} for seed in seeds]
 
 
 def _check(model: LanguageModel) -> None:
