@@ -26,6 +26,8 @@ from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.training.language import active_parameters, equal_active
+from thoughtmix.training.modes import best_modes
+from thoughtmix.training.task import CANDIDATES
 
 VOCABULARY = 66
 KINDS: Mapping[str, Mapping[str, Any]] = {"recipe": RECIPE, "blind": {}}
@@ -61,15 +63,22 @@ def loop(model: MixtureOfThoughtsTransformer, prompt: torch.Tensor, n: int, toke
     return time.perf_counter() - began
 
 
-def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.Tensor, seeds: torch.Tensor) -> float:
+def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.Tensor, tried: bool = False) -> float:
+    """tried: with the search for modes of half the windows, as the language task does it."""
     began = time.perf_counter()
     optimizer.zero_grad()
+    seeds = torch.arange(len(x))
+    if tried and model.config.modes:
+        batch = {"ids": x, "seeds": seeds, "cuts": torch.zeros_like(seeds), "plain": seeds % 2 == 0}
+        seeds = best_modes(model, batch, CANDIDATES)
     model(x, labels=x, thought_seeds=seeds).loss.backward()
     optimizer.step()
     return time.perf_counter() - began
 
 
-def training(mixture: MixtureOfThoughtsTransformer, batch: int, context: int, pairs: int) -> list[float]:
+def training(
+    mixture: MixtureOfThoughtsTransformer, batch: int, context: int, pairs: int, tried: bool = False
+) -> list[float]:
     """Ratios mixture / baseline of interleaved steps."""
     baseline = MixtureOfThoughtsTransformer(equal_active(mixture.config)).train()
     assert (
@@ -81,8 +90,8 @@ def training(mixture: MixtureOfThoughtsTransformer, batch: int, context: int, pa
     x = torch.randint(0, VOCABULARY, (batch, context), generator=torch.Generator().manual_seed(0))
     for _ in range(3):
         for m, o in both:
-            step_seconds(m, o, x, torch.arange(batch))
-    times = [[step_seconds(m, o, x, torch.arange(batch)) for m, o in both] for _ in range(pairs)]
+            step_seconds(m, o, x, tried)
+    times = [[step_seconds(m, o, x, tried) for m, o in both] for _ in range(pairs)]
     return [a / b for a, b in times]
 
 
@@ -110,9 +119,11 @@ def main() -> None:
               f"{statistics.median(s for _, s in pairs):.1f} s: {statistics.median(ratios):.1f}x "
               f"({min(ratios):.1f}..{max(ratios):.1f})", flush=True)  # fmt: skip
     if "training" in parts:
-        for batch, context in ((12, 64), (32, 64), (8, 256)):
-            found = training(model_of(a.width, a.layers, a.branches, a.kind), batch, context, 4 * a.pairs)
-            print(f"training step, {batch} windows of {context}: {statistics.median(found):.2f}x the baseline's "
+        for batch, context, tried in ((12, 64, False), (32, 64, False), (8, 256, False), (32, 64, True)):
+            mixture = model_of(a.width, a.layers, a.branches, a.kind)
+            found = training(mixture, batch, context, 4 * a.pairs, tried)
+            words = ", trying modes" if tried and mixture.config.modes else ""
+            print(f"training step, {batch} windows of {context}{words}: {statistics.median(found):.2f}x the baseline's "
                   f"({min(found):.2f}..{max(found):.2f})", flush=True)  # fmt: skip
     if "growth" in parts:
         by_n = [(n, min(engine(model, prompt, n, a.tokens) for _ in range(3))) for n in (1, 8, 16, 32, 48, 64)]
