@@ -1,10 +1,13 @@
 """Mixture of Thoughts, ratios in one run: `python benchmarks/mixture.py`
 
+Of the recipe that training takes (mixture/recipe.py), or of another kind by --kind: blind (a route for the whole
+thought, drawn without knowing the text, with held noise).
+
 loop      n thoughts of 200 tokens by the engine, beside the loop that the original prototype ran: thought after
           thought, one forward over the whole growing sequence for each token, no cache. The loop here calls our own
           layers, so it is quicker than the prototype's was, which also went row by row.
 training  one training step beside the baseline's at equal active parameters.
-growth    seconds of generating over n and over tokens.
+growth    seconds of generating over n and over tokens, beside a straight line through them.
 """
 
 from __future__ import annotations
@@ -13,23 +16,30 @@ import argparse
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.training.language import active_parameters, equal_active
+from thoughtmix.training.modes import best_modes
+from thoughtmix.training.task import CANDIDATES
 
 VOCABULARY = 66
+KINDS: Mapping[str, Mapping[str, Any]] = {"recipe": RECIPE, "blind": {}}
 
 
-def model_of(width: int, layers: int, branches: int) -> MixtureOfThoughtsTransformer:
+def model_of(width: int, layers: int, branches: int, kind: str = "recipe") -> MixtureOfThoughtsTransformer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = MixtureOfThoughtsConfig(
             vocab_size=VOCABULARY, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
             num_attention_heads=max(1, width // 32), num_branches=branches, max_position_embeddings=4096,
+            **KINDS[kind],
         )  # fmt: skip
         return MixtureOfThoughtsTransformer(config).eval()
 
@@ -53,25 +63,35 @@ def loop(model: MixtureOfThoughtsTransformer, prompt: torch.Tensor, n: int, toke
     return time.perf_counter() - began
 
 
-def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.Tensor, seeds: torch.Tensor) -> float:
+def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.Tensor, tried: bool = False) -> float:
+    """tried: with the search for modes of half the windows, as the language task does it."""
     began = time.perf_counter()
     optimizer.zero_grad()
+    seeds = torch.arange(len(x))
+    if tried and model.config.modes:
+        batch = {"ids": x, "seeds": seeds, "cuts": torch.zeros_like(seeds), "plain": seeds % 2 == 0}
+        seeds = best_modes(model, batch, CANDIDATES)
     model(x, labels=x, thought_seeds=seeds).loss.backward()
     optimizer.step()
     return time.perf_counter() - began
 
 
-def training(width: int, layers: int, branches: int, batch: int, context: int, pairs: int) -> list[float]:
+def training(
+    mixture: MixtureOfThoughtsTransformer, batch: int, context: int, pairs: int, tried: bool = False
+) -> list[float]:
     """Ratios mixture / baseline of interleaved steps."""
-    mixture = model_of(width, layers, branches).train()
     baseline = MixtureOfThoughtsTransformer(equal_active(mixture.config)).train()
-    assert abs(active_parameters(mixture.config) - active_parameters(baseline.config)) <= 2 * width * layers
+    assert (
+        abs(active_parameters(mixture.config) - active_parameters(baseline.config))
+        <= 2 * mixture.config.hidden_size * mixture.config.num_hidden_layers
+    )
+    mixture.train()
     both = [(m, torch.optim.AdamW(m.parameters(), fused=True)) for m in (mixture, baseline)]
     x = torch.randint(0, VOCABULARY, (batch, context), generator=torch.Generator().manual_seed(0))
     for _ in range(3):
         for m, o in both:
-            step_seconds(m, o, x, torch.arange(batch))
-    times = [[step_seconds(m, o, x, torch.arange(batch)) for m, o in both] for _ in range(pairs)]
+            step_seconds(m, o, x, tried)
+    times = [[step_seconds(m, o, x, tried) for m, o in both] for _ in range(pairs)]
     return [a / b for a, b in times]
 
 
@@ -82,28 +102,45 @@ def main() -> None:
     parser.add_argument("--branches", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--kind", choices=sorted(KINDS), default="recipe")
+    parser.add_argument("--parts", default="loop,training,growth", help="which, separated by commas")
     parser.add_argument("--plot", help="also draw the growth here (.svg, .png)")
     a = parser.parse_args()
     print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"width {a.width}, {a.layers} layers, {a.branches} branches")  # fmt: skip
-    model = model_of(a.width, a.layers, a.branches)
+          f"width {a.width}, {a.layers} layers, {a.branches} branches, {a.kind}")  # fmt: skip
+    parts = set(a.parts.split(","))
+    model = model_of(a.width, a.layers, a.branches, a.kind)
     prompt = torch.arange(16)[None] % VOCABULARY
     engine(model, prompt, 8, 8)
-    pairs = [(engine(model, prompt, 8, a.tokens), loop(model, prompt, 8, a.tokens)) for _ in range(a.pairs)]
-    ratios = [slow / quick for quick, slow in pairs]
-    print(f"8 thoughts of {a.tokens} tokens: {statistics.median(q for q, _ in pairs):.2f} s, the loop "
-          f"{statistics.median(s for _, s in pairs):.1f} s: {statistics.median(ratios):.1f}x "
-          f"({min(ratios):.1f}..{max(ratios):.1f})")  # fmt: skip
-    for batch, context in ((12, 64), (32, 64), (8, 256)):
-        found = training(a.width, a.layers, a.branches, batch, context, 4 * a.pairs)
-        print(f"training step, {batch} windows of {context}: {statistics.median(found):.2f}x the baseline's "
-              f"({min(found):.2f}..{max(found):.2f})")  # fmt: skip
-    by_n = [(n, min(engine(model, prompt, n, a.tokens) for _ in range(2))) for n in (1, 2, 4, 8, 16, 32, 64)]
-    by_tokens = [(t, min(engine(model, prompt, 8, t) for _ in range(2))) for t in (50, 100, 200, 400, 800)]
-    print("seconds by n:", ", ".join(f"{n}: {s:.2f}" for n, s in by_n))
-    print("seconds by tokens:", ", ".join(f"{t}: {s:.2f}" for t, s in by_tokens))
-    if a.plot:
-        draw(by_n, by_tokens, a.plot)
+    if "loop" in parts:
+        pairs = [(engine(model, prompt, 8, a.tokens), loop(model, prompt, 8, a.tokens)) for _ in range(a.pairs)]
+        ratios = [slow / quick for quick, slow in pairs]
+        print(f"8 thoughts of {a.tokens} tokens: {statistics.median(q for q, _ in pairs):.2f} s, the loop "
+              f"{statistics.median(s for _, s in pairs):.1f} s: {statistics.median(ratios):.1f}x "
+              f"({min(ratios):.1f}..{max(ratios):.1f})", flush=True)  # fmt: skip
+    if "training" in parts:
+        for batch, context, tried in ((12, 64, False), (32, 64, False), (8, 256, False), (32, 64, True)):
+            mixture = model_of(a.width, a.layers, a.branches, a.kind)
+            found = training(mixture, batch, context, 4 * a.pairs, tried)
+            words = ", trying modes" if tried and mixture.config.modes else ""
+            print(f"training step, {batch} windows of {context}{words}: {statistics.median(found):.2f}x the baseline's "
+                  f"({min(found):.2f}..{max(found):.2f})", flush=True)  # fmt: skip
+    if "growth" in parts:
+        by_n = [(n, min(engine(model, prompt, n, a.tokens) for _ in range(3))) for n in (1, 8, 16, 32, 48, 64)]
+        by_tokens = [(t, min(engine(model, prompt, 8, t) for _ in range(3))) for t in (50, 100, 200, 400, 600, 800)]
+        for name, points in (("n", by_n), ("tokens", by_tokens)):
+            slope, start, off = line(points)
+            print(f"seconds by {name}:", ", ".join(f"{x}: {y:.2f}" for x, y in points),
+                  f"(line: {start:.3f} + {slope:.5f} {name}, R^2 {off:.4f})")  # fmt: skip
+        if a.plot:
+            draw(by_n, by_tokens, a.plot)
+
+
+def line(points: list[tuple[int, float]]) -> tuple[float, float, float]:
+    """Slope, start and R^2 of the straight line through points."""
+    x, y = np.array(points, dtype=float).T
+    slope, start = np.polyfit(x, y, 1)
+    return float(slope), float(start), float(1 - (y - start - slope * x).var() / y.var())
 
 
 def draw(by_n: list[tuple[int, float]], by_tokens: list[tuple[int, float]], path: str) -> None:
@@ -111,7 +148,10 @@ def draw(by_n: list[tuple[int, float]], by_tokens: list[tuple[int, float]], path
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     for axes, points, label in zip(figure.subplots(1, 2), (by_n, by_tokens), ("thoughts", "tokens"), strict=True):
-        axes.plot(*zip(*points, strict=True), "o-")
+        slope, start, _ = line(points)
+        ends = np.array([0, points[-1][0]])
+        axes.plot(ends, start + slope * ends, color="0.6", linewidth=1)
+        axes.plot(*zip(*points, strict=True), "o")
         axes.set(xlabel=label, ylabel="seconds", ylim=(0, None), xlim=(0, None))
         axes.grid(alpha=0.3)
     figure.savefig(path)

@@ -20,6 +20,7 @@ from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.draws import gumbel, key, normal, uniform
 from thoughtmix.mixture.layer import MixtureOfThoughtsLayer
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer, StandardTransformer
+from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.mixture.router import ThoughtRouter
 from thoughtmix.mixture.state import Carried
 
@@ -33,6 +34,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "topk": {"routing": "topk", "noise": "none", "segment_length": 3},
     "weights": {"combiner": "weights"},
     "learned": {"position": "learned"},
+    "follow": {"follow": True},
+    "follow-fresh": {"follow": True, "noise": "fresh"},
+    "modes": {**RECIPE, "modes": 3},
+    "modes-blind": {"modes": 3},
+    "modes-noisy": {"follow": True, "modes": 3, "combiner": "weights"},
     "standard": {"num_branches": 1},
 }
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]

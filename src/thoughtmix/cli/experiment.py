@@ -22,10 +22,11 @@ def experiment(
     tokens: Annotated[int, typer.Option(help="Tokens a thought.")] = 100,
     width: Annotated[int, typer.Option(help="Hidden size.")] = 128,
     layers: Annotated[int, typer.Option(help="Layers.")] = 4,
-    context: Annotated[int, typer.Option(help="Tokens a training window.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 8,
+    steps: Annotated[int | None, typer.Option(help="Of every training, whatever the minutes say.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens a training window.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 12,
     branches: Annotated[int, typer.Option(help="Branches a layer.")] = 8,
-    segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one a thought.")] = 0,
+    modes: Annotated[int, typer.Option(help="Learned ways to continue; 0: none.")] = 8,
     prompts: Annotated[int, typer.Option(help="Prompts, a third of them to choose settings on.")] = 24,
     ablations: Annotated[bool, typer.Option(help="Train the ablations too.")] = True,
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
@@ -34,10 +35,12 @@ def experiment(
     if prompts < 12:
         raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
     from thoughtmix.experiment.plan import TRAINED, Plan
+    from thoughtmix.mixture.recipe import RECIPE
 
     plan = Plan(
         data=data,
         minutes=minutes,
+        steps=steps,
         seeds=seeds,
         n=n,
         tokens=tokens,
@@ -50,7 +53,7 @@ def experiment(
         held_out=prompts - prompts // 3,
         ablations=tuple(TRAINED) if ablations else (),
         seed=seed,
-        mixture={"segment_length": segment},
+        mixture={**RECIPE, "modes": modes},
     )
     from thoughtmix.experiment.report import page
     from thoughtmix.experiment.run import Experiment, write_whole_in
@@ -71,9 +74,12 @@ def experiment(
             low, high = ("?" if v is None else f"{v:.3f}" for v in (i["low"], i["high"]))
             print(f"{row['measure']}, mixture beside baseline: {i['value']:.3f} ({low} to {high})")
     losses = result["losses"]
-    drawn, still = (_mean(losses["mixture"][how]) for how in ("drawn", "deterministic"))
+    drawn, whole, still = (_mean(losses["mixture"][how]) for how in ("drawn", "marginal", "deterministic"))
     base = _mean(losses["baseline"]["drawn"])
-    print(f"validation loss: mixture {still:.4f} deterministic, {drawn:.4f} drawn; baseline {base:.4f}")
+    print(
+        f"validation loss: mixture {whole:.4f} (all modes), {drawn:.4f} drawn, {still:.4f} deterministic; "
+        f"baseline {base:.4f}"
+    )
     print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
     return 0
 

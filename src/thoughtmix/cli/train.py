@@ -37,8 +37,16 @@ def train(
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 4,
     vocabulary: Annotated[int, typer.Option(help="Byte-level BPE of this size; 0: characters.")] = 0,
     branches: Annotated[int, typer.Option(help="Branches a layer (mixture).")] = 8,
+    routes: Annotated[
+        str, typer.Option(help="follow (the text) or drawn (for a thought, blindly) (mixture).")
+    ] = "follow",
+    modes: Annotated[
+        int | None, typer.Option(help="Learned ways to continue (mixture). Default: 8; drawn: none.")
+    ] = None,
     segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one route a text (mixture).")] = 0,
-    noise: Annotated[str, typer.Option(help="held, fresh or none (mixture).")] = "held",
+    noise: Annotated[
+        str | None, typer.Option(help="held, fresh or none (mixture). Default: none; drawn: held.")
+    ] = None,
     weighting: Annotated[str, typer.Option(help="bound (exact) or uniform (diffusion).")] = "bound",
     masking: Annotated[str, typer.Option(help="count or time: how many tokens are hidden (diffusion).")] = "count",
     prefix: Annotated[float, typer.Option(help="Share of windows with a clean prefix (diffusion).")] = 0.5,
@@ -79,9 +87,7 @@ def train(
     if kind == "diffusion":
         with progress() as see:
             return _diffusion(splits, shape, config, out, resume, see, objective)
-    more: dict[str, Any] = {"num_branches": branches, "segment_length": segment, "noise": noise}
-    if branches < 3:
-        more |= {"branches_max": branches, "branches_min": min(2, branches)}
+    more = _more(routes, branches, modes, segment, noise)
     with progress() as see:
         model, _, done = train_language(
             kind,  # type: ignore[arg-type]  # checked above
@@ -127,6 +133,23 @@ def _end(kind: str, model: Any, done: Trained, out: Path, best: str, then: str) 
     print(f"validation loss {best}")
     print(f"Wrote {out}. Now type: thoughtmix {then} 'ROMEO:'")
     return 0
+
+
+def _more(routes: str, branches: int, modes: int | None, segment: int, noise: str | None) -> dict[str, Any]:
+    """Fields of `MixtureOfThoughtsConfig`."""
+    from thoughtmix.mixture.recipe import RECIPE
+
+    if routes not in ("follow", "drawn"):
+        raise InputError(f"routes is {routes!r}.", "Pass follow or drawn (--routes).")
+    if routes == "follow" and segment:
+        raise InputError("Routes that follow the text have no segments.", "Pass --routes drawn, or no --segment.")
+    more: dict[str, Any] = {"num_branches": branches, "segment_length": segment}
+    if routes == "follow":
+        more = {**RECIPE, **more}
+    more |= {name: value for name, value in (("modes", modes), ("noise", noise)) if value is not None}
+    if branches < 3:
+        more |= {"branches_max": branches, "branches_min": min(2, branches)}
+    return more
 
 
 def _thinker(kind: str) -> str:

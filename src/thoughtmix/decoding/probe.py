@@ -78,7 +78,7 @@ def choose(
             with carried.quiet():
                 known.shared = _try_shared(model)
         if not known.shared:
-            return shared.SharedPath(model, carried)
+            return shared.SharedPath(model, carried, own=True)
         if path == "shared":
             raise InputError(
                 f"{type(model).__name__} cannot share a prompt: {known.shared}.", "Pass path='auto' or 'expanded'."

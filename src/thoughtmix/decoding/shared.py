@@ -9,10 +9,10 @@ attention. Whether a model really works so is not assumed but probed once (see `
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -38,6 +38,15 @@ _IDLE = frozenset(
         "use_cache",
     }
 )
+
+
+class OwnStep(Protocol):
+    """A model's own way to read one token a row."""
+
+    def __call__(self, tokens: Tensor, positions: Tensor, attend: Callable[..., Tensor]) -> Tensor | None:
+        """tokens, positions (b,) -> logits (b, v); None: take the forward this time. attend(layer, q (b, h, g, d),
+        scaled, k and v (b, h, d)) -> (b, h g d) stores and attends."""
+        ...
 
 
 class Unsupported(Exception):
@@ -112,9 +121,12 @@ AttentionInterface.register(NAME, _attention)
 class SharedPath:
     name = "shared"
 
-    def __init__(self, model: PreTrainedModel, carried: RowState = PLAIN) -> None:
+    def __init__(self, model: PreTrainedModel, carried: RowState = PLAIN, own: bool = False) -> None:
+        """own: use the model's own step (a `decoding_step` method that gives a function or None) where it has one."""
         self.model = model
         self.carried = carried
+        self.own = own
+        self.quick: OwnStep | None = None
         self.state: SharedPrefix | None = None
         self.cache: Cache | None = None
 
@@ -130,11 +142,19 @@ class SharedPath:
             read.append(Prompt([k[0] for k in keys], [v[0] for v in values], len(ids), n))
             logits.append(last)
         self.state = SharedPrefix(read, capacity)
+        if self.own and hasattr(self.model, "decoding_step"):
+            self.quick = self.model.decoding_step()  # type: ignore[operator]
         self.cache = Cache(layers=[_Layer(self.state, i) for i in range(len(read[0].keys))])
         return torch.cat(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self.state is not None
+        if self.quick is not None:
+            with self.carried.stepping(slice(0, len(tokens))):
+                logits = self.quick(tokens, self.state.positions(tokens.device), self._attend)
+            if logits is not None:
+                self.state.advance()
+                return logits
         with _swapped(self.model), self.carried.stepping(slice(0, len(tokens))):
             token = _STATE.set(self.state)
             try:
@@ -149,12 +169,17 @@ class SharedPath:
         self.state.advance()
         return out.logits[:, -1]
 
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        assert self.state is not None
+        self.state.store(layer, k, v)
+        return self.state.attend(layer, q).reshape(len(q), -1)
+
     def drop(self, gone: list[int]) -> list[int]:
         assert self.state is not None
         return self.state.drop(gone)
 
     def close(self) -> None:
-        self.state = self.cache = None
+        self.state = self.cache = self.quick = None
 
 
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()

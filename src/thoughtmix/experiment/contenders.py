@@ -43,6 +43,8 @@ def train_config(plan: Plan, steps: int, seed: int) -> TrainConfig:
 
 def steps_for(plan: Plan, splits: Splits, tokenizer: Any, folder: Path) -> int:
     """Steps of every training, from the speed of the mixture here; decided once for a folder."""
+    if plan.steps is not None:
+        return plan.steps
     path = folder / "steps.json"
     if path.exists():
         return int(json.loads(path.read_text())["steps"])

@@ -7,25 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtmix.errors import InputError
+from thoughtmix.mixture.recipe import RECIPE
 
 PROMPTS = ("ROMEO:", "To be or not to be", "Once upon a time", "The meaning of life", "In the beginning")
 
 TRAINED: Mapping[str, Mapping[str, Any]] = {
-    "no noise": {"noise": "none"},
+    "no modes": {"modes": 0},
     "no combiner": {"combiner": "weights"},
-    "no diversity loss": {"diversity_weight": 0.0},
-    "no probabilistic routing": {"routing": "topk"},
-    "top-k experts": {"routing": "topk", "noise": "none", "segment_length": 1, "diversity_weight": 0.0},
-}
-"""Ablations that are trained anew: name -> what is changed in the mixture."""
+    "held noise": {"noise": "held"},
+    "drawn routes": {"routing": "gumbel"},
+    "diversity loss": {"diversity_weight": 0.01},
+    "blind routes": {
+        "follow": False, "modes": 0, "routing": "gumbel", "noise": "held", "branches_max": 3,
+        "entropy_weight": 0.01, "diversity_weight": 0.01,
+    },
+}  # fmt: skip
+"""Ablations that are trained anew: name -> what is changed in the mixture. no modes: a mixture of experts, top-2 for
+each token. drawn routes: Gumbel noise on the router's logits, held for the thought. blind routes: drawn for the thought
+before the text is known, with held noise and the signals for entropy and diversity."""
 
-BASELINE_SETTINGS: tuple[Mapping[str, float], ...] = tuple(
-    {"temperature": t, **truncation}
-    for truncation in ({}, {"top_p": 0.9}, {"min_p": 0.1})
-    for t in (0.3, 0.5, 0.7, 0.9, 1.1)
+BASELINE_SETTINGS: tuple[Mapping[str, float], ...] = (
+    *({"temperature": t} for t in (0.1, 0.2, 0.3, 0.5, 0.7)),
+    *({"temperature": t, "top_p": 0.9} for t in (0.2, 0.3, 0.5, 0.7, 0.9)),
+    *({"temperature": t, "min_p": 0.1} for t in (0.3, 0.4, 0.5, 0.7, 0.9)),
 )
 MIXTURE_SETTINGS: tuple[Mapping[str, float], ...] = tuple(
-    {"creativity": c, "temperature": t} for c in (0.5, 1.0, 2.0) for t in (0.1, 0.3, 0.5, 0.7, 0.9)
+    {"creativity": c, "temperature": t} for c in (1.0, 1.5, 2.0) for t in (0.0, 0.2, 0.4, 0.6, 0.8)
 )
 """As many for each."""
 
@@ -35,17 +42,19 @@ LADDER = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """minutes: about how long all of it takes on this machine (training gets 0.6 of it). seeds: how often each of the
+    """minutes: about how long all of it takes on this machine (training gets 0.6 of it); steps: of every training,
+    whatever the minutes say. seeds: how often each of the
     two models is trained. n thoughts of `tokens` tokens a prompt. keep: settings of each that are reported on held-out
     prompts."""
 
     data: str
     minutes: float = 10.0
+    steps: int | None = None
     seeds: int = 1
     n: int = 8
     tokens: int = 100
-    context: int = 128
-    batch_size: int = 8
+    context: int = 64
+    batch_size: int = 12
     layers: int = 4
     width: int = 128
     heads: int = 4
@@ -56,7 +65,7 @@ class Plan:
     seed: int = 0
     ablations: tuple[str, ...] = tuple(TRAINED)
     learning_rate: float = 1e-3
-    mixture: Mapping[str, Any] = field(default_factory=dict)
+    mixture: Mapping[str, Any] = field(default_factory=lambda: dict(RECIPE))
     """Further fields of `MixtureOfThoughtsConfig`."""
 
     def __post_init__(self) -> None:

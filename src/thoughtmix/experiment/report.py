@@ -45,7 +45,11 @@ def page(result: Mapping[str, Any]) -> str:
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """What the intervals allow to be said, in sentences."""
     out = []
-    names = {"drawn": "with routes and noise drawn", "deterministic": "deterministically"}
+    names = {
+        "marginal": "the whole of it (all modes)",
+        "drawn": "with a mode (routes, noise) drawn",
+        "deterministic": "deterministically",
+    }
     for name, how in names.items():
         d = result["losses"][f"difference_{name}"]
         if d["low"] is None:
@@ -81,6 +85,7 @@ def _loss_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "loss": f"{facts['val_loss']:.4f}",
             "loss_0": f"{facts['val_loss_0']:.4f}",
+            "marginal": _loss(facts.get("val_loss_marginal")),
             "active": f"{facts['active']:,}",
             "parameters": f"{facts['parameters']:,}",
             "tokens": f"{facts['tokens']:,}",
@@ -97,7 +102,12 @@ def _ablation(row: Mapping[str, Any]) -> dict[str, Any]:
         low, high = ("∞" if v is None else f"{v:.2f}" for v in (i["low"], i["high"]))
         return f"{i['value']:.2f} ({low} to {high})"
 
-    return {**row, "difference": words(row["difference"]), "area": words(row["hypervolume_ratio"])}
+    losses = {f"{k}_says": _loss(row.get(k)) for k in ("val_loss", "val_loss_0", "val_loss_marginal")}
+    return {**row, **losses, "difference": words(row["difference"]), "area": words(row["hypervolume_ratio"])}
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _affinity(branches: Mapping[str, Any]) -> list[dict[str, Any]]:

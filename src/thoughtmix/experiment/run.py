@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA, SCHEMA_VERSION = "thoughtmix/experiment", 1
 REFERENCE = (-4.0, 1.0)  # of hypervolumes: -4 nats of judge likelihood, one effective text
 SETTINGS: Mapping[str, Sequence[Mapping[str, float]]] = {"baseline": BASELINE_SETTINGS, "mixture": MIXTURE_SETTINGS}
+LEVELS = (0.25, 0.5, 0.75, 0.9)  # where between the worst and the best quality that both reach
 Say = Callable[[str, Any], None]
 
 
@@ -114,24 +115,24 @@ class Experiment:
         return st.Curve(quality, np.mean([[s.vendi for s in row] for row in sets], 0).T)
 
     def _choose(self) -> tuple[dict[str, list[int]], list[float]]:
-        """Each one's settings, and the levels of quality to compare at: fixed on development prompts."""
-        curves = {kind: self._curve(kind, self.development, range(len(s))) for kind, s in SETTINGS.items()}
+        """Each one's settings, and the levels of quality to compare at: fixed on development prompts, with the models
+        of the first seed."""
+        curves = {kind: self._curve(kind, self.development, range(len(s)), f"{kind}-0") for kind, s in SETTINGS.items()}
         chosen = {kind: frontier.choose(c, self.plan.keep, REFERENCE) for kind, c in curves.items()}
         kept = [st.Curve(c.quality[:, chosen[k]], c.diversity[:, chosen[k]]) for k, c in curves.items()]
         low = max(float(c.quality.mean(0).min()) for c in kept)
         high = min(float(c.quality.mean(0).max()) for c in kept)
-        return chosen, [low + share * (high - low) for share in (0.25, 0.5, 0.75)]
+        return chosen, [low + share * (high - low) for share in LEVELS]
 
     def _losses(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Validation losses of both by seed, and the difference with Student's interval over seeds."""
-        by = {
-            kind: [[self.facts[f"{kind}-{s}"][k] for k in ("val_loss", "val_loss_0")] for s in range(self.plan.seeds)]
-            for kind in SETTINGS
-        }
-        out: dict[str, Any] = {
-            kind: {"drawn": [v[0] for v in x], "deterministic": [v[1] for v in x]} for kind, x in by.items()
-        }
-        for name in ("drawn", "deterministic"):
+        """Validation losses of both by seed, and the difference with Student's interval over seeds. marginal: of a
+        mixture with modes, over all of them; of others it is the loss as drawn."""
+        names = {"drawn": "val_loss", "deterministic": "val_loss_0", "marginal": "val_loss_marginal"}
+        out: dict[str, Any] = {}
+        for kind in SETTINGS:
+            facts = [self.facts[f"{kind}-{s}"] for s in range(self.plan.seeds)]
+            out[kind] = {name: [f.get(key, f["val_loss"]) for f in facts] for name, key in names.items()}
+        for name in names:
             difference = np.array(out["mixture"][name]) - np.array(out["baseline"][name])
             n = len(difference)
             half = float("nan")
@@ -195,7 +196,7 @@ class Experiment:
             rows.append(
                 {
                     "name": name,
-                    **{k: self.facts[name][k] for k in ("val_loss", "val_loss_0")},
+                    **{k: self.facts[name].get(k) for k in ("val_loss", "val_loss_0", "val_loss_marginal")},
                     "quality": float(own.quality.mean()),
                     "diversity": float(own.diversity.mean()),
                     "difference": dataclasses.asdict(difference),

@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Patterns:
     """labels: of the texts, sorted. affinity (layers, labels, k): the router's mean probability of each branch after
-    reading a text of that label. usage (layers, k): its mean over labels. entropy (layers, texts): of the router, nats.
-    information (layers,): mutual information of label and branch in nats, and `p` (layers,), how often shuffled labels
-    give as much (permutation test)."""
+    (where routes follow the text: while) reading a text of that label. usage (layers, k): its mean over labels. entropy
+    (layers, texts): of the router, nats. information (layers,): mutual information of label and branch in nats, and `p`
+    (layers,), how often shuffled labels give as much (permutation test)."""
 
     labels: tuple[str, ...]
     affinity: Floats
@@ -36,7 +36,8 @@ class Patterns:
 
 @torch.no_grad()
 def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, texts: Sequence[str]) -> Floats:
-    """(layers, texts, k): what the router of each layer would draw from for a continuation of each text."""
+    """(layers, texts, k): what the router of each layer would draw from for a continuation of each text; where routes
+    follow the text, the mean over its tokens."""
     from thoughtmix.mixture.state import Rows
 
     if model.config.num_branches < 2:
@@ -49,7 +50,8 @@ def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, te
         x = torch.tensor([[*ids, ids[-1]]], device=model.device)  # one token of continuation, at creativity 0
         rows = Rows.of([0], 0.0, len(ids), model.device)
         _, traces = model._run(x, rows, None, None, torch.arange(x.shape[1], device=x.device)[None], None)
-        out.append([trace.route.log_prob[0, 1].exp().double().cpu().numpy() for trace in traces])
+        p = [trace.route.log_prob[0].exp().double().cpu().numpy() for trace in traces]  # (segments or tokens, k)
+        out.append([each[:-1].mean(0) if model.config.follow else each[1] for each in p])
     return np.array(out).transpose(1, 0, 2)
 
 

@@ -30,9 +30,13 @@ class NoiseInjection(nn.Module):
         """x and noise (..., width), amplitude broadcast to (..., 1)."""
         return torch.addcmul(x, self.size(x, amplitude).to(x.dtype), noise.to(x.dtype))
 
+    def strength_of(self, amplitude: Tensor) -> Tensor:
+        """What is learned for all x alike."""
+        return self.noise_scale * (0.5 + torch.sigmoid(self.strength)) * amplitude
+
     def size(self, x: Tensor, amplitude: Tensor) -> Tensor:
         """(..., 1) what the noise is multiplied by."""
-        size = self.noise_scale * (0.5 + torch.sigmoid(self.strength)) * amplitude
+        size = self.strength_of(amplitude)
         if self.gate is not None:
             size = size * 2 * torch.sigmoid(self.gate(x))
         if self.relative:

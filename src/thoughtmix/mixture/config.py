@@ -25,6 +25,10 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     branch_width: of one branch; None: such that shared part and mean active branches are `intermediate_size` wide.
     routing: gumbel draws without replacement; topk takes the likeliest (what mixtures of experts do).
     segment_length: tokens between two draws of a route; 0: one route for a whole continuation.
+    follow: the route of each token follows its own state; what is drawn is the thought's taste, the noise on the
+    router's logits, held. False: the route itself is drawn for the segment, from what lies before it.
+    modes: learned ways to continue; thought s has mode s mod modes: a direction added to what its branches read and a
+    preference among them, at each layer. 0: none.
     diversity_bonus: standard deviation of what is added to the router's logits of a thought.
     noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
     noise_scale: of input and latent noise at creativity 1, in units of the signal's root mean square; learned within
@@ -55,6 +59,8 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     branch_width: int | None = None
     routing: str = "gumbel"
     segment_length: int = 0
+    follow: bool = False
+    modes: int = 0
     diversity_bonus: float = 0.1
     noise: str = "held"
     noise_scale: float = 0.1
@@ -70,7 +76,8 @@ class MixtureOfThoughtsConfig(LlamaConfig):
         if self.num_branches == 1:
             self.branches_min = self.branches_max = 1
             self.noise = "none"
-            self.shared_width = 0
+            self.shared_width = self.modes = 0
+            self.follow = False
         if self.shared_width is None:
             self.shared_width = int(0.4 * self.intermediate_size)
         if self.branch_width is None:
@@ -98,7 +105,11 @@ class MixtureOfThoughtsConfig(LlamaConfig):
         ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}.", f"Pass one of {', '.join(allowed)}.")
-        for name in ("creativity", "noise_scale", "diversity_bonus", "segment_length"):
+        if self.follow and self.segment_length:
+            raise InputError(
+                f"Routes that follow the text, and a segment_length of {self.segment_length}.", "Pass one of the two."
+            )
+        for name in ("creativity", "noise_scale", "diversity_bonus", "segment_length", "modes"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is {getattr(self, name)}.", "Pass 0 or more.")
 

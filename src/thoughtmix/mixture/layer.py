@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thoughtmix.decoding.randomness import NOISE
-from thoughtmix.mixture import held
 from thoughtmix.mixture.branch import Noise, ThoughtBranch
 from thoughtmix.mixture.combiner import AttentionCombiner
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.draws import key, normal
-from thoughtmix.mixture.router import Route, ThoughtRouter, route_keys
+from thoughtmix.mixture.modes import Modes
+from thoughtmix.mixture.router import Route, Taste, ThoughtRouter, route_keys
 from thoughtmix.mixture.segments import Segments
 from thoughtmix.mixture.state import Memory, Rows
 
@@ -51,11 +51,13 @@ class MixtureOfThoughtsLayer(nn.Module):
     def __init__(self, config: MixtureOfThoughtsConfig, layer_idx: int = 0) -> None:
         super().__init__()
         self.index, self.segment_length, self.noise = layer_idx, config.segment_length, config.noise
+        self.follow = config.follow
         d, k = config.hidden_size, config.num_branches
         scale = 0.0 if config.noise == "none" else config.noise_scale
         self.branches = ThoughtBranch(d, int(config.branch_width or 0), k, scale)
         # What all thoughts need alike is learned once here, from every token; the branches learn how to differ.
         self.shared = ThoughtBranch(d, config.shared_width) if config.shared_width else None
+        self.modes = Modes(config.modes, d, k) if config.modes and k > 1 else None
         if k > 1:
             self.router = ThoughtRouter(
                 d, k, config.branches_min, config.branches_max, config.diversity_bonus, config.routing
@@ -75,12 +77,15 @@ class MixtureOfThoughtsLayer(nn.Module):
         if segments is None:
             segments = Segments.of(rows, torch.arange(t, device=x.device).expand(b, t), self.segment_length, None)
         flat = x.reshape(b * t, d)
-        route, memory = self._route(x, rows, segments)
-        if t == 1 and memory is not None and held.stands(self, memory):
-            mixed = held.mix(self, flat, memory, route, segments.creativity, rows.seeds, factor)
-            return self._with_shared(mixed, flat).view(b, t, d), None
+        moved = flat
+        if self.modes is not None:
+            on = (segments.take(segments.creativity) > 0).to(x.dtype)  # (b, t)
+            moved = (x + on[..., None] * self.modes.direction[self.modes.of(rows.seeds)][:, None]).view(b * t, d)
+        route = self._route(x, rows, segments)
+        if self.follow:
+            segments = segments.by_token()
         noise = self._noise(rows, segments, route, factor)
-        mixed, outputs, branch, active = self._mix(flat, route, segments, noise)
+        mixed, outputs, branch, active = self._mix(moved, route, segments, noise)
         if not segments.unit:
             likeliest = self.likeliest(route)
             base = self._mix(flat, likeliest, segments, None)[0]
@@ -105,17 +110,22 @@ class MixtureOfThoughtsLayer(nn.Module):
         weight, branch = route.log_prob.topk(self.router.high, dim=-1)
         return Route(branch, F.log_softmax(weight, -1), route.log_prob)
 
-    def _route(self, x: Tensor, rows: Rows, segments: Segments) -> tuple[Route, Memory | None]:
-        """The routes of the segments, from memory when they stand; and the memory, brought up to date."""
+    def _route(self, x: Tensor, rows: Rows, segments: Segments) -> Route:
+        """The routes of the segments (or of the tokens), from the rows' memory when they stand; it is brought up to
+        date."""
+        if self.follow:
+            keys = route_keys(rows.seeds, self.index, segments.ids)
+            route: Route = self.router.choose(x, self._taste(rows, keys, segments.creativity > 0).take(segments))
+            return route
         memory = rows.layers.get(self.index, {}) if rows.remember else None
         step = x.shape[1] == 1
         if memory and step and segments.settled and "branch" in memory:
-            return Route(memory["branch"], memory["log_weight"], memory["log_prob"]), memory
+            return Route(memory["branch"], memory["log_weight"], memory["log_prob"])
         pool, total = self._pool(x, segments, memory or {})
         keys = route_keys(rows.seeds, self.index, segments.ids)
-        route: Route = self.router(pool.to(x.dtype), keys, segments.creativity > 0)
+        route = self.router.choose(pool.to(x.dtype), self._taste(rows, keys, segments.creativity > 0))
         if memory is None:
-            return route, None
+            return route
         last = segments.local[:, -1]
 
         def ending(y: Tensor) -> Tensor:
@@ -126,7 +136,14 @@ class MixtureOfThoughtsLayer(nn.Module):
         if segments.settled and not bool((ending(segments.ids) == 0).any()):
             memory |= {n: ending(getattr(route, n)).detach() for n in ("branch", "log_weight", "log_prob")}
         rows.layers[self.index] = memory
-        return route, memory
+        return route
+
+    def _taste(self, rows: Rows, keys: Tensor, drawn: Tensor) -> Taste:
+        """For keys (b, g); drawn (b, g) bool."""
+        taste = self.router.taste(keys, drawn)
+        if self.modes is not None:
+            taste.bonus = taste.bonus + drawn[..., None] * self.modes.preference[self.modes.of(rows.seeds)][:, None]
+        return taste
 
     def _pool(self, x: Tensor, segments: Segments, memory: Memory) -> tuple[Tensor, Tensor]:
         """(b, g, d) mean hidden state before each segment, the prior where there is none; (b, d) sum after this
@@ -158,6 +175,11 @@ class MixtureOfThoughtsLayer(nn.Module):
             keys = key(seeds, NOISE, self.index, segments.take(route.branch), segments.positions[..., None])
             index = torch.arange(b * t * s, device=device).view(b * t, s)
             return Noise(*tables(keys.flatten(), d, f), index, amplitude)
+        if self.follow:
+            k = self.branches.num_branches
+            at_input, latent = tables(key(seeds[:, 0], NOISE, self.index, torch.arange(k, device=device)), d, f)
+            index = torch.arange(b, device=device)[:, None, None] * k + route.branch
+            return Noise(at_input.view(-1, d), latent.view(-1, f), index.view(b * t, s), amplitude)
         at_input, latent = tables(key(seeds, NOISE, self.index, route.branch), d, f)  # (b, g, s, .)
         group = torch.arange(b, device=device)[:, None] * g + segments.local  # (b, t): which route
         index = group.flatten()[:, None] * s + torch.arange(s, device=device)

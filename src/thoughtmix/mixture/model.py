@@ -20,9 +20,13 @@ from thoughtmix.mixture.branch import NoiseInjection, ThoughtBranch
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.layer import MixtureOfThoughtsLayer, Trace, signals
 from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics
+from thoughtmix.mixture.modes import Modes
 from thoughtmix.mixture.router import ThoughtRouter
 from thoughtmix.mixture.segments import Segments
 from thoughtmix.mixture.state import Rows, current, follow, followed
+from thoughtmix.mixture.step import Step
+
+MODE_STD = 0.3
 
 
 @dataclass
@@ -101,6 +105,9 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         elif isinstance(module, ThoughtRouter):
             init.zeros_(module.prior)
             init.zeros_(module.log_temperature)
+        elif isinstance(module, Modes):
+            init.normal_(module.direction, std=MODE_STD)
+            init.normal_(module.preference, std=MODE_STD)
         elif isinstance(module, NoiseInjection):
             init.zeros_(module.strength)
         elif isinstance(module, MixtureOfThoughtsTransformer):
@@ -252,6 +259,10 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
     ) -> list[dict[str, Any]]:
         _, traces = self._run(ids, rows, schedule, mask, positions, None)
         return [layer_metrics(trace, i) for i, trace in enumerate(traces)]
+
+    def decoding_step(self) -> Step | None:
+        """For the decoding engine: reads one token a row quicker than the forward; None where that does not fit."""
+        return Step(self) if Step.fits(self) else None
 
     def generate_parallel_thoughts(
         self, input_ids: Tensor, num_parallel: int = 4, max_length: int = 50, **settings: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from thoughtmix.decoding import Row, Sampler, decode
 from thoughtmix.errors import InputError
+from thoughtmix.mixture.metrics import LayerMetrics
 from thoughtmix.mixture.state import Carried
 
 if TYPE_CHECKING:
@@ -64,19 +66,23 @@ def generate_parallel_thoughts(
         longest = max(len(r.token_ids) for r in mine)
         full = [p + r.token_ids + [pad] * (longest - len(r.token_ids)) for p, r in zip(prompts, mine, strict=True)]
         ids = torch.tensor(full, device=model.device)
-        with torch.no_grad():
-            begins = input_ids.shape[1] if read == "shared" else 0
-            seen = model(ids, creativity=level, thought_seeds=[seed + i] * len(prompts), prompt_lengths=begins)
+        begins = input_ids.shape[1] if read == "shared" else 0
+        own = {"creativity": level, "thought_seeds": [seed + i] * len(prompts), "prompt_lengths": begins}
         out.append(
             {
                 "generated_ids": ids,
                 "creativity_level": level,
-                "metrics": seen.metrics,
+                "metrics": LayerMetrics(partial(_metrics, model, ids, own)),
                 "branch_id": i,
                 "seed": seed + i,
             }
         )
     return out
+
+
+@torch.no_grad()
+def _metrics(model: MixtureOfThoughtsTransformer, ids: Tensor, own: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(model(ids, **own).metrics or [])
 
 
 def _levels(creativity: Sequence[float] | float | None, n: int) -> list[float]:

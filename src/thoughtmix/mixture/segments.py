@@ -24,6 +24,7 @@ class Segments:
     real: Tensor | None  # (b, t) float32, 0 where padded; None: nowhere
     settled: bool  # every row's last token is in a segment that will not end
     unit: bool  # creativity is 0 or 1 everywhere
+    each: bool = False  # every token is a segment of its own: g = t
 
     @classmethod
     def of(cls, rows: Rows, positions: Tensor, length: int, real: Tensor | None) -> Segments:
@@ -52,6 +53,8 @@ class Segments:
 
     def take(self, x: Tensor) -> Tensor:
         """(b, g, ...) values of segments -> (b, t, ...) of tokens."""
+        if self.each:
+            return x
         index = self.local.view(*self.local.shape, *(1,) * (x.ndim - 2)).expand(*self.local.shape, *x.shape[2:])
         return x.gather(1, index)
 
@@ -60,8 +63,15 @@ class Segments:
         creativity = self.creativity * by
         return replace(self, creativity=creativity, unit=_unit(creativity))
 
+    def by_token(self) -> Segments:
+        """The same with values for each token instead of each segment."""
+        return replace(self, creativity=self.take(self.creativity), each=True)
+
     def share(self) -> Tensor:
         """(b, g): each segment's share of all real tokens."""
+        if self.each:
+            real = torch.ones_like(self.creativity) if self.real is None else self.real
+            return real / real.sum().clamp(min=1)
         one = torch.ones_like(self.local, dtype=torch.float32) if self.real is None else self.real
         count = torch.zeros(self.ids.shape, device=one.device).scatter_add_(1, self.local, one)
         return count / count.sum().clamp(min=1)

@@ -19,7 +19,7 @@ DEFAULT_MIN_P = 0.1
 
 class MixtureThinker:
     name = "mixture"
-    summary = "Routes and held noise in the branches of a mixture or a graft; creativity scales both (0 deterministic)."
+    summary = "Routes, modes and held noise in the branches of a mixture or a graft; creativity scales them (0: none)."
     options: Mapping[str, str] = {
         "read": "shared (default): the prompt is read once for all; each: by every thought through its own branches",
         "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
@@ -74,11 +74,25 @@ class MixtureThinker:
                 logprob=float(sum(row.logprobs)),
                 finish=row.finish,
                 token_logprobs=tuple(row.logprobs),
-                origin={"thinker": self.name, "creativity": creativity, "temperature": sampler.temperature, **route},
+                origin={
+                    "thinker": self.name,
+                    "creativity": creativity,
+                    "temperature": sampler.temperature,
+                    **route,
+                    **mode,
+                },
             )
-            for row, seed, sampler, route in zip(decoded.rows, request.seeds, samplers, carried.routes(n), strict=True)
+            for row, seed, sampler, route, mode in zip(
+                decoded.rows, request.seeds, samplers, carried.routes(n), _modes(model, request.seeds), strict=True
+            )
         ]
         return thoughts, {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+
+
+def _modes(model: LanguageModel, seeds: Sequence[int]) -> list[dict[str, int]]:
+    """Each thought's mode, where the model has modes."""
+    count = getattr(model.model.config, "modes", 0)
+    return [{"mode": seed % count} if count else {} for seed in seeds]
 
 
 def carried_by(model: LanguageModel, seeds: Sequence[int], creativity: Sequence[float]) -> Carried:

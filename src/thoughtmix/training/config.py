@@ -13,8 +13,8 @@ class TrainConfig:
     """steps: optimizer steps; None: as many as fit into `minutes`, measured on the first ones (learning rate schedule
     included). batch_size: rows a process. learning_rate: the peak, after `warmup` steps, falling along a cosine to
     `final` of it. clip: largest gradient norm. ema: decay of the averaged weights that are kept in the end; 0: off.
-    patience: evaluations without a better one before stopping; 0: never. precision: no, bf16 or auto (bf16 where the
-    hardware multiplies it)."""
+    patience: evaluations without a better one before stopping; 0: never. precision: no, bf16 or auto (bf16 on
+    GPUs that have it; on CPUs it costs more in conversions than it saves)."""
 
     steps: int | None = 2000
     minutes: float | None = None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thoughtmix.errors import InputError
+from thoughtmix.training.modes import best_modes, marginal, mode_losses, model_of
 
 if TYPE_CHECKING:
     from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
@@ -34,11 +35,16 @@ class Task(Protocol):
         ...
 
 
+PLAIN = 0.5  # share of windows trained without a mode, so that creativity 0 is good too
+CANDIDATES = 4  # modes tried for each other window
+
+
 class LanguageTask:
     """Next-token prediction on windows of one long text, for `MixtureOfThoughtsTransformer` and the baseline.
 
     tokens and validation: (length,) int64 ids. Half of the training windows are one thought from the first token (the
-    route comes from the prior); the others are cut at a random place into a prompt and its continuation.
+    route comes from the prior); the others are cut at a random place into a prompt and its continuation. A model with
+    modes reads a part of them without one (`PLAIN`), and each other with the one that suits it best (modes.py).
     """
 
     def __init__(self, tokens: Tensor, validation: Tensor, context: int, seed: int = 0, windows: int = 0) -> None:
@@ -58,13 +64,21 @@ class LanguageTask:
         starts = draw.integers(0, len(self.tokens) - self.context - 1, total)
         cuts = draw.integers(1, self.context, total) * (draw.random(total) < 0.5)
         seeds = draw.integers(0, 2**62, total)
+        plain = draw.random(total) < PLAIN
         mine = slice(rows.start, rows.stop)
         windows = torch.stack([self.tokens[s : s + self.context + 1] for s in starts[mine]])
-        return {"ids": windows, "cuts": torch.from_numpy(cuts[mine]), "seeds": torch.from_numpy(seeds[mine])}
+        return {"ids": windows, "cuts": torch.from_numpy(cuts[mine]), "seeds": torch.from_numpy(seeds[mine]),
+                "plain": torch.from_numpy(plain[mine])}  # fmt: skip
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        seeds, creativity = batch["seeds"], None
+        if model_of(model).config.modes:
+            seeds = best_modes(model, batch, CANDIDATES)
+            creativity = (~batch["plain"]).float()
         # The model shifts labels itself, so it reads one token more than a window predicts from.
-        out = model(batch["ids"], labels=batch["ids"], thought_seeds=batch["seeds"], prompt_lengths=batch["cuts"])
+        out = model(
+            batch["ids"], labels=batch["ids"], thought_seeds=seeds, creativity=creativity, prompt_lengths=batch["cuts"]
+        )
         signals = dict(out.signals or {})
         layers = signals.pop("diversity_by_layer", torch.zeros(0))
         logs = {"lm_loss": out.lm_loss, **signals, **{f"diversity_{i}": v for i, v in enumerate(layers)}}
@@ -73,8 +87,13 @@ class LanguageTask:
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of a token over windows spread evenly over the validation text, nats: `val_loss` as trained
-        (creativity 1, the window's own seed), `val_loss_0` deterministic (creativity 0)."""
-        return {
+        (creativity 1, the window's own seed), `val_loss_0` deterministic (creativity 0), and where there are modes
+        `val_loss_marginal`, -log of the windows' mean likelihood over all of them: that of the whole mixture."""
+        more = {}
+        if model.config.modes:
+            each = mode_losses(model, self.validation, self.starts, self.context)
+            more = {"val_loss_marginal": marginal(each) / self.context}
+        return more | {
             "val_loss": windows_loss(model, self.validation, self.starts, self.context),
             "val_loss_0": windows_loss(model, self.validation, self.starts, self.context, creativity=0.0),
         }

@@ -108,11 +108,9 @@ class Trainer:
     def _prepare(self) -> None:
         from accelerate import Accelerator
 
-        from thoughtmix.models.hardware import bf16_hardware
-
         c = self.config
         cuda = torch.cuda.is_available()
-        quick = torch.cuda.is_bf16_supported() if cuda else bf16_hardware()
+        quick = cuda and torch.cuda.is_bf16_supported()
         # Not Accelerate's mixed precision: that is one setting for the whole process, fixed by whoever came first.
         self.bf16 = c.precision == "bf16" or (c.precision == "auto" and quick)
         self.accelerator = Accelerator(cpu=not cuda)

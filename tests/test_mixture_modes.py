@@ -1,0 +1,146 @@
+"""Modes: found by trying, shared out evenly, a mixture whose likelihood is the sum over them; and the engine's own step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_mixture import KINDS, build, ids, think
+
+from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.mixture.step import Step
+from thoughtmix.training.config import TrainConfig
+from thoughtmix.training.data import split
+from thoughtmix.training.language import Shape, train_language
+from thoughtmix.training.modes import best_modes, marginal, mode_losses, shared_out
+
+OWN = ["whole", "weights", "learned", "standard", "follow", "modes", "modes-blind", "modes-noisy"]
+
+
+def test_texts_are_shared_out_evenly_and_well() -> None:
+    rng = np.random.default_rng(0)
+    loss = rng.normal(size=(24, 8))
+    every = np.tile(np.arange(8), (24, 1))
+    chosen = shared_out(loss, every, 8)
+    assert np.bincount(chosen, minlength=8).tolist() == [3] * 8
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(np.repeat(loss, 3, axis=1))
+    best = loss[rows, columns // 3].sum()
+    assert loss[np.arange(24), chosen].sum() < best + 0.15 * (loss.mean() * 24 - best)  # near the optimum
+    greedy = np.argmin(loss[:5] + 10 * (np.arange(8) != np.arange(5)[:, None]), 1)
+    wish = np.where(np.arange(8) == greedy[:, None], 0.0, 1.0)
+    assert shared_out(wish, every[:5], 8).tolist() == greedy.tolist()  # no conflict: everyone's best
+
+
+def test_a_mode_that_always_wins_does_not_take_everything() -> None:
+    loss = np.tile(np.arange(4.0), (12, 1))
+    assert np.bincount(shared_out(loss, np.tile(np.arange(4), (12, 1)), 4)).tolist() == [3] * 4
+    options = np.zeros((6, 1), dtype=np.int64)  # a window with no other option takes it, over the limit
+    assert shared_out(np.zeros((6, 1)), options, 3).tolist() == [0] * 6
+    some = np.stack([np.random.default_rng(i).permutation(8)[:2] for i in range(12)])
+    assert all(
+        m in row for m, row in zip(shared_out(np.random.default_rng(1).random((12, 2)), some, 8), some, strict=True)
+    )
+
+
+def test_a_thought_has_its_seeds_mode() -> None:
+    model = build("modes")  # 3 modes, and nothing else differs
+    x = ids(1, 12).expand(6, -1)
+    logits = model(x, thought_seeds=[0, 1, 2, 3, 3 * 2**40 + 1, -1]).logits
+    torch.testing.assert_close(logits[0], logits[3])
+    torch.testing.assert_close(logits[1], logits[4])
+    torch.testing.assert_close(logits[2], logits[5])
+    assert min(float((logits[i] - logits[j]).detach().abs().max()) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.1
+
+
+def test_the_mixtures_likelihood_is_the_sum_over_modes() -> None:
+    """By enumeration, one row and one mode at a time, in probabilities instead of logarithms."""
+    model = build("modes-noisy")
+    tokens = ids(1, 60)[0]
+    starts = np.array([0, 7, 20, 41])
+    found = mode_losses(model, tokens, starts, 5, rows=7)
+    assert found.shape == (4, 3)
+    total = 0.0
+    for i, start in enumerate(starts):
+        x = tokens[start : start + 6][None]
+        p = []
+        for mode in range(3):
+            logits = model(x[:, :-1], thought_seeds=[i * 3 + mode]).logits[0]
+            p.append(float(logits.softmax(-1)[range(5), x[0, 1:]].double().prod()))
+        np.testing.assert_allclose(found[i], -np.log(p), rtol=1e-4)
+        total -= math.log(sum(p) / 3)
+    assert marginal(found) == pytest.approx(total / 4, rel=1e-5)
+    assert found.min(1).mean() < marginal(found) < found.mean()
+
+
+def test_the_best_mode_is_the_one_with_the_smallest_loss() -> None:
+    model = build("modes")
+    x = ids(1, 20, seed=3)
+    batch = {"ids": x, "seeds": torch.tensor([12]), "cuts": torch.tensor([6]), "plain": torch.tensor([False])}
+    got = int(best_modes(model, batch, 3)[0])
+    losses = []
+    for mode in range(3):
+        logits = model(x[:, :-1], thought_seeds=[mode], prompt_lengths=6).logits
+        losses.append(float(torch.nn.functional.cross_entropy(logits[0, 6:], x[0, 7:])))
+    assert got == 12 + int(np.argmin(losses))
+    assert best_modes(model, {**batch, "plain": torch.tensor([True])}, 3).tolist() == [12]
+
+
+def test_modes_find_the_kinds_of_text_that_are_there(tmp_path: Any) -> None:
+    """A text of two dialects that change every 32 characters: windows of one dialect go to one mode, and the mixture
+    knows them better than a draw of a mode does."""
+    rng = np.random.default_rng(0)
+    word = {0: ["ka", "ki", "ku"], 1: ["am", "im", "um"]}
+    text = "".join("".join(rng.choice(word[int(rng.integers(2))], 16)) for _ in range(400))
+    shape = Shape(layers=1, width=32, heads=2, context=16)
+    more = {"follow": True, "routing": "topk", "noise": "none", "num_branches": 4, "branches_max": 2, "modes": 2}
+    config = TrainConfig(steps=250, batch_size=16, warmup=10, learning_rate=5e-3, evaluate_every=250, save_every=250)
+    done = train_language("mixture", split(text, 0.2), shape, config, **more)[2]
+    assert done.best["val_loss_marginal"] < done.best["val_loss"] - 0.01
+    assert done.best["val_loss_marginal"] < done.best["val_loss_0"] + 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engine_takes_the_models_own_step_where_it_fits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it computes what the forward does is law 5's test; here: that it was it which ran there."""
+    taken = [0]
+    whole = Step.__call__
+
+    def counting(self: Step, *args: Any) -> Any:
+        found = whole(self, *args)
+        taken[0] += found is not None
+        return found
+
+    monkeypatch.setattr(Step, "__call__", counting)
+    model = build(kind)
+    for creativity in (0.0, 1.0, 1.7):
+        taken[0] = 0
+        rows = think(model, [3, 4, 5], creativity=creativity, tokens=6)
+        assert taken[0] == ((5 if model.config.follow or kind == "standard" else 4) if kind in OWN else 0)
+        x = torch.tensor([[5, 9, 77, 33, 12, 8, 100, 41, *r.token_ids] for r in rows.rows])
+        logits = model(x, creativity=creativity, thought_seeds=[3, 4, 5], prompt_lengths=8).logits[:, 7:-1]
+        want = logits.log_softmax(-1).gather(2, x[:, 8:, None])[..., 0]
+        torch.testing.assert_close(torch.tensor([r.logprobs for r in rows.rows]), want, atol=5e-4, rtol=1e-3)
+
+
+def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
+    from test_mixture import lm
+
+    model = build("standard")
+    rows = [Row(seed=s, sampler=Sampler(temperature=0.8)) for s in range(3)]
+    plain = decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8)
+    assert plain.path == "shared" and Step.fits(model)
+    want = [r.token_ids for r in plain.rows]
+    seen = [0]
+
+    def hook(*_: Any) -> None:
+        seen[0] += 1
+
+    model.layers[0].register_forward_hook(hook)
+    assert not Step.fits(model)
+    assert [r.token_ids for r in decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8).rows] == want
+    assert seen[0] >= 8
