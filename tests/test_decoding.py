@@ -31,7 +31,9 @@ ALL_WAYS = [
 
 
 def lm(model: Any, context: int | None = 256, eos: frozenset[int] = frozenset()) -> Any:
-    return SimpleNamespace(model=model, tokenizer=tokenizer(), context_length=context, eos_ids=eos, name="tiny")
+    return SimpleNamespace(
+        model=model, tokenizer=tokenizer(), context_length=context, eos_ids=eos, name="tiny", causal=True
+    )
 
 
 def run(model: Any, prompts: list[list[int]], rows: list[Row], tokens: int = 12, **more: Any) -> Any:

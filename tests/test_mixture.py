@@ -61,7 +61,9 @@ def build(kind: str = "whole", **more: Any) -> MixtureOfThoughtsTransformer:
 
 
 def lm(model: Any) -> Any:
-    return SimpleNamespace(model=model, tokenizer=tokenizer(), context_length=256, eos_ids=frozenset(), name="tiny-mot")
+    return SimpleNamespace(
+        model=model, tokenizer=tokenizer(), context_length=256, eos_ids=frozenset(), name="tiny-mot", causal=True
+    )
 
 
 def ids(b: int, t: int, seed: int = 0) -> torch.Tensor:
