@@ -28,7 +28,7 @@ def experiment(
     branches: Annotated[int, typer.Option(help="Branches a layer.")] = 8,
     modes: Annotated[int, typer.Option(help="Learned ways to continue; 0: none.")] = 8,
     prompts: Annotated[int, typer.Option(help="Prompts, a third of them to choose settings on.")] = 24,
-    ablations: Annotated[bool, typer.Option(help="Train the ablations too.")] = True,
+    ablations: Annotated[str, typer.Option(help="Trained too: all, none, or names separated by commas.")] = "all",
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
 ) -> int:
     """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
@@ -51,7 +51,7 @@ def experiment(
         branches=branches,
         development=prompts // 3,
         held_out=prompts - prompts // 3,
-        ablations=tuple(TRAINED) if ablations else (),
+        ablations={"all": tuple(TRAINED), "none": ()}.get(ablations, tuple(ablations.split(","))),
         seed=seed,
         mixture={**RECIPE, "modes": modes},
     )
