@@ -165,7 +165,7 @@ def _watched(diffusion: Any, canvas: Any, prompt: str, film: Any, live: bool) ->
             view.see(frame)
 
     with view or nullcontext():
-        return diffusion.denoise(canvas, prompt, on_frame=both)  # type: ignore[no-any-return]
+        return diffusion.denoise(canvas, prompt, on_frame=both)
 
 
 def _plan(name: str, steps: int, remask: str | None, block: int, top_p: float) -> Plan:
