@@ -117,9 +117,11 @@ def report(found: list[dict[str, Any]]) -> None:
         adjusted = dict(zip(gaps, holm([g.p for g in gaps.values()]), strict=True))
         for arm, f in arms.items():
             g = gaps.get(arm)
-            gap = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.3g}" if g else " | "
+            said = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.3g}" if g else " | "
             distinct = np.mean([trigrams(t) for made in f["texts"] for t in made])
-            print(f"| {name} | {arm} | {np.mean(f['passes']):.0f} | {np.mean(f['nll']):.3f} | {gap} | {distinct:.3f} |")
+            print(
+                f"| {name} | {arm} | {np.mean(f['passes']):.0f} | {np.mean(f['nll']):.3f} | {said} | {distinct:.3f} |"
+            )
 
 
 def main() -> None:

@@ -244,7 +244,7 @@ class _Batch:
 def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Sequence[Row], budget: int) -> None:
     if not rows or not prompts:
         raise InputError("Nothing to decode: no prompt or no row.", "Pass at least one of each (n=1).")
-    if not lm.causal:
+    if not getattr(lm, "causal", True):
         raise InputError(f"{lm.name} does not write from left to right.", "Type --thinker diffusion.")
     if budget < 1 or any(r.max_new_tokens is not None and r.max_new_tokens < 1 for r in rows):
         raise InputError("A token budget is below 1.", "Pass max_new_tokens=1 or more.")

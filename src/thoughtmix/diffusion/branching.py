@@ -111,10 +111,9 @@ class Branched:
         return self.model.texts(self.canvas, prompt)
 
     def ranked(self, group: int = 0) -> list[int]:
-        """Rows of a group, best first: by score, of smc by weight."""
+        """Rows of a group, best first by score."""
         rows = slice(group * self.group, (group + 1) * self.group)
-        order = self.weights if bool((self.weights[rows] != self.weights[rows][0]).any()) else self.scores
-        return [group * self.group + i for i in selecting.best(order[rows].cpu().numpy(), self.group)]
+        return [group * self.group + i for i in selecting.best(self.scores[rows].cpu().numpy(), self.group)]
 
 
 def branch(
