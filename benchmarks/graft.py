@@ -44,7 +44,7 @@ def seconds(lm: Any, n: int, tokens: int, read: Any, graft: Any, weights: Any) -
     carried = PLAIN if graft is None else graft.carried(range(n), [1.0] * n, lm.device)
     done = decode(
         lm, [lm.encode(PROMPT)], rows, max_new_tokens=tokens, end_ids=frozenset(), carried=carried, read=read,
-        weights=weights if read == "shared" else "auto",
+        weights=weights,
     )  # fmt: skip
     return (done.seconds - done.prefill_seconds) / (tokens - 1), done.prefill_seconds, done.path
 

@@ -445,6 +445,28 @@ def test_fused_steps_are_exact(lm: Any) -> None:
     assert new.rows[0].logprobs != old, "weights that changed are packed again"
 
 
+def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
+    """One prompt, rows that end early, beside the model's own forward (expanded); several prompts go there."""
+    graft = graft_of(lm.model)
+    assert graft is not None
+    rows = [Row(seed=s, sampler=Sampler(temperature=0.0), max_new_tokens=3 + s % 3) for s in range(5)]
+    ran = {
+        path: decode(
+            lm, [[5, 9, 77, 14]], rows, max_new_tokens=8, path=path, weights="native", end_ids=frozenset(), read="each",
+            carried=graft.carried(range(5), [1.5, 0.0, 1.0, 2.0, 1.5], lm.device),
+        )
+        for path in ("fused", "expanded")
+    }  # fmt: skip
+    assert ran["fused"].path == "fused"
+    for a, b in zip(ran["fused"].rows, ran["expanded"].rows, strict=True):
+        assert a.token_ids == b.token_ids
+        torch.testing.assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4, rtol=1e-4)
+    two = [Row(seed=s, prompt=s) for s in range(2)]
+    carried = graft.carried(range(2), [1.0] * 2, lm.device)
+    done = decode(lm, [[5, 9], [7, 8, 9]], two, max_new_tokens=3, read="each", carried=carried)
+    assert done.path == "expanded"
+
+
 def test_what_the_fused_path_leaves_to_others() -> None:
     """Attention, fresh noise, a router that reads: no fused steps. Branches elsewhere than on down projections: never."""
     rows = [Row(seed=1, sampler=Sampler(temperature=0.0))]

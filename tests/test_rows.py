@@ -95,5 +95,5 @@ def test_a_prompt_without_rows_is_skipped() -> None:
 def test_reading_in_an_unknown_way() -> None:
     with pytest.raises(InputError, match="Unknown way to read 'twice'"):
         decode(lm(tiny("gpt2")), [PROMPT], [Row(seed=0)], max_new_tokens=2, read="twice")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="use the expanded path"):
+    with pytest.raises(InputError, match="cannot share it"):
         decode(lm(tiny("gpt2")), [PROMPT], [Row(seed=0)], max_new_tokens=2, read="each", path="shared")

@@ -112,7 +112,7 @@ def decode(
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """
     _check(lm, prompts, rows, max_new_tokens)
-    route = choose(lm.model, path, weights, carried, read)
+    route = choose(lm.model, path, weights, carried, read, len(prompts))
     batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
     batch.top = top
     return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))

@@ -31,7 +31,7 @@ from transformers.models.qwen3 import modeling_qwen3 as qwen3
 from thoughtmix.decoding.linear import Kind, Linear, pack
 from thoughtmix.decoding.path import blocks
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
-from thoughtmix.decoding.rows import PLAIN, Ranks, RowState
+from thoughtmix.decoding.rows import PLAIN, Ranks, Read, RowState
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -218,12 +218,14 @@ def _by_layer(ranks: Ranks, dtype: torch.dtype) -> list[tuple[Tensor | None, Ten
 class FusedPath:
     name = "fused"
 
-    def __init__(self, weights: FusedWeights, carried: RowState = PLAIN) -> None:
-        self.weights, self.carried = weights, carried
+    def __init__(self, weights: FusedWeights, carried: RowState = PLAIN, read: Read = "shared") -> None:
+        self.weights, self.carried, self.read = weights, carried, read
         self.state: SharedPrefix | None = None
 
     @torch.inference_mode()
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+        if self.read == "each":
+            return self._read_each(prompts[0], rows[0], capacity)
         logits, read = [], []
         for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
             with self.carried.reading(mine, "shared"):
@@ -251,6 +253,36 @@ class FusedPath:
         hidden = w.run(torch.tensor(ids, device=device), torch.arange(len(ids), device=device), attend)
         return w.head(w.norm(hidden[-1:]))[0], prompt
 
+    def _read_each(self, ids: list[int], n: int, capacity: int) -> Tensor:
+        """One prompt, by each of its n rows: their next-token logits. To the state these are tokens of the rows' own,
+        after a prompt of none."""
+        w, t = self.weights, len(ids)
+        device = w.embed.device
+        none = torch.empty(w.h, 0, w.d, dtype=w.dtype, device=device)
+        state = SharedPrefix([Prompt([none] * len(w.layers), [none] * len(w.layers), 0, n)], t + capacity)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (x.unflatten(0, (n, t)).transpose(1, 2) for x in (q, k, v))  # (n, heads, t, d)
+            state.begin(layer, k, v)
+            k, v = (x.repeat_interleave(w.g, 1) for x in (k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+            return mixed.transpose(1, 2).reshape(n * t, -1)
+
+        ranks = self._ranks()
+        if ranks is not None:  # of each token
+            shift = None if ranks.shift is None else ranks.shift.repeat_interleave(t, 0)
+            ranks = Ranks(ranks.scale.repeat_interleave(t, 0), shift)
+        with self.carried.reading(slice(0, n), "each"):
+            tokens, positions = torch.tensor(ids, device=device).repeat(n), torch.arange(t, device=device).repeat(n)
+            hidden = w.run(tokens, positions, attend, ranks)
+        state.begun(t)
+        self.state = state
+        return w.head(w.norm(hidden.unflatten(0, (n, t))[:, -1].contiguous()))
+
+    def _ranks(self) -> Ranks | None:
+        ranks = getattr(self.carried, "ranks", None) if self.weights.grafted else None
+        return None if ranks is None else ranks()
+
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
         assert self.state is not None
@@ -260,8 +292,7 @@ class FusedPath:
             state.store(layer, k, v)
             return state.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
 
-        ranks = getattr(self.carried, "ranks", None) if w.grafted else None
-        hidden = w.run(tokens, state.positions(tokens.device), attend, None if ranks is None else ranks())
+        hidden = w.run(tokens, state.positions(tokens.device), attend, self._ranks())
         state.advance()
         return w.head(w.norm(hidden))
 

@@ -61,6 +61,17 @@ class SharedPrefix:
         slot_keys.copy_(keys)
         slot_values.copy_(values)
 
+    def begin(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (b, h, t, d) of tokens that each row read for itself before all others. `begun` once all
+        layers did."""
+        t = keys.shape[2]
+        self._keys[layer, :, :, :t].copy_(keys)
+        self._values[layer, :, :, :t].copy_(values)
+
+    def begun(self, tokens: int) -> None:
+        self.length = tokens
+        self._view()
+
     def advance(self) -> None:
         self.length += 1
         self._view()

@@ -42,10 +42,11 @@ def choose(
     weights: Weights = "auto",
     carried: RowState = PLAIN,
     read: Read = "shared",
+    prompts: int = 1,
 ) -> Path:
     """The quickest path that works for this model, or the one asked for. Rows that carry a state need the model's own
-    forward (not fused), unless it is a graft's standing routes; rows that each read the prompt need their own cache too
-    (expanded).
+    forward (not fused), unless it is a graft's standing routes. Rows that each read the prompt need that or their own
+    cache (expanded), which several prompts need in any case.
 
     Raises `InputError` when the path or packing asked for does not work for this model.
     """
@@ -57,22 +58,23 @@ def choose(
     packing = weights == "fp16"
     if read not in {"shared", "each"}:
         raise InputError(f"Unknown way to read {read!r}.", "Pass shared or each.")
-    if read == "each":
-        if path not in {"auto", "expanded"} or packing:
-            raise InputError("Rows that each read the prompt use the expanded path.", "Pass path='auto'.")
-        return ExpandedPath(model, carried, read)
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
     if path in {"auto", "fused"}:
         takes = carried is PLAIN or getattr(carried, "ranked", False)
+        takes = takes and (read == "shared" or prompts == 1)
         made = _fused(model, known, _kind(model, weights)) if takes else None
         if made is not None:
-            return fused.FusedPath(made, carried)
+            return fused.FusedPath(made, carried, read)
         if path == "fused" or packing:
             raise InputError(
                 f"{type(model).__name__} cannot decode on the fused path{', which packing needs' if packing else ''}.",
                 "Pass --weights native and path='auto'.",
             )
+    if read == "each":
+        if path == "shared":
+            raise InputError("Rows that each read the prompt cannot share it.", "Pass path='auto'.")
+        return ExpandedPath(model, carried, read)
     if path in {"auto", "shared"}:
         if known.shared is None:
             with carried.quiet():
