@@ -38,6 +38,7 @@ def diffuse(
     at: Annotated[str, typer.Option(help="When that is decided: shares of the text, rising.")] = "0.2,0.5",
     keep: Annotated[int | None, typer.Option(help="How many go on, copied to fill the places; default: half.")] = None,
     score: Annotated[str, typer.Option(help="fill, path, or a judge: a model as in `think --model`.")] = "fill",
+    strength: Annotated[float, typer.Option(help="What a nat of score counts (smc).")] = 20.0,
     merge: Annotated[int, typer.Option(help="Make one text of the best so many; 0: none.")] = 0,
     policy: Annotated[str, _POLICY] = "random",
     remask: Annotated[str | None, _REMASK] = None,
@@ -58,8 +59,8 @@ def diffuse(
     moments = _shares(at)
     settings = {
         "branches": branches, "steps": steps, "length": length, "select": select, "at": list(moments), "keep": keep,
-        "score": score, "merge": merge, "policy": policy, "remask": remask, "block": block, "temperature": temperature,
-        "top_p": top_p, "seed": seed,
+        "score": score, "strength": strength, "merge": merge, "policy": policy, "remask": remask,
+        "block": block, "temperature": temperature, "top_p": top_p, "seed": seed,
     }  # fmt: skip
     from thoughtmix.diffusion.branching import Branching, MultiBranchDiffusion
     from thoughtmix.diffusion.scores import NAMES
@@ -69,13 +70,13 @@ def diffuse(
     plan = _plan(policy, steps, remask, block, top_p)
     judge = score if score in NAMES else None
     # Everything is checked before a model is loaded; a judge is loaded last.
-    how = Branching(select, moments, keep, score=judge or "fill")
+    how = Branching(select, moments, keep, score=judge or "fill", strength=strength)
     _count("--branches", branches)
     _count("--length", length)
     how.check(plan, branches)
     dm = _load(model, device)
     if judge is None:
-        how = Branching(select, moments, keep, score=_judge(score, device))
+        how = Branching(select, moments, keep, score=_judge(score, device), strength=strength)
     diffusion = MultiBranchDiffusion(branches, dm, how=how, plan=plan, merge=merge)
     seeds = list(range(seed, seed + branches))
     gaps = "<mask" in prompt

@@ -45,7 +45,7 @@ class Branching:
     refill: bool = True
     score: str | Callable[[Sequence[str]], Any] = "fill"
     weight: float = 1.0
-    strength: float = 8.0
+    strength: float = 20.0
     embed: Callable[[Sequence[str]], Any] | None = None
 
     def __post_init__(self) -> None:
