@@ -4,7 +4,7 @@
     python studies/diffusion/ship.py --model out/shakespeare --data TEXT --out src/thoughtmix/diffusion/weights/shakespeare \\
         --command "thoughtmix train diffusion ..."
 
-Everything in the card is measured here, on the float16 weights: the bound on all windows of the last tenth, and what 32
+Everything in the card is measured here, on the float16 weights: the bound on all windows of the last tenth, and what
 samples copy from the first nine tenths.
 """
 
@@ -56,11 +56,12 @@ weights; the validation bound was at its best at the last evaluation: {last}. We
 
 A bound on the likelihood: never compare it with a mean cross-entropy over masked characters.
 
-Copying: of 32 samples of {context} characters (ancestral, {context} steps), the longest passage that stands word for word
+Copying: of {samples} samples of {context} characters (ancestral, {context} steps), the longest passage that stands word for word
 in the training text has {mean:.1f} characters on average and {most} at most; {share:.2%} of their spans of 30 characters
 occur there. The same of {context}-character pieces of the last tenth itself: {real_mean:.1f}, {real_most}, {real_share:.2%}.
 
-Good for trying things out. It knows letters, names, words and lines of plays, and nothing about the world.
+Small, and trained for minutes: it has the look of a play, short words and the speakers' lines, but no sentences that mean
+something. For trying things out.
 
 A sample, seed 0, prompt `ROMEO:`:
 
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="What trained it, for the card.")
     parser.add_argument("--note", default="", help="What else the card should say of the training.")
     parser.add_argument("--given", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=32)
     a = parser.parse_args()
     state = torch.load(a.model / "training" / "state.pt", weights_only=True)
     convert(a.model, a.out)
@@ -98,11 +100,11 @@ def main() -> None:
     windows = windows_of(ids, config.trained_length)
 
     def bound(prefix: int) -> Bound:
-        return evaluate(net, windows, config.mask_token_id, draws=2, prefix=prefix, estimator="count")
+        return evaluate(net, windows, config.mask_token_id, draws=1, prefix=prefix, estimator="count")
 
     length = config.trained_length
-    samples = model.texts(denoise(model.denoiser, model.canvas("", length, 32), Plan(steps=length)))
-    pieces = [splits.validation[i : i + length] for i in range(0, 32 * length, length)]
+    samples = model.texts(denoise(model.denoiser, model.canvas("", length, a.samples), Plan(steps=length)))
+    pieces = [splits.validation[i : i + length] for i in range(0, a.samples * length, length)]
     ours, real = copied(samples, splits.train), copied(pieces, splits.train)
     romeo = model.texts(denoise(model.denoiser, model.canvas("ROMEO:", length - 6, 1), Plan(steps=length)))[0]
     seen = [e for e in state["log"] if "val_loss" in e]
@@ -112,7 +114,7 @@ def main() -> None:
         parameters=sum(p.numel() for p in net.parameters()), sha=hashlib.sha256(text.encode()).hexdigest(),
         command=a.command, steps=state["step"], batch=batch, minutes=state["seconds"] / 60, note=a.note and f" {a.note}",
         epochs=state["step"] * batch * length / len(splits.train), last="yes" if seen[-1]["val_loss"] == state["best"]["val_loss"] else "no",
-        windows=len(windows), b0=bound(0), b1=bound(a.given), given=a.given, mean=np.mean(ours.longest),
+        windows=len(windows), samples=a.samples, b0=bound(0), b1=bound(a.given), given=a.given, mean=np.mean(ours.longest),
         most=max(ours.longest), share=ours.share, real_mean=np.mean(real.longest), real_most=max(real.longest),
         real_share=real.share, sample="".join(f"    {line}\n" for line in romeo.splitlines()),
     )  # fmt: skip
