@@ -90,6 +90,8 @@ def test_readme_commands_are_commands(tinyland: Any, tmp_path: Path, monkeypatch
         words = shlex.split(re.sub(r"[<>] \S+", "", line))[1:]
         if "--model" in words:
             words[words.index("--model") + 1] = "mixture" if "mixture" in words else "gpt2"
+        elif "mixture" in words:
+            words += ["--model", "mixture"]
         assert cli.main([*words, "--max-new-tokens", "3"]) == 0, line
         assert capsys.readouterr().out
     assert (tmp_path / "haiku.html").exists()

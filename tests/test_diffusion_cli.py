@@ -189,7 +189,8 @@ def test_models_of_the_other_kind_are_refused(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match="--model shakespeare-diffusion"):
         Pipeline()("w5 w6", thinker="diffusion", measure=False)
     with pytest.raises(InputError, match="--thinker diffusion"):
-        pipeline("To be", n=1, measure=False)
+        pipeline("To be", n=1, thinker="sampling", measure=False)
+    assert pipeline("To be", n=1, max_new_tokens=4, measure=False).thinker == "diffusion"  # what it is made for
 
 
 def test_a_folder_is_loaded_as_what_it_is(folder: str) -> None:

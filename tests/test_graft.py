@@ -490,7 +490,8 @@ def test_sampling_on_a_graft_is_the_base_model(lm: Any) -> None:
     plain = wrap_model(base("llama"), tokenizer())
     for path in ("fused", "shared", "expanded"):
         made, want = (
-            Pipeline(x, path=path, weights="native")("w5 w9", n=3, measure=False, max_new_tokens=6) for x in (lm, plain)
+            Pipeline(x, path=path, weights="native")("w5 w9", 3, "sampling", measure=False, max_new_tokens=6)
+            for x in (lm, plain)
         )
         assert made.texts == want.texts
 

@@ -181,7 +181,7 @@ def test_coverage() -> None:
 def judge(eos: frozenset[int] = frozenset({2})) -> Any:
     return SimpleNamespace(
         model=tiny("llama"), tokenizer=tokenizer(), name="tiny", device=torch.device("cpu"), context_length=256,
-        eos_ids=eos, encode=lambda p: tokenizer()(p)["input_ids"],
+        eos_ids=eos, causal=True, encode=lambda p: tokenizer()(p)["input_ids"],
     )  # fmt: skip
 
 

@@ -106,14 +106,16 @@ class Trainer:
         return done
 
     def _prepare(self) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
 
         c = self.config
         cuda = torch.cuda.is_available()
         quick = cuda and torch.cuda.is_bf16_supported()
         # Not Accelerate's mixed precision: that is one setting for the whole process, fixed by whoever came first.
         self.bf16 = c.precision == "bf16" or (c.precision == "auto" and quick)
-        self.accelerator = Accelerator(cpu=not cuda)
+        # Routes that follow the text never ask the prior, say: not every parameter has a part in every loss.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=not cuda, kwargs_handlers=[unused])
         learning = [p for p in self.model.parameters() if p.requires_grad]
         decayed, others = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
