@@ -144,3 +144,14 @@ def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
     assert not Step.fits(model)
     assert [r.token_ids for r in decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8).rows] == want
     assert seen[0] >= 8
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_the_own_step_works_in_bfloat16(kind: str) -> None:
+    """Near the forward, as far as 8 bits of mantissa go; random models amplify rounding, so their noise is small."""
+    model = build(kind, noise_scale=0.1).to(torch.bfloat16)
+    rows = think(model, [3, 4, 5], tokens=5).rows
+    x = torch.tensor([[5, 9, 77, 33, 12, 8, 100, 41, *r.token_ids] for r in rows])
+    logits = model(x, thought_seeds=[3, 4, 5], prompt_lengths=8).logits[:, 7:-1].float()
+    want = logits.log_softmax(-1).gather(2, x[:, 8:, None])[..., 0]
+    assert float((torch.tensor([r.logprobs for r in rows]) - want).abs().median()) < 0.3

@@ -62,6 +62,7 @@ class MixtureOfThoughtsLayer(nn.Module):
             self.router = ThoughtRouter(
                 d, k, config.branches_min, config.branches_max, config.diversity_bonus, config.routing
             )
+            self.router.prior.requires_grad_(not self.follow)  # no route is drawn before the text is there
             self.combiner = AttentionCombiner(d, config.combiner_rank if config.combiner == "attention" else 0)
 
     def forward(

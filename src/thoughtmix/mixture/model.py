@@ -87,7 +87,8 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         self.layers = nn.ModuleList([_Block(config, i) for i in range(config.num_hidden_layers)])
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.creativity_factor = nn.Parameter(torch.zeros(()))  # learned and global: 2 sigmoid(.) scales all noise
+        # learned and global: 2 sigmoid(.) scales all noise
+        self.creativity_factor = nn.Parameter(torch.zeros(()), requires_grad=config.noise != "none")
         self._calls = 0  # training forwards without seeds so far: each draws anew
         self.post_init()
 

@@ -154,7 +154,7 @@ class Step:
         score = self._log_weight(layer, logits, memory, amplitude is not None)
         if layer.combiner.rank:
             score = score + torch.bmm(outputs, query[..., None])[..., 0]
-        return torch.bmm(torch.softmax(score, -1)[:, None], outputs)[:, 0]
+        return torch.bmm(torch.softmax(score, -1).to(outputs.dtype)[:, None], outputs)[:, 0]
 
     @staticmethod
     def _log_weight(layer: MixtureOfThoughtsLayer, logits: Tensor, memory: Memory, drawn: bool) -> Tensor:

@@ -79,9 +79,9 @@ def active_parameters(config: MixtureOfThoughtsConfig) -> int:
     if k > 1:
         rank = config.combiner_rank if config.combiner == "attention" else 0
         mode = d + k if config.modes else 0  # a thought's own
-        extra = (
-            mode + (d + 1) * k + d + 1 + 2 * d * rank + (d + 3 if config.noise != "none" and config.noise_scale else 0)
-        )
+        prior = 0 if config.follow else d
+        noise = d + 3 if config.noise != "none" and config.noise_scale else 0
+        extra = (d + 1) * k + prior + 1 + mode + 2 * d * rank + noise
     embedding = config.vocab_size * d * (1 if config.tie_word_embeddings else 2)
     return embedding + layers * (attention + feed + extra + 2 * d) + d
 
