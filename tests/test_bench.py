@@ -120,8 +120,9 @@ class TestChoosing:
 class TestContestants:
     @pytest.mark.parametrize(
         "name",
-        ["sampling", "temperature", "top-k", "top-p", "top-nsigma", "paraphrase", "styles", "list", "beam", "gaussian"],
-    )
+        ["sampling", "arithmetic", "temperature", "top-k", "top-p", "top-nsigma", "paraphrase", "styles", "examples",
+         "list", "beam", "gaussian"],
+    )  # fmt: skip
     def test_each_answers_within_the_budget_and_again_the_same(
         self, tinyland: Any, name: str, global_state_untouched: None
     ) -> None:
@@ -181,6 +182,10 @@ class TestContestants:
         assert [t.origin["asked"] for t in made] == [OPEN[0].prompt, *OPEN[0].paraphrases, OPEN[0].prompt]
         styled = contestant("styles").answer(pipeline, ask, {"temperature": 1.0})
         assert [t.origin["asked"].rpartition("\n\n")[2] for t in styled] == list(STYLES[:4])
+        shown = contestant("examples").answer(pipeline, ask, {"temperature": 1.0})
+        assert [t.origin["way"] for t in shown] == [0, 1, 2, 3]
+        assert all(t.origin["asked"].endswith(f"\n\n{OPEN[0].prompt}") for t in shown)
+        assert len(set(shown.texts)) > 1
         with pytest.raises(InputError, match="no paraphrases"):
             contestant("paraphrase").answer(pipeline, Ask(type(OPEN[0])("open/x", "open", "w5"), 2, 0, 4), {})
 

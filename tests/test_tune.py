@@ -15,12 +15,14 @@ from torch import Tensor
 
 from thoughtmix.bench.tasks import coverage_tasks, family
 from thoughtmix.cli import main
+from thoughtmix.decoding import Row, Sampler
 from thoughtmix.errors import InputError
 from thoughtmix.graft import MoTConfig, routed
 from thoughtmix.graft.tuning.batches import Student, collate, token_logprobs
+from thoughtmix.graft.tuning.chorus import sing
 from thoughtmix.graft.tuning.lessons import Lesson, Teaching, corpus_lessons, make_lessons
 from thoughtmix.graft.tuning.objectives import Corpus, Modes, Styles, balanced, divergence, recoverable
-from thoughtmix.graft.tuning.prompts import Context, built_in_contexts, built_in_prompts, parts, read_contexts
+from thoughtmix.graft.tuning.prompts import Context, built_in_contexts, built_in_prompts, open_prompts, parts, read_contexts
 from thoughtmix.graft.tuning.run import Tuning, tune
 from thoughtmix.models import LanguageModel, load_model, wrap_model
 from thoughtmix.training.config import TrainConfig
@@ -70,7 +72,7 @@ def test_prompts_are_not_the_benchs() -> None:
     own = built_in_prompts()
     assert len(own) == len(set(own)) > 300
     assert not asked & {p.lower() for p in own}
-    assert not asked & {q.lower() for c in built_in_contexts() for q, _ in c.examples}
+    assert not asked & {q.lower() for c in built_in_contexts() for q, _ in (*c.examples, *c.open)}
     learned, held = parts(own)
     assert not set(learned) & set(held) and sorted(learned + held) == sorted(own)
 
@@ -88,6 +90,51 @@ def test_lessons_are_the_base_models_own_under_the_context() -> None:
         best = logits.log_softmax(-1).topk(6)
         assert [ids for ids, _ in lesson.top] == [tuple(row) for row in best.indices.tolist()]
         assert torch.allclose(torch.tensor([v for _, v in lesson.top]), best.values, atol=2e-2)  # packed weights
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5])
+def test_contexts_teach_together(own: float) -> None:
+    """What is noted is the mean of the contexts' log-probabilities, moved towards the own one; rows end apart."""
+    lm = wrap_model(fresh("llama"), words())
+    made = make_lessons(lm, PROMPTS[:2], CONTEXTS, Teaching(own=own, max_new_tokens=6, top=5))
+    assert len(made) == 2 * 2 * K and {lesson.branch for lesson in made} == set(range(K))
+    for lesson in made:
+        asked = [lm.encode(c.messages(lesson.prompt)) for c in CONTEXTS]
+        with torch.no_grad():
+            each = torch.stack([
+                lm.model(torch.tensor([[*a, *lesson.ids]])).logits[0, len(a) - 1 : -1].log_softmax(-1) for a in asked
+            ])  # fmt: skip
+        mean = each.mean(0)
+        best = (mean + own * (each[lesson.branch] - mean)).log_softmax(-1).topk(5)
+        assert torch.allclose(torch.tensor([v for _, v in lesson.top]), best.values, atol=2e-2)  # packed weights
+
+
+def test_open_prompts_are_taught_by_each_context_alone() -> None:
+    lm = wrap_model(fresh("llama"), words())
+    how = Teaching(own=0.0, max_new_tokens=4, top=3)
+    alone = Teaching(max_new_tokens=4, top=3)
+    assert make_lessons(lm, PROMPTS[:1], CONTEXTS, how, open=PROMPTS) == make_lessons(lm, PROMPTS[:1], CONTEXTS, alone)
+    assert make_lessons(lm, PROMPTS[:1], CONTEXTS, how) != make_lessons(lm, PROMPTS[:1], CONTEXTS, alone)
+
+
+def test_an_answer_of_all_contexts_is_its_seeds_own() -> None:
+    """Alone, or beside others that end before it."""
+    lm = wrap_model(fresh("llama"), words())
+    asked = [lm.encode(c.messages("w30 w31")) for c in CONTEXTS]
+    rows = [Row(seed=s, sampler=Sampler(temperature=1.5), prompt=s % K) for s in range(9)]
+    together = sing(lm, asked, rows, 0.5, 12, 3)
+    assert len({len(ids) for ids, _ in together}) > 1  # some end early
+    for row, (ids, _) in zip(rows, together, strict=True):
+        assert sing(lm, asked, [row], 0.5, 12, 3)[0][0] == ids
+
+
+def test_open_prompts_come_after_their_own_examples() -> None:
+    context = Context("c", (("w1", "w2"),), open=(("w3", "w4 w5"),))
+    assert context.messages("w6", True)[0]["content"] == "w3" and context.messages("w6")[0]["content"] == "w1"
+    assert Context("c", (("w1", "w2"),)).messages("w6", True)[0]["content"] == "w1"
+    asked, own = open_prompts(), built_in_prompts()
+    assert 0.4 < sum(p in asked for p in own) / len(own) < 0.6
+    assert all(c.open for c in built_in_contexts())
 
 
 def test_lessons_are_kept_and_a_torn_line_costs_one_prompt(tmp_path: Path) -> None:

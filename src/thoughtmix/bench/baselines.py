@@ -1,4 +1,4 @@
-"""Baselines that are no thinkers: other words, styles, a list in one answer, diverse beams, Gaussian noise.
+"""Baselines that are no thinkers: other words, styles, examples, a list in one answer, diverse beams, Gaussian noise.
 
 Each takes (pipeline, ask, setting) and gives a thought set like any thinker's, within the same token budget.
 """
@@ -44,6 +44,17 @@ def paraphrased(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> Tho
 def styled(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
     """Thought i follows style instruction i, put after the prompt."""
     return _asked(pipeline, ask, [f"{ask.item.prompt}\n\n{style}" for style in STYLES], setting, "styles")
+
+
+def shown(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
+    """Thought i is asked after the examples of context i of a graft's teachers: what a tuned graft does without them.
+    Without a chat template the turns are paragraphs."""
+    from thoughtmix.graft.tuning.prompts import built_in_contexts
+
+    ways = [c.messages(ask.item.prompt, ask.item.kind == "open") for c in built_in_contexts()]
+    if pipeline.model.tokenizer.chat_template:
+        return _asked(pipeline, ask, ways, setting, "examples")
+    return _asked(pipeline, ask, ["\n\n".join(turn["content"] for turn in way) for way in ways], setting, "examples")
 
 
 def listed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
@@ -131,13 +142,22 @@ def perturbed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> Thoug
     return _set(pipeline, ask, [m[0] for m in made], "gaussian", setting, run)
 
 
-def _asked(pipeline: Pipeline, ask: Ask, ways: Sequence[str], setting: Mapping[str, Any], name: str) -> ThoughtSet:
-    """n thoughts, thought i for prompt i mod len(ways), in one batch."""
+def _asked(
+    pipeline: Pipeline,
+    ask: Ask,
+    ways: Sequence[str | list[dict[str, str]]],
+    setting: Mapping[str, Any],
+    name: str,
+) -> ThoughtSet:
+    """n thoughts, thought i for prompt i mod len(ways), in one batch. setting: `draws` and the sampler's own fields."""
     from thoughtmix.decoding import Row, Sampler, decode
+    from thoughtmix.decoding.randomness import codes
 
-    lm = pipeline.model
+    lm, how = pipeline.model, dict(setting)
     ways = ways[: ask.n]
-    rows = [Row(seed=ask.seed + i, sampler=Sampler(min_p=MIN_P, **setting), prompt=i % len(ways)) for i in range(ask.n)]
+    places = codes(how.pop("draws", "independent"), range(ask.seed, ask.seed + ask.n), lm.encode(ask.item.prompt))
+    sampler = Sampler(**{"min_p": MIN_P, **how})
+    rows = [Row(ask.seed + i, sampler, i % len(ways), code=places[i]) for i in range(ask.n)]
     done = decode(
         lm, [lm.encode(w) for w in ways], rows, max_new_tokens=ask.max_new_tokens,
         path=pipeline.path, weights=pipeline.weights,  # type: ignore[arg-type]  # checked by decode
@@ -146,10 +166,14 @@ def _asked(pipeline: Pipeline, ask: Ask, ways: Sequence[str], setting: Mapping[s
         raise KeyboardInterrupt
     thoughts = [
         Thought(r.text, tuple(r.token_ids), row.seed, float(sum(r.logprobs)), r.finish, tuple(r.logprobs),
-                {"thinker": name, "asked": ways[row.prompt]})
+                {"thinker": name, "way": row.prompt, "asked": _last(ways[row.prompt])})
         for r, row in zip(done.rows, rows, strict=True)
     ]  # fmt: skip
     return _set(pipeline, ask, thoughts, name, setting, done.facts)
+
+
+def _last(way: str | list[dict[str, str]]) -> str:
+    return way if isinstance(way, str) else way[-1]["content"]
 
 
 def _set(

@@ -101,6 +101,8 @@ _SAMPLERS: dict[str, tuple[str, Setting, str, float, float]] = {
 _BASELINES: dict[str, tuple[str, Setting, str, float, float, Callable[..., ThoughtSet]]] = {
     "paraphrase": ("Each thought asked in other words", {}, "temperature", 0.3, 1.5, baselines.paraphrased),
     "styles": ("Each thought with one of eight style instructions", {}, "temperature", 0.3, 1.5, baselines.styled),
+    "examples": ("Each thought after the examples of one of eight contexts, the teachers of the packaged graft",
+                 {"draws": "arithmetic"}, "temperature", 0.5, 2.0, baselines.shown),
     "list": ("n different answers asked for in one prompt", {}, "temperature", 0.3, 1.5, baselines.listed),
     "beam": ("Diverse beam search, n groups of one beam", {}, "penalty", 0.5, 6.0, baselines.beamed),
     "gaussian": ("A random direction held per thought, added at the middle layer; temperature 0.7, min-p 0.1",

@@ -25,6 +25,10 @@ def tune(
     ] = None,
     corpus: Annotated[Path | None, typer.Option(help="A UTF-8 text (lm).")] = None,
     samples: Annotated[int, typer.Option(help="Answers of the teacher for each prompt and branch.")] = 2,
+    own: Annotated[
+        float,
+        typer.Option(help="How far each context teaches for itself where one answer is asked: 1 alone, 0 all together."),
+    ] = 1.0,
     temperature: Annotated[float, typer.Option(help="Of the teacher's answers.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer to learn, in tokens.")] = 32,
     contrast: Annotated[float, typer.Option(help="Weight of keeping branches apart; 0: off.")] = 0.1,
@@ -45,7 +49,7 @@ def tune(
     calibrating = objective == "calibrate"
     if not calibrating and objective not in OBJECTIVES:
         raise InputError(f"Unknown objective {objective!r}.", f"Pass one of {', '.join([*OBJECTIVES, 'calibrate'])}.")
-    how = Tuning("styles" if calibrating else objective, contrast, samples, temperature, max_new_tokens, corpus)
+    how = Tuning("styles" if calibrating else objective, contrast, samples, own, temperature, max_new_tokens, corpus)
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder} is no graft.", f"Type: thoughtmix graft SmolLM2-135M-Instruct --out {folder}")
     from thoughtmix.cli.train import progress

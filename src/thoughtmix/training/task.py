@@ -36,7 +36,9 @@ class Task(Protocol):
 
 
 PLAIN = 0.5  # share of windows trained without a mode, so that creativity 0 is good too
-CANDIDATES = 4  # modes tried for each other window
+import os
+CANDIDATES = int(os.environ.get("C","4"))  # modes tried for each other window
+GLIMPSE = int(os.environ.get("G","999"))  # by so many tokens of its continuation
 
 
 class LanguageTask:
@@ -73,7 +75,7 @@ class LanguageTask:
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         seeds, creativity = batch["seeds"], None
         if model_of(model).config.modes:
-            seeds = best_modes(model, batch, CANDIDATES)
+            seeds = best_modes(model, batch, CANDIDATES, GLIMPSE)
             creativity = (~batch["plain"]).float()
         # The model shifts labels itself, so it reads one token more than a window predicts from.
         out = model(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.errors import InputError
+from thoughtmix.graft.tuning.chorus import sing
 from thoughtmix.graft.tuning.prompts import Context
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """How lessons are made: `samples` answers of each prompt and context, at a temperature with min-p."""
+    """How lessons are made: `samples` answers of each prompt and context, at a temperature with min-p. own: how far each
+    context speaks for itself, 1 alone, 0 all of them together (see `chorus`); after an open prompt always alone, since
+    there nothing is right or wrong and ways differ."""
 
     samples: int = 2
+    own: float = 1.0
     temperature: float = 1.0
     min_p: float = 0.1
     max_new_tokens: int = 32
@@ -50,8 +54,10 @@ def make_lessons(
     how: Teaching,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    open: Collection[str] = (),
 ) -> list[Lesson]:
     """Every prompt under every context; context i teaches branch i. cache: a folder in which finished prompts are kept.
+    open: the prompts that come after the contexts' open examples.
     Raises `InputError` when the model has no chat template."""
     if not lm.tokenizer.chat_template and any(c.examples or c.instruction for c in contexts):
         raise InputError(f"{lm.name} has no chat template, so a context cannot be put before a prompt.",
@@ -62,7 +68,7 @@ def make_lessons(
     out: list[Lesson] = []
     for at, prompt in enumerate(prompts):
         if prompt not in known:
-            known[prompt] = _ask(lm, prompt, contexts, how)
+            known[prompt] = _ask(lm, prompt, contexts, how, prompt in open)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:
@@ -74,20 +80,26 @@ def make_lessons(
     return out
 
 
-def _ask(lm: LanguageModel, prompt: str, contexts: Sequence[Context], how: Teaching) -> list[Any]:
+def _ask(lm: LanguageModel, prompt: str, contexts: Sequence[Context], how: Teaching, open: bool) -> list[Any]:
     from thoughtmix.decoding import Row, Sampler, decode
 
     sampler = Sampler(temperature=how.temperature, min_p=how.min_p)
     own = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) + how.seed * 2**33
     rows = [Row(own + k * how.samples + i, sampler, prompt=k) for k in range(len(contexts)) for i in range(how.samples)]
-    asked = [lm.encode(c.messages(prompt) if c.examples or c.instruction else prompt) for c in contexts]
+    asked = [lm.encode(c.messages(prompt, open) if c.examples or c.instruction else prompt) for c in contexts]
+    if how.own != 1 and not open:
+        said = sing(lm, asked, rows, how.own, how.max_new_tokens, how.top)
+        return [[row.prompt, ids, _rounded(top)] for row, (ids, top) in zip(rows, said, strict=True)]
     done = decode(lm, asked, rows, max_new_tokens=how.max_new_tokens, top=how.top)
     if done.interrupted:
         raise KeyboardInterrupt
     return [
-        [row.prompt, r.token_ids, [[ids, [round(v, 3) for v in values]] for ids, values in r.top]]
-        for row, r in zip(rows, done.rows, strict=True)
+        [row.prompt, r.token_ids, _rounded(r.top)] for row, r in zip(rows, done.rows, strict=True)
     ]
+
+
+def _rounded(top: Sequence[Any]) -> list[Any]:
+    return [[ids, [round(v, 3) for v in values]] for ids, values in top]
 
 
 def _lesson(prompt: str, asked: tuple[int, ...], body: Any) -> Lesson:

@@ -21,14 +21,17 @@ _WRITE = (
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A way to answer, for one branch: examples (question, answer) before the prompt, and an instruction after it."""
+    """A way to answer, for one branch: examples (question, answer) before the prompt, and an instruction after it. open:
+    the examples before prompts that can be answered in many words, where they are others."""
 
     name: str
     examples: tuple[tuple[str, str], ...] = ()
     instruction: str = ""
+    open: tuple[tuple[str, str], ...] = ()
 
-    def messages(self, prompt: str) -> list[dict[str, str]]:
-        turns = [(role, text) for pair in self.examples for role, text in zip(("user", "assistant"), pair, strict=True)]
+    def messages(self, prompt: str, open: bool = False) -> list[dict[str, str]]:
+        shown = self.open if open and self.open else self.examples
+        turns = [(role, text) for pair in shown for role, text in zip(("user", "assistant"), pair, strict=True)]
         asked = f"{prompt}\n\n{self.instruction}" if self.instruction else prompt
         return [{"role": role, "content": text} for role, text in (*turns, ("user", asked))]
 
@@ -37,15 +40,23 @@ PLAIN = Context("none")
 
 
 def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:
-    """Every "Name ..." prompt and as many open ones, shuffled by seed; `most` of them (0: all). None is asked by
-    `thoughtmix bench`."""
+    """Every "Name ..." prompt, some asked in another way, and as many open ones, shuffled by seed; `most` of them (0:
+    all). None is asked by `thoughtmix bench`."""
     body = tomllib.loads(_text("prompts.toml"))
     rng = np.random.default_rng([seed, 77])
-    short = [t.format(x=x) for t in body["name"]["templates"] for x in body["name"]["x"]]
-    many = [t.format(x=x) for t in body["open"]["templates"] for x in body["open"]["x"]]
+    things, also = body["name"]["x"], body["name"]["also"]
+    short = [t.format(x=x) for t in body["name"]["templates"] for x in things]
+    short += [also[i % len(also)].format(x=things[at]) for i, at in enumerate(rng.permutation(len(things))[::3])]
+    many = sorted(open_prompts())
     chosen = [*short, *(many[i] for i in rng.permutation(len(many))[: len(short)])]
     order = rng.permutation(len(chosen))
     return [chosen[i] for i in order[: most or len(order)]]
+
+
+def open_prompts() -> frozenset[str]:
+    """Those of the built-in prompts that can be answered in many words."""
+    body = tomllib.loads(_text("prompts.toml"))
+    return frozenset(t.format(x=x) for part in ("open", "use") for t in body[part]["templates"] for x in body[part]["x"])
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -84,10 +95,10 @@ def _contexts(text: str, where: str) -> list[Context]:
 
 
 def _context(row: Any) -> Context:
-    examples = tuple((str(q), str(a)) for q, a in row.get("examples", ()))
+    examples, shown = (tuple((str(q), str(a)) for q, a in row.get(part, ())) for part in ("examples", "open"))
     if not examples and not row.get("instruction"):
         raise ValueError(f"{row.get('name')!r} has neither examples nor an instruction")
-    return Context(str(row["name"]), examples, str(row.get("instruction", "")))
+    return Context(str(row["name"]), examples, str(row.get("instruction", "")), shown)
 
 
 def _text(name: str) -> str:

@@ -28,11 +28,13 @@ OBJECTIVES = {
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """objective: see `OBJECTIVES`. contrast: weight of the term that makes a branch recoverable from its text (lm: of
-    what keeps two branches apart). samples, temperature: of the lessons. corpus: the text of lm."""
+    what keeps two branches apart). samples, temperature, own: of the lessons (see `Teaching`). corpus: the text of
+    lm."""
 
     objective: str = "styles"
     contrast: float = 0.1
     samples: int = 2
+    own: float = 1.0
     temperature: float = 1.0
     max_new_tokens: int = 32
     corpus: Path | None = None
@@ -102,16 +104,16 @@ def _lessons(
     on_lesson: Callable[[int, int], None] | None,
 ) -> tuple[list[Lesson], list[Lesson]]:
     from thoughtmix.graft.tuning.lessons import Teaching, corpus_lessons, make_lessons
-    from thoughtmix.graft.tuning.prompts import PLAIN, parts
+    from thoughtmix.graft.tuning.prompts import PLAIN, open_prompts, parts
 
     if how.corpus is not None:
         return corpus_lessons(lm, how.corpus, how.max_new_tokens)
-    teaching = Teaching(how.samples, how.temperature, max_new_tokens=how.max_new_tokens)
+    teaching = Teaching(how.samples, how.own, how.temperature, max_new_tokens=how.max_new_tokens)
     if how.objective == "modes":
         contexts, teaching = [PLAIN], dataclasses.replace(teaching, samples=how.samples * branches, top=0)
     elif len(contexts) != branches:
         raise InputError(f"{len(contexts)} contexts for {branches} branches.", f"Graft {len(contexts)} (--branches).")
-    made = make_lessons(lm, prompts, contexts, teaching, folder / "training", on_lesson)
+    made = make_lessons(lm, prompts, contexts, teaching, folder / "training", on_lesson, open_prompts())
     _, checked = parts(prompts)
     aside = set(checked)
     return [x for x in made if x.prompt not in aside], [x for x in made if x.prompt in aside]
