@@ -27,7 +27,7 @@ from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.training.language import active_parameters, equal_active
 from thoughtmix.training.modes import best_modes
-from thoughtmix.training.task import CANDIDATES
+from thoughtmix.training.task import CANDIDATES, GLIMPSE
 
 VOCABULARY = 66
 KINDS: Mapping[str, Mapping[str, Any]] = {"recipe": RECIPE, "blind": {}}
@@ -70,7 +70,7 @@ def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.T
     seeds = torch.arange(len(x))
     if tried and model.config.modes:
         batch = {"ids": x, "seeds": seeds, "cuts": torch.zeros_like(seeds), "plain": seeds % 2 == 0}
-        seeds = best_modes(model, batch, CANDIDATES)
+        seeds = best_modes(model, batch, CANDIDATES, GLIMPSE)
     model(x, labels=x, thought_seeds=seeds).loss.backward()
     optimizer.step()
     return time.perf_counter() - began
@@ -119,7 +119,7 @@ def main() -> None:
               f"{statistics.median(s for _, s in pairs):.1f} s: {statistics.median(ratios):.1f}x "
               f"({min(ratios):.1f}..{max(ratios):.1f})", flush=True)  # fmt: skip
     if "training" in parts:
-        for batch, context, tried in ((12, 64, False), (32, 64, False), (8, 256, False), (32, 64, True)):
+        for batch, context, tried in [(b, c, t) for b, c in ((12, 64), (32, 64), (8, 256)) for t in (False, True)]:
             mixture = model_of(a.width, a.layers, a.branches, a.kind)
             found = training(mixture, batch, context, 4 * a.pairs, tried)
             words = ", trying modes" if tried and mixture.config.modes else ""

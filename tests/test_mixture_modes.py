@@ -15,7 +15,7 @@ from thoughtmix.mixture.step import Step
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape, train_language
-from thoughtmix.training.modes import best_modes, marginal, mode_losses, shared_out
+from thoughtmix.training.modes import best_modes, glimpse, marginal, mode_losses, shared_out
 
 OWN = ["whole", "weights", "learned", "standard", "follow", "modes", "modes-blind", "modes-noisy"]
 
@@ -77,17 +77,30 @@ def test_the_mixtures_likelihood_is_the_sum_over_modes() -> None:
     assert found.min(1).mean() < marginal(found) < found.mean()
 
 
-def test_the_best_mode_is_the_one_with_the_smallest_loss() -> None:
+@pytest.mark.parametrize("tokens", [4, 99])
+def test_the_best_mode_is_the_one_with_the_smallest_loss(tokens: int) -> None:
+    """Over the first tokens of the continuation, with a little of its prompt before them."""
     model = build("modes")
     x = ids(1, 20, seed=3)
     batch = {"ids": x, "seeds": torch.tensor([12]), "cuts": torch.tensor([6]), "plain": torch.tensor([False])}
-    got = int(best_modes(model, batch, 3)[0])
+    got = int(best_modes(model, batch, 3, tokens)[0])
+    seen = x if tokens > 20 else x[:, 2:11]  # four tokens before, four after, and the last one's target
+    cut = 6 if tokens > 20 else 4
     losses = []
     for mode in range(3):
-        logits = model(x[:, :-1], thought_seeds=[mode], prompt_lengths=6).logits
-        losses.append(float(torch.nn.functional.cross_entropy(logits[0, 6:], x[0, 7:])))
+        logits = model(seen[:, :-1], thought_seeds=[mode], prompt_lengths=cut).logits
+        losses.append(float(torch.nn.functional.cross_entropy(logits[0, cut:], seen[0, cut + 1 :])))
     assert got == 12 + int(np.argmin(losses))
-    assert best_modes(model, {**batch, "plain": torch.tensor([True])}, 3).tolist() == [12]
+    assert best_modes(model, {**batch, "plain": torch.tensor([True])}, 3, tokens).tolist() == [12]
+
+
+def test_a_glimpse_stays_within_its_window() -> None:
+    x = torch.arange(20).repeat(4, 1)
+    seen, cuts = glimpse(x, torch.tensor([0, 6, 15, 19]), 5)
+    assert seen[:, 0].tolist() == [0, 2, 10, 10] and seen.shape == (4, 10)
+    assert cuts.tolist() == [0, 4, 5, 9]
+    assert [int(row[c]) for row, c in zip(seen, cuts, strict=True)] == [0, 6, 15, 19]
+    assert torch.equal(glimpse(x, torch.tensor([3, 3, 3, 3]), 50)[0], x)
 
 
 def test_modes_find_the_kinds_of_text_that_are_there(tmp_path: Any) -> None:
