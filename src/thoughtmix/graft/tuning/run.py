@@ -131,4 +131,5 @@ def save(lm: LanguageModel, folder: Path) -> None:
     }
     part = folder / ".adapter_model.safetensors"
     save_file(half, part, metadata={"format": "pt"})
+    part.chmod(0o644)  # safetensors writes 0600
     part.replace(folder / "adapter_model.safetensors")
