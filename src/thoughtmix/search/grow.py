@@ -1,0 +1,347 @@
+"""Growing the tree: a round chooses leaves by PUCT, draws children at all of them in one batch, and judges those.
+
+A round is whole or not at all, and the limits only say when to stop: a search that was stopped and resumed has drawn
+what one uninterrupted search draws.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.decoding import Decoded, Row, decode
+from thoughtmix.errors import InputError
+from thoughtmix.search.answers import different
+from thoughtmix.search.apart import Apart, words_apart
+from thoughtmix.search.evaluators import Evaluators, Leaf
+from thoughtmix.search.proposals import Proposal, SamplingProposal
+from thoughtmix.search.tree import DEAD, Node, Tree
+
+if TYPE_CHECKING:
+    from thoughtmix.decoding import Prefix
+    from thoughtmix.models import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the tree depends on, beside prompt, seed, proposal and evaluators.
+
+    length: longest thought, tokens. step: tokens of a node. width: children drawn at a leaf. batch: leaves a round.
+    rollouts: judge a child by one continuation of it to the end (which is then a leaf of its own), not as it stands.
+    exploration, urgency: see `Tree`. stop: strings that end a thought.
+    """
+
+    length: int = 64
+    step: int = 8
+    width: int = 4
+    batch: int = 4
+    rollouts: bool = False
+    exploration: float = 0.5
+    urgency: float = 0.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("length", "step", "width", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}.", f"Pass 1 or more ({name}=4).")
+        if not 0 <= self.exploration < float("inf") or not 0 <= self.urgency <= 1:
+            raise InputError(
+                f"exploration is {self.exploration}, urgency {self.urgency}.",
+                "Pass exploration 0 or more, and urgency from 0 to 1.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to stop. tokens: drawn in all, the completion of open leaves included. seconds: of this run."""
+
+    tokens: int = 2048
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or (self.seconds is not None and not self.seconds > 0):
+            raise InputError(f"A budget of {self.tokens} tokens and {self.seconds} seconds.", "Pass more than 0.")
+
+
+@dataclass(slots=True)
+class Spent:
+    """Tokens drawn; tokens that went through the model; rounds; seconds in the model, in evaluators, and in all."""
+
+    drawn: int = 0
+    computed: int = 0
+    rounds: int = 0
+    steps: int = 0
+    model_seconds: float = 0.0
+    judging_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+class TreeSearch:
+    """One tree. `explore` as often and as long as you like, `finish` whenever an answer is wanted.
+
+    prompt: what evaluators are told was asked; None: the text of `prompt_ids`. apart: see `answers`. path, weights: as
+    in `decode`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt_ids: Sequence[int],
+        settings: Settings | None = None,
+        evaluators: Evaluators | None = None,
+        proposal: Proposal | None = None,
+        *,
+        seed: int = 0,
+        prompt: str | None = None,
+        apart: Apart = words_apart,
+        path: Any = "auto",
+        weights: Any = "auto",
+    ) -> None:
+        self.model, self.prompt_ids = model, list(prompt_ids)
+        self.settings, self.evaluators = settings or Settings(), evaluators or Evaluators()
+        self.proposal: Proposal = SamplingProposal() if proposal is None else proposal
+        self.prompt = model.decode(prompt_ids) if prompt is None else prompt
+        self.apart, self.path, self.weights = apart, path, weights
+        self.tree = Tree(seed, self.settings.exploration, self.settings.urgency)
+        self.spent = Spent()
+        self.ended: list[Node] = []  # open leaves that `finish` completed: not of the tree
+        self.interrupted = False
+        self.decoding_path = ""
+        self._longest_round = 0.0
+
+    def explore(self, limits: Limits, want: int = 1, on_round: Callable[[TreeSearch], None] | None = None) -> None:
+        """Whole rounds until a limit, keeping enough back to complete `want` thoughts. Ctrl-C drops the round that runs
+        and sets `interrupted`."""
+        began = time.perf_counter()
+        before = self.spent.seconds
+        while not self.interrupted:
+            at = time.perf_counter()
+            chosen = self._choose()
+            late = limits.seconds is not None and at - began + self._soon() > limits.seconds
+            if not chosen or late or self.spent.drawn + self._cost(chosen) + self._reserve(want) > limits.tokens:
+                self.tree.settle()
+                break
+            self._round(chosen)
+            self.spent.seconds = before + time.perf_counter() - began
+            self._longest_round = max(self._longest_round, time.perf_counter() - at)
+            if on_round is not None and not self.interrupted:
+                try:
+                    on_round(self)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+        self.spent.seconds = before + time.perf_counter() - began
+
+    def finish(self, limits: Limits, want: int) -> None:
+        """Complete good and different open leaves until there are `want` thoughts, as far as the budget goes. Not for
+        an interrupted search."""
+        self.ended = []
+        missing = want - len({node.text.strip() for node in self.tree.complete()})
+        if missing < 1 or self.interrupted:
+            return
+        began = time.perf_counter()
+        leaves = different(list(self.tree.leaves()), missing, self.apart, quality_weight=0.5)
+        each = max((limits.tokens - self.spent.drawn) // missing, 1)
+        draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
+        left = [min(each, self.settings.length - len(leaf.tokens)) for leaf, _ in draws]
+        done = self._decode(draws, left, keep=False, stop=self.settings.stop)
+        for i, (leaf, place) in enumerate(draws):
+            row = done.rows[i]
+            node = Node(-1, leaf, place, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
+            self._read(node)
+            node.finish = node.finish or "length"
+            self.ended.append(node)
+        self.spent.drawn += sum(len(row.token_ids) for row in done.rows)
+        for node, (value, said) in zip(self.ended, self._judge(self.ended), strict=True):
+            node.value, node.scores = value, said
+        self.interrupted = done.interrupted
+        self.spent.seconds += time.perf_counter() - began
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it went, as JSON."""
+        s, nodes = self.spent, self.tree.nodes
+        return {
+            "path": self.decoding_path,
+            "tokens": s.drawn,
+            "computed": s.computed,
+            "rounds": s.rounds,
+            "nodes": len(nodes),
+            "complete": len(self.tree.complete()),
+            "dead": sum(node.value == DEAD for node in nodes),
+            "seconds": round(s.seconds, 4),
+            "model_seconds": round(s.model_seconds, 4),
+            "judging_seconds": round(s.judging_seconds, 4),
+            "tokens_per_second": round(s.drawn / s.seconds, 1) if s.seconds else 0.0,
+            "evaluators": self.evaluators.weights,
+            "proposal": self.proposal.settings(),
+        }
+
+    # --- one round --------------------------------------------------------------------------------------
+
+    def _choose(self) -> list[Node]:
+        picks = (self.tree.pick() for _ in range(self.settings.batch))
+        return [node for node in picks if node is not None]
+
+    def _left(self, node: Node) -> int:
+        """Tokens that a thought may still get."""
+        return self.settings.length - len(node.tokens)
+
+    def _cost(self, chosen: list[Node]) -> int:
+        """The most tokens that a round can draw."""
+        s = self.settings
+        return sum(s.width * (self._left(x) if s.rollouts else min(s.step, self._left(x))) for x in chosen)
+
+    def _reserve(self, want: int) -> int:
+        """Tokens that completing the best open leaves may take."""
+        missing = want - len({node.text.strip() for node in self.tree.complete()})
+        return max(missing, 0) * self.settings.length
+
+    def _soon(self) -> float:
+        """Seconds that one more round and `finish` may take."""
+        a_step = self.spent.model_seconds / max(self.spent.steps, 1)
+        return self._longest_round + a_step * self.settings.length
+
+    def _round(self, chosen: list[Node]) -> None:
+        draws, taken = [], {id(node): node.drawn for node in chosen}
+        for node in chosen:
+            for _ in range(self.settings.width):
+                draws.append((node, taken[id(node)]))
+                taken[id(node)] += 1
+        done = self._decode(draws, [min(self.settings.step, self._left(node)) for node, _ in draws])
+        if done.interrupted:
+            self._give_up()
+            return
+        # The tree is touched only now, so that a round that is stopped leaves no trace.
+        children: list[tuple[Node, Node, Prefix | None]] = []
+        for i, (parent, place) in enumerate(draws):
+            row = done.rows[i]
+            node = Node(0, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
+            self._read(node)
+            children.append((parent, node, done.prefixes[i]))
+        rolled: Decoded | None = None
+        going = [node for _, node, _ in children if node.finish is None]
+        if self.settings.rollouts and going:
+            for _, node, prefix in children:
+                node.prefix = prefix
+            rolled = self._decode(
+                [(x, 0) for x in going], [self._left(x) for x in going], keep=False, stop=self.settings.stop
+            )
+            if rolled.interrupted:
+                self._give_up()
+                return
+        self.tree.settle()
+        new = self._hang(chosen, children)
+        if rolled is not None:
+            new = self._hang_rollouts(new, going, rolled)
+        self.spent.drawn += sum(len(row.token_ids) for d in (done, rolled) if d is not None for row in d.rows)
+        self.spent.rounds += 1
+        judged = [node for node in new if not node.children]  # a child with a rollout is judged by it
+        for node, (value, said) in zip(judged, self._judge(judged), strict=True):
+            node.scores = said
+            self.tree.judged(node, value)
+            if not node.open:
+                node.prefix = None
+
+    def _give_up(self) -> None:
+        self.tree.settle()
+        self.interrupted = True
+
+    def _hang(self, chosen: list[Node], children: list[tuple[Node, Node, Prefix | None]]) -> list[Node]:
+        """Put drawn children into the tree, the same tokens once."""
+        new = []
+        for node in chosen:
+            node.draws += 1
+        for parent, child, prefix in children:
+            parent.drawn += 1
+            same = next((c for c in parent.children if c.token_ids == child.token_ids), None)
+            if prefix is not None and prefix.keys is not None and parent.prefix is None:
+                parent.prefix = prefix.parent if prefix.before else prefix
+            if same is not None:
+                same.copies += 1
+                continue
+            self.tree.hang(child)
+            child.prefix = prefix
+            new.append(child)
+        return new
+
+    def _hang_rollouts(self, new: list[Node], going: list[Node], rolled: Decoded) -> list[Node]:
+        hung = {id(node) for node in new}
+        out = list(new)
+        for node, row in zip(going, rolled.rows, strict=True):
+            if id(node) not in hung:
+                continue
+            end = Node(0, node, 0, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
+            self._read(end)
+            end.finish = end.finish or "length"
+            node.drawn += 1
+            self.tree.hang(end)
+            out.append(end)
+        return out
+
+    def _decode(
+        self, draws: list[tuple[Node, int]], left: list[int], keep: bool = True, stop: tuple[str, ...] = ()
+    ) -> Decoded:
+        """One batch: a row for each (parent, place), of at most `left` tokens."""
+        began = time.perf_counter()
+        parents = list({id(node): node for node, _ in draws}.values())
+        at = {id(node): i for i, node in enumerate(parents)}
+        seeds = [self.tree.seed_of(node, place) for node, place in draws]
+        prompts = [self.prompt_ids + node.tokens for node in parents]
+        known = [_known(node, len(ids)) for node, ids in zip(parents, prompts, strict=True)]
+        if any(len(ids) < 2 for ids in prompts):
+            known = [None] * len(prompts)
+        carried = self.proposal.carried(self.model, seeds)
+        done = decode(
+            self.model,
+            prompts,
+            [
+                Row(seed=seed, sampler=self.proposal.sampler, prompt=at[id(node)], stop=stop, max_new_tokens=most)
+                for (node, _), seed, most in zip(draws, seeds, left, strict=True)
+            ],
+            max_new_tokens=max(left),
+            path=self.path,
+            weights=self.weights,
+            carried=carried,
+            tail=int(getattr(carried, "tail", 0)),
+            known=known,
+            keep=keep,
+        )
+        self.decoding_path = done.path
+        self.spent.computed += done.computed
+        self.spent.steps += max(len(row.token_ids) for row in done.rows)
+        self.spent.model_seconds += time.perf_counter() - began
+        return done
+
+    def _read(self, node: Node) -> None:
+        """The text of a new node, and whether it is complete: by its end, a stop string, or its length."""
+        tokens = node.tokens
+        ended = node.finish == "stop" and bool(tokens) and tokens[-1] in self.model.eos_ids
+        text = self.model.decode(tokens[:-1] if ended else tokens)
+        cuts = [at for s in self.settings.stop if (at := text.find(s)) >= 0]
+        if cuts:
+            node.text, node.finish = text[: min(cuts)], "stop"
+            return
+        node.text = text if ended else text.rstrip("\N{REPLACEMENT CHARACTER}")
+        if not ended:
+            node.finish = "length" if len(tokens) >= self.settings.length else None
+
+    def _judge(self, nodes: list[Node]) -> list[tuple[float, dict[str, float]]]:
+        began = time.perf_counter()
+        leaves = [
+            Leaf(node.text, tuple(node.tokens), tuple(node.token_logprobs), node.finish is not None) for node in nodes
+        ]
+        new = {id(node) for node in nodes}
+        found = [node.text for node in self.tree.complete() if id(node) not in new]
+        out = self.evaluators.judge(self.prompt, leaves, found) if leaves else []
+        self.spent.judging_seconds += time.perf_counter() - began
+        return out
+
+
+def _known(node: Node, length: int) -> Prefix | None:
+    """The longest beginning that was read, all but the last token at most: the node's own, or an ancestor's."""
+    for at in reversed(node.lineage):
+        if at.prefix is not None and at.prefix.keys is not None:
+            return at.prefix.cut(min(at.prefix.length, length - 1)) if length > 1 else None
+    return None
