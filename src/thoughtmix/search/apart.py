@@ -38,6 +38,6 @@ def embedding_apart(embedder: Embedder) -> Apart:
 
 
 def _distances(unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    out: NDArray[np.float64] = np.clip(1 - unit @ unit.T, 0, 2)
+    out: NDArray[np.float64] = np.clip(1 - unit @ unit.T, 0, 2).round(12)  # the same text is at 0
     np.fill_diagonal(out, 0)
     return out

@@ -232,7 +232,7 @@ class TreeSearch:
                 self._give_up()
                 return
         self.tree.settle()
-        new = self._hang(chosen, children)
+        new, copied = self._hang(chosen, children)
         if rolled is not None:
             new = self._hang_rollouts(new, going, rolled)
         self.spent.drawn += sum(len(row.token_ids) for d in (done, rolled) if d is not None for row in d.rows)
@@ -243,14 +243,20 @@ class TreeSearch:
             self.tree.judged(node, value)
             if not node.open:
                 node.prefix = None
+        for node in copied:
+            if not node.open and node.parent is not None:
+                self.tree.waste(node.parent)
 
     def _give_up(self) -> None:
         self.tree.settle()
         self.interrupted = True
 
-    def _hang(self, chosen: list[Node], children: list[tuple[Node, Node, Prefix | None]]) -> list[Node]:
-        """Put drawn children into the tree, the same tokens once."""
-        new = []
+    def _hang(
+        self, chosen: list[Node], children: list[tuple[Node, Node, Prefix | None]]
+    ) -> tuple[list[Node], list[Node]]:
+        """Put drawn children into the tree, the same tokens once: the new ones, and those drawn again."""
+        new: list[Node] = []
+        copied: list[Node] = []
         for node in chosen:
             node.draws += 1
         for parent, child, prefix in children:
@@ -260,11 +266,12 @@ class TreeSearch:
                 parent.prefix = prefix.parent if prefix.before else prefix
             if same is not None:
                 same.copies += 1
+                copied.append(same)
                 continue
             self.tree.hang(child)
             child.prefix = prefix
             new.append(child)
-        return new
+        return new, copied
 
     def _hang_rollouts(self, new: list[Node], going: list[Node], rolled: Decoded) -> list[Node]:
         hung = {id(node) for node in new}

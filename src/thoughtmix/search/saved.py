@@ -84,6 +84,8 @@ def restore(search: TreeSearch, body: Mapping[str, Any]) -> None:
         root.draws, root.drawn = int(nodes[0]["draws"]), int(nodes[0]["drawn"])
         for saved in nodes[1:]:
             _hang(search, saved)
+        for node, saved in zip(search.tree.nodes, nodes, strict=True):
+            search.tree.waste(node, int(saved["wasted"]))
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -97,6 +99,7 @@ def _node(node: Node) -> dict[str, Any]:
         "copies": node.copies,
         "draws": node.draws,
         "drawn": node.drawn,
+        "wasted": node.wasted,
         "token_ids": list(node.token_ids),
         "logprobs": list(node.logprobs),
         "finish": node.finish,

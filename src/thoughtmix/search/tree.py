@@ -47,10 +47,13 @@ class Node:
     """In how many rounds children were drawn here."""
     drawn: int = 0
     """How many, copies too."""
+    wasted: int = 0
+    """How many of them were copies of children that are complete or dead: nothing came of it."""
     total: float = 0.0
     finite: int = 0
     dead: int = 0
-    """Sum and number of the finite values of this node and those below, and the number of dead ones."""
+    """Sum and number of the finite values of this node and those below, and the number of dead ones and wasted draws.
+    """
     pending: int = 0
     """Leaves below that the running round has chosen: each is a loss until its value is known (virtual loss)."""
     drawing: int = 0
@@ -164,6 +167,12 @@ class Tree:
                 at.dead += 1
             else:
                 at.total, at.finite = at.total + value, at.finite + 1
+
+    def waste(self, node: Node, times: int = 1) -> None:
+        """Draws at a node of which nothing new came: each counts as 0, or the search would draw there for ever."""
+        node.wasted += times
+        for at in node.lineage:
+            at.dead += times
 
     def seed_of(self, parent: Node, place: int) -> int:
         """The random stream of a child: its own, by the tree's seed and its path."""
