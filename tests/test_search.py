@@ -445,7 +445,7 @@ def test_thinker_options(tinyland: Any, proposal: str, more: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("more", "says"),
     [({"step": 0}, "step is 0"), ({"tokens": 0}, "tokens is 0"), ({"evaluators": "x"}, "Unknown evaluator 'x'"),
-     ({"evaluators": "judge=1"}, "has no judge"), ({"proposal": "x"}, "proposal is 'x'"), ({"apart": "x"}, "apart is"),
+     ({"evaluators": "judge=1"}, "judge needs a model"), ({"proposal": "x"}, "proposal is 'x'"), ({"apart": "x"}, "apart is"),
      ({"temperature": [1.0, 2.0]}, "a search has one tree"), ({"width": 1.5}, "width is 1.5"),
      ({"creativity": 1.0, "temperature": 1.0}, "both were given"), ({"seconds": 0}, "0 seconds"),
      ({"exploration": -1}, "exploration is -1")],
@@ -505,3 +505,62 @@ def test_constrained_writing() -> None:
     assert c.so_far("My brother walks to church ear") == 0, "one word is left, and it is not the one"
     items = writing.problems(30)
     assert len({i.id for i in items}) == 30 and writing.problems(10) == items[:10] != writing.problems(10, seed=1)
+
+
+# --- the command and the pictures -------------------------------------------------------------------------------------
+
+
+def command(*words: str) -> int:
+    from thoughtmix.cli import main
+
+    return main(["search", *words])
+
+
+ASK = ("w5 w9 w77", "-n", "2", "--max-new-tokens", "9", "--step", "2", "--budget-tokens")
+
+
+def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, html = tmp_path / "tree.json", tmp_path / "tree.html"
+    assert command(*ASK, "120", "--save", str(file), "--html", str(html), "--evaluators", "likelihood=1,novelty=2") == 0
+    out = capsys.readouterr().out
+    assert "thought 2 (seed 0)" in out and "(1)" in out and "(2)" in out and "nodes" in out
+    assert "judged by likelihood 1, novelty 2" in out
+    text = html.read_text()
+    assert text.count("<circle") == len(json.loads(file.read_text())["nodes"]) + 2, "and the two completed thoughts"
+    assert "http" not in text.replace("http-equiv", ""), "nothing from elsewhere"
+    assert command("--resume", str(file), "-n", "2", "--budget-tokens", "400", "--json") == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert command(*ASK, "400", "--json", "--evaluators", "likelihood=1,novelty=2") == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert [t["text"] for t in resumed["thoughts"]] == [t["text"] for t in whole["thoughts"]]
+    assert resumed["run"]["nodes"] == whole["run"]["nodes"] > len(json.loads(file.read_text())["nodes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [((), "prompt is empty"), (("w5", "-n", "0"), "n is 0"), (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
+     (("w5", "--evaluators", "judge=1"), "--judge MODEL"), (("w5", "--budget-tokens", "0"), "budget of 0"),
+     (("w5", "--save", "/no/such/folder/x"), "mkdir -p"), (("w5", "--resume", "/no/such/file"), "Cannot read"),
+     (("w5", "--step", "0"), "step is 0")],
+)  # fmt: skip
+def test_bad_commands_are_one_line(tinyland: Any, capsys: pytest.CaptureFixture[str], words: Any, says: str) -> None:
+    assert command(*words) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error
+
+
+def test_ctrl_c_shows_what_is_there_and_saves_it(
+    tinyland: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thoughtmix.cli.search import _Grown
+
+    def stop(self: Any, event: Any) -> None:
+        if self.search.spent.rounds == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Grown, "see", stop)
+    file = tmp_path / "tree.json"
+    assert command(*ASK, "5000", "--save", str(file)) == 130
+    said = capsys.readouterr()
+    assert "thought 2" in said.out and "interrupted" in said.out
+    assert saved.read(file)["spent"]["rounds"] == 2

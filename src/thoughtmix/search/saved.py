@@ -19,8 +19,8 @@ SCHEMA, VERSION = "thoughtmix/search", 1
 _HINT = "Write one with: thoughtmix search PROMPT --save FILE"
 
 
-def to_dict(search: TreeSearch) -> dict[str, Any]:
-    """Everything, as JSON."""
+def to_dict(search: TreeSearch, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything, as JSON. asked: what the command line was asked, to be asked again."""
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -32,13 +32,14 @@ def to_dict(search: TreeSearch) -> dict[str, Any]:
         "evaluators": search.evaluators.weights,
         "proposal": search.proposal.settings(),
         "spent": dataclasses.asdict(search.spent),
+        "asked": dict(asked or {}),
         "nodes": [_node(node) for node in search.tree.nodes],
     }
 
 
-def save(search: TreeSearch, path: str | os.PathLike[str]) -> None:
+def save(search: TreeSearch, path: str | os.PathLike[str], asked: Mapping[str, Any] | None = None) -> None:
     """Write the search to `path`, whole or not at all."""
-    write_whole(path, json.dumps(to_dict(search), ensure_ascii=False, separators=(",", ":")) + "\n")
+    write_whole(path, json.dumps(to_dict(search, asked), ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from thoughtmix.thinker import Request, StepEvent
 if TYPE_CHECKING:
     from thoughtmix.decoding import Sampler
     from thoughtmix.models import LanguageModel
-    from thoughtmix.search.apart import Apart
     from thoughtmix.search.grow import TreeSearch
     from thoughtmix.search.proposals import Proposal
     from thoughtmix.search.tree import Node
@@ -46,21 +45,32 @@ class SearchThinker:
         from thoughtmix.search.answers import answers
         from thoughtmix.search.grow import Limits
 
-        search, apart = build(model, prompt_ids, request)
+        search = self.begin(model, prompt_ids, request)
         seconds = request.options.get("seconds")
-        most = int(_number(request, "tokens", default_budget(search, request.n), 1))
+        most = int(_number(request, "tokens", search.spent.drawn + default_budget(search, request.n), 1))
         limits = Limits(most, None if seconds is None else _number(request, "seconds", 0.0, 0.0))
         search.explore(limits, request.n, lambda s: _tell(request, s.spent.drawn, most))
+        self.explored(search)
         search.finish(limits, request.n)
-        nodes = answers(search, request.n, apart)
+        nodes = answers(search, request.n, search.apart)
         thoughts = [as_thought(search, node) for node in nodes]
         if not search.interrupted:
             _tell(request, search.spent.drawn, most, [t.text for t in thoughts])
         return thoughts, {**search.facts, "interrupted": search.interrupted}
 
+    def begin(self, model: LanguageModel, prompt_ids: Sequence[int], request: Request) -> TreeSearch:
+        """The search to grow."""
+        return build(model, prompt_ids, request)
 
-def build(model: LanguageModel, prompt_ids: Sequence[int], request: Request) -> tuple[TreeSearch, Apart]:
-    """The search that a request asks for, nothing grown yet. Raises `InputError`."""
+    def explored(self, search: TreeSearch) -> None:
+        """Called when the tree is grown, before open leaves are completed."""
+
+
+def build(
+    model: LanguageModel, prompt_ids: Sequence[int], request: Request, judge: Any = None, rubric: str = ""
+) -> TreeSearch:
+    """The search that a request asks for, nothing grown yet. judge: a model, or what loads one. Raises `InputError`."""
+    from thoughtmix.models import load_embedder
     from thoughtmix.search.apart import embedding_apart, words_apart
     from thoughtmix.search.evaluators import evaluators, parse_weights
     from thoughtmix.search.grow import Settings, TreeSearch
@@ -70,9 +80,9 @@ def build(model: LanguageModel, prompt_ids: Sequence[int], request: Request) -> 
     if kind not in {"words", "embedding"}:
         raise InputError(f"apart is {kind!r}.", "Pass apart=words or apart=embedding (--option).")
     weights = parse_weights(str(options.get("evaluators", DEFAULT_WEIGHTS)))
-    if "judge" in weights:
-        raise InputError("The thinker search has no judge.", "Type: thoughtmix search PROMPT --judge MODEL ...")
-    embedder = _embedder(model) if kind == "embedding" or "relevance" in weights else None
+    if "judge" in weights and judge is None:
+        raise InputError("The evaluator judge needs a model.", "Type: thoughtmix search PROMPT --judge MODEL ...")
+    embedder = load_embedder() if kind == "embedding" or "relevance" in weights else None
     apart = words_apart if kind == "words" or embedder is None else embedding_apart(embedder)
     settings = Settings(
         length=request.max_new_tokens,
@@ -83,11 +93,11 @@ def build(model: LanguageModel, prompt_ids: Sequence[int], request: Request) -> 
         exploration=_number(request, "exploration", 0.5, 0),
         stop=request.stop,
     )
-    search = TreeSearch(
-        model, prompt_ids, settings, evaluators(weights, embedder=embedder, apart=apart), proposal(request),
+    parts = {"embedder": embedder, "apart": apart, "judge": judge, "rubric": rubric}
+    return TreeSearch(
+        model, prompt_ids, settings, evaluators(weights, **parts), proposal(request),
         seed=request.seed, apart=apart, path=request.path, weights=request.weights,
     )  # fmt: skip
-    return search, apart
 
 
 def default_budget(search: TreeSearch, n: int) -> int:
@@ -154,12 +164,6 @@ def _number(request: Request, name: str, default: float, least: float) -> float:
     if isinstance(default, int) and value != int(value):
         raise InputError(f"{name} is {value!r}.", f"Pass a whole number (--option {name}={default:g}).")
     return value
-
-
-def _embedder(model: LanguageModel) -> Any:
-    from thoughtmix.models import load_embedder
-
-    return load_embedder()
 
 
 def _tell(request: Request, done: int, total: int, texts: Sequence[str] = ()) -> None:
