@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +32,9 @@ from thoughtmix.bench.tasks.item import Reading
 from thoughtmix.bench.tasks.puzzles import Puzzle
 from thoughtmix.decoding import Row, Sampler, decode
 from thoughtmix.models import load_model
-from thoughtmix.search import Evaluators, Limits, SamplingProposal, Settings, TreeSearch
+from thoughtmix.search import Evaluators, Limits, SamplingProposal, Settings, TreeSearch, Verifier
 from thoughtmix.search.answers import valid
-from thoughtmix.search.evaluators import Likelihood, Verifier
+from thoughtmix.search.evaluators import Likelihood
 
 LONGEST = 24  # tokens of a thought
 MIN_P = 0.02
@@ -117,36 +118,55 @@ def result(distinct: set[str], thoughts: int, tokens: int) -> dict[str, Any]:
     return {"solved": len(distinct) > 0, "distinct": len(distinct), "thoughts": thoughts, "tokens": tokens}
 
 
-_STREAMS: dict[tuple[str, float, int], list[list[int]]] = {}  # the two sampling contestants see the same thoughts
-
-
-def stream(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator[list[int]]:
-    """Thoughts without end, each of its own seed."""
+def stream(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator[tuple[list[int], bool]]:
+    """Thoughts without end, each of its own seed: (tokens, True)."""
     ids, sampler = lm.encode(one.prompt, raw=True), Sampler(temperature=temperature, min_p=MIN_P)
-    seen = _STREAMS.setdefault((one.prompt, temperature, seed), [])
-    at = 0
-    while True:
-        if at == len(seen):
-            rows = [Row(seed * 1_000_003 + at + i, sampler, stop=("\n",)) for i in range(16)]
-            seen += [row.token_ids for row in decode(lm, [ids], rows, max_new_tokens=LONGEST).rows]
-        yield seen[at]
-        at += 1
+    for start in itertools.count(seed * 1_000_003, 16):
+        rows = [Row(start + i, sampler, stop=("\n",)) for i in range(16)]
+        for row in decode(lm, [ids], rows, max_new_tokens=LONGEST).rows:
+            yield row.token_ids, True
+
+
+def rejecting(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator[tuple[list[int], bool]]:
+    """The same, but a thought ends at the first token after which the partial check gives it up: (its tokens up to
+    there, False). Drawn a few tokens at a time, from prefixes, so that little is drawn past that token; what is drawn
+    past it does not count."""
+    ids, sampler = lm.encode(one.prompt, raw=True), Sampler(temperature=temperature, min_p=MIN_P)
+    for start in itertools.count(seed * 1_000_003, 32):
+        out: list[tuple[list[int], bool] | None] = [None] * 32
+        alive: list[tuple[int, list[int], Any]] = [(i, [], None) for i in range(32)]
+        for part, length in enumerate((2, 2, 4, 8, 8)):
+            if not alive:
+                break
+            rows = [Row((start + i) * 8 + part, sampler, j, ("\n",)) for j, (i, _, _) in enumerate(alive)]
+            texts, known = [[*ids, *tokens] for _, tokens, _ in alive], [prefix for _, _, prefix in alive]
+            if part == 0:
+                texts, known = [ids], [None]
+                rows = [Row(row.seed, sampler, 0, row.stop) for row in rows]
+            done = decode(lm, texts, rows, max_new_tokens=length, known=known, keep=True)
+            going = []
+            for (i, before, _), row, prefix in zip(alive, done.rows, done.prefixes, strict=True):
+                tokens, ended = [*before, *row.token_ids], row.finish == "stop" or part == 4
+                dead = next((at for at in range(len(before) + 1, len(tokens) + (not ended))
+                             if one.so_far(lm.decode(tokens[:at]).split("\n")[0]) <= 0), None)  # fmt: skip
+                if dead is not None:
+                    out[i] = (tokens[:dead], False)
+                elif ended:
+                    out[i] = (tokens, True)
+                else:
+                    going.append((i, tokens, prefix))
+            alive = going
+        yield from (each for each in out if each is not None)
 
 
 def sampled(lm: Any, one: Instance, how: dict[str, Any], budget: int, seed: int, early: bool) -> dict[str, Any]:
-    """best-of-N: thoughts while the budget pays for them; early: a thought costs what it had when it was given up."""
+    """Thoughts while the budget pays for them; with early rejection each costs what it had when it was given up."""
     spent = count = 0
     distinct: set[str] = set()
-    for tokens in stream(lm, one, how["temperature"], seed):
-        used, alive = len(tokens), True
-        if early:
-            for at in range(1, len(tokens)):
-                if one.so_far(lm.decode(tokens[:at]).split("\n")[0]) <= 0:
-                    used, alive = at, False
-                    break
-        if spent + used > budget:
+    for tokens, alive in (rejecting if early else stream)(lm, one, how["temperature"], seed):
+        if spent + len(tokens) > budget:
             break
-        spent, count = spent + used, count + 1
+        spent, count = spent + len(tokens), count + 1
         reading = one.read(lm.decode(tokens).split("\n")[0])
         if alive and reading.valid:
             distinct.add(str(reading.answer))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import torch
 from tiny import fresh, language_model, tokenizer
 from tinyland import HashEmbedder
 
+import thoughtmix.search
 from thoughtmix import InputError, NumericsError, UnknownName, think
 from thoughtmix.bench.tasks import countdown, partial, writing
 from thoughtmix.models import wrap_model
 from thoughtmix.puct import bonus, rescaled
-from thoughtmix.search import Evaluators, Leaf, Limits, Node, SamplingProposal, Settings, Tree, TreeSearch, saved
+from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, Tree, TreeSearch, Verifier, saved
 from thoughtmix.search.answers import answers, valid
 from thoughtmix.search.apart import embedding_apart, words_apart
 from thoughtmix.search.evaluators import (
@@ -28,11 +31,10 @@ from thoughtmix.search.evaluators import (
     Novelty,
     Relevance,
     Repetition,
-    Verifier,
     evaluators,
     parse_weights,
 )
-from thoughtmix.search.tree import DEAD
+from thoughtmix.search.tree import DEAD, Node
 
 pytest_plugins = ["tinyland"]
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
@@ -320,6 +322,16 @@ def test_the_answers_are_different_and_good() -> None:
     assert spread(got) > spread(best)
     assert np.mean([n.value for n in got]) > np.mean([n.value for n in nodes])
     assert len(answers(small(), 3)) == 0, "nothing was grown"
+
+
+def test_names_import_no_torch() -> None:
+    code = "import sys, thoughtmix.search, thoughtmix.search.thinker; print('torch' in sys.modules); print(thoughtmix.search.Tree)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert out[0] == "False" and "thoughtmix.search.tree.Tree" in out[-1]
+    assert all(getattr(thoughtmix.search, name) is not None for name in thoughtmix.search.__all__)
+    assert set(thoughtmix.search._HOME) == set(thoughtmix.search.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Forest'"):
+        _ = thoughtmix.search.Forest
 
 
 # --- evaluators ---------------------------------------------------------------------------------------------------
