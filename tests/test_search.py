@@ -218,9 +218,16 @@ def test_a_round_that_is_stopped_leaves_no_trace(monkeypatch: pytest.MonkeyPatch
         done.interrupted = True
         return done
 
+    def impatient(*a: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "_judge", impatient)
+    search.explore(Limits(1000), 1)
+    assert search.interrupted and picture(search) == before, "while it was being judged"
+    search.interrupted = False
     monkeypatch.setattr(grow, "decode", stopped)
     search.explore(Limits(1000), 1)
-    assert search.interrupted and picture(search) == before
+    assert search.interrupted and picture(search) == before, "while it was being drawn"
     assert all(n.pending == n.drawing == 0 for n in search.tree.nodes)
 
 

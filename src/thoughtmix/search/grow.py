@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.decoding import Decoded, Row, decode
+from thoughtmix.decoding import Continuation, Decoded, Row, decode
 from thoughtmix.errors import InputError
 from thoughtmix.search.answers import different
 from thoughtmix.search.apart import Apart, words_apart
@@ -146,13 +146,10 @@ class TreeSearch:
         draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
         left = [min(each, self.settings.length - len(leaf.tokens)) for leaf, _ in draws]
         done = self._decode(draws, left, keep=False, stop=self.settings.stop)
-        for i, (leaf, place) in enumerate(draws):
-            row = done.rows[i]
-            node = Node(-1, leaf, place, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
-            self._read(node)
-            node.finish = node.finish or "length"
-            self.ended.append(node)
-        self.spent.drawn += sum(len(row.token_ids) for row in done.rows)
+        self.ended = [
+            self._node(leaf, place, row, last=True) for (leaf, place), row in zip(draws, done.rows, strict=True)
+        ]
+        self.spent.drawn += _count(done)
         for node, (value, said) in zip(self.ended, self._judge(self.ended), strict=True):
             node.value, node.scores = value, said
         self.interrupted = done.interrupted
@@ -204,88 +201,76 @@ class TreeSearch:
         return self._longest_round + a_step * self.settings.length
 
     def _round(self, chosen: list[Node]) -> None:
+        """Draw, judge, and only then touch the tree, so that a round that is stopped leaves no trace."""
+        said: list[tuple[float, dict[str, float]]] = []
+        try:
+            drawn = self._draw(chosen)
+            if drawn is not None:
+                said = self._judge(drawn.judged)
+        except KeyboardInterrupt:
+            drawn = None
+        self.tree.settle()
+        if drawn is None:
+            self.interrupted = True
+            return
+        for node in chosen:
+            node.draws += 1
+            node.drawn += self.settings.width
+            node.prefix = node.prefix or drawn.read.get(id(node))
+        for child in drawn.new:
+            self.tree.hang(child)
+            if child in drawn.ends:
+                child.drawn += 1
+                self.tree.hang(drawn.ends[child])
+        for node, (value, scores) in zip(drawn.judged, said, strict=True):
+            node.scores = scores
+            self.tree.judged(node, value)
+            if not node.open:
+                node.prefix = None
+        for node in drawn.copied:
+            node.copies += 1
+            if not node.open and node.parent is not None:
+                self.tree.waste(node.parent)
+        self.spent.drawn += drawn.tokens
+        self.spent.rounds += 1
+
+    def _draw(self, chosen: list[Node]) -> _Drawn | None:
+        """Children of the chosen leaves, the same tokens once, perhaps each with a continuation; None: interrupted."""
         draws, taken = [], {id(node): node.drawn for node in chosen}
         for node in chosen:
             for _ in range(self.settings.width):
                 draws.append((node, taken[id(node)]))
                 taken[id(node)] += 1
         done = self._decode(draws, [min(self.settings.step, self._left(node)) for node, _ in draws])
-        if done.interrupted:
-            self._give_up()
-            return
-        # The tree is touched only now, so that a round that is stopped leaves no trace.
-        children: list[tuple[Node, Node, Prefix | None]] = []
-        for i, (parent, place) in enumerate(draws):
-            row = done.rows[i]
-            node = Node(0, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
-            self._read(node)
-            children.append((parent, node, done.prefixes[i]))
-        rolled: Decoded | None = None
-        going = [node for _, node, _ in children if node.finish is None]
-        if self.settings.rollouts and going:
-            for _, node, prefix in children:
-                node.prefix = prefix
-            rolled = self._decode(
-                [(x, 0) for x in going], [self._left(x) for x in going], keep=False, stop=self.settings.stop
-            )
-            if rolled.interrupted:
-                self._give_up()
-                return
-        self.tree.settle()
-        new, copied = self._hang(chosen, children)
-        if rolled is not None:
-            new = self._hang_rollouts(new, going, rolled)
-        self.spent.drawn += sum(len(row.token_ids) for d in (done, rolled) if d is not None for row in d.rows)
-        self.spent.rounds += 1
-        judged = [node for node in new if not node.children]  # a child with a rollout is judged by it
-        for node, (value, said) in zip(judged, self._judge(judged), strict=True):
-            node.scores = said
-            self.tree.judged(node, value)
-            if not node.open:
-                node.prefix = None
-        for node in copied:
-            if not node.open and node.parent is not None:
-                self.tree.waste(node.parent)
+        out = _Drawn(tokens=_count(done))
+        known = {(id(c.parent), c.token_ids): c for node in chosen for c in node.children}
+        for (parent, place), row, prefix in zip(draws, done.rows, done.prefixes, strict=True):
+            if prefix is not None and prefix.keys is not None:
+                out.read.setdefault(id(parent), prefix.parent if prefix.before and prefix.parent else prefix)
+            child = self._node(parent, place, row)
+            same = known.setdefault((id(parent), child.token_ids), child)
+            if same is child:
+                child.prefix = prefix
+                out.new.append(child)
+            else:
+                out.copied.append(same)
+        going = [child for child in out.new if child.finish is None]
+        if self.settings.rollouts and going and not done.interrupted:
+            left = [self._left(child) for child in going]
+            done = self._decode([(child, 0) for child in going], left, keep=False, stop=self.settings.stop)
+            out.tokens += _count(done)
+            for child, row in zip(going, done.rows, strict=True):
+                out.ends[child] = self._node(child, 0, row, last=True)
+        out.judged = [out.ends.get(child, child) for child in out.new]  # a child with a rollout is judged by it
+        return None if done.interrupted else out
 
-    def _give_up(self) -> None:
-        self.tree.settle()
-        self.interrupted = True
-
-    def _hang(
-        self, chosen: list[Node], children: list[tuple[Node, Node, Prefix | None]]
-    ) -> tuple[list[Node], list[Node]]:
-        """Put drawn children into the tree, the same tokens once: the new ones, and those drawn again."""
-        new: list[Node] = []
-        copied: list[Node] = []
-        for node in chosen:
-            node.draws += 1
-        for parent, child, prefix in children:
-            parent.drawn += 1
-            same = next((c for c in parent.children if c.token_ids == child.token_ids), None)
-            if prefix is not None and prefix.keys is not None and parent.prefix is None:
-                parent.prefix = prefix.parent if prefix.before else prefix
-            if same is not None:
-                same.copies += 1
-                copied.append(same)
-                continue
-            self.tree.hang(child)
-            child.prefix = prefix
-            new.append(child)
-        return new, copied
-
-    def _hang_rollouts(self, new: list[Node], going: list[Node], rolled: Decoded) -> list[Node]:
-        hung = {id(node) for node in new}
-        out = list(new)
-        for node, row in zip(going, rolled.rows, strict=True):
-            if id(node) not in hung:
-                continue
-            end = Node(0, node, 0, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
-            self._read(end)
-            end.finish = end.finish or "length"
-            node.drawn += 1
-            self.tree.hang(end)
-            out.append(end)
-        return out
+    def _node(self, parent: Node, place: int, row: Continuation, last: bool = False) -> Node:
+        """What a row drew. Not of the tree yet. last: a thought ends here, whatever it lacks."""
+        node = Node(-1, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
+        self._read(node)
+        if last:
+            node.finish = node.finish or "length"
+        return node
 
     def _decode(
         self, draws: list[tuple[Node, int]], left: list[int], keep: bool = True, stop: tuple[str, ...] = ()
@@ -339,11 +324,27 @@ class TreeSearch:
         leaves = [
             Leaf(node.text, tuple(node.tokens), tuple(node.token_logprobs), node.finish is not None) for node in nodes
         ]
-        new = {id(node) for node in nodes}
-        found = [node.text for node in self.tree.complete() if id(node) not in new]
+        found = [node.text for node in self.tree.complete()]
         out = self.evaluators.judge(self.prompt, leaves, found) if leaves else []
         self.spent.judging_seconds += time.perf_counter() - began
         return out
+
+
+@dataclass
+class _Drawn:
+    """A round before it is hung into the tree. read: by id of a leaf, the prefix of its whole text. ends: of a child
+    that was continued to the end, the rest. copied: children, old or new, that were drawn again."""
+
+    tokens: int
+    new: list[Node] = field(default_factory=list)
+    ends: dict[Node, Node] = field(default_factory=dict)
+    judged: list[Node] = field(default_factory=list)
+    copied: list[Node] = field(default_factory=list)
+    read: dict[int, Prefix] = field(default_factory=dict)
+
+
+def _count(done: Decoded) -> int:
+    return sum(len(row.token_ids) for row in done.rows)
 
 
 def _known(node: Node, length: int) -> Prefix | None:
