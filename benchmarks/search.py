@@ -43,8 +43,10 @@ LADDERS: dict[str, list[dict[str, Any]]] = {
     "best-of-n": SAMPLES,
     "early": SAMPLES,
     "search": [
-        {"temperature": 1.0, "step": 1, "exploration": 0.3}, {"temperature": 1.0, "step": 1, "exploration": 1.0},
-        {"temperature": 1.3, "step": 1, "exploration": 0.5}, {"temperature": 1.0, "step": 3, "exploration": 0.5},
+        {"temperature": 1.0, "step": 1, "width": 2, "batch": 2, "exploration": 0.3},
+        {"temperature": 1.0, "step": 2, "width": 2, "batch": 2, "exploration": 0.3},
+        {"temperature": 1.3, "step": 1, "width": 2, "batch": 2, "exploration": 0.5},
+        {"temperature": 1.0, "step": 1, "width": 3, "batch": 2, "exploration": 1.0},
     ],
 }  # fmt: skip
 
@@ -179,7 +181,7 @@ def searched(lm: Any, one: Instance, how: dict[str, Any], budget: int, seed: int
 
     search = TreeSearch(
         lm, lm.encode(one.prompt, raw=True),
-        Settings(LONGEST, how["step"], how.get("width", 4), how.get("batch", 4), exploration=how["exploration"],
+        Settings(LONGEST, how["step"], how["width"], how["batch"], exploration=how["exploration"],
                  stop=("\n",)),
         Evaluators(((Verifier(check, lambda text: one.read(text).answer), 1.0), (Likelihood(), 0.02))),
         SamplingProposal(Sampler(temperature=how["temperature"], min_p=MIN_P)), seed=seed,

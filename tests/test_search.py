@@ -19,6 +19,7 @@ from tinyland import HashEmbedder
 import thoughtmix.search
 from thoughtmix import InputError, NumericsError, UnknownName, think
 from thoughtmix.bench.tasks import countdown, partial, writing
+from thoughtmix.decoding import Sampler
 from thoughtmix.models import wrap_model
 from thoughtmix.puct import bonus, rescaled
 from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, Tree, TreeSearch, Verifier, saved
@@ -287,7 +288,7 @@ def test_more_search_finds_what_the_evaluators_like() -> None:
         search.explore(limits, 1)
         search.finish(limits, 1)
         found = max(node.value for node in [*search.tree.complete(), *search.ended])
-        from thoughtmix.decoding import Row, Sampler, decode
+        from thoughtmix.decoding import Row, decode
 
         rows = [Row(1000 * seed + i, Sampler(min_p=0.1)) for i in range(budget // 12)]
         plain = decode(model, [PROMPT], rows, max_new_tokens=12, weights="native").rows
@@ -339,6 +340,31 @@ def test_names_import_no_torch() -> None:
     assert set(thoughtmix.search._HOME) == set(thoughtmix.search.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Forest'"):
         _ = thoughtmix.search.Forest
+
+
+def test_mixture_proposes_through_a_grafts_routes() -> None:
+    """Each child on its own route, on the fused path, going on from its ancestors' keys and values."""
+    from graftland import grafted
+
+    from thoughtmix.search import MixtureProposal
+
+    base = grafted("llama", router="prior", combiner="router", noise="held", tail=3).get_base_model()
+    model = wrap_model(base, tokenizer(), name="tiny-graft")
+    object.__setattr__(model, "eos_ids", frozenset())
+    first, again = (small(model, 3, proposal=MixtureProposal()) for _ in range(2))
+    plain, still = (
+        small(model, 3, proposal=SamplingProposal(Sampler(temperature=0.7, min_p=0.1))),
+        small(model, 3, proposal=MixtureProposal(creativity=0.0)),
+    )
+    for search in (first, again, plain, still):
+        search.explore(Limits(120), 1)
+        assert search.decoding_path == "fused" and search.spent.rounds >= 3
+    assert picture(first) == picture(again) != picture(plain)
+    rest = first.spent.computed - (len(PROMPT) - 3 + first.spent.drawn)
+    assert 2 * 6 <= rest <= 2 * 6 * (first.tree.root.draws - 1), "2 more tokens of the prompt by rows that begin there"
+    assert [n.token_ids for n in still.tree.nodes] == [n.token_ids for n in plain.tree.nodes], (
+        "creativity 0 is the base"
+    )
 
 
 # --- evaluators ---------------------------------------------------------------------------------------------------

@@ -285,6 +285,8 @@ class TreeSearch:
         if any(len(ids) < 2 for ids in prompts):
             known = [None] * len(prompts)
         carried = self.proposal.carried(self.model, seeds)
+        tail = int(getattr(carried, "tail", 0))  # it is for a prompt's end: later, the last token is enough
+        tail = tail if any(node.parent is None for node in parents) else min(tail, 1)
         done = decode(
             self.model,
             prompts,
@@ -296,7 +298,7 @@ class TreeSearch:
             path=self.path,
             weights=self.weights,
             carried=carried,
-            tail=int(getattr(carried, "tail", 0)),
+            tail=tail,
             known=known,
             keep=keep,
         )
