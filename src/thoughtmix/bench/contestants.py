@@ -82,6 +82,8 @@ def _steps(knob: str, low: float, high: float, count: int, fixed: Setting) -> li
 def _think(thinker: str) -> Callable[[Pipeline, Ask, Setting], ThoughtSet]:
     def answer(pipeline: Pipeline, ask: Ask, setting: Setting) -> ThoughtSet:
         how = {"seed": ask.seed, "max_new_tokens": ask.max_new_tokens, "measure": False, **setting}
+        if thinker == "search":  # which would spend more: here everyone has the same
+            how["tokens"] = ask.n * ask.max_new_tokens
         return pipeline(ask.item.prompt, ask.n, thinker, **how)
 
     return answer

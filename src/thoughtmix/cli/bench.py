@@ -29,7 +29,7 @@ def bench(
         Path | None, typer.Option(help="Open prompts: JSON Lines with `prompt` (NoveltyBench's files too).")
     ] = None,
     tasks: Annotated[
-        str, typer.Option(help="Task families: coverage, puzzles, countdown, with commas between, or none.")
+        str, typer.Option(help="Task families: coverage, puzzles, countdown, writing, with commas between, or none.")
     ] = "coverage,puzzles",
     n: Annotated[int, typer.Option("-n", "--n", help="Thoughts a cell.")] = 8,
     budget: Annotated[int, typer.Option(help="Most tokens of a cell, all n thoughts together, for everyone.")] = 384,

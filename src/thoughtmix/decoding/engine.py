@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from thoughtmix.decoding.known import Prefix, check_known
 from thoughtmix.decoding.path import Path, vocabulary_size
 from thoughtmix.decoding.probe import PathName, Weights, choose
 from thoughtmix.decoding.randomness import uniforms
@@ -70,6 +71,10 @@ class Decoded:
     prefill_seconds: float = 0.0
     seconds: float = 0.0
     interrupted: bool = False
+    computed: int = 0
+    """Tokens that went through the model, read or stepped: a prompt that rows share counts once."""
+    prefixes: list[Prefix | None] = field(default_factory=list)
+    """With `keep`: of each row that ended, all its tokens but the last, which was drawn and never read."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -100,6 +105,8 @@ def decode(
     read: Read = "shared",
     tail: int = 0,
     top: int = 0,
+    known: Sequence[Prefix | None] | None = None,
+    keep: bool = False,
 ) -> Decoded:
     """Continue `prompts` (token ids) by `rows`.
 
@@ -108,13 +115,22 @@ def decode(
     carried: what each of `rows` carries through the model, in their order (see `RowState`). read: a prompt is read
     once for all its rows, or by each row for itself. tail: the last so many tokens of each prompt (never all) are left
     to every row, so that what it carries has a say in its first token, too. top: note so many likeliest tokens a step.
+    known: of each prompt, a beginning that an earlier call kept: only the tokens past it are computed. keep: hand out
+    such a `Prefix` of every row that ends (`Decoded.prefixes`). Both for read="shared"; where nothing is kept
+    (`expanded`, and rows that carry a state on `shared`) prompts are read again, with the same result.
     Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """
     _check(lm, prompts, rows, max_new_tokens)
+    if read != "shared" and (keep or known):
+        raise InputError("Rows that each read the prompt keep no prefix.", 'Pass read="shared".')
+    if known is not None:
+        check_known(known, prompts)
     route = choose(lm.model, path, weights, carried, read, len(prompts))
     batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
-    batch.top = top
+    batch.top, batch.keep = top, keep
+    if known is not None and any(prefix is not None for prefix in known):
+        batch.known, tail = list(known), max(tail, 1)
     return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))
 
 
@@ -133,6 +149,8 @@ class _Batch:
     ) -> None:
         device = lm.model.device
         self.prompts, self.top = [list(p) for p in prompts], 0
+        self.known: list[Prefix | None] | None = None
+        self.keep = False
         self.rows, self.end_ids, self.on_step, self.carried = rows, end_ids, on_step, carried
         self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
         self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
@@ -152,25 +170,25 @@ class _Batch:
         began = time.perf_counter()
         try:
             counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
-            heads = [p[: len(p) - tail] for p in self.prompts]
-            first = route.start(heads, counts, max(self.budget) + tail)
-            logits = first  # of each row, or of each prompt, with which all its rows begin
-            if read == "shared":
-                logits = first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
+            logits = self._start(route, counts, read, tail, done)
             for at in range(tail, 0, -1):
                 logits = route.step(
-                    torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(first.device)
+                    torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(self.code.device)
                 )
+                done.computed += len(self.live)
             done.prefill_seconds = time.perf_counter() - began
             for step in range(max(self.budget)):
                 tokens = self._take(logits, step)
                 gone = self._ended(step)
                 self._report(gone)
+                if gone and self.keep:
+                    self._keep(route, gone, done.prefixes)
                 if gone:
                     tokens = self._drop(route, gone, tokens)
                 if not self.live:
                     break
                 logits = route.step(tokens)
+                done.computed += len(tokens)
         except KeyboardInterrupt:
             done.interrupted = True
         finally:
@@ -179,6 +197,28 @@ class _Batch:
             result.text = text.finish()
         done.seconds = time.perf_counter() - began
         return done
+
+    def _start(self, route: Path, counts: list[int], read: Read, tail: int, done: Decoded) -> Tensor:
+        """Read what has to be read: the next logits of each row (of no meaning where a tail follows)."""
+        heads = [p[: len(p) - tail] for p in self.prompts]
+        if self.keep:
+            done.prefixes = [None] * len(self.rows)
+        if self.known is not None:
+            done.computed = route.resume(heads, self.known, counts, max(self.budget) + tail)
+            return self.uniform
+        first = route.start(heads, counts, max(self.budget) + tail)
+        if read == "shared":  # of each prompt, with which all its rows begin
+            done.computed = sum(map(len, heads))
+            return first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
+        done.computed = sum(len(head) * n for head, n in zip(heads, counts, strict=True))
+        return first
+
+    def _keep(self, route: Path, gone: list[int], prefixes: list[Prefix | None]) -> None:
+        for position in gone:
+            row = self.live[position]
+            prompt = self.rows[row].prompt
+            ids = [*self.prompts[prompt], *self.results[row].token_ids[:-1]]
+            prefixes[row] = route.keep(position, prompt, ids)
 
     def _take(self, logits: Tensor, step: int) -> Tensor:
         """Draw a token for each live row and note it."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from thoughtmix.decoding.known import Prefix
 from thoughtmix.decoding.path import blocks, read_prompt
 from thoughtmix.decoding.rows import PLAIN, Read, RowState
 
@@ -38,6 +39,15 @@ class ExpandedPath:
             self.batches.append((cache, n))
             logits.append(last)
         return torch.cat(logits)
+
+    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
+        """Caches of unknown kinds cannot be cut and joined: everything is read again."""
+        self.start(prompts, rows, capacity)
+        return sum(map(len, prompts))
+
+    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
+        """The tokens alone."""
+        return Prefix(tuple(ids))
 
     def step(self, tokens: Tensor) -> Tensor:
         out = []

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from thoughtmix.decoding.known import Prefix
 from thoughtmix.errors import ModelError
 
 
@@ -26,6 +27,15 @@ class Path(Protocol):
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         """Read the prompts; prompt p gets rows[p] rows of up to `capacity` own tokens.
         Returns the logits of the first new token: (prompts, vocabulary), or (rows, vocabulary) where each row read."""
+        ...
+
+    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
+        """`start` where the beginnings of prompts may have been read already. No logits: the caller has kept at least
+        one token back. Returns how many tokens were read."""
+        ...
+
+    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
+        """What the row at this position has read, `ids` in all, to begin others from."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -44,14 +54,24 @@ class Path(Protocol):
 CACHE_NAMES = ("past_key_values", "cache_params")  # attention models; purely recurrent ones (Mamba)
 
 
-def read_prompt(model: PreTrainedModel, ids: list[int], plain_cache: bool, rows: int = 1) -> tuple[Tensor, str, Any]:
+def read_prompt(
+    model: PreTrainedModel,
+    ids: list[int],
+    plain_cache: bool,
+    rows: int = 1,
+    past: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, str, Any]:
     """One forward pass over a prompt: (rows, vocabulary) logits of the next token; the cache's name and the cache.
 
     plain_cache: a cache that keeps every key of every layer, also where the model would keep a window.
+    past: keys and values (l, h, t, d) of the tokens before `ids`, for a plain cache.
     """
     extra: dict[str, Any] = {"logits_to_keep": 1} if _keeps_logits(type(model)) else {}
     if plain_cache:
         extra["past_key_values"] = DynamicCache()
+    if past is not None:
+        for layer, (keys, values) in enumerate(zip(*past, strict=True)):
+            extra["past_key_values"].update(keys[None], values[None], layer)
     out = model(input_ids=torch.tensor([ids] * rows, device=model.device), use_cache=True, **extra)
     for name in CACHE_NAMES:
         if getattr(out, name, None) is not None:

@@ -76,6 +76,10 @@ class SharedPrefix:
         self.length += 1
         self._view()
 
+    def own(self, row: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values (l, h, s, d) of a row's own tokens."""
+        return self._keys[:, row, :, : self.length].clone(), self._values[:, row, :, : self.length].clone()
+
     def drop(self, gone: list[int]) -> list[int]:
         """Remove rows. Returns the old index of every remaining row, in its new order."""
         order = list(range(self.rows))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from thoughtmix.decoding.known import Prefix, kept, segment, usable
 from thoughtmix.decoding.path import blocks, read_prompt
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
 from thoughtmix.decoding.rows import PLAIN, RowState
@@ -129,6 +130,7 @@ class SharedPath:
         self.quick: OwnStep | None = None
         self.state: SharedPrefix | None = None
         self.cache: Cache | None = None
+        self.bases: dict[int, Prefix] = {}  # prompts whose prefixes rows have handed out, or began from
 
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         logits, read = [], []
@@ -141,11 +143,43 @@ class SharedPath:
                 raise Unsupported("a cache that does not keep every key")
             read.append(Prompt([k[0] for k in keys], [v[0] for v in values], len(ids), n))
             logits.append(last)
+        self._begin(read, capacity)
+        return torch.cat(logits)
+
+    def _begin(self, read: list[Prompt], capacity: int) -> None:
         self.state = SharedPrefix(read, capacity)
         if self.own and hasattr(self.model, "decoding_step"):
             self.quick = self.model.decoding_step()  # type: ignore[operator]
         self.cache = Cache(layers=[_Layer(self.state, i) for i in range(len(read[0].keys))])
-        return torch.cat(logits)
+
+    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
+        """Rows that carry a state, and models that remember more than keys and values, read everything again."""
+        if self.carried is not PLAIN or hasattr(self.model, "decoding_step"):
+            self.start(prompts, rows, capacity)
+            return sum(map(len, prompts))
+        read, tokens = [], 0
+        for index, (ids, n) in enumerate(zip(prompts, rows, strict=True)):
+            old = usable(known[index], self.model)
+            old = old.cut(min(old.length, len(ids))) if old else None
+            past = old.tensors(old.length) if old else None
+            new = ids[old.length if old else 0 :]
+            if new:
+                with alone(self.model), PLAIN.quiet():
+                    _, _, cache = read_prompt(self.model, new, plain_cache=True, past=past)
+                keys, values = ([getattr(x, name)[0] for x in cache.layers] for name in ("keys", "values"))
+                self.bases[index] = segment(old, ids, keys, values, self.model)
+            else:
+                assert old is not None and past is not None
+                keys, values = list(past[0].unbind(0)), list(past[1].unbind(0))
+                self.bases[index] = old
+            read.append(Prompt(keys, values, len(ids), n))
+            tokens += len(new)
+        self._begin(read, capacity)
+        return tokens
+
+    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
+        assert self.state is not None
+        return kept(self.state, self.bases, self.model, row, prompt, ids)
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self.state is not None
@@ -180,6 +214,7 @@ class SharedPath:
 
     def close(self) -> None:
         self.state = self.cache = self.quick = None
+        self.bases = {}
 
 
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()

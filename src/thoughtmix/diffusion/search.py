@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from thoughtmix.diffusion.sampler import Meter, Plan, predict, step
 from thoughtmix.diffusion.scores import Sight, checked, score_of
 from thoughtmix.diffusion.walk import Watch, advance
 from thoughtmix.errors import InputError
+from thoughtmix.puct import bonus, rescaled
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,8 @@ class _Forest:
             values = [scale(tree[c].depth, tree[c].value) for c in node.children]
             prior = torch.tensor(values, dtype=torch.float64).softmax(0).tolist()
             prior_of = dict(zip(node.children, prior, strict=True))
-            bonus = self.how.exploration * node.visits**0.5
-            at = max(some, key=lambda c: tree[c].total / tree[c].visits + bonus * prior_of[c] / (1 + tree[c].visits))
+            curious = partial(bonus, self.how.exploration, node.visits)
+            at = max(some, key=lambda c: tree[c].total / tree[c].visits + curious(prior_of[c], tree[c].visits))
         return at
 
     def _add(self, tree: list[_Node], g: int, parent: int, value: float) -> int:
@@ -201,6 +203,6 @@ def _scales(tree: list[_Node]) -> Callable[[int, float], float]:
 
     def scale(depth: int, value: float) -> float:
         low, high = ends.get(depth, (0.0, 0.0))
-        return (value - low) / (high - low) if high > low else 0.5
+        return rescaled(value, low, high)
 
     return scale

@@ -1,4 +1,4 @@
-"""What the bench asks: open prompts from a file, coverage tasks with known answers, puzzles, countdown arithmetic."""
+"""What the bench asks: open prompts from a file, coverage tasks with known answers, puzzles, countdown, writing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tomllib
 from importlib.resources import files
 from typing import Any
 
-from thoughtmix.bench.tasks import countdown
+from thoughtmix.bench.tasks import countdown, writing
 from thoughtmix.bench.tasks.item import Item, Kind, Reader, Reading
 from thoughtmix.bench.tasks.parse import AnswerSet, answer_lines, merged
 from thoughtmix.bench.tasks.prompts import read_prompts
@@ -26,6 +26,7 @@ FAMILIES = {
     "coverage": coverage_tasks,
     "puzzles": puzzles,
     "countdown": lambda: countdown.problems(40),
+    "writing": lambda: writing.problems(40),
 }
 
 
@@ -45,6 +46,8 @@ def reader(item: Item) -> Reader:
         return PUZZLES[name].read
     if group == "countdown":
         return functools.partial(countdown.read, numbers=item.data["numbers"], target=item.data["target"])
+    if group == "writing":
+        return functools.partial(writing.read, **item.data)
     raise InputError(f"{item.id} has no known answers.", "Score it with a judge.")
 
 

@@ -1,0 +1,250 @@
+"""What makes a partial thought worth growing: small scorers, added up with weights.
+
+They steer the search and so must not report on it: measure the result by something else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from thoughtmix.errors import InputError, NumericsError, UnknownName
+from thoughtmix.search.apart import Apart, words_apart
+
+if TYPE_CHECKING:
+    from thoughtmix.models import Embedder, LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A thought so far."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Of its tokens, nats."""
+    done: bool
+    """Whether it is complete."""
+
+
+class Evaluator(Protocol):
+    """Scores leaves; higher is better. -inf: this cannot become good any more, drop it."""
+
+    name: str
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> Sequence[float]:
+        """One value a leaf. found: the complete thoughts so far."""
+        ...
+
+
+class Likelihood:
+    """Mean log-probability of a token, nats, under the model that wrote it. Rewards blandness and loops."""
+
+    name = "likelihood"
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        return [sum(x.logprobs) / len(x.logprobs) if x.logprobs else 0.0 for x in leaves]
+
+
+class Relevance:
+    """Cosine of text and prompt in an embedding, -1 to 1. Rewards repeating the question."""
+
+    name = "relevance"
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        vectors = self.embedder.encode([prompt, *(x.text or " " for x in leaves)])
+        return [float(v) for v in vectors[1:] @ vectors[0]]
+
+
+class Novelty:
+    """Distance to the nearest complete thought so far, 0 to 1; 1 while there is none. A leaf is scored once, when it
+    appears. Rewards drift: read it beside relevance or likelihood."""
+
+    name = "novelty"
+
+    def __init__(self, apart: Apart = words_apart) -> None:
+        self.apart = apart
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        if not found or not leaves:
+            return [1.0] * len(leaves)
+        distances = self.apart([*(x.text for x in leaves), *found])[: len(leaves), len(leaves) :]
+        return [float(v) for v in np.clip(distances.min(1), 0, 1)]
+
+
+class Length:
+    """1 where a text has `least` to `most` words; less the further outside, by its share of the limit. A text that goes
+    on is not too short yet."""
+
+    name = "length"
+
+    def __init__(self, least: int = 3, most: int = 120) -> None:
+        if not 0 <= least <= most or most < 1:
+            raise InputError(f"Lengths from {least} to {most} words.", "Pass 0 <= least <= most.")
+        self.least, self.most = least, most
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        return [self._one(len(x.text.split()), x.done) for x in leaves]
+
+    def _one(self, words: int, done: bool) -> float:
+        if words > self.most:
+            return self.most / words
+        return words / self.least if done and words < self.least else 1.0
+
+
+class Repetition:
+    """Share of a text's groups of n words that are not repeated ones, 0 to 1: 1 when nothing comes twice."""
+
+    name = "repetition"
+
+    def __init__(self, n: int = 3) -> None:
+        self.n = n
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        out = []
+        for x in leaves:
+            words = re.findall(r"\w+", x.text.lower())
+            groups = [tuple(words[i : i + self.n]) for i in range(len(words) - self.n + 1)]
+            out.append(len(set(groups)) / len(groups) if groups else 1.0)
+        return out
+
+
+class Verifier:
+    """A check of your own. check(text, done) -> how good, 0 to 1: 0 that it cannot become right any more, and for a
+    complete text 1 that it is right. answer(text): what the text answers, so that two ways to say it count once."""
+
+    name = "verifier"
+
+    def __init__(
+        self, check: Callable[[str, bool], float | bool], answer: Callable[[str], str | None] | None = None
+    ) -> None:
+        self.check, self.answer = check, answer
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        values = [float(self.check(x.text, x.done)) for x in leaves]
+        return [v if v > 0 else -math.inf for v in values]
+
+    def accepts(self, text: str) -> bool:
+        """Whether a complete text is right."""
+        return float(self.check(text, True)) >= 1
+
+
+class Judge:
+    """P(yes) / (P(yes) + P(no)) of a language model asked, by a rubric, about the text so far. Name a model that did
+    not write the text, and one that can tell: small ones say yes to everything."""
+
+    name = "judge"
+    rubric = "Is this a good answer so far: to the point, correct and well written?"
+
+    def __init__(self, model: LanguageModel, rubric: str = "") -> None:
+        if not model.causal:
+            raise InputError(f"{model.name} does not read from left to right.", "Name a causal model.")
+        self.model, self.rubric = model, rubric or self.rubric
+        self.yes, self.no = ([*self._first(word)] for word in ("yes", "no"))
+        if not self.yes or not self.no or set(self.yes) & set(self.no):
+            raise InputError(f"{model.name} has no tokens for yes and no.", "Name another judge.")
+        self.tokens = 0  # read so far
+
+    def _first(self, word: str) -> set[int]:
+        """First tokens of the ways to write a word."""
+        ways = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
+        ids = (self.model.tokenizer(way, add_special_tokens=False)["input_ids"] for way in ways)
+        unknown = self.model.tokenizer.unk_token_id
+        return {found[0] for found in ids if found and found[0] != unknown}
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        import torch
+
+        out = []
+        for x in leaves:
+            ids = self.model.encode(
+                f"Question: {prompt}\n\nAnswer: {x.text}\n\n{self.rubric} Reply with one word, yes or no."
+            )
+            self.tokens += len(ids)
+            with torch.inference_mode():
+                logits = self.model.model(torch.tensor([ids], device=self.model.device), use_cache=False).logits[0, -1]
+                odds = logits.double().log_softmax(-1)
+                yes, no = (odds[list(which)].logsumexp(-1) for which in (self.yes, self.no))
+                out.append(float(torch.sigmoid(yes - no)))
+        return out
+
+
+@dataclass(frozen=True)
+class Evaluators:
+    """Several, added up: the sum of weight times score. One that says -inf, at a weight above 0, drops the leaf."""
+
+    parts: tuple[tuple[Evaluator, float], ...] = field(default_factory=lambda: ((Likelihood(), 1.0),))
+
+    def __post_init__(self) -> None:
+        if not self.parts or any(not 0 < weight < math.inf for _, weight in self.parts):
+            raise InputError("Evaluators need weights above 0.", "Pass some, e.g. likelihood=1,novelty=0.5.")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {part.name: weight for part, weight in self.parts}
+
+    @property
+    def verifiers(self) -> list[Verifier]:
+        return [part for part, _ in self.parts if isinstance(part, Verifier)]
+
+    def judge(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[tuple[float, dict[str, float]]]:
+        """Of each leaf: its value, and what each evaluator said. Raises `NumericsError` on NaN or +inf."""
+        totals = [0.0] * len(leaves)
+        said: list[dict[str, float]] = [{} for _ in leaves]
+        for part, weight in self.parts:
+            for i, value in enumerate(part.scores(prompt, leaves, found)):
+                if math.isnan(value) or value == math.inf:
+                    raise NumericsError(f"The evaluator {part.name} gave {value}.", "Mend it, or leave it out.")
+                said[i][part.name] = value
+                totals[i] += weight * value
+        return list(zip(totals, said, strict=True))
+
+
+NAMES = ("judge", "length", "likelihood", "novelty", "relevance", "repetition")
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """ "likelihood=1,novelty=0.5" -> weights by name. Raises `UnknownName`, `InputError`."""
+    out: dict[str, float] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, equals, weight = part.partition("=")
+        if name not in NAMES:
+            raise UnknownName("evaluator", name, NAMES)
+        try:
+            out[name] = float(weight) if equals else 1.0
+        except ValueError:
+            raise InputError(f"The weight of {name} is {weight!r}.", f"Write {name}=1.") from None
+        if not 0 < out[name] < math.inf:
+            raise InputError(f"The weight of {name} is {weight}.", f"Pass a number above 0 ({name}=1).")
+    if not out:
+        raise InputError("No evaluator was named.", "Pass some: likelihood=1,novelty=0.5.")
+    return out
+
+
+def evaluators(weights: Mapping[str, float], **parts: Any) -> Evaluators:
+    """By name. parts: what they need: embedder, apart, judge (a model), rubric, least, most; callables are called when
+    needed. Raises `InputError` for one that lacks what it needs."""
+
+    def need(name: str) -> Any:
+        value = parts.get(name)
+        if value is None:
+            raise InputError(f"This evaluator needs a {name}.", f"Name one (--{name}), or leave the evaluator out.")
+        return value() if name in {"embedder", "judge"} and not hasattr(value, "name") else value
+
+    made: dict[str, Callable[[], Evaluator]] = {
+        "likelihood": Likelihood,
+        "relevance": lambda: Relevance(need("embedder")),
+        "novelty": lambda: Novelty(parts.get("apart") or words_apart),
+        "length": lambda: Length(int(parts.get("least") or 3), int(parts.get("most") or 120)),
+        "repetition": Repetition,
+        "judge": lambda: Judge(need("judge"), str(parts.get("rubric") or "")),
+    }
+    return Evaluators(tuple((made[name](), weight) for name, weight in weights.items()))

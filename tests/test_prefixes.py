@@ -1,0 +1,200 @@
+"""Prefixes that outlive their batch: a text continued from one is the text read anew, and no token is computed twice."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import fresh, language_model, tiny, tokenizer
+
+from thoughtmix.decoding import Prefix, Row, Sampler, decode
+from thoughtmix.errors import InputError
+
+PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
+OTHER = [44, 17, 3]
+FAMILIES = {
+    "llama": "fused", "qwen3": "fused", "mistral": "fused", "mistral-window": "shared", "gemma2": "shared",
+    "gemma3_text": "shared", "gpt2": "shared", "gpt_neox": "shared", "opt": "shared", "phi3": "shared",
+    "mixtral": "shared", "bloom": "expanded", "mamba": "expanded",
+}  # fmt: skip
+KEEPS = [family for family, path in FAMILIES.items() if path != "expanded"]
+GREEDY = Sampler(temperature=0)
+
+
+def run(model: Any, prompts: list[list[int]], rows: list[Row], tokens: int = 10, **more: Any) -> Any:
+    lm: Any = SimpleNamespace(
+        model=model, tokenizer=tokenizer(), context_length=256, eos_ids=frozenset(), name="tiny", causal=True
+    )
+    more.setdefault("weights", "native")
+    return decode(lm, prompts, rows, max_new_tokens=tokens, **more)
+
+
+def alike(a: Any, b: Any) -> None:
+    for x, y in zip(a.rows, b.rows, strict=True):
+        assert x.token_ids == y.token_ids
+        torch.testing.assert_close(torch.tensor(x.logprobs), torch.tensor(y.logprobs), atol=5e-4, rtol=1e-4)
+
+
+def grown(model: Any, **more: Any) -> tuple[list[list[int]], list[Prefix]]:
+    """Two prompts, three rows each, of different lengths: whole texts and their prefixes."""
+    rows = [Row(seed=s, prompt=s % 2, max_new_tokens=2 + s) for s in range(6)]
+    got = run(model, [PROMPT, OTHER], rows, keep=True, **more)
+    return [[*(OTHER if s % 2 else PROMPT), *r.token_ids] for s, r in enumerate(got.rows)], got.prefixes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_continued_from_a_prefix_is_the_text_read_anew(family: str, global_state_untouched: None) -> None:
+    """Also twice over, past sliding windows (6), and mixed with a prompt that is not known."""
+    model, path = tiny(family), FAMILIES[family]
+    texts, prefixes = grown(model)
+    assert [p.ids() for p in prefixes] == [t[:-1] for t in texts]
+    texts, prefixes = [*texts, [7, 70, 99, 21]], [*prefixes, None]
+    rows = [Row(seed=40 + s, prompt=s % 7) for s in range(14)]
+    plain, known = run(model, texts, rows), run(model, texts, rows, known=prefixes, keep=True)
+    assert known.path == path
+    alike(plain, known)
+    longer = [[*texts[r.prompt], *c.token_ids] for r, c in zip(rows, known.rows, strict=True)]
+    again = [Row(seed=80 + s, prompt=s) for s in range(14)]
+    alike(run(model, longer, again), run(model, longer, again, known=known.prefixes))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_tokens_computed_are_tokens_new(family: str) -> None:
+    model = tiny(family)
+    first = run(model, [PROMPT], [Row(seed=s) for s in range(3)], 6, keep=True)
+    assert first.computed == len(PROMPT) + 3 * 5, "a drawn token is not read before it has to be"
+    texts = [[*PROMPT, *r.token_ids] for r in first.rows]
+    rows = [Row(seed=s, prompt=s % 3) for s in range(6)]
+    assert run(model, texts, rows, 4, known=first.prefixes).computed == 6 * 4
+    assert run(model, texts, rows, 4).computed == sum(map(len, texts)) + 6 * 3
+
+
+@pytest.mark.parametrize("family", ["bloom", "mamba"])
+def test_where_nothing_is_kept_the_text_is_read_again(family: str) -> None:
+    texts, prefixes = grown(tiny(family))
+    rows = [Row(seed=s, prompt=s) for s in range(6)]
+    assert all(p.keys is None for p in prefixes)
+    assert run(tiny(family), texts, rows, 3, known=prefixes).computed == sum(len(t) - 1 for t in texts) + 6 * 3
+
+
+@pytest.mark.parametrize("family", KEEPS)
+def test_more_text_after_a_prefix_is_read_at_once(family: str) -> None:
+    """A question to a judge, say: any number of tokens past the prefix, also fewer than it has."""
+    model = tiny(family)
+    texts, prefixes = grown(model)
+    asked = [[*t, *range(30, 30 + 3 * i)] for i, t in enumerate(texts)]
+    rows = [Row(seed=s, prompt=s) for s in range(6)]
+    got = run(model, asked, rows, 5, known=prefixes)
+    alike(run(model, asked, rows, 5), got)
+    new = sum(len(a) - p.length for a, p in zip(asked, prefixes, strict=True))
+    assert got.computed == new + 6 * 4
+    alike(run(model, texts, rows, 5, tail=3), run(model, texts, rows, 5, known=prefixes, tail=3))
+
+
+def test_segments_share_their_parents_tensors() -> None:
+    model = tiny("llama")
+    first = run(model, [PROMPT], [Row(seed=s) for s in range(2)], 4, keep=True)
+    a, b = first.prefixes
+    assert a.parent is b.parent and a.parent.own == tuple(PROMPT)
+    texts = [[*PROMPT, *r.token_ids] for r in first.rows]
+    second = run(model, texts, [Row(seed=s, prompt=s % 2) for s in range(4)], 4, known=[a, b], keep=True)
+    assert [p.parent for p in second.prefixes] == [a, b, a, b]
+    assert all(len(p.own) == 4 for p in second.prefixes), "the token that was drawn last, and all new ones but the last"
+    assert second.prefixes[0].nbytes == 2 * 3 * 2 * 4 * 8 * 4  # keys and values, layers, heads, tokens, width, float32
+
+
+def test_a_prefix_outlives_its_batch_and_its_neighbours_and_goes_when_it_is_let_go() -> None:
+    """Rows ended before, between and after; then only what is still referenced is held."""
+    model = tiny("gpt2")
+    texts, prefixes = grown(model)
+    before = [prefix.tensors(prefix.length)[0].clone() for prefix in prefixes]
+    run(model, texts, [Row(seed=s, prompt=s % 6, max_new_tokens=1 + s % 4) for s in range(12)], 4, known=prefixes)
+    for prefix, then in zip(prefixes, before, strict=True):
+        assert torch.equal(prefix.tensors(prefix.length)[0], then), "nobody writes into a prefix"
+    child = run(model, texts[:1], [Row(seed=0)], 3, known=prefixes[:1], keep=True).prefixes[0]
+    held = [weakref.ref(p) for p in prefixes]
+    tensors = [weakref.ref(p.keys) for p in prefixes]
+    root = weakref.ref(prefixes[1].parent)
+    del prefixes, prefix
+    gc.collect()
+    assert [r() is not None for r in held] == [True] + [False] * 5, "the child's parent alone"
+    assert [r() is not None for r in tensors] == [True] + [False] * 5
+    assert root() is None, "the other prompt's beginning went with its last row"
+    del child
+    gc.collect()
+    assert held[0]() is None
+
+
+def test_other_weights_and_other_paths_read_again() -> None:
+    model = fresh("llama")
+    first = run(model, [PROMPT], [Row(seed=0, sampler=GREEDY)], 6, keep=True)
+    texts = [[*PROMPT, *first.rows[0].token_ids]]
+    row = [Row(seed=0, sampler=GREEDY)]
+    assert run(model, texts, row, 4, known=first.prefixes).computed == 4
+    on_shared = run(model, texts, row, 4, known=first.prefixes, path="shared")
+    assert on_shared.computed == len(texts[0]) + 3
+    alike(run(model, texts, row, 4), on_shared)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(-1.0)
+    changed = run(model, texts, row, 4, known=first.prefixes)
+    assert changed.computed == len(texts[0]) + 3, "keys and values of other weights"
+    alike(run(model, texts, row, 4), changed)
+
+
+def test_rows_with_a_state_of_their_own() -> None:
+    """A graft's standing routes go on from a prefix; a model that remembers more than keys reads again. Both right."""
+    from graftland import grafted
+
+    from thoughtmix.graft.context import graft_of
+    from thoughtmix.mixture.thinker import carried_by
+
+    base = grafted("llama", router="prior", combiner="router", noise="held").get_base_model()
+    graft = graft_of(base)
+
+    def ours(prompt: list[int], seed: int, **more: Any) -> Any:
+        carried = graft.carried([seed], [1.0], base.device)
+        return run(base, [prompt], [Row(seed=seed)], 6, carried=carried, **more)
+
+    first = ours(PROMPT, 3, tail=1, keep=True)
+    whole = [*PROMPT, *first.rows[0].token_ids]
+    then = ours(whole, 3, known=first.prefixes)
+    logits_of = run(base, [whole], [Row(seed=3)], 6)
+    assert then.path == "fused" and then.computed == 6
+    assert then.rows[0].logprobs != logits_of.rows[0].logprobs, "the route has a say"
+    longer = run(base, [PROMPT], [Row(seed=3)], 12, carried=graft.carried([3], [1.0], base.device), tail=1, top=1)
+    forced = run(base, [whole], [Row(seed=3, sampler=GREEDY)], 1, carried=graft.carried([3], [1.0], base.device),
+                 known=first.prefixes, top=1)  # fmt: skip
+    assert longer.rows[0].token_ids[:6] == first.rows[0].token_ids
+    torch.testing.assert_close(
+        torch.tensor(forced.rows[0].top[0][1]), torch.tensor(longer.rows[0].top[6][1]), atol=5e-4, rtol=1e-4
+    )
+    mixture = language_model("mixture")
+    got = decode(mixture, [PROMPT], [Row(seed=1)], max_new_tokens=5, carried=carried_by(mixture, [1], [1.0]), keep=True)
+    text = [*PROMPT, *got.rows[0].token_ids]
+    for carried in (None, [1.0]):
+        more: list[Any] = [
+            {} if carried is None else {"carried": carried_by(mixture, [1], carried), "tail": 1} for _ in range(2)
+        ]
+        a = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, **more[0])
+        b = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, known=got.prefixes, **more[1])
+        alike(a, b)
+
+
+@pytest.mark.parametrize(
+    ("known", "prompts", "more", "says"),
+    [
+        ([], [PROMPT], {}, "0 prefixes for 1 prompts"),
+        ([Prefix(tuple(PROMPT))], [PROMPT], {}, "or is all of it"),
+        ([Prefix((1, 2))], [PROMPT], {}, "not the beginning of prompt 0"),
+        ([Prefix((5,)), None], [PROMPT, [4]], {}, "one token beside known"),
+        (None, [PROMPT], {"read": "each", "keep": True}, "keep no prefix"),
+    ],
+)
+def test_law_8(known: Any, prompts: Any, more: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        run(tiny("llama"), prompts, [Row(seed=0)], 2, known=known, **more)
+    assert caught.value.hint
