@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -74,7 +75,7 @@ class Endpoint:
         self.base = _base(url)
         self.model, self.stream, self.concurrency, self.timeout = model, stream, concurrency, timeout
         self._key = key or next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
-        self._how = {"tries": tries, "first": first_wait, "longest": longest_wait}
+        self._tries, self._first, self._longest = tries, first_wait, longest_wait
         self.facts: dict[str, Any] = {}
         """Of the last `complete`: requests, retries, seconds waited, troubles by kind, how many finally failed."""
         self.interrupted = False
@@ -88,10 +89,10 @@ class Endpoint:
     def complete(
         self, asks: Sequence[Ask], on_piece: Callable[[int, str], None] | None = None
     ) -> list[Reply]:  # fmt: skip
-        """One reply each, in their order. on_piece(i, text): called in the calling thread as text of ask i arrives; when
-        a try fails after pieces came, the next begins anew, and only what goes beyond those is told.
+        """One reply each, in their order. on_piece(i, text): called in this thread as text of ask i arrives; when a try
+        fails after pieces came, the next begins anew, and only what goes beyond those is told.
         Ctrl-C returns what is there (`interrupted`). Raises `ModelError` when no model was named and none is listed."""
-        backoff = Backoff(**self._how)
+        backoff = Backoff(self._tries, self._first, self._longest)
         news: queue.SimpleQueue[tuple[int, str | None]] = queue.SimpleQueue()
         replies = [Reply() for _ in asks]
         self.interrupted = False
@@ -125,13 +126,16 @@ class Endpoint:
         for i in range(len(asks)):
             todo.put(i)
 
+        def see(i: int, text: str) -> None:
+            news.put((i, text))
+
         def work() -> None:
             while not backoff.stop.is_set():
                 try:
                     i = todo.get_nowait()
                 except queue.Empty:
                     return
-                self._one(client, asks[i], replies[i], backoff, lambda text, i=i: news.put((i, text)))
+                self._one(client, asks[i], replies[i], backoff, partial(see, i))
                 news.put((i, None))
 
         for _ in range(min(self.concurrency, len(asks))):
