@@ -144,6 +144,8 @@ def test_imports_point_one_way() -> None:
         "cost",
         "diffusion",
         "metrics",
+        "noise",
+        "hybrid",
         "api",
         "report",
         "bench",

@@ -7,8 +7,8 @@ import io
 import os
 
 COMMANDS = (
-    "", "think", "diffuse", "renoise", "show", "train", "experiment", "graft", "tune", "export", "cost", "experts",
-    "experts map", "experts think",
+    "", "think", "diffuse", "renoise", "noise", "show", "train", "experiment", "graft", "tune", "export", "cost",
+    "experts", "experts map", "experts think",
     "bench", "thinkers", "metrics", "pull", "doctor",
 )  # fmt: skip
 

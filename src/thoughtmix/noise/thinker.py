@@ -1,8 +1,8 @@
 """Draft, then n directions away from it in one batch. Creativity 0: nothing is disturbed, all thoughts are the draft.
 
-The draft is the model's likeliest answer (or, with the option `draft`, one drawn by that seed): it depends on prompt and
-settings alone, not on n nor on the thoughts' seeds. The thought of seed s takes direction s mod (number of directions)
-and draws its tokens by s. So `n=1, seed=s+i` is thought i of `seed=s`.
+The draft is the model's likeliest answer (or, with the option `draft`, one drawn by that seed): it depends on prompt
+and settings alone, not on n nor on the thoughts' seeds. The thought of seed s takes direction s mod (number of
+directions) and draws its tokens by s. So `n=1, seed=s+i` is thought i of `seed=s`.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ def masked(text: str, level: float, seed: int, how: str = "random") -> str:
     that touch (nothing but spaces between) become one, which hides how many words it stands for.
 
     how: random, each word by itself; span: stretches of up to 4 words from random places. The seed's own stream
-    decides. Raises `InputError` for a text without words.
+    decides. A text without words becomes one hole.
     """
     level = check(level, how)
     words = list(_WORD.finditer(text))
     if not words:
-        raise InputError("The text has no words to mask.", "Type some words.")
+        return HOLE
     count = max(1, round(level * len(words)))
     order = generator(seed, NOISE).permutation(len(words))
     gone: set[int] = set()
