@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.errors import InputError
 from thoughtmix.hybrid.measures import likelihood, measured, question
 from thoughtmix.hybrid.stages import Pipeline
 from thoughtmix.hybrid.thinker import Progress
@@ -66,7 +67,7 @@ class Run:
         p = self.pipeline
         own = {} if last else {"n": p.drafts, "seed": p.draft}
         see = self.progress.see if self.request.on_step else None
-        return dataclasses.replace(self.request, options={}, on_step=see, **{**own, **changes})
+        return dataclasses.replace(self.request, on_step=see, **{"options": {}, **own, **changes})
 
     def generate(self, last: bool) -> Made:
         options = self.noise if self.pipeline.generator == "noise" else {}
@@ -83,7 +84,13 @@ class Run:
             heat = request.temperature if request.temperature is not None else request.creativity
             assert not isinstance(heat, tuple), "refused by the thinker"
             warm = 1.0 if heat is None else heat
-            return renoised(self.diffusion, [t.text for t in own], list(request.seeds), self.level, temperature=warm)
+            texts = [t.text for t in own]
+            try:
+                return renoised(self.diffusion, texts, list(request.seeds), self.level, temperature=warm)
+            except InputError as error:  # a draft, not the user, says what the mask predictor cannot read
+                raise InputError(
+                    error.message, "Name one that can: --option mask_model=... (or drop renoise)."
+                ) from None
         ideas = [Idea.of(t, self.model.eos_ids) for t in own]
         return rewrite(self.model, ideas, turns(self.found, request.seeds), request, before=self.ids, thinker="hybrid")
 
