@@ -76,12 +76,14 @@ def report(store: Store, items: list[Item], seeds: int) -> None:
             if arm != "draft"
         }
         adjusted = dict(zip(gaps, holm([g.p for g in gaps.values()]), strict=True))
-        for arm, values in means.items():
+        for arm, mean in means.items():
             g = gaps.get(arm)
-            gap = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.3g}" if g else " | "
-            print(f"| {arm} | {says} | {values.mean():.3f} | {gap} |")
-    spent = {arm: [store.records[Cell(arm, 0, i.id, s).key]["set"]["run"]["tokens"] for i in items for s in range(seeds)]
-             for arm in ARMS}  # fmt: skip
+            gap = " | "
+            if g is not None:
+                gap = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.2g}"
+            print(f"| {arm} | {says} | {mean.mean():.3f} | {gap} |")
+    cells = [(i.id, s) for i in items for s in range(seeds)]
+    spent = {arm: [store.records[Cell(arm, 0, *c).key]["set"]["run"]["tokens"] for c in cells] for arm in ARMS}
     print("\ntokens a prompt: " + ", ".join(f"{arm} {np.mean(v):.0f}" for arm, v in spent.items()))
 
 

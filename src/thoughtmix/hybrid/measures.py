@@ -24,10 +24,11 @@ def question(model: LanguageModel, prompt_ids: Sequence[int]) -> str:
     whole = str(model.tokenizer.decode(list(prompt_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     if model.tokenizer.chat_template:
         mark = "thoughtmix was here"
-        frame = str(model.tokenizer.decode(model.encode(mark), clean_up_tokenization_spaces=False))
-        before, found, after = frame.partition(mark)
-        if found and whole.startswith(before) and whole.endswith(after):
-            return whole[len(before) : len(whole) - len(after)].strip()
+        turn = [{"role": "user", "content": mark}]
+        frame = str(model.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        before, _, after = (part.strip() for part in frame.partition(mark))
+        if whole.startswith(before) and whole.rstrip().endswith(after):
+            return whole.rstrip()[len(before) : len(whole.rstrip()) - len(after)].strip()
     return model.decode(prompt_ids).strip()
 
 
