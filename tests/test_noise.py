@@ -280,6 +280,8 @@ def test_a_mask_predictor_denoises(tinyland: Any) -> None:
     assert masks("ROMEO:", 1, "noise", idea=idea, tokens=0.4, seed=4, measure=False).texts == got.texts[2:]
     assert got[0].origin["direction"] == "words" and got.run["path"] == "diffusion"
     assert masks("ROMEO:", 2, "noise", idea=idea, creativity=0, measure=False).texts == [idea] * 2
+    noiser = SemanticNoiser(masks.model, embedder=HashEmbedder())
+    assert noiser.disturb(idea, 3, tokens=0.4, seed=2, measure=False).texts == got.texts
     drafted = masks("ROMEO:", 2, "noise", max_new_tokens=20, measure=False)
     assert len({t.origin["idea"] for t in drafted}) == 1 and len(set(drafted.texts)) == 2
     with pytest.raises(InputError, match="follows no instructions"):
@@ -373,6 +375,30 @@ def test_the_command(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: py
     body = json.loads(got.out)
     assert [t["finish"] for t in body["thoughts"]] == ["stop", "cancelled", "stop"]
     assert "secret" not in got.out + got.err and {b["model"] for b in server.seen} == {"big"}
+
+
+def test_a_terminal_shows_them_growing(tinyland: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    class Screen:
+        encoding, said = "utf-8", ""
+
+        def write(self, text: str) -> int:
+            self.said += text
+            return len(text)
+
+        def flush(self) -> None: ...
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    with serving(lambda number, body: "ok") as server:
+        assert cli.main(["noise", "An idea.", "-n", "2", "--endpoint", server.url]) == 0
+    assert all(b["stream"] for b in server.seen)
+    assert "by noise" in screen.said
+    assert cli.main(["noise", IDEA, "-n", "2", "--max-new-tokens", "4"]) == 0
+    assert "tokens ·" in screen.said
 
 
 @pytest.mark.parametrize(

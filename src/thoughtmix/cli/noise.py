@@ -13,6 +13,7 @@ from thoughtmix.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from thoughtmix.noise import SemanticNoiser
+    from thoughtmix.thoughts import ThoughtSet
 
 
 @app.command()
@@ -68,7 +69,7 @@ def noise(
     noiser = _noiser(model, endpoint, file or [], concurrency, timeout, retries)
     code = 0
     try:
-        thoughts = noiser.disturb(idea, n, **settings)
+        thoughts = _watched(noiser, idea, n, settings, sys.stdout.isatty() and not json)
     except Interrupted as interrupted:
         thoughts, code, select = interrupted.thoughts, interrupted.exit_code, None
         print(f"thoughtmix: {interrupted}", file=sys.stderr)
@@ -93,6 +94,22 @@ def noise(
     if html is not None and not json:
         print(f"Wrote {html}", file=sys.stderr)
     return code
+
+
+def _watched(noiser: SemanticNoiser, idea: str, n: int, settings: dict[str, Any], live: bool) -> ThoughtSet:
+    """On a terminal, the versions can be seen growing."""
+    if not live or n < 1:
+        return noiser.disturb(idea, n, **settings)
+    from rich.console import Console
+
+    from thoughtmix.report.terminal import LiveView
+
+    if noiser.endpoint is None:
+        _ = noiser.model  # its progress is said before the live view begins
+    else:
+        noiser.endpoint.stream = True
+    with LiveView(Console(), n) as view:
+        return noiser.disturb(idea, n, on_step=view.see, **settings)
 
 
 def _noiser(

@@ -122,12 +122,12 @@ class SemanticNoiser:
         `thoughtmix.think`. With an endpoint, thoughts have no tokens and no likelihood; one that finally fails has
         finish "cancelled" and `origin["error"]`. Raises `InputError`, `ModelError` (no thought came), `Interrupted`.
         """
-        options: dict[str, Any] = {
-            "idea": text, "strength": strength or self.strength, "language": language or self.language, "order": order,
-            "families": families, "directions": directions, "mask": mask,
-            **({} if tokens is None else {"tokens": tokens}), **({"file": self.files} if self.files else {}),
+        given: dict[str, tuple[Any, Any]] = {  # and what it is when nobody says anything
+            "idea": (text, ""), "strength": (strength or self.strength, "precise"), "mask": (mask, "random"),
+            "language": (language or self.language, "en"), "order": (order, "families"), "tokens": (tokens, None),
+            "families": (families, ""), "directions": (directions, ""), "file": (self.files, ()),
         }  # fmt: skip
-        options = {k: v for k, v in options.items() if v not in ("", (), [])}
+        options = {k: v for k, (v, default) in given.items() if v != default and v not in ((), [])}
         for name in ("temperature", "top_p"):
             if isinstance(settings.get(name), list):
                 settings[name] = tuple(settings[name])
