@@ -95,7 +95,9 @@ def _draft(thinker: str) -> Callable[[Pipeline, Ask, Setting], ThoughtSet]:
 
     def answer(pipeline: Pipeline, ask: Ask, setting: Setting) -> ThoughtSet:
         short = ask.n * ask.max_new_tokens // _DRAFTING[thinker](setting, ask.n)
-        return _think(thinker)(pipeline, dataclasses.replace(ask, max_new_tokens=max(1, short)), setting)
+        # Seeds of the bench are repetitions: each has drafts of its own. What a stage added is not asked here.
+        more = {"draft": ask.seed, "report": False} if thinker == "hybrid" else {}
+        return _think(thinker)(pipeline, dataclasses.replace(ask, max_new_tokens=max(1, short)), {**more, **setting})
 
     return answer
 
