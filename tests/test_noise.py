@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +362,12 @@ def test_list_needs_no_model(capsys: Any, own: str) -> None:
     assert len(json.loads(capsys.readouterr().out)) == len(Catalogue.load())
 
 
+def test_list_imports_no_torch() -> None:
+    code = "import sys, thoughtmix.noise; from thoughtmix.cli import main; main(['noise', '--list']); print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_command(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.html"
     assert (
@@ -378,8 +386,6 @@ def test_the_command(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: py
 
 
 def test_a_terminal_shows_them_growing(tinyland: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     class Screen:
         encoding, said = "utf-8", ""
 
