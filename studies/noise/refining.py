@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--model")
+    parser.add_argument("--report", action="store_true", help="only the table, of the prompts that are complete")
     a = parser.parse_args()
     items = read_prompts(a.prompts) if a.prompts else [i for name in a.tasks.split(",") for i in family(name)]
     items = [items[i] for i in np.random.default_rng(1).permutation(len(items))[: a.limit]]
@@ -104,6 +105,10 @@ def main() -> None:
     store = Store(a.out, about)
     todo = [Cell(arm, 0, item.id, s) for s in range(a.seeds) for item in items for arm in ARMS]
     left = [cell for cell in todo if cell.key not in store.records]
+    if a.report:
+        missing = {cell.item for cell in left}
+        report(store, [item for item in items if item.id not in missing], a.seeds)
+        return
     pipeline, by = Pipeline(a.model), {i.id: i for i in items}
     for done, cell in enumerate(left, len(todo) - len(left) + 1):
         store.add(cell, {"set": answer(pipeline, by[cell.item], cell.thinker, cell.seed, a.tokens).to_dict()})
