@@ -238,6 +238,18 @@ def test_the_draft_is_the_likeliest_answer_and_origin_says_all(pipeline: Pipelin
     json.loads(got.to_json())
 
 
+def test_a_draft_cut_by_a_stop_string_goes_on_without_it(pipeline: Pipeline, own: str) -> None:
+    from thoughtmix.noise.rewriting import Idea
+
+    whole = pipeline(PROMPT, 1, "sampling", creativity=0, max_new_tokens=8, measure=False)[0]
+    words = whole.text.split()
+    cut = pipeline(PROMPT, 1, "sampling", creativity=0, max_new_tokens=8, stop=words[-1], measure=False)[0]
+    assert Idea.of(whole, pipeline.model).ids == whole.token_ids
+    assert cut.text != whole.text and Idea.of(cut, pipeline.model) == Idea(cut.text)
+    got = pipeline(PROMPT, 1, "noise", directions=NAMES, file=own, max_new_tokens=8, stop=words[-1], measure=False)[0]
+    assert got.origin["idea"] == cut.text
+
+
 def test_equal_prompts_are_read_once(pipeline: Pipeline, own: str) -> None:
     got = pipeline(PROMPT, 9, "noise", directions=NAMES, file=own, max_new_tokens=4, measure=False)
     assert got.run["prompts"] == 3

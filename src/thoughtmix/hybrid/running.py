@@ -91,7 +91,7 @@ class Run:
                 raise InputError(
                     error.message, "Name one that can: --option mask_model=... (or drop renoise)."
                 ) from None
-        ideas = [Idea.of(t, self.model.eos_ids) for t in own]
+        ideas = [Idea.of(t, self.model) for t in own]
         return rewrite(self.model, ideas, turns(self.found, request.seeds), request, before=self.ids, thinker="hybrid")
 
     def select(self, pool: Sequence[Thought]) -> list[Thought]:

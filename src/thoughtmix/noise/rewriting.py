@@ -28,10 +28,11 @@ class Idea:
     ids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, thought: Thought, ends: frozenset[int]) -> Idea:
-        """A thought as the idea for others."""
+    def of(cls, thought: Thought, model: LanguageModel) -> Idea:
+        """A thought as the idea for others. Its tokens go beyond its text where a stop string cut it: then left out."""
         ids = thought.token_ids
-        return cls(thought.text, ids[:-1] if ids and ids[-1] in ends else ids)
+        ids = ids[:-1] if ids and ids[-1] in model.eos_ids else ids
+        return cls(thought.text, ids if ids and model.decode(ids) == thought.text else ())
 
 
 def draft(model: LanguageModel, before: Sequence[int], request: Request, seed: int | None = None) -> Any:

@@ -70,9 +70,11 @@ def disturb(
 def together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of two runs, one after the other: tokens and seconds add up."""
     out = {**first, **then}
-    for name in ("tokens", "seconds", "prefill_seconds"):
-        out[name] = round(first.get(name, 0) + then.get(name, 0), 4)
-    out["tokens_per_second"] = round(out["tokens"] / out["seconds"], 1) if out["seconds"] else 0.0
+    for name in ("tokens", "seconds", "prefill_seconds", "calls", "row_passes"):
+        if name in out:
+            out[name] = round(first.get(name, 0) + then.get(name, 0), 4)
+    if out.get("seconds"):
+        out["tokens_per_second"] = round(out["tokens"] / out["seconds"], 1)
     return out
 
 
@@ -90,7 +92,7 @@ def _idea(request: Request) -> Idea | None:
 def _as_idea(thought: Thought, model: LanguageModel) -> Idea:
     from thoughtmix.noise.rewriting import Idea
 
-    return Idea.of(thought, model.eos_ids)
+    return Idea.of(thought, model)
 
 
 def _thought(row: Any, seed: int, direction: str) -> Thought:
