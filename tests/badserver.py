@@ -68,7 +68,7 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
             if fault == "length":
                 return self._json(200, _whole(text, "length"))
             if fault == "slow":
-                time.sleep(1.0)
+                time.sleep(1.6)
                 return self._json(200, _whole(text))
             if fault == "drip":
                 return self._drip()
