@@ -293,6 +293,10 @@ def test_a_mask_predictor_denoises(tinyland: Any) -> None:
     assert len(set(got.texts)) == 3 and all(t != idea and len(t) == len(idea) for t in got.texts)
     assert masks("ROMEO:", 1, "noise", idea=idea, tokens=0.4, seed=4, measure=False).texts == got.texts[2:]
     assert got[0].origin["direction"] == "words" and got.run["path"] == "diffusion"
+    forgotten = round(0.4 * len(idea))
+    assert all(sum(v < 0 for v in t.token_logprobs) <= forgotten and t.logprob < 0 for t in got), (
+        "what was kept costs nothing"
+    )
     assert masks("ROMEO:", 2, "noise", idea=idea, creativity=0, measure=False).texts == [idea] * 2
     noiser = SemanticNoiser(masks.model, embedder=HashEmbedder())
     assert noiser.disturb(idea, 3, tokens=0.4, seed=2, measure=False).texts == got.texts

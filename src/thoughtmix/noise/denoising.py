@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from thoughtmix.diffusion.load import DiffusionModel, wrap_diffusion
 from thoughtmix.diffusion.policies import Random
 from thoughtmix.diffusion.renoise import forget
@@ -58,21 +60,23 @@ def renoised(
     temperature: float = 1.0,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[list[Thought], Mapping[str, Any]]:
-    """Text i with a share of its tokens forgotten and written anew by seed i; equal texts are denoised in one batch. At
-    temperature 0 nothing is drawn: the texts come back as they are."""
+    """Text i with a share of its tokens forgotten and written anew by seed i; equal texts are denoised in one batch.
+    At temperature 0 nothing is drawn: the texts come back as they are. A token's log-probability is the model's at the step
+    that decided it, 0 where it was kept."""
     out: dict[int, Thought] = {}
     meter, tokens = Meter(), 0
-    plan = Plan(Random(), steps=STEPS)
     for text in dict.fromkeys(texts):
         own = [i for i, t in enumerate(texts) if t == text]
-        new = [text] * len(own)
-        if temperature:
-            start = forget(dm, text, level, [seeds[i] for i in own], how=how, temperature=temperature, meter=meter)
-            tokens += int(start.masked.sum())
-            new = dm.texts(denoise(dm.denoiser, start, plan, meter=meter))
-        for i, written in zip(own, new, strict=True):
-            origin = {"thinker": "noise", "direction": "words", "family": "words", "tokens": level, "idea": text}
-            out[i] = Thought(written, tuple(dm.encode(written)), seeds[i], 0.0, "stop", origin=origin)
+        origin = {"thinker": "noise", "direction": "words", "family": "words", "tokens": level, "idea": text}
+        if not temperature:
+            out |= {i: Thought(text, (), seeds[i], 0.0, "stop", origin=origin) for i in own}
+            continue
+        start = forget(dm, text, level, [seeds[i] for i in own], how=how, temperature=temperature, meter=meter)
+        tokens += int(start.masked.sum())
+        done = denoise(dm.denoiser, start, Plan(Random(), steps=STEPS), meter=meter)
+        sure = torch.where(start.masked, done.confidence.double().clamp(min=1e-30).log(), 0.0)  # (rows, t); given: 0
+        for i, written, ids, logs in zip(own, dm.texts(done), done.ids.tolist(), sure.tolist(), strict=True):
+            out[i] = Thought(written, tuple(ids), seeds[i], float(sum(logs)), "stop", tuple(logs), origin)
     more = {"path": "diffusion", "calls": meter.calls, "row_passes": meter.row_passes}
     return [out[i] for i in range(len(texts))], {
         **(facts or {}), **more, "tokens": int((facts or {}).get("tokens", 0)) + tokens,

@@ -14,7 +14,8 @@ def facts(thought: Thought) -> str:
     """One line about a thought: its routing profile or direction if it had one, how likely, how relevant, how far
     from the others, how it ended."""
     parts = [printable(str(thought.origin[name])) for name in ("profile", "direction") if thought.origin.get(name)]
-    parts.append(f"{thought.mean_logprob:.2f} nats/token")
+    if thought.token_ids:  # texts from elsewhere come without tokens and likelihood
+        parts.append(f"{thought.mean_logprob:.2f} nats/token")
     parts += [
         f"{label} {thought.scores[name]:.2f}"
         for name, label in (("relevance", "relevance"), ("distance", "distance"), ("judge_nll", "judge NLL"))
