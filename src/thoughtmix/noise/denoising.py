@@ -61,8 +61,8 @@ def renoised(
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[list[Thought], Mapping[str, Any]]:
     """Text i with a share of its tokens forgotten and written anew by seed i; equal texts are denoised in one batch.
-    At temperature 0 nothing is drawn: the texts come back as they are. A token's log-probability is the model's at the step
-    that decided it, 0 where it was kept."""
+    At temperature 0 nothing is drawn: the texts come back as they are. A token's log-probability is the model's at the
+    step that decided it, 0 where it was kept."""
     out: dict[int, Thought] = {}
     meter, tokens = Meter(), 0
     for text in dict.fromkeys(texts):
