@@ -146,6 +146,8 @@ def test_imports_point_one_way() -> None:
         "diffusion",
         "search",
         "metrics",
+        "noise",
+        "hybrid",
         "api",
         "report",
         "bench",

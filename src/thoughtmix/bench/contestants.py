@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,8 @@ def contestant(name: str) -> Contestant:
         from thoughtmix.registry import get_thinker
 
         summary = get_thinker(name).summary
+        if name in _DRAFTING:
+            return Contestant(name, summary, lambda count: _steps("creativity", 0.25, 1.5, count, {}), _draft(name))
         return Contestant(name, summary, lambda count: _steps("creativity", 0.25, 1.5, count, {}), _think(name))
     raise UnknownName("thinker", name, contestant_names())
 
@@ -89,6 +92,29 @@ def _think(thinker: str) -> Callable[[Pipeline, Ask, Setting], ThoughtSet]:
     return answer
 
 
+def _draft(thinker: str) -> Callable[[Pipeline, Ask, Setting], ThoughtSet]:
+    """A thinker that writes more texts than it gives: each is so much shorter that the budget is everyone's."""
+
+    def answer(pipeline: Pipeline, ask: Ask, setting: Setting) -> ThoughtSet:
+        short = ask.n * ask.max_new_tokens // _DRAFTING[thinker](setting, ask.n)
+        # Seeds of the bench are repetitions: each has drafts of its own. What a stage added is not asked here.
+        more = {"draft": ask.seed, "report": False} if thinker == "hybrid" else {}
+        return _think(thinker)(pipeline, dataclasses.replace(ask, max_new_tokens=max(1, short)), {**more, **setting})
+
+    return answer
+
+
+def _hybrid_rows(setting: Setting, n: int) -> int:
+    from thoughtmix.hybrid.stages import Pipeline as Stages
+
+    return Stages.of(setting).rows(n)
+
+
+# Texts written in all for n thoughts.
+_DRAFTING: dict[str, Callable[[Setting, int], int]] = {
+    "noise": lambda setting, n: n if "idea" in setting else n + 1,
+    "hybrid": _hybrid_rows,
+}
 _OFF: Setting = {"min_p": 0.0}
 # name: (summary, what is fixed, the knob, its lowest and highest value)
 _SAMPLERS: dict[str, tuple[str, Setting, str, float, float]] = {

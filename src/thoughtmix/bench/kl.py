@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from thoughtmix.decoding.requested import DEFAULT_MIN_P
 from thoughtmix.decoding.sampling import Sampler, SamplerBatch, _floor
-from thoughtmix.sampling.thinker import DEFAULT_MIN_P
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel

@@ -7,7 +7,7 @@ import io
 import os
 
 COMMANDS = (
-    "", "think", "search", "diffuse", "renoise", "show", "train", "experiment", "graft", "tune", "export", "cost",
+    "", "think", "noise", "search", "diffuse", "renoise", "show", "train", "experiment", "graft", "tune", "export", "cost",
     "experts", "experts map", "experts think",
     "bench", "thinkers", "metrics", "pull", "doctor",
 )  # fmt: skip

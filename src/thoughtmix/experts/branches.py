@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.decoding import Row, decode
+from thoughtmix.decoding.requested import samplers, thoughts
 from thoughtmix.errors import InputError, UnknownName
 from thoughtmix.experts.analysis import analyze_expert_specialization
 from thoughtmix.experts.carried import Carried
@@ -18,14 +19,13 @@ from thoughtmix.experts.families import find_moe_layers
 from thoughtmix.experts.profile import ROUTER, Profile, all_experts, load_profiles
 from thoughtmix.experts.prompts import PROMPTS
 from thoughtmix.experts.specialization import Specialization
-from thoughtmix.thinker import Request, per_thought
+from thoughtmix.thinker import Request
 from thoughtmix.thoughts import Thought
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
 DEFAULT_TEMPERATURE = 0.7
-DEFAULT_MIN_P = 0.1
 NOISE = Profile("noise")
 """The model's own routing under noise of the thought's own seed."""
 _FOUND: WeakKeyDictionary[PreTrainedModel, Specialization] = WeakKeyDictionary()
@@ -88,17 +88,7 @@ def think_under(
     n = request.n
     creativity = 1.0 if request.creativity is None else float(request.creativity)
     temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
-    samplers = [
-        Sampler(temperature=t, top_k=k, top_p=p, min_p=m, top_nsigma=s)
-        for t, k, p, m, s in zip(
-            per_thought("temperature", temperature, n),
-            per_thought("top_k", request.top_k, n),
-            per_thought("top_p", request.top_p, n),
-            per_thought("min_p", DEFAULT_MIN_P if request.min_p is None else request.min_p, n),
-            per_thought("top_nsigma", request.top_nsigma, n),
-            strict=True,
-        )
-    ]
+    drawn = samplers(request, temperature)
     with ExpertController(model.model, scoped=True) as controller:
         controller.set([p.scaled(strength * creativity) if creativity else ROUTER for p in assigned])
         noise = [creativity if p is NOISE else 0.0 for p in assigned]
@@ -107,7 +97,7 @@ def think_under(
         decoded = decode(
             model,
             [prompt_ids],
-            [Row(seed=s, sampler=x, stop=request.stop) for s, x in zip(request.seeds, samplers, strict=True)],
+            [Row(seed=s, sampler=x, stop=request.stop) for s, x in zip(request.seeds, drawn, strict=True)],
             max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,
             path=request.path,
@@ -115,21 +105,12 @@ def think_under(
             carried=Carried(controller, n),
             read=read,  # type: ignore[arg-type]  # checked by decode
         )
-    thoughts = [
-        Thought(
-            text=row.text,
-            token_ids=tuple(row.token_ids),
-            seed=seed,
-            logprob=float(sum(row.logprobs)),
-            finish=row.finish,
-            token_logprobs=tuple(row.logprobs),
-            origin={
-                "thinker": "experts", "profile": p.name, "creativity": creativity, "temperature": sampler.temperature,
-            },
-        )
-        for row, seed, sampler, p in zip(decoded.rows, request.seeds, samplers, assigned, strict=True)
-    ]  # fmt: skip
-    return thoughts, {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+    origins = [
+        {"thinker": "experts", "profile": p.name, "creativity": creativity, "temperature": sampler.temperature}
+        for sampler, p in zip(drawn, assigned, strict=True)
+    ]
+    facts = {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+    return thoughts(decoded.rows, request.seeds, origins), facts
 
 
 def generate_thought_branches(

@@ -22,6 +22,13 @@ def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_siz
     Rewards blandness and loops, and flatters the judge's own texts: name a judge that did not write them.
     Raises `NumericsError` on NaN, `InputError` when prompt and text do not fit the judge's context.
     """
+    return ids_nll(judge.encode(prompt), texts, judge, batch_size)
+
+
+def ids_nll(
+    start: Sequence[int], texts: Sequence[str], judge: LanguageModel, batch_size: int = 8
+) -> NDArray[np.float64]:  # fmt: skip
+    """The same after the judge's own tokens of a prompt."""
     import torch
     import torch.nn.functional as F
 
@@ -29,7 +36,7 @@ def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_siz
         raise InputError("There are no texts to judge.", "Pass at least one thought.")
     if not judge.causal:
         raise InputError(f"{judge.name} does not read from left to right.", "Name a causal model (--judge).")
-    start = judge.encode(prompt)
+    start = list(start)
     end = min(judge.eos_ids) if judge.eos_ids else 0
     bodies = [list(judge.tokenizer(t, add_special_tokens=False)["input_ids"]) or [end] for t in texts]
     longest = len(start) + max(map(len, bodies))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.errors import InputError
-from thoughtmix.thinker import Request, per_thought
+from thoughtmix.thinker import Request
 
 if TYPE_CHECKING:
     from thoughtmix.mixture.state import Carried
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from thoughtmix.thoughts import Thought
 
 DEFAULT_TEMPERATURE = 0.7
-DEFAULT_MIN_P = 0.1
 
 
 class MixtureThinker:
@@ -29,25 +28,15 @@ class MixtureThinker:
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
     ) -> tuple[list[Thought], Mapping[str, Any]]:
         """Tokens are drawn at temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""
-        from thoughtmix.decoding import Row, Sampler, decode
+        from thoughtmix.decoding import Row, decode
         from thoughtmix.decoding.randomness import codes
-        from thoughtmix.thoughts import Thought
+        from thoughtmix.decoding.requested import samplers, thoughts
 
         n = request.n
         creativity = 1.0 if request.creativity is None else float(request.creativity)
         carried = carried_by(model, request.seeds, [creativity] * n)
         temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
-        samplers = [
-            Sampler(temperature=t, top_k=k, top_p=p, min_p=m, top_nsigma=s)
-            for t, k, p, m, s in zip(
-                per_thought("temperature", temperature, n),
-                per_thought("top_k", request.top_k, n),
-                per_thought("top_p", request.top_p, n),
-                per_thought("min_p", DEFAULT_MIN_P if request.min_p is None else request.min_p, n),
-                per_thought("top_nsigma", request.top_nsigma, n),
-                strict=True,
-            )
-        ]
+        drawn = samplers(request, temperature)
         read = str(request.options.get("read", "shared"))
         draws = str(request.options.get("draws", "independent"))
         places = codes(draws, request.seeds, prompt_ids, routed=True)
@@ -56,7 +45,7 @@ class MixtureThinker:
             [prompt_ids],
             [
                 Row(seed=s, sampler=x, stop=request.stop, code=code)
-                for s, x, code in zip(request.seeds, samplers, places, strict=True)
+                for s, x, code in zip(request.seeds, drawn, places, strict=True)
             ],
             max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,
@@ -66,27 +55,14 @@ class MixtureThinker:
             read=read,  # type: ignore[arg-type]  # checked by decode
             tail=carried.tail if read == "shared" and creativity > 0 else 0,
         )
-        thoughts = [
-            Thought(
-                text=row.text,
-                token_ids=tuple(row.token_ids),
-                seed=seed,
-                logprob=float(sum(row.logprobs)),
-                finish=row.finish,
-                token_logprobs=tuple(row.logprobs),
-                origin={
-                    "thinker": self.name,
-                    "creativity": creativity,
-                    "temperature": sampler.temperature,
-                    **route,
-                    **mode,
-                },
-            )
-            for row, seed, sampler, route, mode in zip(
-                decoded.rows, request.seeds, samplers, carried.routes(n), _modes(model, request.seeds), strict=True
-            )
-        ]
-        return thoughts, {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+        origins = [
+            {
+                "thinker": self.name, "creativity": creativity, "temperature": sampler.temperature, **route, **mode,
+            }
+            for sampler, route, mode in zip(drawn, carried.routes(n), _modes(model, request.seeds), strict=True)
+        ]  # fmt: skip
+        facts = {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
+        return thoughts(decoded.rows, request.seeds, origins), facts
 
 
 def _modes(model: LanguageModel, seeds: Sequence[int]) -> list[dict[str, int]]:

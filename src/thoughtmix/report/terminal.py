@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from thoughtmix.report.text import facts, heat_rows, printable, summary
+from thoughtmix.report.text import facts, heat_rows, printable, stage_rows, summary
 
 if TYPE_CHECKING:
     from thoughtmix.thinker import StepEvent
@@ -37,6 +37,11 @@ def render(thoughts: ThoughtSet) -> RenderableType:
         )
     if len(thoughts.distances) > 1:
         parts.append(heat_map(thoughts))
+    if rows := stage_rows(thoughts):
+        table = Table(*rows[0], title="what each stage added", title_style="dim", title_justify="left", box=None)
+        for row in rows[1:]:
+            table.add_row(*row)
+        parts.append(table)
     parts.append(Text(summary(thoughts), style="bold"))
     return Group(*parts)
 

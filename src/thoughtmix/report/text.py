@@ -11,10 +11,11 @@ FINISH = {"stop": "complete", "length": "cut at the token budget", "cancelled": 
 
 
 def facts(thought: Thought) -> str:
-    """One line about a thought: its routing profile if it had one, how likely, how relevant, how far from the others,
-    how it ended."""
-    parts = [printable(thought.origin["profile"])] if thought.origin.get("profile") else []
-    parts.append(f"{thought.mean_logprob:.2f} nats/token")
+    """One line about a thought: its routing profile or direction if it had one, how likely, how relevant, how far
+    from the others, how it ended."""
+    parts = [printable(str(thought.origin[name])) for name in ("profile", "direction") if thought.origin.get(name)]
+    if thought.token_ids:  # texts from elsewhere come without tokens and likelihood
+        parts.append(f"{thought.mean_logprob:.2f} nats/token")
     parts += [
         f"{label} {thought.scores[name]:.2f}"
         for name, label in (("relevance", "relevance"), ("distance", "distance"), ("judge_nll", "judge NLL"))
@@ -44,6 +45,21 @@ def summary(thoughts: ThoughtSet) -> str:
     return " · ".join(parts)
 
 
+def stage_rows(thoughts: ThoughtSet) -> list[list[str]]:
+    """`run["stages"]` of a hybrid as rows of words, the head first: each value, with what it gained over the stage
+    before."""
+    stages = thoughts.run.get("stages") or []
+    names = [(kind, name) for kind in ("quality", "diversity") for name in (stages[0].get(kind, {}) if stages else {})]
+    out = [["stage", "texts", "tokens", *(name for _, name in names)]] if stages else []
+    for i, stage in enumerate(stages):
+        cells = [printable(str(stage["stage"])), str(stage["texts"]), str(stage["tokens"])]
+        for kind, name in names:
+            gain = f" ({stage[kind][name] - stages[i - 1][kind][name]:+.2f})" if i else ""
+            cells.append(f"{stage[kind][name]:.2f}{gain}")
+        out.append(cells)
+    return out
+
+
 def digit(distance: float, largest: float) -> str:
     """0 (alike) to 9 (as far apart as any two here)."""
     return str(min(9, int(10 * distance / largest))) if largest > 0 else "0"
@@ -71,6 +87,14 @@ def plain(thoughts: ThoughtSet, width: int = 100) -> str:
         lines.append(" " * (size + 2) + " ".join(str(i).rjust(size) for i in range(1, len(thoughts) + 1)))
         for i, row in enumerate(heat_rows(thoughts.distances), 1):
             lines.append(f"{str(i).rjust(size)}  " + " ".join(cell.rjust(size) for cell in row))
+        lines.append("")
+    rows = stage_rows(thoughts)
+    if rows:
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines += [
+            "what each stage added",
+            *("  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in rows),
+        ]
         lines.append("")
     lines.append(summary(thoughts))
     return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The thinker `hybrid`: generator -> evaluator -> refiner, with what each stage added."""

@@ -1,0 +1,14 @@
+"""Semantic noise: disturb an idea on purpose, in n directions at once.
+
+    from thoughtmix.noise import SemanticNoiser
+    noiser = SemanticNoiser()  # or SemanticNoiser("org/name"), SemanticNoiser(endpoint="http://localhost:8000")
+    noiser.add_creative_noise("Open a cafe where people repair things.", "metaphor")
+    noiser.disturb("Open a cafe where people repair things.", n=8)
+
+Importing this needs no torch.
+"""
+
+from thoughtmix.noise.catalogue import LANGUAGES, STRENGTHS, Catalogue, Direction, most_different
+from thoughtmix.noise.noiser import SemanticNoiser
+
+__all__ = ["LANGUAGES", "STRENGTHS", "Catalogue", "Direction", "SemanticNoiser", "most_different"]

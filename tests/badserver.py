@@ -1,0 +1,158 @@
+"""A real chat-completions server in a thread that misbehaves on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Server:
+    """`script(number, body)` says what request `number` (from 0, all conversations together) gets: "ok", or the name of
+    a fault. `seen` holds the bodies, `when` the arrival times, `most` how many were in flight at once."""
+
+    def __init__(self, script: Callable[[int, dict[str, Any]], str]) -> None:
+        self.script, self.lock = script, threading.Lock()
+        self.seen: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.when: list[float] = []
+        self.flying = self.most = 0
+        self.retry_after = "0.3"
+        self.url = ""
+
+
+def answer(body: dict[str, Any]) -> str:
+    """What the server says: the last message backwards, so that an answer shows which conversation it belongs to."""
+    return str(body["messages"][-1]["content"])[::-1]
+
+
+@contextmanager
+def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
+    state = Server(script)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._json(200, {"data": [{"id": "tiny-1"}, {"id": "tiny-2"}]})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with state.lock:
+                number = len(state.seen)
+                state.seen.append(body)
+                state.keys.append(self.headers.get("authorization"))
+                state.when.append(time.monotonic())
+                state.flying += 1
+                state.most = max(state.most, state.flying)
+            try:
+                self._play(state.script(number, body), body)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the client had enough
+            finally:
+                with state.lock:
+                    state.flying -= 1
+
+        def _play(self, fault: str, body: dict[str, Any]) -> None:
+            text = answer(body)
+            if fault == "ok":
+                time.sleep(0.02)
+                return self._stream(text) if body["stream"] else self._json(200, _whole(text))
+            if fault == "length":
+                return self._json(200, _whole(text, "length"))
+            if fault == "slow":
+                time.sleep(1.6)
+                return self._json(200, _whole(text))
+            if fault == "drip":
+                return self._drip()
+            if fault == "hangup":
+                self.close_connection = True
+                return self.connection.close()
+            if fault == "cut":
+                return self._stream(text, upto=2)
+            if fault == "short":  # promises more bytes than come
+                self._head(200, "application/json", 10_000)
+                self.wfile.write(b'{"choices": [')
+                self.close_connection = True
+                return None
+            if fault == "html":
+                return self._bytes(200, "text/html", b"<html>Welcome</html>")
+            if fault == "empty":
+                return self._json(200, {"choices": []})
+            if fault == "null":
+                return self._json(200, {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]})
+            if fault == "badstream":
+                return self._bytes(
+                    200, "text/event-stream", b'data: {"choices": [{"delta": {"content": "Hm"}}]}\n\ndata: {"cho\n\n'
+                )
+            if fault == "errorstream":
+                return self._bytes(200, "text/event-stream", b'data: {"error": {"message": "out of\\nmemory"}}\n\n')
+            if fault == "429":
+                return self._json(429, {"error": {"message": "slow down"}}, {"Retry-After": state.retry_after})
+            if fault.isdigit():
+                return self._json(int(fault), {"error": {"message": f"this is {fault}"}})
+            raise AssertionError(fault)
+
+        def _stream(self, text: str, upto: int | None = None) -> None:
+            """Server-sent events, three characters each; `upto`: break off after so many."""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            self.wfile.write(b": hello\n\n")
+            parts = [text[i : i + 3] for i in range(0, len(text), 3)]
+            for part in parts if upto is None else parts[:upto]:
+                event = {"choices": [{"delta": {"content": part}, "finish_reason": None}]}
+                self.wfile.write(f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\n".encode())
+                self.wfile.flush()
+            if upto is None:
+                end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+                usage = {"choices": [], "usage": {"completion_tokens": len(parts)}}
+                self.wfile.write(f"data: {json.dumps(end)}\n\ndata: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
+
+        def _drip(self) -> None:
+            """A byte now and then, for ever: no single read is slow."""
+            self._head(200, "application/json", 10_000)
+            for _ in range(40):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.05)
+            self.close_connection = True
+
+        def _json(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+            self._bytes(status, "application/json", json.dumps(body).encode(), headers)
+
+        def _bytes(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self._head(status, kind, len(body), headers)
+            self.wfile.write(body)
+
+        def _head(self, status: int, kind: str, size: int, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(size))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _whole(text: str, finish: str = "stop") -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+            "usage": {"completion_tokens": len(text.split())}}  # fmt: skip
