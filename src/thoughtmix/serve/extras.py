@@ -56,7 +56,7 @@ def router(service: Service) -> APIRouter:
 
     @api.post(
         "/diffuse",
-        responses={200: {"content": STREAMED, "description": "A frame a step, then [DONE]."}},
+        responses=STREAMS,
         response_class=Response,
     )
     async def diffuse(asked: schemas.DiffuseRequest, request: Request) -> Response:
