@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from test_decoding import PATHS, lm
-from tiny import VOCABULARY, fresh, tiny, tiny_mixture, tokenizer
+from tiny import VOCABULARY, fresh, tiny, tiny_mixture
 
 from thoughtmix.decoding import Row, Sampler, decode
 from thoughtmix.decoding import continuous as continuous_module
@@ -84,3 +84,182 @@ def test_law_5_a_thought_is_its_own_whoever_joins(family: str) -> None:
         same(done, alone)
         assert done.path == PATHS[family] == alone.path
     assert batch.rows == 0
+
+
+def scheduled(model: Any, **limits: Any) -> Scheduler:
+    return Scheduler(model, weights="native", **limits)
+
+
+def call_of(session: Session, model: Any, call: dict[str, Any], **more: Any) -> Any:
+    with session.entered():
+        return decode(model, **{**call, **more}, weights="native")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixture"])
+def test_law_5_under_load_from_many_threads(family: str, global_state_untouched: None) -> None:
+    """Whatever the timing. Bloom cannot join and takes turns; so does every third call, which names a path."""
+    model = lm(tiny_mixture() if family == "mixture" else tiny(family))
+    calls = [some_call(100 + n) for n in range(16)]
+    want = [decode(model, weights="native", **call) for call in calls]
+    ticks: list[Any] = []
+    with scheduled(model, rows=8, chunk=16, observe=ticks.append) as scheduler, ThreadPoolExecutor(6) as pool:
+
+        def one(number: int) -> Any:
+            time.sleep(random.Random(number).random() / 50)
+            more = {"path": "expanded"} if number % 3 == 0 else {}
+            return call_of(Session(scheduler), model, calls[number], **more)
+
+        got = list(pool.map(one, range(16)))
+    for done, alone in zip(got, want, strict=True):
+        same(done, alone)
+    assert max((t.rows for t in ticks), default=0) <= 8 and (ticks or family == "bloom")
+    assert all(t.read <= 16 for t in ticks if t.rows > 8)
+
+
+def test_prompts_are_read_in_pieces_while_rows_run() -> None:
+    """A long prompt keeps nobody waiting for more than a piece, and steps go on in between."""
+    model, ticks = lm(tiny("llama")), list[Any]()
+    with scheduled(model, chunk=8, observe=ticks.append) as scheduler, ThreadPoolExecutor(2) as pool:
+        started = threading.Event()
+        rows = [Row(seed=s) for s in range(3)]
+        first = pool.submit(
+            call_of, Session(scheduler), model, {"prompts": [[5, 6]], "rows": rows, "max_new_tokens": 60},
+            on_step=lambda event: started.set() or time.sleep(0.002),
+        )  # fmt: skip
+        started.wait(10)
+        call_of(Session(scheduler), model, {"prompts": [[7] * 100], "rows": rows[:1], "max_new_tokens": 1})
+        assert not first.done()
+    pieces = [t.read for t in ticks[1:] if t.read]
+    assert sum(pieces) == 100 and max(pieces) == 8
+
+
+def test_who_cancels_leaves_at_once_and_hurts_nobody() -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(4)], "max_new_tokens": 40}
+    want = decode(model, weights="native", **call)
+    with scheduled(model) as scheduler, ThreadPoolExecutor(4) as pool:
+        leaving, staying = Session(scheduler), Session(scheduler)
+        steps = threading.Semaphore(0)
+        long = {**call, "max_new_tokens": 250, "rows": [Row(seed=s) for s in range(9)]}
+        gone = pool.submit(call_of, leaving, model, long, on_step=lambda event: steps.release() or time.sleep(0.005))
+        for _ in range(3):
+            steps.acquire(timeout=10)
+        kept = pool.submit(call_of, staying, model, call)
+        leaving.cancel()
+        with pytest.raises(Cancelled):
+            gone.result(10)
+        same(kept.result(10), want)
+        assert scheduler.rows == 0 and scheduler.waiting == 0
+        with pytest.raises(Cancelled):
+            call_of(leaving, model, call)
+
+
+@pytest.mark.parametrize("path", ["auto", "expanded"])
+def test_a_late_request_ends_with_what_it_has(path: str) -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(2)], "max_new_tokens": 250, "path": path}
+    with scheduled(model) as scheduler:
+        session = Session(scheduler, time.monotonic() + 0.15)
+        done = call_of(session, model, call, on_step=lambda event: time.sleep(0.01))
+        assert all(1 <= len(r.token_ids) < 250 for r in done.rows)
+        assert {r.finish for r in done.rows} == ({"length"} if path == "auto" else {"cancelled"})
+        assert done.interrupted == (path == "expanded") and session.late
+        with pytest.raises(TimedOut):
+            call_of(session, model, call)
+
+
+def test_a_listeners_error_is_its_own() -> None:
+    model = lm(tiny("gpt2"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(3)], "max_new_tokens": 30}
+    want = decode(model, weights="native", **call)
+
+    def refuse(event: Any) -> None:
+        if event.done >= 6:
+            raise ZeroDivisionError
+
+    def stop(event: Any) -> None:
+        if event.done >= 6:
+            raise KeyboardInterrupt
+
+    with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
+        broken, stopped, fine = (
+            pool.submit(call_of, Session(scheduler), model, call, on_step=listener) for listener in (refuse, stop, None)
+        )
+        with pytest.raises(ZeroDivisionError):
+            broken.result(10)
+        assert [len(r.token_ids) for r in stopped.result(10).rows] == [2, 2, 2] and stopped.result().interrupted
+        same(fine.result(10), want)
+
+
+def test_bad_numbers_and_bad_input_are_their_own() -> None:
+    """A prompt that makes NaN fails alone; so does one that cannot be continued."""
+    broken = fresh("llama")
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[7] = torch.nan
+        broken.lm_head.weight[7] = 0.0
+    model = lm(broken)
+    call = {
+        "prompts": [[5, 9, 77]],
+        "rows": [Row(seed=s, sampler=Sampler(top_k=5)) for s in range(3)],
+        "max_new_tokens": 30,
+    }
+    want = decode(model, weights="native", **call)
+    assert all(7 not in r.token_ids for r in want.rows)
+    with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
+        good, bad = pool.submit(call_of, Session(scheduler), model, call), pool.submit(
+            call_of, Session(scheduler), model, {**call, "prompts": [[5, 7]]}
+        )  # fmt: skip
+        with pytest.raises(NumericsError):
+            bad.result(10)
+        same(good.result(10), want)
+        with pytest.raises(InputError, match="is empty"):
+            call_of(Session(scheduler), model, {**call, "prompts": [[]]})
+
+
+def test_a_model_that_fails_fails_who_is_there_and_nobody_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(3)], "max_new_tokens": 10}
+    want = decode(model, weights="native", **call)
+    real = continuous_module.draw
+    with scheduled(model) as scheduler:
+        monkeypatch.setattr(continuous_module, "draw", lambda *a: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            call_of(Session(scheduler), model, call)
+        monkeypatch.setattr(continuous_module, "draw", real)
+        same(call_of(Session(scheduler), model, call), want)
+
+
+def test_closing_answers_everybody() -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9]], "rows": [Row(seed=0)], "max_new_tokens": 250}
+    scheduler = scheduled(model, rows=1)
+    with ThreadPoolExecutor(2) as pool:
+        with scheduler:
+            on_step = lambda event: time.sleep(0.005)  # noqa: E731
+            waiting = [pool.submit(call_of, Session(scheduler), model, call, on_step=on_step) for _ in range(2)]
+            time.sleep(0.1)
+        for future in waiting:
+            with pytest.raises(Cancelled):
+                future.result(10)
+    with pytest.raises(Cancelled):
+        call_of(Session(scheduler), model, call)
+
+
+def test_turns_are_given_in_order() -> None:
+    turns, seen = Turns(), list[int]()
+
+    def take(number: int) -> None:
+        with turns:
+            seen.append(number)
+
+    with turns:
+        threads = []
+        for number in range(5):
+            threads.append(threading.Thread(target=take, args=(number,)))
+            threads[-1].start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+        turns.pass_on()  # all five, before the holder goes on
+        assert seen == [0, 1, 2, 3, 4]
+    for thread in threads:
+        thread.join()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix.decoding.continuous import Continuous, Job
 from thoughtmix.decoding.engine import ELSEWHERE, Continuation, Decoded
 from thoughtmix.decoding.expanded import ExpandedPath
-from thoughtmix.decoding.probe import choose
+from thoughtmix.decoding.probe import Weights, choose
 from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.turns import Turns
 from thoughtmix.errors import ThoughtmixError
@@ -133,7 +133,8 @@ class Session:
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch; tokens: most tokens whose keys and values it
     holds (a single job may have more of either, and then runs when the batch is empty). chunk: prompt tokens read
-    between two steps. observe: called after every turn, in the scheduler's thread."""
+    between two steps. observe: called after every turn, in the scheduler's thread. weights: of the steps, as in `decode`;
+    who asks for others decodes beside the batch."""
 
     def __init__(
         self,
@@ -142,8 +143,10 @@ class Scheduler:
         tokens: int = 1 << 20,
         chunk: int = 128,
         observe: Callable[[Tick], None] | None = None,
+        weights: Weights = "auto",
     ) -> None:
         self.lm, self.most_rows, self.most_tokens, self.chunk, self.observe = lm, rows, tokens, chunk, observe
+        self.weights = weights
         self.turns = Turns()
         self._batch = Continuous()
         self._wake = threading.Condition()
@@ -183,8 +186,11 @@ class Scheduler:
     def decode(self, session: Session, decode: Callable[..., Decoded], how: dict[str, Any]) -> Decoded:
         """`decode(**how)` of this session, in the batch where that can be."""
         defaults = {p.name: p.default for p in inspect.signature(decode).parameters.values()}
+        defaults["weights"] = self.weights
         own = {k: v for k, v in how.items() if k not in _JOINS and k not in {"lm", "prompts", "rows"}}
-        if how["lm"].model is self.lm.model and all(not v or v == defaults[k] for k, v in own.items()):
+        if how["lm"].model is self.lm.model and all(
+            not v or v == defaults[k] for k, v in {"weights": "auto", **own}.items()
+        ):
             try:
                 return self._join(session, how)
             except _Beside:
@@ -291,7 +297,7 @@ class Scheduler:
                 return False
             session, job = self._waiting.popleft()
         try:
-            route = choose(self.lm.model, prompts=len(job.prompts))
+            route = choose(self.lm.model, weights=self.weights, prompts=len(job.prompts))
             if isinstance(route, ExpandedPath) or not self._batch.fits(route):  # type: ignore[arg-type]
                 raise _Beside
             self._reading = (session, job, Reading(route, job.prompts, job.counts, max(job.budget)))  # type: ignore[arg-type]

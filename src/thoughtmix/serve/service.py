@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtmix.api import AUTO, Pipeline, Prompt
+from thoughtmix.decoding.probe import Weights
 from thoughtmix.decoding.scheduler import Scheduler, Session
 from thoughtmix.errors import Interrupted, UnknownName
 from thoughtmix.models import Embedder, LanguageModel
@@ -73,15 +74,16 @@ class Service:
         lm: LanguageModel,
         limits: Limits | None = None,
         embedder: Callable[[], Embedder] | None = None,
+        weights: Weights = "auto",
     ) -> None:
         self.lm, self.limits = lm, limits or Limits()
         self.meters = Meters()
         self.created = int(time.time())
         self.per_token = token_bytes(lm)
         room = max(1, self.limits.memory * 2**20 // self.per_token)
-        self.scheduler = Scheduler(lm, self.limits.rows, room, self.limits.chunk, self.meters.tick)
+        self.scheduler = Scheduler(lm, self.limits.rows, room, self.limits.chunk, self.meters.tick, weights)
         self.embedder = InTurn(embedder, self.scheduler)
-        self.pipeline = Pipeline(lm, embedder=self.embedder)
+        self.pipeline = Pipeline(lm, embedder=self.embedder, weights=weights)
         self.draining = False
         self.threads = ThreadPoolExecutor(self.limits.queue + 4, thread_name_prefix="thoughtmix-request")
         self._sessions: set[Session] = set()
