@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +26,7 @@ from tinyland import HashEmbedder
 
 from thoughtmix.api import Pipeline
 
+HERE = Path(__file__).parent
 SAID = [{"role": "user", "content": "w5 w9 w77"}]
 PROMPT = "w5 w9 w77"  # what these messages are to a model without a chat template
 
@@ -430,3 +438,64 @@ def test_draining_finishes_who_is_in() -> None:
             ended = long.result(30)
             assert ended.status_code == 200 and ended.json()["usage"]["completion_tokens"] < 200
         quick()
+
+
+# --- its process ---
+
+
+def process(port: int, grace: float = 20.0) -> subprocess.Popen[bytes]:
+    """A server of its own, once it answers."""
+    made = subprocess.Popen([sys.executable, str(HERE / "serving.py"), str(port), str(grace)], stderr=subprocess.PIPE)
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert made.poll() is None, made.stderr.read() if made.stderr else ""
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200:
+                return made
+        time.sleep(0.1)
+    raise AssertionError("it never answered")
+
+
+def test_killed_under_load_and_started_again() -> None:
+    """kill -9: clients get clean errors, none hangs, and the next server answers as the last. SIGTERM: who was accepted
+    is answered to the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    body = {"messages": SAID, "n": 4, "seed": 3, "max_tokens": 30}
+    first = process(port)
+    want = httpx.post(url, json=body).json()["choices"]
+    answered = threading.Semaphore(0)
+
+    def load(_: int) -> BaseException | None:
+        try:
+            while True:
+                got = httpx.post(url, json=body, timeout=30)
+                assert [c["message"] for c in got.json()["choices"]] == [c["message"] for c in want]
+                answered.release()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(load, i) for i in range(6)]
+        for _ in range(12):
+            assert answered.acquire(timeout=60)
+        first.kill()
+        errors = [c.result(40) for c in clients]
+    first.wait(10)
+    assert all(isinstance(e, httpx.TransportError) and not isinstance(e, httpx.TimeoutException) for e in errors), (
+        errors
+    )
+
+    second = process(port)
+    assert [c["message"] for c in httpx.post(url, json=body).json()["choices"]] == [c["message"] for c in want]
+    with httpx.stream("POST", url, json={**body, "max_tokens": 240, "stream": True}, timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        second.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    ends = [c["finish_reason"] for line in rest if line.startswith("data: {") for c in json.loads(line[6:])["choices"]]
+    assert rest[-1] == "data: [DONE]" and sum(e is not None for e in ends) == 4
+    assert second.wait(30) in {0, -signal.SIGTERM}
+    assert second.stderr is not None and b"Traceback" not in second.stderr.read()

@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -38,17 +39,26 @@ def document(here: Running) -> Any:
     return schemathesis.openapi.from_url(f"{here.url}/openapi.json")
 
 
-schema = schemathesis.pytest.from_fixture("document")
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-@schema.parametrize()
-@settings(max_examples=25, **CALM)
-def test_the_document_is_true(case: Any) -> None:
-    case.call_and_validate(
-        checks=[
-            not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
-        ]
-    )  # fmt: skip
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_the_document_is_true(document: Any, mode: GenerationMode) -> None:
+    """Every operation, with data that it takes and data that it does not."""
+    seen = set()
+    for found in document.get_all_operations():
+        operation = found.ok()
+        seen.add(operation.label)
+        if mode is GenerationMode.NEGATIVE and operation.method == "get":
+            continue  # takes nothing, or any text
+
+        @settings(max_examples=12, **CALM)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: Any) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        check()
+    assert {"POST /v1/chat/completions", "POST /api/diffuse", "GET /healthz", "GET /metrics"} <= seen
 
 
 JSON = st.recursive(
@@ -67,7 +77,7 @@ VALID: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=120, **CALM)
+@settings(max_examples=80, **CALM)
 @given(data=st.data())
 def test_no_body_makes_it_fail(here: Running, data: st.DataObject) -> None:
     """A valid body with some fields replaced by anything, or bytes that are no body at all."""

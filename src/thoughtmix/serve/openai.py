@@ -24,10 +24,8 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         503: "The server is stopping, or the request was cancelled.", 504: "The time was up before anything was whole.",
     }.items()
 }  # fmt: skip
-STREAMED: dict[str, Any] = {
-    "text/event-stream": {"schema": {"type": "string", "description": "Chunks, then [DONE]; see stream."}}
-}
-
+EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {**EVENT, "description": "Chunks, then [DONE]."}}}
 STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": STREAMED, "description": "The thoughts."}}
 
 
