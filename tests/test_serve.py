@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serving import Running, running
+from serving import Running, running, service
 from tiny import language_model
 from tinyland import HashEmbedder
 
@@ -424,6 +424,36 @@ def test_other_models(family: str) -> None:
     assert [c["message"]["content"] for c in plain.json()["choices"]] == want.texts
 
 
+def test_a_model_that_denoises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is decoded from left to right; it takes turns all the same."""
+    import serving
+
+    from thoughtmix.models import load_model
+
+    model = load_model("shakespeare-diffusion")
+    monkeypatch.setattr(serving, "language_model", lambda family: model)
+    own = Pipeline(model, embedder=HashEmbedder())
+    want = own("ROMEO:", 2, seed=1, max_new_tokens=12, raw=True)
+    body = {"messages": [{"role": "user", "content": "ROMEO:"}], "n": 2, "seed": 1, "max_tokens": 12, "measure": True}
+    with running() as here:
+        got = chat(here, **body).json()
+        assert [c["message"]["content"] for c in got["choices"]] == want.texts and got["thoughtmix"][
+            "thinker"
+        ] == "diffusion"
+        assert got["thoughtmix"]["metrics"] == pytest.approx(want.metrics, abs=1e-4)
+        assert chat(here, **body, logprobs=True).status_code == 200
+        assert chat(here, **body, thinker="sampling").status_code == 400
+
+
+def test_what_is_not_asked_fits(here: Running) -> None:
+    """A request without max_tokens gets what fits behind its prompt; files of the server are nobody's business."""
+    long = [{"role": "user", "content": "w5 " * 253}]
+    assert chat(here, messages=long).json()["usage"]["completion_tokens"] <= 3
+    assert chat(here, messages=long, max_tokens=6).status_code == 400
+    got = chat(here, thinker="experts", options={"profiles": "/etc/passwd.json"})
+    assert got.status_code == 400 and "not for requests" in got.json()["error"]["message"]
+
+
 def test_draining_finishes_who_is_in() -> None:
     with running(grace=1.0) as here:
         quick = slow(here.service)
@@ -441,6 +471,50 @@ def test_draining_finishes_who_is_in() -> None:
 
 
 # --- its process ---
+
+
+def test_the_command_says_what_is_wrong_before_it_loads_a_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from thoughtmix.cli import main
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for arguments, says in (
+            (["--port", str(taken.getsockname()[1])], "Cannot listen on 127.0.0.1"),
+            (["--host", "no.such.host.invalid"], "Cannot listen"),
+            (["--rows", "0"], "The limit rows is 0"), (["--seconds", "nan"], "The limit seconds is nan"),
+        ):  # fmt: skip
+            assert main(["serve", *arguments]) == 2
+            assert says in capsys.readouterr().err
+    monkeypatch.setenv("THOUGHTMIX_TOKEN", " ")
+    assert main(["serve"]) == 2
+    assert "THOUGHTMIX_TOKEN is empty" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 2
+    assert "pip install 'thoughtmix[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warns"), [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("0.0.0.0", "x", False)]
+)
+def test_listening_to_everybody_without_a_token_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, token: str | None, warns: bool
+) -> None:
+    from thoughtmix.serve import run
+
+    monkeypatch.setattr(run.Server, "run", lambda self, sockets: None)
+    with run.bound(host, 0) as listener:
+        run.serve(service(), listener, token)
+    said = capsys.readouterr().err.splitlines()
+    assert ("without a token" in said[0]) is warns and len(said) == 1 + warns
+
+
+def test_nothing_of_it_is_imported_before_it_is_asked_for() -> None:
+    code = "import sys, thoughtmix, thoughtmix.cli; print([m for m in ('fastapi', 'uvicorn', 'prometheus_client', 'torch') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def process(port: int, grace: float = 20.0) -> subprocess.Popen[bytes]:

@@ -164,6 +164,8 @@ async def _gone(request: Request) -> None:
 async def _stream(ticket: Ticket, run: Run, first: Any, asked: schemas.Asked, form: _Chat) -> AsyncIterator[bytes]:
     """Chunks: a thought is a choice. The room is given back when the client has all of it, or leaves."""
     over = False
+    limits = ticket.service.limits  # who never reads keeps no room
+    last = asyncio.get_running_loop().call_later(limits.seconds + limits.grace, ticket.leave)
     try:
         async with aclosing(_chunks(run, first, asked, form)) as chunks:
             async for chunk in chunks:
@@ -172,6 +174,7 @@ async def _stream(ticket: Ticket, run: Run, first: Any, asked: schemas.Asked, fo
     finally:
         if not over:
             ticket.service.meters.cancelled.inc()
+        last.cancel()
         ticket.session.cancel()
         ticket.leave()
 
