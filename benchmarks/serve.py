@@ -1,11 +1,11 @@
-"""A real server under load, beside the engine alone: speed, first tokens, memory, and every thought against its solo text.
+"""A real server under load beside the engine alone: speed, first tokens, memory, every thought against its solo text.
 
     python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--out FILE]
 
-Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has requests
-of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong one shows.
-The engine's own speed is `decode` with as many rows (a prompt for each client, n rows each, none ending early), before and
-after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed.
+Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
+requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
+one shows. The engine's own speed is `decode` with as many rows (a prompt for each client, n rows each, none ending
+early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from typing import Any
 import httpx
 
 THINGS = (
-    "a brick", "a paper clip", "an old newspaper", "a blanket", "a spoon", "a broken umbrella", "a shoe box", "a candle",
-    "a bucket", "a long rope", "a mirror", "a glass jar", "a bicycle wheel", "a wooden door", "a sock", "a tin can",
+    "a brick", "a paper clip", "an old newspaper", "a blanket", "a spoon", "a broken umbrella", "a shoe box",
+    "a candle", "a bucket", "a long rope", "a mirror", "a glass jar", "a bicycle wheel", "a wooden door", "a sock",
+    "a tin can",
 )  # fmt: skip
 FORMS = (
     "Name an unusual use for {}.",
@@ -109,8 +110,7 @@ def client(url: str, number: int, load: Load, until: float, args: argparse.Names
                 load.errors.append(f"seeds {seeds} for {wanted}")
             for i, text in enumerate(texts):
                 load.texts.setdefault((number, form, wanted[i]), []).append(text)
-            if time.monotonic() < until:
-                load.tokens += tokens
+            load.tokens += tokens
             load.answers += 1
             load.seconds.append(time.perf_counter() - began)
             if stream:
@@ -135,7 +135,8 @@ def engine(clients: int, n: int, tokens: int) -> float:
 
 
 def engine_apart(args: argparse.Namespace) -> float:
-    command = [sys.executable, __file__, "--engine", "--clients", str(args.clients), "-n", str(args.n), "--tokens", str(args.tokens)]  # fmt: skip
+    shape = ["--clients", str(args.clients), "-n", str(args.n), "--tokens", str(args.tokens)]
+    command = [sys.executable, __file__, "--engine", *shape]
     return float(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
@@ -167,25 +168,72 @@ def checked(load: Load, tokens: int) -> dict[str, Any]:
     from thoughtmix import Pipeline
 
     pipeline = Pipeline()
-    solo = {
-        (c, form, seed): pipeline(
-            [{"role": "user", "content": prompt(c, form)}], 1, "sampling", seed=seed, max_new_tokens=tokens, measure=False
-        )[0].text
-        for c, form, seed in sorted(load.texts)
-    }  # fmt: skip
-    everything = {text: key for key, text in solo.items()}
-    same = apart = mixed = 0
-    partings = []
+
+    def alone(number: int, form: int, seed: int) -> str:
+        said = [{"role": "user", "content": prompt(number, form)}]
+        return pipeline(said, 1, "sampling", seed=seed, max_new_tokens=tokens, measure=False)[0].text
+
+    solo = {key: alone(*key) for key in sorted(load.texts)}
+    owner = {text: key for key, text in solo.items()}
+    partings, same, mixed = [], 0, 0
     for key, texts in load.texts.items():
         for text in texts:
             if text == solo[key]:
                 same += 1
-            elif everything.get(text, key) != key or text[:1] != solo[key][:1]:
+            elif owner.get(text, key) != key or text[:1] != solo[key][:1]:
                 mixed += 1
             else:
-                apart += 1
-                partings.append(len(os.path.commonprefix([text, solo[key]])))
-    return {"thoughts": same + apart + mixed, "distinct": len(solo), "same": same, "rounding": apart, "mixed": mixed, "parted_at_character": sorted(partings)[:20]}  # fmt: skip
+                partings.append(next(i for i in range(len(text) + 1) if text[: i + 1] != solo[key][: i + 1]))
+    return {
+        "thoughts": same + mixed + len(partings), "distinct": len(solo), "same": same, "mixed_up": mixed,
+        "parted_by_rounding": len(partings), "parted_at_character": sorted(partings)[:20],
+    }  # fmt: skip
+
+
+DRAWN = 'thoughtmix_tokens_total{kind="drawn"}'
+
+
+def counters(url: str) -> dict[str, float]:
+    """The server's own, of steps and tokens."""
+    names = ("thoughtmix_step_seconds_", "thoughtmix_read_seconds_", "thoughtmix_tokens_total")
+    lines = [line.split() for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(names)]
+    return {name: float(value) for name, value in lines if "bucket" not in name and "created" not in name}
+
+
+def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
+    """The load itself: what clients saw, and what was seen of the server."""
+    server, url = started()
+    load, memory = Load(), list[tuple[float, float]]()
+    try:
+        idle = [ask(url, 0, 0, args.n, 4, True)[3] for _ in range(11)][1:]
+        drawn = counters(url)
+        began = time.monotonic()
+        until = began + 60 * args.minutes
+        with ThreadPoolExecutor(args.clients) as pool:
+            clients = [pool.submit(client, url, i, load, until, args) for i in range(args.clients)]
+            while time.monotonic() < until:
+                memory.append((time.monotonic() - began, resident(server.pid)))
+                time.sleep(1)
+            rate = (counters(url)[DRAWN] - drawn[DRAWN]) / (time.monotonic() - began)
+            for running in clients:
+                running.result()
+        ended = counters(url)
+    finally:
+        server.terminate()
+        server.wait(60)
+    half = [m for t, m in memory if t >= 30 * args.minutes]
+    slope = statistics.linear_regression(range(len(half)), half).slope * 60 if len(half) > 2 else 0.0
+    return load, {
+        "tokens_per_second": round(rate, 1),
+        "first_token_idle_s": round(statistics.median(idle), 3),
+        "first_token_load_s": [round(q, 3) for q in statistics.quantiles(load.first or [0.0, 0.0], n=20)[9::9]],
+        "request_s": round(statistics.median(load.seconds or [0.0]), 2),
+        "rss_mib": {
+            "quarter": round(memory[len(memory) // 4][1]), "most": round(max(m for _, m in memory)),
+            "end": round(memory[-1][1]), "slope_a_minute_second_half": round(slope, 2),
+        },
+        "server": {name: round(ended[name] - drawn.get(name, 0.0), 3) for name in ended},
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -195,53 +243,28 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
-    parser.add_argument("--skip-check", action="store_true")
+    parser.add_argument("--skip-check", action="store_true", help="do not make the thoughts again")
     parser.add_argument("--engine", action="store_true", help="only the engine's own speed, as JSON")
     args = parser.parse_args()
     if args.engine:
         print(engine(args.clients, args.n, args.tokens))
         return
-    print(
-        f"{platform.processor() or platform.machine()}, {platform.platform()}, {os.environ.get('OMP_NUM_THREADS')} threads"
-    )
+    about = f"{platform.machine()}, {platform.platform()}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+    print(about, flush=True)
     before = engine_apart(args)
-    server, url = started()
-    load, memory = Load(), list[tuple[float, float]]()
-    try:
-        idle = [ask(url, 0, 0, args.n, 4, True)[3] for _ in range(11)][1:]
-        began = time.monotonic()
-        until = began + 60 * args.minutes
-        with ThreadPoolExecutor(args.clients) as pool:
-            clients = [pool.submit(client, url, i, load, until, args) for i in range(args.clients)]
-            while time.monotonic() < until:
-                memory.append((time.monotonic() - began, resident(server.pid)))
-                time.sleep(1)
-            for c in clients:
-                c.result()
-        metrics = httpx.get(f"{url}/metrics").text
-    finally:
-        server.terminate()
-        server.wait(60)
+    load, seen = loaded(args)
     after = engine_apart(args)
-    own = (before + after) / 2
-    speed = load.tokens / (60 * args.minutes)
-    half = [m for t, m in memory if t >= 30 * args.minutes]
-    slope = statistics.linear_regression(range(len(half)), half).slope * 60 if len(half) > 2 else 0.0
     figures: dict[str, Any] = {
-        "clients": args.clients, "n": args.n, "tokens": args.tokens, "minutes": args.minutes,
-        "answers": load.answers, "errors": len(load.errors), "first_errors": load.errors[:5],
-        "tokens_per_second": round(speed, 1), "engine_before": round(before, 1), "engine_after": round(after, 1),
-        "share_of_engine": round(speed / own, 3),
-        "first_token_idle_s": round(statistics.median(idle), 3),
-        "first_token_load_s": [round(q, 3) for q in statistics.quantiles(load.first, n=20)[9::9]] if len(load.first) > 1 else [],
-        "request_s": round(statistics.median(load.seconds), 2),
-        "rss_mib": [round(memory[len(memory) // 4][1]), round(max(m for _, m in memory)), round(memory[-1][1])],
-        "rss_slope_mib_per_minute_second_half": round(slope, 2),
-        "steps": {k: float(v) for k, v in (line.split() for line in metrics.splitlines() if line.startswith(("thoughtmix_step_seconds_", "thoughtmix_read_seconds_", "thoughtmix_tokens_total")) and "bucket" not in line)},
+        "about": about, "clients": args.clients, "n": args.n, "tokens": args.tokens, "minutes": args.minutes,
+        "answers": load.answers, "tokens_answered": load.tokens,
+        "errors": len(load.errors), "first_errors": load.errors[:5],
+        "engine_before": round(before, 1), "engine_after": round(after, 1),
+        "share_of_engine": round(2 * seen["tokens_per_second"] / (before + after), 3), **seen,
     }  # fmt: skip
+    print(json.dumps(figures, indent=1), flush=True)
     if not args.skip_check:
-        figures |= checked(load, args.tokens)
-    print(json.dumps(figures, indent=1))
+        figures |= (found := checked(load, args.tokens))
+        print(json.dumps(found, indent=1))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(figures, indent=1))

@@ -98,6 +98,8 @@ class Service:
         self.scheduler.__enter__()
 
     def close(self) -> None:
+        for session in list(self._sessions):
+            session.cancel()
         self.scheduler.__exit__()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
