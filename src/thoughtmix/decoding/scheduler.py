@@ -133,8 +133,8 @@ class Session:
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch; tokens: most tokens whose keys and values it
     holds (a single job may have more of either, and then runs when the batch is empty). chunk: prompt tokens read
-    between two steps. observe: called after every turn, in the scheduler's thread. weights: of the steps, as in
-    `decode`; who asks for others decodes beside the batch."""
+    between two steps; four times as many while more rows wait than run. observe: called after every turn, in the
+    scheduler's thread. weights: of the steps, as in `decode`; who asks for others decodes beside the batch."""
 
     def __init__(
         self,
@@ -268,15 +268,17 @@ class Scheduler:
         return False
 
     def _read(self) -> int:
-        """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for."""
-        read = 0
-        while read < self.chunk or not self._batch.jobs:
+        """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
+        chunk, or four while more rows wait than run."""
+        read, ahead = 0, sum(len(job.rows) for _, job in list(self._waiting)) > self._batch.rows
+        most = self.chunk * (4 if ahead else 1)
+        while read < most or not self._batch.jobs:
             if self._reading is None and not self._begin():
                 break
             assert self._reading is not None
             session, job, reading = self._reading
             try:
-                read += reading.advance(max(1, self.chunk - read) if self._batch.jobs else self.chunk)
+                read += reading.advance(max(1, most - read) if self._batch.jobs else self.chunk)
                 if reading.done:
                     self._reading = None
                     self._batch.join(job, reading)
