@@ -136,9 +136,10 @@ class Session:
 
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many,
-    and then runs when the batch is empty); tokens: most tokens whose keys and values it holds. chunk: prompt tokens read
-    between two steps; four times as many while more rows wait than run. observe: called after every turn, in the
-    scheduler's thread. weights: of the steps, as in `decode`; who asks for others decodes beside the batch."""
+    and then runs when the batch is empty); tokens: most tokens whose keys and values it holds. chunk: prompt
+    tokens read between two steps; four times as many while more rows wait than run. observe: called after every
+    turn, in the scheduler's thread. weights: of the steps, as in `decode`; who asks for others decodes beside the
+    batch."""
 
     def __init__(
         self,
