@@ -1,0 +1,76 @@
+// Who differs from whom: a table of distances that is read by eye, by pointer and by arrow keys.
+
+import { $, focusOne, h, roving } from "./dom.js";
+import { number, t } from "./words.js";
+
+const MOST = 24; // of more thoughts the first: a table wider than that is read by nobody
+let session = null;
+let actions = { point() {} };
+let shown = []; // the thoughts of rows and columns
+let cells = []; // cells[i][j]
+
+/** actions: point(list of thoughts, from where). */
+export function start(given) {
+  actions = given;
+  const table = $("heat");
+  roving(table, () => cells.flat(), () => shown.length);
+  const over = (event) => {
+    const cell = event.target.closest?.("td");
+    actions.point(cell ? pairOf(cell) : []);
+    name(cell);
+  };
+  table.addEventListener("pointerover", over);
+  table.addEventListener("focusin", (event) => {
+    const cell = event.target.closest("td");
+    if (cell) focusOne(cells.flat(), cell, false);
+    over(event);
+  });
+  for (const leave of ["pointerleave", "focusout"]) {
+    table.addEventListener(leave, () => {
+      actions.point([]);
+      name(null);
+    });
+  }
+  document.addEventListener("language", () => session && draw(session));
+}
+
+const pairOf = (cell) => [...new Set([shown[cell.dataset.i], shown[cell.dataset.j]])];
+
+function name(cell) {
+  $("heat-readout").textContent = cell ? cell.getAttribute("aria-label") : "";
+}
+
+export function draw(given) {
+  session = given;
+  const wanted = session.mapped.slice(0, MOST);
+  const same = wanted.length === shown.length && wanted.every((thought, i) => thought === shown[i]) && cells.length > 0;
+  shown = wanted;
+  if (!same) build();
+  paint();
+}
+
+function build() {
+  cells = shown.map((_, i) => shown.map((__, j) => h("td", { role: "gridcell", tabindex: i + j === 0 ? "0" : "-1", "data-i": i, "data-j": j })));
+  const head = (thought, scope) => h("th", { scope, "--hue": thought.hue, "data-label": thought.label, "aria-label": t("thought", { label: thought.label }) }, h("span", { class: thought.depth ? "badge tiny child" : "badge tiny" }, thought.label));
+  $("heat").replaceChildren(
+    h("thead", {}, h("tr", {}, h("th", { class: "corner", "aria-hidden": "true" }), ...shown.map((thought) => head(thought, "col")))),
+    h("tbody", {}, ...shown.map((thought, i) => h("tr", {}, head(thought, "row"), ...cells[i]))),
+  );
+}
+
+/** The set's own largest distance is the darkest, so that differences can be seen; the label gives the number. */
+function paint() {
+  const most = Math.max(1e-9, ...session.distances.slice(0, MOST).flatMap((row) => row.slice(0, MOST)));
+  cells.forEach((row, i) => row.forEach((cell, j) => {
+    const value = session.distances[i]?.[j] ?? 0;
+    cell.style.setProperty("--heat", i === j ? 0 : Math.max(0, value / most).toFixed(3));
+    cell.classList.toggle("self", i === j);
+    cell.classList.toggle("dim", session.picking && !(shown[i].picked && shown[j].picked));
+    cell.setAttribute("aria-label", i === j ? t("thought", { label: shown[i].label }) : t("pair", { a: shown[i].label, b: shown[j].label, x: number(value) }));
+  }));
+}
+
+/** Mark rows and columns of what is pointed at elsewhere. */
+export function point(thoughts) {
+  for (const head of $("heat").querySelectorAll("th[data-label]")) head.classList.toggle("pointed", thoughts.some((x) => x.label === head.dataset.label));
+}
