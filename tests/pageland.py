@@ -94,7 +94,7 @@ class Land:
 
     def info(self) -> dict[str, Any]:
         return {
-            "version": "0", "model": "pageland", "thinkers": THINKERS, "limits": {"n": 32, "max_tokens": 512},
+            "version": "0", "model": "pageland", "thinkers": THINKERS, "limits": {"thoughts": 32, "tokens": 4096},
             "diffusion": self.diffusion, "languages": ["en", "fr"],
         }  # fmt: skip
 
@@ -127,9 +127,10 @@ class Land:
                     done += 1
                     yield chunk([{"index": i, "delta": {"content": row[step]}, "finish_reason": None}])
                 if step == len(row) - 1:
-                    facts = {"seed": body["seed"] + i, "logprob": -1.5 * len(row) - i, "tokens": len(row),
+                    facts = {"seed": body["seed"] + i, "logprob": -1.5 * len(row) - i,
                              "origin": {"thinker": body.get("thinker", "sampling")}, "scores": {"relevance": 0.5}}  # fmt: skip
-                    yield chunk([{"index": i, "delta": {}, "finish_reason": "stop" if i % 2 else "length", "thoughtmix": facts}])  # fmt: skip
+                    yield chunk([{"index": i, "delta": {}, "finish_reason": "stop" if i % 2 else "length", "thoughtmix": facts,
+                                  "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]}}])  # fmt: skip
             yield chunk([], thoughtmix={"progress": {"done": done, "total": total}})
             if self.gate is not None and step == len(rows[0]) // 2:
                 self.gate.wait(20)

@@ -56,11 +56,11 @@ async function ask(path, { body, signal, method = body === undefined ? "GET" : "
   }
   if (response.ok) return response;
   const text = await said(response);
-  if (response.status === 429 || response.status === 503) {
+  if (response.status === 429) {
     throw new Failure("busy", { status: response.status, text, wait: seconds(response.headers.get("Retry-After")) });
   }
   if (response.status === 401) throw new Failure("token", { status: 401, text });
-  if (response.status < 500 && text) throw new Failure("refused", { status: response.status, text });
+  if (text) throw new Failure("refused", { status: response.status, text });
   throw new Failure("server", { status: response.status, text });
 }
 
@@ -137,7 +137,7 @@ export async function* events(path, body, signal) {
 function failed(error) {
   const text = String(error.message ?? "").slice(0, 400);
   const status = Number(error.code) || Number(error.status) || 0;
-  if (status === 429 || status === 503) return new Failure("busy", { status, text });
+  if (status === 429) return new Failure("busy", { status, text });
   return text ? new Failure("refused", { status, text }) : new Failure("server", { status });
 }
 
@@ -145,7 +145,7 @@ function failed(error) {
 export function completion({ prompt, thinker, n, seed, maxTokens, creativity, temperature, topP, minP, options, model }) {
   const body = {
     model, messages: [{ role: "user", content: prompt }], n, seed, max_tokens: maxTokens, stream: true,
-    stream_options: { include_usage: true }, measure: true, thinker, creativity, temperature, top_p: topP, min_p: minP,
+    stream_options: { include_usage: true }, measure: true, logprobs: true, thinker, creativity, temperature, top_p: topP, min_p: minP,
   };
   if (options && Object.keys(options).length) body.options = options;
   return JSON.parse(JSON.stringify(body)); // drops what is undefined
@@ -159,18 +159,24 @@ export async function stream(body, thoughts, on, signal) {
   let facts = {};
   let model = "";
   const ended = new Set();
+  const most = thoughts.length * (body.max_tokens ?? 1);
+  let pieces = 0; // about a token each: what is known of the progress where the server does not say it
   for await (const chunk of events("v1/chat/completions", body, signal)) {
     model = chunk.model ?? model;
-    if (chunk.thoughtmix?.progress) on.progress(chunk.thoughtmix.progress.done, chunk.thoughtmix.progress.total);
+    const said = chunk.thoughtmix?.progress;
+    if (said) on.progress((pieces = said.done), said.total);
     for (const choice of chunk.choices ?? []) {
       const thought = thoughts[choice.index];
       if (!thought) continue;
       const piece = choice.delta?.content ?? "";
       if (piece) {
         thought.text += piece;
+        pieces += 1;
         on.text(thought);
       }
       if (choice.thoughtmix) Object.assign(thought, choice.thoughtmix);
+      const tokens = choice.logprobs?.content ?? [];
+      if (tokens.length) thought.perToken = tokens.reduce((sum, { logprob }) => sum + logprob, 0) / tokens.length;
       if (choice.finish_reason) {
         thought.finish = choice.finish_reason === "length" ? "length" : "stop";
         thought.done = true;
@@ -178,6 +184,7 @@ export async function stream(body, thoughts, on, signal) {
         on.end(thought);
       }
     }
+    if (!said && (chunk.choices ?? []).length) on.progress(Math.min(pieces, most), most);
     if (chunk.thoughtmix && (chunk.choices ?? []).length === 0) facts = { ...facts, ...chunk.thoughtmix };
   }
   if (ended.size < thoughts.length) throw new Failure("cut");

@@ -5,22 +5,22 @@ import { number, t } from "./words.js";
 
 const parts = new WeakMap(); // thought -> the elements of its card that change
 let session = null;
-let actions = { noise() {}, canNoise: () => true };
+let actions = {};
 
-/** actions: noise(thought), canNoise(), openTree(thought), point(thought or null). */
+/** actions: noise(thought), canNoise(), hasNoise(), openTree(thought), point(thought or null). */
 export function start(given) {
   actions = given;
   const point = (event) => actions.point(session?.roots.find((x) => x.label === event.target.closest?.(".card")?.dataset.label) ?? null);
   $("cards").addEventListener("pointerover", point);
   $("cards").addEventListener("pointerleave", () => actions.point(null));
   $("cards").addEventListener("focusin", point);
-  document.addEventListener("language", () => session && draw(session));
+  document.addEventListener("language", () => session && draw(session, true));
 }
 
-/** A card for each root thought, anew. */
-export function draw(given) {
+/** A card for each root thought. */
+export function draw(given, anew = given !== session) {
   session = given;
-  $("cards").replaceChildren(...session.roots.map(card));
+  if (anew) $("cards").replaceChildren(...session.roots.map(card)); // else the focus would be lost
   session.roots.forEach(update);
 }
 
@@ -75,8 +75,8 @@ export function update(thought) {
   card.classList.toggle("growing", !thought.done);
   card.classList.toggle("picked", thought.picked);
   card.classList.toggle("dim", session.picking && !thought.picked);
-  part.noise.disabled = !thought.done || !thought.text.trim() || !actions.canNoise();
-  part.noise.title = actions.canNoise() ? "" : t("noNoise");
+  part.noise.setAttribute("aria-disabled", String(!thought.done || !thought.text.trim() || !actions.canNoise())); // not disabled: it keeps the focus
+  part.noise.title = actions.hasNoise() ? "" : t("noNoise");
   part.copy.disabled = !thought.text;
   part.branches.hidden = thought.children.length === 0;
   part.branches.textContent = t("openTree", { n: thought.children.length });
@@ -88,17 +88,14 @@ export function facts(thought) {
   if (!thought.done) return [];
   const out = [];
   const like = perToken(thought);
-  if (like !== null) out.push([number(like), t("like")]);
+  if (like !== null) out.push([t("likeShort", { x: number(like) }), t("like")]);
   if (Number.isFinite(thought.scores?.relevance)) out.push([t("relevance", { x: number(thought.scores.relevance) }), t("relevance", { x: "" }).trim()]);
   if (Number.isInteger(thought.seed)) out.push([t("ownSeed", { seed: thought.seed }), t("seed")]);
   return out;
 }
 
-/** Nats a token under the model; null when the server gave no log-probability or no count of tokens. */
-export function perToken(thought) {
-  const many = thought.tokens ?? thought.token_count;
-  return Number.isFinite(thought.logprob) && many > 0 ? thought.logprob / many : null;
-}
+/** Nats a token under the model, the end token aside; null when the server gave no log-probabilities. */
+export const perToken = (thought) => (Number.isFinite(thought.perToken) ? thought.perToken : null);
 
 export const focusCard = (thought) => {
   const card = $(`card-${thought.label}`);

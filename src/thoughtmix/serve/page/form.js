@@ -44,8 +44,8 @@ export function fit(area) {
 export function offer(given) {
   info = given;
   const most = info.limits ?? {};
-  if (most.n) $("n").max = most.n;
-  if (most.max_tokens) $("max_tokens").max = most.max_tokens;
+  if (most.thoughts) $("n").max = most.thoughts;
+  if (most.tokens) $("max_tokens").max = most.tokens;
   draw();
 }
 
@@ -62,7 +62,7 @@ function draw() {
 }
 
 function drawOptions() {
-  const options = Object.entries(optionsOf($("thinker").value)).filter(([name]) => name !== "idea");
+  const options = Object.entries(optionsOf($("thinker").value));
   const values = Object.fromEntries([...$("options-list").querySelectorAll("input")].map((input) => [input.name, input.value]));
   $("options").hidden = options.length === 0;
   $("options-list").replaceChildren(...options.map(([name, help]) => h("div", { class: "field" },

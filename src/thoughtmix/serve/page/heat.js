@@ -5,11 +5,11 @@ import { number, t } from "./words.js";
 
 const MOST = 24; // of more thoughts the first: a table wider than that is read by nobody
 let session = null;
-let actions = { point() {} };
+let actions = {};
 let shown = []; // the thoughts of rows and columns
 let cells = []; // cells[i][j]
 
-/** actions: point(list of thoughts, from where). */
+/** actions: point(list of thoughts), compare(a, b). */
 export function start(given) {
   actions = given;
   const table = $("heat");
@@ -20,6 +20,12 @@ export function start(given) {
     name(cell);
   };
   table.addEventListener("pointerover", over);
+  table.addEventListener("click", (event) => event.target.closest("td") && open(event.target.closest("td")));
+  table.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.closest("td")) return;
+    event.preventDefault();
+    open(event.target.closest("td"));
+  });
   table.addEventListener("focusin", (event) => {
     const cell = event.target.closest("td");
     if (cell) focusOne(cells.flat(), cell, false);
@@ -37,7 +43,20 @@ export function start(given) {
 const pairOf = (cell) => [...new Set([shown[cell.dataset.i], shown[cell.dataset.j]])];
 
 function name(cell) {
-  $("heat-readout").textContent = cell ? cell.getAttribute("aria-label") : "";
+  $("heat-readout").textContent = cell ? cell.getAttribute("aria-label") : extremes();
+}
+
+/** The nearest and the farthest pair, in words. */
+function extremes() {
+  const pairs = shown.flatMap((_, i) => shown.slice(0, i).map((__, j) => [session.distances[i][j], shown[j].label, shown[i].label]));
+  if (pairs.length < 2) return "";
+  const [near, far] = [pairs.reduce((a, b) => (b[0] < a[0] ? b : a)), pairs.reduce((a, b) => (b[0] > a[0] ? b : a))];
+  return `${t("closest", { a: near[1], b: near[2], x: number(near[0]) })} ${t("farthest", { c: far[1], d: far[2], y: number(far[0]) })}`;
+}
+
+function open(cell) {
+  const [a, b] = pairOf(cell);
+  if (b) actions.compare(a, b);
 }
 
 export function draw(given) {
@@ -47,6 +66,7 @@ export function draw(given) {
   shown = wanted;
   if (!same) build();
   paint();
+  if (!$("heat").contains(document.activeElement)) name(null);
 }
 
 function build() {

@@ -23,7 +23,11 @@ export function start(given) {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     aim(true);
   }).observe(svg);
-  document.addEventListener("language", () => session && draw(session));
+  document.addEventListener("language", () => {
+    if (!session) return;
+    draw(session);
+    point([]);
+  });
 }
 
 /** Another session: nothing of the one before stays. */
@@ -57,6 +61,7 @@ export function update() {
     g.classList.toggle("picked", thought.picked);
     g.classList.toggle("dim", session.picking && !thought.picked);
   }
+  if ($("map-readout").textContent === "") point([]);
   aim(false);
 }
 
@@ -148,7 +153,7 @@ function place() {
 export function point(thoughts) {
   for (const [thought, { g }] of dots) g.classList.toggle("pointed", thoughts.includes(thought));
   const one = thoughts.length === 1 ? thoughts[0] : null;
-  $("map-readout").replaceChildren(...(one ? [h("b", { class: "tag", "--hue": one.hue }, one.label), ` ${one.text.trim().slice(0, 140) || t("empty_")}`] : []));
+  $("map-readout").replaceChildren(...(one ? [h("b", { class: "tag", "--hue": one.hue }, one.label), ` ${one.text.trim().slice(0, 140) || t("empty_")}`] : [t("mapHint")]));
 }
 
 /** The map as it stands, for an export: a copy without what only a live page needs. */

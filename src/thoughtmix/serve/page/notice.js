@@ -2,10 +2,13 @@
 
 import { useToken } from "./api.js";
 import { $ } from "./dom.js";
+import { t } from "./words.js";
 
 let again = null;
 let timer = null;
 let afterToken = null;
+let given = false; // a token was entered before, and was not the right one
+let entered = false;
 
 function show(text, retry = null, wait = 0, line = () => text) {
   clearInterval(timer);
@@ -32,8 +35,11 @@ function hide() {
   $("notice").hidden = true;
 }
 
+/** Ask for the token, then do `then`; closed without one, a line says how to come back. */
 function askToken(then) {
   afterToken = then;
+  $("token-wrong").hidden = !given;
+  entered = false;
   if (!$("token").open) $("token").showModal();
 }
 
@@ -44,7 +50,9 @@ function start() {
     again?.();
   });
   $("token-close").addEventListener("click", () => $("token").close());
+  $("token").addEventListener("close", () => entered || show(t("errNoToken"), () => askToken(afterToken)));
   $("token-form").addEventListener("submit", () => {
+    given = entered = true;
     useToken($("token-value").value);
     $("token-value").value = "";
     afterToken?.();

@@ -37,13 +37,16 @@ async function think() {
   }
   running?.abort();
   notice.hide();
+  const before = session;
   session = new Session(settings);
+  const mine = session;
   nextSeed = settings.seed + settings.n;
-  for (const id of ["empty", "actions"]) $(id).hidden = true;
-  $("columns").hidden = false;
   drawAll();
   say(t("saidStart", { n: settings.n }));
-  await streamed(session, session.roots, api.completion(settings), cards, think);
+  await streamed(mine, mine.roots, api.completion(settings), cards, think);
+  if (session !== mine || mine.roots.some((thought) => thought.text)) return;
+  session = before; // nothing came: what was there before stays
+  drawAll();
 }
 
 /** Stream into these thoughts of this session; whatever happens, finished thoughts stay. again: what to do once more. */
@@ -73,8 +76,8 @@ async function streamed(mine, thoughts, body, panel, again) {
     say(t("saidEnd", { n: thoughts.length }));
   } catch (error) {
     const kept = thoughts.filter((thought) => thought.done).length;
-    if (api.cancelled(error)) say(t("saidCancel", { n: kept }));
-    else fail(error, again, kept);
+    if (!api.cancelled(error)) fail(error, again, kept);
+    else if (running === signal) say(t("saidCancel", { n: kept }));
   } finally {
     for (const thought of thoughts) {
       if (!thought.done) Object.assign(thought, { done: true, finish: "cancelled" });
@@ -134,7 +137,7 @@ function cancelAll() {
 // --- branches ---------------------------------------------------------------------------------------------------
 
 async function noise(thought) {
-  if (!session || !thought.done || !form.has("noise")) return;
+  if (!session || !thought.done || !thought.text.trim() || !form.has("noise") || running) return;
   notice.hide();
   const mine = session;
   const n = Math.min(8, Math.max(1, form.numeric("children") ?? 3));
@@ -224,6 +227,9 @@ function unpick(draw = true) {
 // --- drawing ----------------------------------------------------------------------------------------------------
 
 function drawAll() {
+  $("empty").hidden = session !== null;
+  $("columns").hidden = $("jumps").hidden = session === null;
+  if (!session) return;
   cards.draw(session);
   map.draw(session);
   heat.draw(session);
@@ -321,9 +327,9 @@ function startTabs() {
 function startPanels() {
   const canNoise = () => form.has("noise") && running === null;
   form.start({ submit: think });
-  cards.start({ noise, canNoise, point: one, openTree: (thought) => { tree.open_(thought, true); $("tree-panel").scrollIntoView({ block: "nearest" }); } });
+  cards.start({ noise, canNoise, hasNoise: () => form.has("noise"), point: one, openTree: (thought) => { tree.open_(thought, true); $("tree-panel").scrollIntoView({ block: "nearest" }); } });
   map.start({ open: openThought, point: one });
-  heat.start({ point });
+  heat.start({ point, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });
   tree.start({ noise, canNoise, point: one, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });
   pair.start();
   compare.start({ fail, clear: notice.hide, prompt: () => $("prompt").value.trim() || t("example1") });

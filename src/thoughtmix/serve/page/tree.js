@@ -33,7 +33,7 @@ export function draw(given) {
   }
   session = given;
   const families = session.roots.filter((root) => root.children.length);
-  $("tree-panel").hidden = families.length === 0;
+  $("tree-panel").hidden = $("jump-tree").hidden = families.length === 0;
   const had = thoughtOf(document.activeElement ?? document.body);
   items.clear();
   $("tree").replaceChildren(...families.map((root, i) => item(root, 1, i + 1, families.length)));
@@ -97,14 +97,16 @@ function read() {
   const thought = chosen;
   const far = thought.parent && session.distance(thought, thought.parent);
   const facts_ = [thought.strength && t(thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
-  const button = (word, act, off) => h("button", { type: "button", class: "small", disabled: off, onclick: act }, t(word));
+  const had = document.activeElement?.closest?.("#node button")?.dataset.act;
+  const button = (word, act, off) => h("button", { type: "button", class: "small", "data-act": word, "aria-disabled": String(off), onclick: () => off || act() }, t(word));
   $("node").style.setProperty("--hue", thought.hue);
-  return $("node").replaceChildren(
+  $("node").replaceChildren(
     h("h3", {}, h("span", { class: thought.depth ? "badge child" : "badge", "aria-hidden": "true" }, thought.label), h("span", { class: "sr" }, t("thought", { label: thought.label })),
       thought.parent ? h("span", { class: "state" }, t("from", { label: thought.parent.label })) : ""),
     h("p", { class: "text", dir: "auto" }, thought.text), h("p", { class: "hint" }, facts_.join(" · ")),
     h("div", { class: "row" }, button("noise", () => actions.noise(thought), !thought.done || !thought.text.trim() || !actions.canNoise()),
       thought.parent ? button("compareWith", () => actions.compare(thought.parent, thought), !thought.done) : ""));
+  return had && $("node").querySelector(`[data-act=${had}]`)?.focus();
 }
 
 /** The keys of a tree, as the ARIA practices have them; Enter reads, n noises. */
