@@ -148,6 +148,7 @@ def test_imports_point_one_way() -> None:
         "report",
         "bench",
         "experiment",
+        "serve",
         "cli",
     ]
     # thoughts.py may call selection and the notebook view lazily: a method of the set, not a dependency.

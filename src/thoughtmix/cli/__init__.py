@@ -41,7 +41,7 @@ def _root(
 
 # Each module adds its command to `app`; the order here is the order in the help.
 from thoughtmix.cli import think, diffuse, show, graft, tune, train, experiment  # noqa: E402, F401, I001
-from thoughtmix.cli import experts, cost, bench, lists, pull, doctor  # noqa: E402, F401
+from thoughtmix.cli import experts, cost, bench, serve, lists, pull, doctor  # noqa: E402, F401
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,10 +5,12 @@ This is the only decoding loop of thoughtmix; thinkers differ in the model, the 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -85,6 +87,22 @@ class Decoded:
         }
 
 
+_P = ParamSpec("_P")
+ELSEWHERE: ContextVar[Callable[..., Decoded] | None] = ContextVar("thoughtmix_decode_elsewhere", default=None)
+"""Who decodes in this context's place: called with this module's own `decode` and its arguments. So rows of many
+callers share steps without their knowing it (scheduler.py)."""
+
+
+def _or_elsewhere(decode: Callable[_P, Decoded]) -> Callable[_P, Decoded]:
+    @functools.wraps(decode)
+    def call(*args: _P.args, **how: _P.kwargs) -> Decoded:
+        other = ELSEWHERE.get()
+        return decode(*args, **how) if other is None else other(decode, *args, **how)
+
+    return call
+
+
+@_or_elsewhere
 @torch.no_grad()
 def decode(
     lm: LanguageModel,
@@ -184,11 +202,16 @@ class _Batch:
         """Draw a token for each live row and note it."""
         drawn = draw(logits, torch.where(self.bits > 0, self.code, self.uniform[:, step]), self.sampler)
         self.code, self.bits = drawn.rest, self.bits + drawn.share.log2()
+        self._note(logits, drawn.ids.tolist(), drawn.logprobs.tolist())
+        return drawn.ids
+
+    def _note(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """What was drawn for each live row, from these logits."""
         if self.top:
             best = logits.float().log_softmax(-1).topk(min(self.top, logits.shape[-1]))
-            for row, ids, values in zip(self.live, best.indices.tolist(), best.values.tolist(), strict=True):
-                self.results[row].top.append((ids, values))
-        for row, token, logprob in zip(self.live, drawn.ids.tolist(), drawn.logprobs.tolist(), strict=True):
+            for row, likeliest, values in zip(self.live, best.indices.tolist(), best.values.tolist(), strict=True):
+                self.results[row].top.append((likeliest, values))
+        for row, token, logprob in zip(self.live, ids, logprobs, strict=True):
             result = self.results[row]
             result.token_ids.append(token)
             result.logprobs.append(logprob)
@@ -199,7 +222,6 @@ class _Batch:
                     result.finish = "stop"
             else:
                 self.texts[row].ids.append(token)
-        return drawn.ids
 
     def _ended(self, step: int) -> list[int]:
         """Batch positions that end here."""

@@ -1,0 +1,222 @@
+"""One batch for many decodes: their rows join between steps, are drawn and stepped together, and leave when they end.
+
+A thought is the same as alone: what is shared is products whose rows do not see each other, and the draw, which looks
+at a row's own logits and uniform (law 5; up to the rounding of matrix products of different heights).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from thoughtmix.decoding.cohorts import Cohorts, running
+from thoughtmix.decoding.engine import CODE_BITS, Decoded, Row, _Batch, _check
+from thoughtmix.decoding.fused import FusedPath
+from thoughtmix.decoding.reading import Reading
+from thoughtmix.decoding.rows import PLAIN
+from thoughtmix.decoding.sampling import SamplerBatch, draw
+from thoughtmix.decoding.shared import SharedPath
+from thoughtmix.errors import NumericsError
+from thoughtmix.thinker import StepEvent
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+
+class Job(_Batch):
+    """One decode in the batch. `result` is set when its last row has ended, or with what went wrong."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[Row],
+        max_new_tokens: int,
+        end_ids: frozenset[int] | None = None,
+        on_step: Callable[[StepEvent], None] | None = None,
+        top: int = 0,
+    ) -> None:
+        """Raises `InputError` as `decode` does."""
+        _check(lm, prompts, rows, max_new_tokens)
+        super().__init__(
+            lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, PLAIN
+        )  # fmt: skip
+        self.top, self.step, self.began = top, 0, time.perf_counter()
+        self.prefill = 0.0
+        self.result: Future[Decoded] = Future()
+        self.counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens whose keys and values it will hold."""
+        return sum(len(p) for p in self.prompts) + len(self.rows) * max(self.budget)
+
+    def take(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> list[int]:
+        """Note a step's tokens; which positions of `live` end here. Raises what `on_step` raises."""
+        self._note(logits, ids, logprobs)
+        gone = self._ended(self.step)
+        self.step += 1
+        self._report(gone)
+        return gone
+
+    def keep(self, order: Sequence[int]) -> None:
+        self.live = [self.live[old] for old in order]
+        self.uniform = self.uniform[list(order)]
+
+    def finish(self, path: str, weights: str, interrupted: bool = False) -> None:
+        for result, text in zip(self.results, self.texts, strict=True):
+            result.text = text.finish()
+        seconds = time.perf_counter() - self.began
+        self.result.set_result(Decoded(self.results, path, weights, self.prefill, seconds, interrupted))
+
+    def cut(self) -> None:
+        """End every row with what it has."""
+        for row in self.live:
+            if self.results[row].finish == "cancelled":
+                self.results[row].finish = "length"
+
+
+class Continuous:
+    """The running batch. Not thread-safe: one thread joins, steps and removes."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self._path: FusedPath | SharedPath | None = None
+        self._cohorts = Cohorts()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._logits = torch.empty(0)  # of each row's next token
+        self._sampler = SamplerBatch.of([])
+        self._code = self._bits = torch.empty(0, dtype=torch.float64)
+
+    @property
+    def rows(self) -> int:
+        return self._cohorts.rows
+
+    def fits(self, route: FusedPath | SharedPath) -> bool:
+        """Whether rows of this path may join now: all do, when nobody is there."""
+        return not self.jobs or self._path is None or type(self._path) is type(route)
+
+    def join(self, job: Job, reading: Reading) -> None:
+        """A job whose prompts are read: its rows take part from the next step on."""
+        state, logits = reading.result()
+        device = logits.device
+        rows = [job.rows[r] for r in job.live]
+        sampler = SamplerBatch.of([row.sampler for row in rows], device)
+        code = torch.tensor([row.code or 0.0 for row in rows], dtype=torch.float64, device=device)
+        bits = torch.tensor([0.0 if row.code is None else CODE_BITS for row in rows], dtype=torch.float64).to(device)
+        if not self.jobs or self._path is None:
+            self._path, self._cohorts = running(reading.route)
+            self._logits, self._sampler, self._code, self._bits = logits, sampler, code, bits
+        else:
+            if isinstance(self._path, FusedPath) and isinstance(reading.route, FusedPath):
+                self._path.weights = reading.route.weights  # packed anew since, where a graft was put on
+            self._logits = torch.cat([self._logits, logits])
+            self._sampler = _joined(self._sampler, sampler)
+            self._code, self._bits = torch.cat([self._code, code]), torch.cat([self._bits, bits])
+        self._cohorts.join(state)
+        self.jobs.append(job)
+        job.prefill = time.perf_counter() - job.began
+
+    @torch.no_grad()
+    def step(self) -> int:
+        """Draw a token for every row, tell who listens, let go who has ended, and read the rest. Returns the number of
+        tokens drawn. A job's own failure (its listener, its numbers) is its own; any other is everybody's."""
+        if not self.jobs:
+            return 0
+        self._drop_nan()
+        if not self.jobs:
+            return 0
+        uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
+        drawn = draw(self._logits, torch.where(self._bits > 0, self._code, uniform), self._sampler)
+        self._code, self._bits = drawn.rest, self._bits + drawn.share.log2()
+        ids, logprobs = drawn.ids.tolist(), drawn.logprobs.tolist()
+        gone, over, at = [], [], 0
+        for job in self.jobs:
+            end = at + len(job.live)
+            try:
+                left = job.take(self._logits[at:end], ids[at:end], logprobs[at:end])
+            except BaseException as error:
+                over.append((job, error))
+                left = list(range(end - at))
+            gone += [at + position for position in left]
+            at = end
+        tokens = drawn.ids
+        if gone:
+            tokens = tokens[self._drop(gone, dict(over))]
+        if self.jobs:
+            assert self._path is not None
+            self._logits = self._path.step(tokens)
+        return len(ids)
+
+    def remove(self, job: Job, error: BaseException | None = None) -> None:
+        """Let go of a job's rows now: with this error, or with what they have."""
+        at = 0
+        for other in self.jobs:
+            if other is job:
+                if error is None:
+                    job.cut()
+                keep = self._drop(list(range(at, at + len(job.live))), {} if error is None else {job: error})
+                self._logits = self._logits[keep]
+                return
+            at += len(other.live)
+
+    def fail(self, error: BaseException) -> None:
+        """All are over: the model itself failed."""
+        jobs, self.jobs = self.jobs, []
+        self._path, self._cohorts = None, Cohorts()
+        self._clear()
+        for job in jobs:
+            job.result.set_exception(error)
+
+    def _drop_nan(self) -> None:
+        """`draw` refuses a batch for one bad row; only its job shall fail."""
+        good = torch.isfinite(self._logits.amax(-1))
+        if bool(good.all()):
+            return
+        at = 0
+        for job in list(self.jobs):
+            end = at + len(job.live)
+            if not bool(good[at:end].all()):
+                self.remove(job, NumericsError(_NAN, "Try --dtype float32, or check the weights."))
+            at = end
+
+    def _drop(self, gone: list[int], over: dict[Job, BaseException]) -> Tensor:
+        """Take rows out; the old index of each remaining row, in the new order. Jobs without rows are finished."""
+        assert self._path is not None
+        order = self._path.drop(gone)
+        left, at, seen = [], 0, 0
+        for job in self.jobs:
+            end = at + len(job.live)
+            mine = [old - at for old in order[seen:] if at <= old < end]
+            seen += len(mine)
+            if len(mine) < end - at:
+                job.keep(mine)
+            if mine:
+                left.append(job)
+            elif isinstance(error := over.get(job), KeyboardInterrupt) or error is None:
+                weights = getattr(getattr(self._path, "weights", None), "kind", "native")
+                job.finish(self._path.name, weights, interrupted=error is not None)
+            else:
+                job.result.set_exception(error)
+            at = end
+        self.jobs = left
+        keep = torch.tensor(order, dtype=torch.long, device=self._code.device)
+        self._code, self._bits, self._sampler = self._code[keep], self._bits[keep], self._sampler.rows(keep)
+        return keep
+
+
+_NAN = "The model produced NaN or infinite logits."
+
+
+def _joined(one: SamplerBatch, other: SamplerBatch) -> SamplerBatch:
+    def column(name: str) -> Any:
+        return torch.cat([getattr(one, name), getattr(other, name)])
+
+    return SamplerBatch(*(column(name) for name in SamplerBatch.__dataclass_fields__))

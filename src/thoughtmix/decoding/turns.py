@@ -1,0 +1,40 @@
+"""Whose turn it is at the model: a lock that is given in the order in which it was asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from types import TracebackType
+
+
+class Turns:
+    """`with turns:` waits for everybody who asked before. Python's own locks promise no order, and a thread that steps
+    a batch in a loop would never let anyone else in."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._held = False
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()  # given by whoever leaves
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()  # stays held, by them
+            else:
+                self._held = False
+
+    def pass_on(self) -> None:
+        """Held: let those who wait have their turn, then go on."""
+        if self._waiting:
+            self.__exit__(None, None, None)
+            self.__enter__()

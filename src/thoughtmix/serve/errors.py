@@ -1,0 +1,122 @@
+"""Every failure in OpenAI's form: one line, what to change, and no path or trace of this machine."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from thoughtmix.decoding.scheduler import Cancelled, TimedOut
+from thoughtmix.errors import InputError, ThoughtmixError, UnknownName
+from thoughtmix.serve import schemas
+
+LOG = logging.getLogger("thoughtmix.serve")
+_PATH = re.compile(r"(?<![\w<:/])(?:~|\.{1,2})?(?:/[\w.@+\-]+){2,}/?|[A-Za-z]:\\\S+")
+_TYPES = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_limit_error", 503: "server_error"}
+
+
+class Refused(Exception):
+    """An answer other than 200, on purpose."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
+
+
+def body_of(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": clean(message), "type": kind, "param": param, "code": code}}
+
+
+def answer(error: Refused) -> JSONResponse:
+    headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body_of(error.status, error.message, error.param, error.code), error.status, headers)
+
+
+def clean(text: str) -> str:
+    """Without folders of this machine, on one line, of a length to read."""
+    return _PATH.sub("...", " ".join(text.split()))[:1000].encode("utf-8", "replace").decode()
+
+
+def refusal(error: BaseException) -> Refused:
+    """What the client is told about anything that went wrong."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Cancelled):
+        return Refused(503, str(error), code="cancelled", retry=1)
+    if isinstance(error, TimedOut):
+        return Refused(504, str(error), code="timeout")
+    if isinstance(error, UnknownName):
+        return Refused(400, str(error), param=_param(error), code="unknown_name")
+    if isinstance(error, InputError):
+        return Refused(400, str(error), code="invalid_value")
+    if isinstance(error, ThoughtmixError):
+        return Refused(500, str(error), code="model_error")
+    LOG.error("internal error", exc_info=error)
+    return Refused(500, "Something went wrong inside the server; its log says what.", code="internal_error")
+
+
+def _param(error: UnknownName) -> str | None:
+    return "thinker" if str(error).startswith("Unknown thinker") else "options" if "option of" in str(error) else None
+
+
+def install(app: FastAPI) -> None:
+    """Whatever is raised is answered in this form."""
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(ThoughtmixError)
+    async def deliberate(request: Request, error: ThoughtmixError) -> JSONResponse:
+        return answer(refusal(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(_invalid(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+        made = answer(Refused(error.status_code, str(error.detail), code=code))
+        made.headers.update(error.headers or {})
+        return made
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return answer(refusal(error))
+
+
+def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return Refused(400, "The body is not JSON. Send an object with Content-Type: application/json.", code="json")
+    where = [str(part) for part in first["loc"] if part != "body"]
+    name = ".".join(where) or None
+    if first["type"] == "extra_forbidden" and name:
+        near = difflib.get_close_matches(name, _fields(), n=1, cutoff=0.6)
+        hint = f"Did you mean {near[0]!r}?" if near else "Leave it out: this server does not have it."
+        return Refused(400, f"Unknown field {name[:80]!r}. {hint}", param=name[:80], code="unknown_field")
+    if name is None:
+        return Refused(
+            400, "The body must be a JSON object. Send Content-Type: application/json.", code="invalid_value"
+        )
+    return Refused(400, f"{name[:80]}: {first['msg']}.", param=name[:80], code="invalid_value")
+
+
+def _fields() -> list[str]:
+    kinds = (schemas.ChatRequest, schemas.CompletionRequest, schemas.MapRequest, schemas.SelectRequest)
+    return sorted({name for kind in kinds for name in kind.model_fields})

@@ -1,0 +1,255 @@
+"""What is sent and answered, as the OpenAPI document says it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 2**16)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(BaseModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class Message(BaseModel):
+    role: Literal["system", "user", "assistant", "tool", "developer"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def said(self) -> dict[str, str]:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": self.role, "content": text}
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class TextFormat(BaseModel):
+    type: Literal["text"] = "text"
+
+
+class Asked(Strict):
+    """What both endpoints take. Fields of OpenAI's that would change the answer and that this server does not compute
+    are taken only where they ask for nothing."""
+
+    model: str | None = Field(None, description="The served model's name; left out: it.")
+    n: int = Field(1, ge=1, description="How many thoughts; thought i has seed + i.")
+    seed: Seed | None = Field(None, description="Left out: drawn, and said in each choice.")
+    temperature: Number | None = Field(None, ge=0, le=100)
+    top_p: Number | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=2**31)
+    min_p: Number | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    thinker: str | None = Field(None, description="How to explore; left out: what the model is made for.")
+    creativity: Number | None = Field(None, ge=0, le=1000, description="0 is deterministic, 1 the thinker's default.")
+    select: int | None = Field(None, ge=1, description="Answer only with the k most different of the n.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="The thinker's own options.")
+    measure: bool = Field(False, description="Embed the thoughts: distances, scores and metrics of the set.")
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ChatRequest(Asked):
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: TextFormat | None = None
+
+
+class CompletionRequest(Asked):
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=16)]
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+
+# --- answers ---
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Error(BaseModel):
+    error: ErrorBody
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Origin(BaseModel):
+    """Where a thought came from. Its seed alone makes it again."""
+
+    seed: int
+    logprob: float
+    origin: dict[str, Any]
+    scores: dict[str, float]
+
+
+class Set(BaseModel):
+    """Of all thoughts of the answer together."""
+
+    metrics: dict[str, float | None]
+    distances: list[list[float]]
+    thinker: str
+    run: dict[str, Any]
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+Finish = Literal["stop", "length"]
+
+
+class AnswerMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish
+    thoughtmix: Origin
+
+
+class ChatAnswer(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+    thoughtmix: Set
+
+
+class CompletionLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None = None
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Finish
+    thoughtmix: Origin
+
+
+class CompletionAnswer(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    system_fingerprint: str
+    thoughtmix: Set
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "thoughtmix"
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+# --- beside OpenAI ---
+
+
+class ThinkerInfo(BaseModel):
+    name: str
+    summary: str
+    options: dict[str, str]
+
+
+class Info(BaseModel):
+    version: str
+    model: str
+    thinkers: list[ThinkerInfo]
+    limits: dict[str, float]
+    diffusion: bool
+    languages: list[str]
+
+
+class MapRequest(Strict):
+    texts: list[str] = Field(min_length=1)
+
+
+class Map(BaseModel):
+    points: list[tuple[float, float]]
+    distances: list[list[float]]
+
+
+class SelectRequest(Strict):
+    texts: list[str] = Field(min_length=1)
+    logprobs: list[Number] = Field(default_factory=list, description="Mean log-probability of each; none: all alike.")
+    k: int = Field(ge=1)
+
+
+class Selection(BaseModel):
+    indices: list[int]
+
+
+class DiffuseRequest(Strict):
+    prompt: Annotated[str, StringConstraints(max_length=4000)] = ""
+    branches: int = Field(4, ge=1, le=16)
+    steps: int = Field(64, ge=1, le=256)
+    length: int = Field(128, ge=1, le=512)
+    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
+
+
+class Health(BaseModel):
+    status: Literal["ok", "draining"]

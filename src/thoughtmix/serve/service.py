@@ -1,0 +1,349 @@
+"""Who is let in, and how a request becomes thoughts: a thread of its own thinks, the scheduler decodes for all."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from thoughtmix.api import AUTO, Pipeline, Prompt
+from thoughtmix.decoding.probe import Weights
+from thoughtmix.decoding.scheduler import Scheduler, Session
+from thoughtmix.errors import Interrupted, UnknownName
+from thoughtmix.models import Embedder, LanguageModel
+from thoughtmix.registry import get_thinker
+from thoughtmix.serve.errors import LOG, Refused, refusal
+from thoughtmix.serve.limits import Limits
+from thoughtmix.serve.meters import Meters
+from thoughtmix.serve.schemas import Asked
+from thoughtmix.thinker import StepEvent, Thinker
+from thoughtmix.thoughts import ThoughtSet
+
+_FAITHFUL = frozenset({"sampling", "mixture", "experts"})
+"""Thinkers whose n-th row is the n-th thought, so that its pieces can be shown as they come. What others do on the way
+is no answer yet: their progress is told, and their thoughts when they stand."""
+_NAMES = ("default", "thoughtmix")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One prompt's request, checked against the limits. cost: bytes that it may come to hold."""
+
+    prompt: Prompt
+    thinker: Thinker
+    settings: Mapping[str, Any]
+    options: Mapping[str, Any]
+    select: int | None
+    measure: bool
+    top: int
+    faithful: bool
+    cost: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something happened: pieces[i] is new text of thought i."""
+
+    pieces: Sequence[str]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The thoughts, in the order they are answered; tokens: of the prompt, and of all thoughts that were made."""
+
+    thoughts: ThoughtSet
+    prompt_tokens: int
+    completion_tokens: int
+    top: Mapping[tuple[int, ...], list[tuple[list[int], list[float]]]]
+
+
+class Service:
+    """A loaded model, its scheduler and its limits. Raises `Refused` for whatever it does not take."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        limits: Limits | None = None,
+        embedder: Callable[[], Embedder] | None = None,
+        weights: Weights = "auto",
+    ) -> None:
+        self.lm, self.limits = lm, limits or Limits()
+        self.meters = Meters()
+        self.created = int(time.time())
+        self.per_token = token_bytes(lm)
+        room = max(1, self.limits.memory * 2**20 // self.per_token)
+        self.scheduler = Scheduler(lm, self.limits.rows, room, self.limits.chunk, self.meters.tick, weights)
+        self.embedder = InTurn(embedder, self.scheduler)
+        self.pipeline = Pipeline(lm, embedder=self.embedder, weights=weights)
+        self.draining = False
+        self.threads = ThreadPoolExecutor(self.limits.queue + 4, thread_name_prefix="thoughtmix-request")
+        self._sessions: set[Session] = set()
+        self._held = 0  # bytes
+        self._typical = 1.0  # seconds of a request, lately
+
+    def open(self) -> None:
+        self.scheduler.__enter__()
+
+    def close(self) -> None:
+        self.scheduler.__exit__()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def warm(self) -> None:
+        """Pack the weights and try the paths before anybody waits for it."""
+        if self.lm.causal:
+            from thoughtmix.decoding import Row, decode
+
+            first = min(self.lm.eos_ids or {0})
+            decode(self.lm, [[first]], [Row(seed=0)], max_new_tokens=2)
+
+    # --- what is asked ---
+
+    def model_named(self, name: str | None) -> None:
+        """Raises `Refused` (404) unless this is the served model."""
+        if name is not None and name not in {self.lm.name, *_NAMES}:
+            error = UnknownName("model", name[:80], [self.lm.name, *_NAMES])
+            raise Refused(404, str(error), param="model", code="model_not_found")
+
+    def call(self, asked: Asked, prompt: Prompt, seed: int, *, raw: bool, top: int, most: int | None) -> Call:
+        """A request of one prompt, checked. most: its max_tokens by either name. Raises `Refused`, `InputError`."""
+        limits, n = self.limits, asked.n
+        if n > limits.thoughts:
+            raise Refused(400, f"n is {n}, this server makes up to {limits.thoughts}. Ask for fewer.", param="n")
+        if asked.select is not None and asked.select > n:
+            raise Refused(400, f"Cannot select {asked.select} of {n} thoughts. Pass select 1 to {n}.", param="select")
+        tokens = most or max(1, min(limits.default_tokens, limits.tokens // n, self._fitting(prompt)))
+        if n * tokens > limits.tokens:
+            raise Refused(
+                400, f"n x max_tokens is {n * tokens}, the limit is {limits.tokens}. Ask for less.",
+                param="max_tokens", code="too_many_tokens",
+            )  # fmt: skip
+        kind = get_thinker(self.lm.own_thinker if asked.thinker in {None, AUTO} else str(asked.thinker))
+        for name in asked.options:
+            if name not in kind.options:
+                raise UnknownName(f"option of thinker {kind.name!r}:", name[:80], kind.options)
+        settings: dict[str, Any] = {
+            "n": n, "seed": seed, "max_new_tokens": tokens, "creativity": asked.creativity,
+            "temperature": asked.temperature, "top_k": asked.top_k or 0, "min_p": asked.min_p,
+            "top_p": 1.0 if asked.top_p is None else asked.top_p, "stop": asked.stops, "raw": raw,
+        }  # fmt: skip
+        cost = (min(self._length(prompt), self.lm.context_length or 2**20) + n * tokens) * self.per_token
+        if cost > limits.memory * 2**20:
+            raise Refused(
+                400, "The request would need more memory than this server has. Ask for less.", code="too_large"
+            )
+        measure = asked.measure or asked.select is not None
+        faithful = kind.name in _FAITHFUL and asked.select is None
+        return Call(prompt, kind, settings, asked.options, asked.select, measure, top, faithful, cost)
+
+    def _length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt at most, or nearly: two bytes each."""
+        texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
+        return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
+
+    def _fitting(self, prompt: Prompt) -> int:
+        """New tokens that surely fit behind a prompt."""
+        limit = self.lm.context_length
+        return self.limits.default_tokens if limit is None else limit - 2 * self._length(prompt)
+
+    # --- who is let in ---
+
+    def admit(self, calls: Sequence[Call]) -> Ticket:
+        """Room for these, until `Ticket.leave`. Raises `Refused`: 429 when there is none, 503 when the server stops."""
+        if self.draining:
+            raise Refused(503, "The server is stopping. Send it to another, or again later.", code="draining", retry=5)
+        cost = sum(call.cost for call in calls)
+        full = self._held + cost > self.limits.memory * 2**20
+        if len(self._sessions) >= self.limits.queue or (full and self._sessions):
+            wait = min(60, max(1, math.ceil(self._typical)))
+            raise Refused(429, f"The server is full. Try again in {wait} s.", code="queue_full", retry=wait)
+        session = Session(
+            self.scheduler, time.monotonic() + self.limits.seconds, max((call.top for call in calls), default=0)
+        )
+        self._held += cost
+        self._sessions.add(session)
+        self.meters.accepted.set(len(self._sessions))
+        return Ticket(self, session, cost)
+
+    def left(self, ticket: Ticket) -> None:
+        self._held -= ticket.cost
+        self._sessions.discard(ticket.session)
+        self.meters.accepted.set(len(self._sessions))
+        took = time.monotonic() - ticket.began
+        self._typical += 0.2 * (took - self._typical)
+        self.meters.seconds.observe(took)
+        if ticket.session.first is not None:
+            self.meters.first.observe(ticket.session.first - ticket.began)
+
+    def drain(self) -> None:
+        """Take nothing new; who is in has the grace time to end."""
+        self.draining = True
+        for session in list(self._sessions):
+            session.deadline = min(session.deadline, time.monotonic() + self.limits.grace)
+
+    # --- thinking ---
+
+    def run(self, call: Call, session: Session, streaming: bool = False) -> Run:
+        return Run(self, call, session, streaming)
+
+    def think(self, call: Call, session: Session, on_step: Callable[[StepEvent], None] | None) -> Answer:
+        """In the caller's thread. Raises whatever goes wrong."""
+        turn: Any = nullcontext()
+        if not self.lm.causal:  # nothing of it joins: it takes turns, step by step
+            turn, on_step = self.scheduler.turns, session.between(on_step)
+        try:
+            with session.entered(), turn:
+                made = self.pipeline(
+                    call.prompt, thinker=call.thinker, measure=call.measure and self.lm.causal, on_step=on_step,
+                    **call.settings, **call.options,
+                )  # fmt: skip
+            if call.measure and not self.lm.causal:
+                made = self._measured(made)
+        except Interrupted as stopped:
+            session.check_cancelled()
+            made = stopped.thoughts
+        except (TypeError, ValueError, OverflowError) as error:
+            if not call.options or isinstance(error, UnknownName) or hasattr(error, "hint"):
+                raise
+            LOG.warning("thinker %s, options %s", call.thinker.name, dict(call.options), exc_info=error)
+            raise Refused(
+                400, f"The thinker {call.thinker.name!r} cannot use these options. See /api/info.", param="options"
+            ) from error
+        drawn = sum(len(t.token_ids) for t in made)
+        if call.select is not None and made.distances:
+            metrics = made.metrics
+            made = made.select(min(call.select, len(made)))
+            made = _with_metrics(made, metrics)
+        read = len(self.lm.encode(call.prompt, raw=call.settings["raw"]))
+        top = {tuple(row.token_ids): row.top for row in session.decoded} if call.top else {}
+        return Answer(made, read, drawn, top)
+
+    def _measured(self, made: ThoughtSet) -> ThoughtSet:
+        from thoughtmix.metrics import measure
+
+        return measure(made, embedder=self.embedder)
+
+
+@dataclass
+class Ticket:
+    service: Service
+    session: Session
+    cost: int
+    began: float = field(default_factory=time.monotonic)
+    _left: bool = False
+
+    def leave(self) -> None:
+        """Give the room back; once."""
+        if not self._left:
+            self._left = True
+            self.service.left(self)
+
+
+class Run:
+    """A call on its way, seen from the event loop: `Step`s while it thinks, then its `Answer`, or what went wrong."""
+
+    def __init__(self, service: Service, call: Call, session: Session, streaming: bool) -> None:
+        self.call = call
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Queue[Step | Answer | Refused] = asyncio.Queue()
+        self._service, self._session = service, session
+        self.thread = service.threads.submit(self._work, self._seen if streaming else None)
+
+    def _tell(self, news: Step | Answer | Refused) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+        except RuntimeError:  # the loop is closed: nobody listens
+            self._session.cancelled = True
+
+    def _seen(self, event: StepEvent) -> None:
+        self._tell(Step(tuple(event.pieces) if self.call.faithful else (), event.done, event.total))
+
+    def _work(self, on_step: Callable[[StepEvent], None] | None) -> None:
+        try:
+            self._tell(self._service.think(self.call, self._session, on_step))
+        except BaseException as error:
+            self._tell(refusal(error))
+
+    async def news(self) -> Step | Answer:
+        """What happens next. Raises `Refused`."""
+        news = await self._news.get()
+        if isinstance(news, Refused):
+            raise news
+        return news
+
+    async def answer(self) -> Answer:
+        async for news in self:
+            if isinstance(news, Answer):
+                return news
+        raise AssertionError("a run ends with its answer")
+
+    async def __aiter__(self) -> AsyncIterator[Step | Answer]:
+        while True:
+            news = await self.news()
+            yield news
+            if isinstance(news, Answer):
+                return
+
+
+class InTurn:
+    """An embedder that takes turns with the decoding steps (two at once on the same cores are slower than one after the
+    other), in one thread of its own."""
+
+    def __init__(self, load: Callable[[], Embedder] | None, scheduler: Scheduler) -> None:
+        self._load, self._scheduler = load, scheduler
+        self._loaded: Embedder | None = None
+        self.name = ""  # once it is loaded
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="thoughtmix-embedder")
+
+    @property
+    def loaded(self) -> Embedder:
+        with self._lock:
+            if self._loaded is None:
+                from thoughtmix.models import load_embedder
+
+                self._loaded = (self._load or load_embedder)()
+                self.name = self._loaded.name
+            return self._loaded
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> Any:
+        import numpy as np
+
+        embedder = self.loaded
+
+        def part(some: Sequence[str]) -> Any:
+            with self._scheduler.turns:
+                return embedder.encode(some, batch_size)
+
+        parts = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
+        return np.concatenate([self._thread.submit(part, some).result() for some in parts])
+
+
+def token_bytes(lm: LanguageModel) -> int:
+    """Of the keys and values of a token, by the config; a guess where it does not say."""
+    config: Any = lm.model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "hidden_size", None) or 1024
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    each = getattr(config, "head_dim", None) or width // heads
+    layers = getattr(config, "num_hidden_layers", None) or 1
+    return int(2 * layers * kept * each * 4)
+
+
+def drawn_seed() -> int:
+    return secrets.randbits(31)
+
+
+def _with_metrics(made: ThoughtSet, metrics: Mapping[str, float]) -> ThoughtSet:
+    """The metrics of all n, which a choice among them does not change."""
+    import dataclasses
+
+    return dataclasses.replace(made, metrics=metrics)

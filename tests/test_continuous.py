@@ -1,0 +1,265 @@
+"""Rows that join a running batch: the same thoughts as alone, whoever comes, goes, fails or is cancelled."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from test_decoding import PATHS, lm
+from tiny import VOCABULARY, fresh, tiny, tiny_mixture
+
+from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.decoding import continuous as continuous_module
+from thoughtmix.decoding.continuous import Continuous, Job
+from thoughtmix.decoding.probe import choose
+from thoughtmix.decoding.reading import Reading
+from thoughtmix.decoding.scheduler import Cancelled, Scheduler, Session, TimedOut
+from thoughtmix.decoding.turns import Turns
+from thoughtmix.errors import InputError, NumericsError
+
+JOINING = [family for family, path in PATHS.items() if path != "expanded"]
+
+
+def some_call(number: int) -> dict[str, Any]:
+    """A decode of one to three prompts of any length, rows of any kind, by its number alone."""
+    dice = random.Random(number)
+    prompts = [
+        [dice.randrange(3, VOCABULARY) for _ in range(dice.choice([1, 2, 7, 25, 60]))]
+        for _ in range(dice.choice([1, 1, 3]))
+    ]
+    rows = [
+        Row(
+            seed=dice.randrange(2**40),
+            sampler=Sampler(temperature=dice.choice([0.0, 0.7, 1.3]), top_k=dice.choice([0, 9]), min_p=dice.choice([0.0, 0.1])),
+            prompt=dice.randrange(len(prompts)),
+            stop=dice.choice([(), ("w7", "w10 w")]),
+            max_new_tokens=dice.choice([None, 1, 5]),
+            code=dice.choice([None, None, dice.random()]),
+        )
+        for _ in range(dice.choice([1, 4, 6]))
+    ]  # fmt: skip
+    return {
+        "prompts": prompts,
+        "rows": rows,
+        "max_new_tokens": dice.choice([1, 8, 20]),
+        "end_ids": frozenset({2, 50, 51}),
+        "top": dice.choice([0, 3]),
+    }
+
+
+def same(got: Any, want: Any) -> None:
+    assert [r.token_ids for r in got.rows] == [r.token_ids for r in want.rows]
+    assert [(r.text, r.finish) for r in got.rows] == [(r.text, r.finish) for r in want.rows]
+    for one, other in zip(got.rows, want.rows, strict=True):
+        torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=2e-4, rtol=1e-4)
+        assert [ids for ids, _ in one.top] == [ids for ids, _ in other.top]
+
+
+@pytest.mark.parametrize("family", JOINING)
+def test_law_5_a_thought_is_its_own_whoever_joins(family: str) -> None:
+    """Jobs join at any step, their prompts read in pieces of five tokens; the path is the one that runs alone."""
+    model = lm(tiny(family))
+    calls = [some_call(n) for n in range(12)]
+    want = [decode(model, weights="native", **call) for call in calls]
+    batch, dice = Continuous(), random.Random(family)
+    jobs = [Job(model, **call) for call in calls]
+    left = list(jobs)
+    while left or batch.jobs:
+        for _ in range(dice.choice([0, 0, 1, 3])):
+            if left:
+                job = left.pop(0)
+                route = choose(model.model, "auto", "native", prompts=len(job.prompts))
+                reading = Reading(route, job.prompts, job.counts, max(job.budget))  # type: ignore[arg-type]
+                while not reading.done:
+                    assert 1 <= reading.advance(5) <= 5
+                batch.join(job, reading)
+        batch.step()
+    for job, alone in zip(jobs, want, strict=True):
+        done = job.result.result(0)
+        same(done, alone)
+        assert done.path == PATHS[family] == alone.path
+    assert batch.rows == 0
+
+
+def scheduled(model: Any, **limits: Any) -> Scheduler:
+    return Scheduler(model, weights="native", **limits)
+
+
+def call_of(session: Session, model: Any, call: dict[str, Any], **more: Any) -> Any:
+    with session.entered():
+        return decode(model, **{**call, **more}, weights="native")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixture"])
+def test_law_5_under_load_from_many_threads(family: str, global_state_untouched: None) -> None:
+    """Whatever the timing. Bloom cannot join and takes turns; so does every third call, which names a path."""
+    model = lm(tiny_mixture() if family == "mixture" else tiny(family))
+    calls = [some_call(100 + n) for n in range(16)]
+    want = [decode(model, weights="native", **call) for call in calls]
+    ticks: list[Any] = []
+    with scheduled(model, rows=8, chunk=16, observe=ticks.append) as scheduler, ThreadPoolExecutor(6) as pool:
+
+        def one(number: int) -> Any:
+            time.sleep(random.Random(number).random() / 50)
+            more = {"path": "expanded"} if number % 3 == 0 else {}
+            return call_of(Session(scheduler), model, calls[number], **more)
+
+        got = list(pool.map(one, range(16)))
+    for done, alone in zip(got, want, strict=True):
+        same(done, alone)
+    assert max((t.rows for t in ticks), default=0) <= 8 and (ticks or family == "bloom")
+    assert all(t.read <= 16 for t in ticks if t.rows > 8)
+
+
+def test_prompts_are_read_in_pieces_while_rows_run() -> None:
+    """A long prompt keeps nobody waiting for more than a piece, and steps go on in between."""
+    model, ticks = lm(tiny("llama")), list[Any]()
+    with scheduled(model, chunk=8, observe=ticks.append) as scheduler, ThreadPoolExecutor(2) as pool:
+        started = threading.Event()
+        rows = [Row(seed=s) for s in range(3)]
+        first = pool.submit(
+            call_of, Session(scheduler), model, {"prompts": [[5, 6]], "rows": rows, "max_new_tokens": 60},
+            on_step=lambda event: started.set() or time.sleep(0.002),
+        )  # fmt: skip
+        started.wait(10)
+        call_of(Session(scheduler), model, {"prompts": [[7] * 100], "rows": rows[:1], "max_new_tokens": 1})
+        assert not first.done()
+    pieces = [t.read for t in ticks[1:] if t.read]
+    assert sum(pieces) == 100 and max(pieces) == 8
+
+
+def test_who_cancels_leaves_at_once_and_hurts_nobody() -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(4)], "max_new_tokens": 40}
+    want = decode(model, weights="native", **call)
+    with scheduled(model) as scheduler, ThreadPoolExecutor(4) as pool:
+        leaving, staying = Session(scheduler), Session(scheduler)
+        steps = threading.Semaphore(0)
+        long = {**call, "max_new_tokens": 250, "rows": [Row(seed=s) for s in range(9)]}
+        gone = pool.submit(call_of, leaving, model, long, on_step=lambda event: steps.release() or time.sleep(0.005))
+        for _ in range(3):
+            steps.acquire(timeout=10)
+        kept = pool.submit(call_of, staying, model, call)
+        leaving.cancel()
+        with pytest.raises(Cancelled):
+            gone.result(10)
+        same(kept.result(10), want)
+        assert scheduler.rows == 0 and scheduler.waiting == 0
+        with pytest.raises(Cancelled):
+            call_of(leaving, model, call)
+
+
+@pytest.mark.parametrize("path", ["auto", "expanded"])
+def test_a_late_request_ends_with_what_it_has(path: str) -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(2)], "max_new_tokens": 250, "path": path}
+    with scheduled(model) as scheduler:
+        session = Session(scheduler, time.monotonic() + 0.15)
+        done = call_of(session, model, call, on_step=lambda event: time.sleep(0.01))
+        assert all(1 <= len(r.token_ids) < 250 for r in done.rows)
+        assert {r.finish for r in done.rows} == ({"length"} if path == "auto" else {"cancelled"})
+        assert done.interrupted == (path == "expanded") and session.late
+        with pytest.raises(TimedOut):
+            call_of(session, model, call)
+
+
+def test_a_listeners_error_is_its_own() -> None:
+    model = lm(tiny("gpt2"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(3)], "max_new_tokens": 30}
+    want = decode(model, weights="native", **call)
+
+    def refuse(event: Any) -> None:
+        if event.done >= 6:
+            raise ZeroDivisionError
+
+    def stop(event: Any) -> None:
+        if event.done >= 6:
+            raise KeyboardInterrupt
+
+    with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
+        broken, stopped, fine = (
+            pool.submit(call_of, Session(scheduler), model, call, on_step=listener) for listener in (refuse, stop, None)
+        )
+        with pytest.raises(ZeroDivisionError):
+            broken.result(10)
+        assert [len(r.token_ids) for r in stopped.result(10).rows] == [2, 2, 2] and stopped.result().interrupted
+        same(fine.result(10), want)
+
+
+def test_bad_numbers_and_bad_input_are_their_own() -> None:
+    """A prompt that makes NaN fails alone; so does one that cannot be continued."""
+    broken = fresh("llama")
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[7] = torch.nan
+        broken.lm_head.weight[7] = 0.0
+    model = lm(broken)
+    call = {
+        "prompts": [[5, 9, 77]],
+        "rows": [Row(seed=s, sampler=Sampler(top_k=5)) for s in range(3)],
+        "max_new_tokens": 30,
+    }
+    want = decode(model, weights="native", **call)
+    assert all(7 not in r.token_ids for r in want.rows)
+    with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
+        good, bad = pool.submit(call_of, Session(scheduler), model, call), pool.submit(
+            call_of, Session(scheduler), model, {**call, "prompts": [[5, 7]]}
+        )  # fmt: skip
+        with pytest.raises(NumericsError):
+            bad.result(10)
+        same(good.result(10), want)
+        with pytest.raises(InputError, match="is empty"):
+            call_of(Session(scheduler), model, {**call, "prompts": [[]]})
+
+
+def test_a_model_that_fails_fails_who_is_there_and_nobody_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(3)], "max_new_tokens": 10}
+    want = decode(model, weights="native", **call)
+    real = continuous_module.draw
+    with scheduled(model) as scheduler:
+        monkeypatch.setattr(continuous_module, "draw", lambda *a: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            call_of(Session(scheduler), model, call)
+        monkeypatch.setattr(continuous_module, "draw", real)
+        same(call_of(Session(scheduler), model, call), want)
+
+
+def test_closing_answers_everybody() -> None:
+    model = lm(tiny("llama"))
+    call = {"prompts": [[5, 9]], "rows": [Row(seed=0)], "max_new_tokens": 250}
+    scheduler = scheduled(model, rows=1)
+    with ThreadPoolExecutor(2) as pool:
+        with scheduler:
+            on_step = lambda event: time.sleep(0.005)  # noqa: E731
+            waiting = [pool.submit(call_of, Session(scheduler), model, call, on_step=on_step) for _ in range(2)]
+            time.sleep(0.1)
+        for future in waiting:
+            with pytest.raises(Cancelled):
+                future.result(10)
+    with pytest.raises(Cancelled):
+        call_of(Session(scheduler), model, call)
+
+
+def test_turns_are_given_in_order() -> None:
+    turns, seen = Turns(), list[int]()
+
+    def take(number: int) -> None:
+        with turns:
+            seen.append(number)
+
+    with turns:
+        threads = []
+        for number in range(5):
+            threads.append(threading.Thread(target=take, args=(number,)))
+            threads[-1].start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+        turns.pass_on()  # all five, before the holder goes on
+        assert seen == [0, 1, 2, 3, 4]
+    for thread in threads:
+        thread.join()
