@@ -22,10 +22,49 @@ from thoughtmix.selection import select_diverse
 PAGE = Path(__file__).parents[1] / "src" / "thoughtmix" / "serve" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-WORDS = (
-    "a brick can hold a door open warm your hands by the fire become a small stage for ants press flowers flat "
-    "carry one letter of a poem keep time as a slow drum mark where the garden ends and sleep"
-).split()
+WORDS = [
+    "a",
+    "brick",
+    "can",
+    "hold",
+    "a",
+    "door",
+    "open",
+    "warm",
+    "your",
+    "hands",
+    "by",
+    "the",
+    "fire",
+    "become",
+    "a",
+    "small",
+    "stage",
+    "for",
+    "ants",
+    "press",
+    "flowers",
+    "flat",
+    "carry",
+    "one",
+    "letter",
+    "of",
+    "a",
+    "poem",
+    "keep",
+    "time",
+    "as",
+    "a",
+    "slow",
+    "drum",
+    "mark",
+    "where",
+    "the",
+    "garden",
+    "ends",
+    "and",
+    "sleep",
+]
 THINKERS = [
     {"name": "sampling", "summary": "Plain sampling.", "options": {"draws": "independent or arithmetic"}},
     {"name": "mixture", "summary": "Routes through branches.", "options": {"read": "shared or each"}},
@@ -140,7 +179,9 @@ class Land:
 
     def diffuse(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         steps, length, branches = body["steps"], body["length"], body["branches"]
-        texts = [" ".join(words_of(body["prompt"], body["seed"] + b, length))[:length].ljust(length) for b in range(branches)]
+        texts = [
+            " ".join(words_of(body["prompt"], body["seed"] + b, length))[:length].ljust(length) for b in range(branches)
+        ]
         order = [np.random.default_rng(b).permutation(length) for b in range(branches)]
         for step in range(1, steps + 1):
             rows = []
@@ -155,14 +196,18 @@ class Land:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    land: Land
-    protocol_version = "HTTP/1.1"
+    land: Land  # HTTP/1.0: a connection an answer, so that a closed server is gone at once
 
     def log_message(self, *_: object) -> None: ...
 
     def _reply(self, status: int, kind: str, body: bytes, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), "Content-Security-Policy": POLICY, **headers}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Content-Security-Policy": POLICY,
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
@@ -180,44 +225,43 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
+        name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
+        file = PAGE / name
         if self.path == "/api/info":
             if self._known():
                 self._json(self.land.info())
-            return
-        name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
-        file = PAGE / name
-        if "/" in name or not file.is_file():
-            return self._error(404, "There is nothing here.")
-        self._reply(200, f"{KINDS[file.suffix]}; charset=utf-8", file.read_bytes())
+        elif "/" in name or not file.is_file():
+            self._error(404, "There is nothing here.")
+        else:
+            self._reply(200, f"{KINDS[file.suffix]}; charset=utf-8", file.read_bytes())
 
     def do_POST(self) -> None:
         land = self.land
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         land.asked.append((self.path, body))
         if not self._known():
-            return
-        if self.path == "/api/map":
-            return self._json(land.map(body["texts"]))
-        if self.path == "/api/select":
-            return self._json({"indices": select_diverse(distances_of(body["texts"]), body["logprobs"], body["k"])})
-        if self.path == "/api/diffuse":
-            return self._stream(land.diffuse(body))
-        if land.busy:
+            pass
+        elif self.path == "/api/map":
+            self._json(land.map(body["texts"]))
+        elif self.path == "/api/select":
+            self._json({"indices": select_diverse(distances_of(body["texts"]), body["logprobs"], body["k"])})
+        elif self.path == "/api/diffuse":
+            self._stream(land.diffuse(body))
+        elif land.busy:
             land.busy -= 1
-            return self._error(429, "Full.", Retry_After="2")
-        if land.broken:
+            self._error(429, "Full.", Retry_After="2")
+        elif land.broken:
             land.broken -= 1
-            return self._error(500, "")
-        if body["max_tokens"] > 512:
-            return self._error(400, "max_tokens is above 512. Pass 512 or fewer.")
-        self._stream(land.completion(body))
+            self._error(500, "")
+        elif body["max_tokens"] > 512:
+            self._error(400, "max_tokens is above 512. Pass 512 or fewer.")
+        else:
+            self._stream(land.completion(body))
 
     def _stream(self, events: Iterator[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
         self.end_headers()
-        self.close_connection = True
         try:
             for i, event in enumerate(events):
                 if i == self.land.cut_after:

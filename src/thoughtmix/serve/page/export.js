@@ -41,7 +41,7 @@ export function saveJson(session) {
   say(t("saidExport", { name }));
 }
 
-const STYLE = `:root{color-scheme:light dark;--ink:#1d2430;--dim:#5a6472;--paper:#faf9f6;--card:#fff;--line:#e2e0da;--l:.55}
+const STYLE = `:root{color-scheme:light dark;--ink:#1d2430;--dim:#5a6472;--paper:#faf9f6;--card:#fff;--line:#e2e0da;--l:.525}
 @media(prefers-color-scheme:dark){:root{--ink:#e8e6e1;--dim:#a2a9b4;--paper:#15181d;--card:#1d2127;--line:#343a43;--l:.75}}
 body{margin:0 auto;max-width:72rem;padding:2rem 1.25rem;background:var(--paper);color:var(--ink);font:1rem/1.6 system-ui,sans-serif}
 h1{font-size:1.5rem;line-height:1.3}h2{font-size:1.05rem;margin:2rem 0 .75rem}p.facts{color:var(--dim)}
@@ -56,12 +56,7 @@ table{border-collapse:separate;border-spacing:2px;font-size:.8rem}td{padding:.3r
 /** One self-contained page. Built as elements and then written out, so that whatever a model wrote stays text. */
 export function page(session) {
   const made = document.implementation.createHTMLDocument(session.settings.prompt.slice(0, 80));
-  made.documentElement.lang = spoken();
   const set = thoughtSet(session);
-  const csp = h("meta", { "http-equiv": "Content-Security-Policy", content: "default-src 'none'; style-src 'unsafe-inline'" });
-  made.head.prepend(h("meta", { charset: "utf-8" }), csp, h("meta", { name: "viewport", content: "width=device-width, initial-scale=1" }));
-  // Style attributes may not be parsed under this page's policy; set through the object model they are written out all the same.
-  made.head.append(h("style", {}, STYLE));
   const json = btoa(binary(JSON.stringify(set, null, 2)));
   const facts = [set.model, set.thinker, ...Object.entries(set.metrics).map(([name, value]) => `${name} ${number(value)}`)].filter(Boolean).join(" · ");
   made.body.append(
@@ -70,7 +65,8 @@ export function page(session) {
     h("h2", {}, t("thoughts")), h("ol", {}, ...[...session.roots, ...session.all.filter((x) => x.parent)].map((thought) => item(thought))),
     ...(session.mapped.length > 1 ? [h("h2", {}, t("map")), picture(), h("h2", {}, t("heat")), heat(session)] : []),
   );
-  return `<!doctype html>\n${made.documentElement.outerHTML}\n`;
+  const head = `<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"><meta name="viewport" content="width=device-width, initial-scale=1">`;
+  return `<!doctype html>\n<html lang="${spoken()}"><head>${head}${made.querySelector("title").outerHTML}<style>${STYLE}</style></head>\n${made.body.outerHTML}</html>\n`;
 }
 
 function item(thought) {

@@ -137,6 +137,7 @@ export function speak(wanted, keep = true) {
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = t(element.dataset.word);
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
   for (const element of document.querySelectorAll("[data-placeholder]")) element.placeholder = t(element.dataset.placeholder);
+  document.getElementById("said").textContent = ""; // said in the other language
   document.dispatchEvent(new Event("language"));
 }
 
