@@ -78,12 +78,15 @@ function build() {
   );
 }
 
-/** The set's own largest distance is the darkest, so that differences can be seen; the label gives the number. */
+/** The set's own nearest pair is the lightest and its farthest the darkest, so that differences can be seen; the label
+ * gives the number. */
 function paint() {
-  const most = Math.max(1e-9, ...session.distances.slice(0, MOST).flatMap((row) => row.slice(0, MOST)));
+  const pairs = shown.flatMap((_, i) => session.distances[i].slice(0, i));
+  const least = Math.min(...pairs);
+  const span = Math.max(1e-9, Math.max(...pairs) - least);
   cells.forEach((row, i) => row.forEach((cell, j) => {
     const value = session.distances[i]?.[j] ?? 0;
-    cell.style.setProperty("--heat", i === j ? 0 : Math.max(0, value / most).toFixed(3));
+    cell.style.setProperty("--heat", i === j ? 0 : ((value - least) / span).toFixed(3));
     cell.classList.toggle("self", i === j);
     cell.classList.toggle("dim", session.picking && !(shown[i].picked && shown[j].picked));
     cell.setAttribute("aria-label", i === j ? t("thought", { label: shown[i].label }) : t("pair", { a: shown[i].label, b: shown[j].label, x: number(value) }));

@@ -96,7 +96,7 @@ function read() {
   if (!chosen) return $("node").replaceChildren(h("p", { class: "hint" }, t("nodeEmpty")));
   const thought = chosen;
   const far = thought.parent && session.distance(thought, thought.parent);
-  const facts_ = [thought.strength && t(thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
+  const facts_ = [thought.origin?.direction, thought.strength && t(thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
   const had = document.activeElement?.closest?.("#node button")?.dataset.act;
   const button = (word, act, off) => h("button", { type: "button", class: "small", "data-act": word, "aria-disabled": String(off), onclick: () => off || act() }, t(word));
   $("node").style.setProperty("--hue", thought.hue);
