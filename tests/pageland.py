@@ -190,8 +190,9 @@ class Land:
                 turn[order[b]] = np.arange(length)
                 open_ = turn < length * step / steps
                 sure = np.where(open_, np.clip(0.35 + step / steps - turn / length * 0.5, 0.1, 1), 0)
+                copies = b == 1 and step > steps / 2  # given up, and in its place a copy of branch 0
                 alive = b < branches - 1 or step < steps / 2
-                rows.append({"text": texts[b], "confidence": sure.round(3).tolist(), "alive": alive, "parent": 0 if b == 1 and step > steps / 2 else None})  # fmt: skip
+                rows.append({"text": texts[0 if copies else b], "confidence": sure.round(3).tolist(), "alive": alive, "parent": 0 if copies else None})  # fmt: skip
             yield {"step": step, "steps": steps, "branches": rows}
 
 

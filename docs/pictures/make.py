@@ -148,7 +148,14 @@ def film(page: Any) -> None:
     page.click("#diffuse-go")
     page.wait_for_selector("#diffuse-cancel")
     page.wait_for_selector("#diffuse-cancel", state="hidden")
-    page.evaluate("() => { const s = document.getElementById('scrub'); s.value = Math.round(s.max * 0.62); s.dispatchEvent(new Event('input')); }")  # fmt: skip
+    most = int(page.get_attribute("#scrub", "max") or 0)
+    for at in range(most * 6 // 10, most):  # where a branch is being given up
+        page.evaluate(
+            "at => { const s = document.getElementById('scrub'); s.value = at; s.dispatchEvent(new Event('input')); }",
+            at,
+        )
+        if page.locator(".film-row.gone").count():
+            break
     page.wait_for_timeout(900)
     page.evaluate("window.scrollTo(0, 0)")
     shoot(page.locator("#film"), "diffusion")

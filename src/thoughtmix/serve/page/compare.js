@@ -150,7 +150,7 @@ function busyShown() {
 function draw() {
   $("tried").hidden = tried.length === 0;
   if (!tried.length) return;
-  const [width, height, left, low] = [640, 240, 46, 34];
+  const [width, height, left, low] = [640, 300, 46, 52];
   const usable = tried.filter(({ quality }) => quality !== undefined);
   const range = (values, pad) => [Math.min(...values) - pad, Math.max(...values) + pad];
   const [x0, x1] = range(usable.length ? usable.map(({ quality }) => quality) : [0], 0.15);
@@ -162,7 +162,7 @@ function draw() {
   plot.toggleAttribute("hidden", usable.length === 0);
   plot.replaceChildren(
     s("line", { class: "axis", x1: left, x2: width - 10, y1: height - low, y2: height - low }), s("line", { class: "axis", x1: left, x2: left, y1: 10, y2: height - low }),
-    s("text", { class: "tick", x: width - 12, y: height - 10, "text-anchor": "end" }, `${t("colQuality")} →`), s("text", { class: "tick", x: left + 8, y: 18 }, `↑ ${t("colDifferent")}`),
+    s("text", { class: "tick", x: width - 12, y: height - 8, "text-anchor": "end" }, `${t("colQuality")} →`), s("text", { class: "tick", x: left + 8, y: 18 }, `↑ ${t("colDifferent")}`),
     ...[y0, y1].map((value) => s("text", { class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 0))),
     ...[x0, x1].map((value, i) => s("text", { class: "tick", x: x(value), y: height - low + 16, "text-anchor": i ? "end" : "start" }, number(value, 1))),
     ...usable.map(({ side, value, different, quality }) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, transform: `translate(${x(quality).toFixed(1)} ${y(different).toFixed(1)})` },

@@ -6,6 +6,7 @@ import { $, calm, h, say } from "./dom.js";
 import { t } from "./words.js";
 
 const BEAT = 90; // milliseconds a frame
+const CUT = 8; // frames that a branch is seen to fade before a copy of another takes its place
 let able = true;
 let actions = { fail() {}, clear() {} };
 let frames = [];
@@ -64,7 +65,7 @@ async function run() {
     const body = { prompt: $("diffuse-prompt").value, branches: numeric("branches"), steps: numeric("steps"), length: numeric("length"), seed: numeric("diffuse-seed") };
     for await (const frame of api.events("api/diffuse", body, mine.signal)) {
       if (!Array.isArray(frame.branches)) continue;
-      frames.push(frame);
+      frames.push(...cut(frames.at(-1), frame), frame);
       $("film").hidden = false;
       $("scrub").max = frames.length - 1;
       if (following && !playing) show(frames.length - 1);
@@ -79,6 +80,23 @@ async function run() {
     }
     controls();
   }
+}
+
+/** Where branches were given up between two frames: the first again, with them fading, so that it can be seen. */
+function cut(before, after) {
+  if (!before) return [];
+  const gone = before.branches.map((branch, i) => branch.alive && after.branches[i]?.alive && replaced(branch, after.branches[i]));
+  if (!gone.some(Boolean)) return [];
+  return Array(CUT).fill({ ...before, branches: before.branches.map((branch, i) => (gone[i] ? { ...branch, alive: false, heir: after.branches[i].parent } : branch)) });
+}
+
+/** A branch goes on from what it had decided; a copy of another does not. */
+function replaced(before, after) {
+  if (!Number.isInteger(after.parent)) return false;
+  const [old, now] = [Array.from(before.text), Array.from(after.text)];
+  const decided = old.map((_, j) => j).filter((j) => before.confidence[j] > 0 && after.confidence[j] > 0);
+  const kept = decided.filter((j) => old[j] === now[j]).length;
+  return before.parent !== after.parent || kept < decided.length * 0.8;
 }
 
 const alive = (frame) => frame?.branches.filter((branch) => branch.alive).length ?? 0;
@@ -126,7 +144,7 @@ function row(i) {
 function draw(element, branch, i) {
   const from = Number.isInteger(branch.parent) && branch.parent !== i ? t("fromBranch", { n: branch.parent + 1 }) : "";
   element.querySelector(".name").textContent = t("branch", { n: i + 1 });
-  element.querySelector(".state").textContent = branch.alive ? from : t("given");
+  element.querySelector(".state").textContent = branch.alive ? from : Number.isInteger(branch.heir) ? t("heir", { n: branch.heir + 1 }) : t("given");
   element.classList.toggle("gone", !branch.alive);
   const spans = [];
   let [text, level] = ["", null];

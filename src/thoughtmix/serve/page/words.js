@@ -38,7 +38,7 @@ const WORDS = {
     sideMixture: "Creativity", sideMixtureNote: "thinker: {name}", sideSampling: "Temperature", sideSamplingNote: "thinker: sampling",
     effectively: "different of {n}, effectively", apart: "apart on average", quality: "nats a token",
     notYet: "not run yet", running: "running …", setting: "Setting", colDifferent: "Different", colQuality: "Nats a token",
-    stepOf: "Step {a} of {b}", aliveOf: "{n} alive", branch: "Branch {n}", fromBranch: "from {n}", given: "given up", best: "kept",
+    stepOf: "Step {a} of {b}", aliveOf: "{n} alive", branch: "Branch {n}", fromBranch: "from {n}", given: "given up", heir: "given up, then a copy of {n}", best: "kept",
     saidFilm: "Denoised: {n, branch is, branches are} left.",
     errGone: "The server does not answer. Start it with “thoughtmix serve”, then try again.",
     errBusy: "The server is full. Try again in {s, second, seconds}.", errBusyNow: "The server is full. Try again.",
@@ -87,7 +87,7 @@ const WORDS = {
     sideMixture: "Créativité", sideMixtureNote: "penseur : {name}", sideSampling: "Température", sideSamplingNote: "penseur : sampling",
     effectively: "différentes sur {n}, en équivalent", apart: "d’écart moyen", quality: "nats par jeton",
     notYet: "pas encore lancé", running: "en cours…", setting: "Réglage", colDifferent: "Différentes", colQuality: "Nats par jeton",
-    stepOf: "Étape {a} sur {b}", aliveOf: "{n} en lice", branch: "Branche {n}", fromBranch: "issue de {n}", given: "abandonnée", best: "gardée",
+    stepOf: "Étape {a} sur {b}", aliveOf: "{n} en lice", branch: "Branche {n}", fromBranch: "issue de {n}", given: "abandonnée", heir: "abandonnée, puis copie de {n}", best: "gardée",
     saidFilm: "Débruité : il reste {n, branche, branches}.",
     errGone: "Le serveur ne répond pas. Démarrez-le avec « thoughtmix serve », puis réessayez.",
     errBusy: "Le serveur est plein. Réessayez dans {s, seconde, secondes}.", errBusyNow: "Le serveur est plein. Réessayez.",
@@ -118,7 +118,7 @@ export function t(key, values = {}) {
 
 /** A number as the language writes it. */
 export function number(value, digits = 2) {
-  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value).replace("-", "\u2212");
 }
 
 export const spoken = () => language;
