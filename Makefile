@@ -27,7 +27,6 @@ study: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -s
 
 screenshots: $(VENV)/.dev
-	$(PIP) --editable ".[page]"
 	$(BIN)/python docs/pictures/make.py $(SCREENSHOTS)
 
 clean:

@@ -19,7 +19,6 @@ from pageland import PAGE, THINKERS, Land, distances_of, words_of
 from thoughtmix.selection import select_diverse
 from thoughtmix.thoughts import ThoughtSet
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 NASTY = '<img src=x onerror="window.hit = 1"><script>window.hit = 1</script>'
@@ -28,6 +27,7 @@ BRICK = "Name a use for a brick."
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -43,7 +43,7 @@ def land() -> Iterator[Land]:
 class Watched:
     """A page, and everything that must not happen on it."""
 
-    def __init__(self, browser: Any, land: Land, **context: Any) -> None:
+    def __init__(self, browser: Any, url: str, **context: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **context})
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
@@ -53,9 +53,9 @@ class Watched:
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on(
             "request",
-            lambda r: self.elsewhere.append(r.url) if not r.url.startswith((land.url, "blob:", "data:")) else None,
+            lambda r: self.elsewhere.append(r.url) if not r.url.startswith((url, "blob:", "data:")) else None,
         )
-        self.page.goto(land.url)
+        self.page.goto(url)
         until(
             self.page,
             "document.querySelectorAll('#thinker option').length > 1 || document.querySelector('dialog[open]')",
@@ -75,8 +75,8 @@ def watch(browser: Any, land: Land) -> Iterator[Callable[..., Watched]]:
     """Opens the page, in a context of its own; at the end looks whether anything happened that must not."""
     made: list[Watched] = []
 
-    def open_(**context: Any) -> Watched:
-        made.append(Watched(browser, land, **context))
+    def open_(url: str | None = None, **context: Any) -> Watched:
+        made.append(Watched(browser, url or land.url, **context))
         return made[-1]
 
     yield open_
@@ -690,7 +690,7 @@ LUMINANCE = """(selectors) => {
   }
   return out;
 }"""
-INKS = ["h1", "h2", "h3", "label", ".model", ".tabs button", ".tools button", "#prompt", ".note", "summary", ".summary", "button", ".text", ".state", ".facts dd", ".badge", ".hint",
+INKS = ["h1", "h2", "h3", "label", ".model", ".tabs button", ".tools button", "#prompt", ".note", "summary", ".summary", "button", ".text", ".state", ".facts span", ".badge", ".hint",
         ".readout", ".scale span", "#map text", ".snippet", ".segments span", ".dim .text", ".dim .state", ".notice p", ".canvas .c9", ".canvas .c7", ".big", ".tick", "mark", "kbd", ".unit"]  # fmt: skip
 
 
@@ -835,3 +835,50 @@ def test_it_fits(watch: Callable[..., Watched], land: Land, width: int) -> None:
         assert over <= 0, view
     side, first = page.locator("#tab-think").bounding_box(), page.locator("#tab-diffuse").bounding_box()
     assert min(side["height"], first["height"]) >= 24, "WCAG 2.5.8"
+
+
+# --- the real server --------------------------------------------------------------------------------------------
+
+
+@browsing
+def test_the_page_and_the_real_server_understand_each_other(watch: Callable[..., Watched]) -> None:
+    """A tiny random model: what it says is nonsense, and all of it arrives."""
+    serving = pytest.importorskip(
+        "serving", reason="the server's packages are not installed: pip install 'thoughtmix[serve]'"
+    )
+    with serving.running() as running:
+        watched = watch(running.url + "/", reduced_motion="reduce")
+        page = watched.page
+        assert page.inner_text("#model") == running.service.lm.name
+        page.select_option("#thinker", "sampling")
+        page.click("#more summary")
+        page.fill("#max_tokens", "24")
+        think(page, n=4)
+        made = texts(page)
+        assert all(made) and len(set(made)) == 4
+        assert re.fullmatch(
+            r"4 thoughts · \d\.\d different, effectively · \d\.\d\d apart on average.*", page.inner_text("#summary")
+        )
+        assert page.locator(".card .facts").first.inner_text().startswith("−")
+        page.fill("#k", "2")
+        page.click("#pick")
+        page.wait_for_selector(".card.picked")
+        with page.expect_download() as saved:
+            page.click("#export-json")
+        again = ThoughtSet.from_json(Path(saved.value.path()).read_text())
+        direct = running.service.pipeline(BRICK, n=4, thinker="sampling", creativity=1.0, max_new_tokens=24)
+        assert [t.text for t in again] == [t.text for t in direct], "whole and unchanged, by the seeds alone"
+        assert np.allclose([t.logprob for t in again], [t.logprob for t in direct], atol=1e-3)
+        page.fill("#max_tokens", "1000")
+        page.click("#think")
+        page.wait_for_selector("#notice:not([hidden])")
+        assert "the limit is 1600" in page.inner_text("#notice-text")
+        assert texts(page) == made, "what was there stays"
+        page.click("#tab-compare")
+        page.click("#compare-go")
+        page.wait_for_selector("#notice:not([hidden])")
+        until(page, "/\\d/.test(document.querySelector('#side-sampling .big').textContent)")
+        assert page.locator("#side-mixture .big").inner_text() == "–", (
+            "this model has no branches, and the server says so"
+        )
+        watched.expect_errors("400")

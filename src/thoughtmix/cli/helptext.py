@@ -9,7 +9,7 @@ import os
 COMMANDS = (
     "", "think", "diffuse", "renoise", "show", "train", "experiment", "graft", "tune", "export", "cost", "experts",
     "experts map", "experts think",
-    "bench", "thinkers", "metrics", "pull", "doctor",
+    "bench", "serve", "thinkers", "metrics", "pull", "doctor",
 )  # fmt: skip
 
 

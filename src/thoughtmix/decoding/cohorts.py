@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
 from thoughtmix.decoding.shared import SharedPath, _Layer
+from thoughtmix.decoding.wide import Wide
 
 
 class Cohorts(SharedPrefix):
@@ -72,13 +73,13 @@ class Cohorts(SharedPrefix):
         return order
 
 
-def running(route: FusedPath | SharedPath) -> tuple[FusedPath | SharedPath, Cohorts]:
-    """A path like `route` over cohorts, none yet."""
-    cohorts = Cohorts()
+def running(route: FusedPath | SharedPath) -> tuple[FusedPath | SharedPath, Cohorts | Wide]:
+    """A path like `route` over whoever will join, nobody yet."""
     if isinstance(route, FusedPath):
-        path = FusedPath(route.weights)
-        path.state = cohorts
-        return path, cohorts
+        path, wide = FusedPath(route.weights), Wide()
+        path.state = wide
+        return path, wide
+    cohorts = Cohorts()
     own = SharedPath(route.model, own=route.own)
     own.state = cohorts
     if own.own and hasattr(own.model, "decoding_step"):

@@ -19,8 +19,9 @@ from thoughtmix.decoding.engine import CODE_BITS, Decoded, Row, _Batch, _check
 from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.rows import PLAIN
-from thoughtmix.decoding.sampling import SamplerBatch, draw
+from thoughtmix.decoding.sampling import Drawn, SamplerBatch, draw
 from thoughtmix.decoding.shared import SharedPath
+from thoughtmix.decoding.wide import Wide
 from thoughtmix.errors import NumericsError
 from thoughtmix.thinker import StepEvent
 
@@ -87,7 +88,7 @@ class Continuous:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self._path: FusedPath | SharedPath | None = None
-        self._cohorts = Cohorts()
+        self._cohorts: Cohorts | Wide = Cohorts()
         self._clear()
 
     def _clear(self) -> None:
@@ -130,11 +131,13 @@ class Continuous:
         tokens drawn. A job's own failure (its listener, its numbers) is its own; any other is everybody's."""
         if not self.jobs:
             return 0
-        self._drop_nan()
-        if not self.jobs:
-            return 0
-        uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
-        drawn = draw(self._logits, torch.where(self._bits > 0, self._code, uniform), self._sampler)
+        try:
+            drawn = self._draw()
+        except NumericsError:  # for one bad row; only its job shall fail
+            self._drop_nan()
+            if not self.jobs:
+                return 0
+            drawn = self._draw()
         self._code, self._bits = drawn.rest, self._bits + drawn.share.log2()
         ids, logprobs = drawn.ids.tolist(), drawn.logprobs.tolist()
         gone, over, at = [], [], 0
@@ -175,11 +178,12 @@ class Continuous:
         for job in jobs:
             job.result.set_exception(error)
 
+    def _draw(self) -> Drawn:
+        uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
+        return draw(self._logits, torch.where(self._bits > 0, self._code, uniform), self._sampler)
+
     def _drop_nan(self) -> None:
-        """`draw` refuses a batch for one bad row; only its job shall fail."""
         good = torch.isfinite(self._logits.amax(-1))
-        if bool(good.all()):
-            return
         at = 0
         for job in list(self.jobs):
             end = at + len(job.live)

@@ -133,8 +133,8 @@ class Session:
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch; tokens: most tokens whose keys and values it
     holds (a single job may have more of either, and then runs when the batch is empty). chunk: prompt tokens read
-    between two steps. observe: called after every turn, in the scheduler's thread. weights: of the steps, as in `decode`;
-    who asks for others decodes beside the batch."""
+    between two steps. observe: called after every turn, in the scheduler's thread. weights: of the steps, as in
+    `decode`; who asks for others decodes beside the batch."""
 
     def __init__(
         self,

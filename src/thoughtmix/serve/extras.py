@@ -61,6 +61,9 @@ def router(service: Service) -> APIRouter:
     )
     async def diffuse(asked: schemas.DiffuseRequest, request: Request) -> Response:
         """Text out of noise along branches that compete, frame by frame."""
+        many = asked.branches * asked.length
+        if many > service.limits.tokens:
+            raise Refused(400, f"branches x length is {many}, the limit is {service.limits.tokens}.", param="length")
         ticket = service.admit([])
         began = False
         try:
@@ -108,12 +111,12 @@ async def _distances(service: Service, request: Request, texts: Sequence[str]) -
     return pairwise_distances(vectors)
 
 
-def _points(distances: Any) -> list[tuple[float, float]]:
+def _points(distances: Any) -> list[list[float]]:
     """In [0, 1] both ways, one scale, so that distances compare."""
     if len(distances) == 1:
-        return [(0.5, 0.5)]
+        return [[0.5, 0.5]]
     size = max(WIDTH, HEIGHT)
     return [
-        (round((x - WIDTH / 2) / size + 0.5, 4), round((y - HEIGHT / 2) / size + 0.5, 4))
+        [round((x - WIDTH / 2) / size + 0.5, 4), round((y - HEIGHT / 2) / size + 0.5, 4)]
         for x, y in layout(distances)
     ]  # fmt: skip

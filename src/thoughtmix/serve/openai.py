@@ -24,10 +24,8 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         503: "The server is stopping, or the request was cancelled.", 504: "The time was up before anything was whole.",
     }.items()
 }  # fmt: skip
-STREAMED: dict[str, Any] = {
-    "text/event-stream": {"schema": {"type": "string", "description": "Chunks, then [DONE]; see stream."}}
-}
-
+EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {**EVENT, "description": "Chunks, then [DONE]."}}}
 STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": STREAMED, "description": "The thoughts."}}
 
 
@@ -166,6 +164,8 @@ async def _gone(request: Request) -> None:
 async def _stream(ticket: Ticket, run: Run, first: Any, asked: schemas.Asked, form: _Chat) -> AsyncIterator[bytes]:
     """Chunks: a thought is a choice. The room is given back when the client has all of it, or leaves."""
     over = False
+    limits = ticket.service.limits  # who never reads keeps no room
+    last = asyncio.get_running_loop().call_later(limits.seconds + limits.grace, ticket.leave)
     try:
         async with aclosing(_chunks(run, first, asked, form)) as chunks:
             async for chunk in chunks:
@@ -174,6 +174,7 @@ async def _stream(ticket: Ticket, run: Run, first: Any, asked: schemas.Asked, fo
     finally:
         if not over:
             ticket.service.meters.cancelled.inc()
+        last.cancel()
         ticket.session.cancel()
         ticket.leave()
 

@@ -229,7 +229,7 @@ class MapRequest(Strict):
 
 
 class Map(BaseModel):
-    points: list[tuple[float, float]]
+    points: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
     distances: list[list[float]]
 
 

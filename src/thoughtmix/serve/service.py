@@ -29,12 +29,15 @@ from thoughtmix.thoughts import ThoughtSet
 _FAITHFUL = frozenset({"sampling", "mixture", "experts"})
 """Thinkers whose n-th row is the n-th thought, so that its pieces can be shown as they come. What others do on the way
 is no answer yet: their progress is told, and their thoughts when they stand."""
+_FILES = frozenset({("experts", "profiles")})
+"""Options that may name a file."""
 _NAMES = ("default", "thoughtmix")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One prompt's request, checked against the limits. cost: bytes that it may come to hold."""
+    """One prompt's request, checked against the limits. fit: it named no length, and may be made to fit behind its
+    prompt. cost: bytes that it may come to hold."""
 
     prompt: Prompt
     thinker: Thinker
@@ -44,6 +47,7 @@ class Call:
     measure: bool
     top: int
     faithful: bool
+    fit: bool
     cost: int
 
 
@@ -94,6 +98,8 @@ class Service:
         self.scheduler.__enter__()
 
     def close(self) -> None:
+        for session in list(self._sessions):
+            session.cancel()
         self.scheduler.__exit__()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
@@ -120,7 +126,7 @@ class Service:
             raise Refused(400, f"n is {n}, this server makes up to {limits.thoughts}. Ask for fewer.", param="n")
         if asked.select is not None and asked.select > n:
             raise Refused(400, f"Cannot select {asked.select} of {n} thoughts. Pass select 1 to {n}.", param="select")
-        tokens = most or max(1, min(limits.default_tokens, limits.tokens // n, self._fitting(prompt)))
+        tokens = most or max(1, min(limits.default_tokens, limits.tokens // n))
         if n * tokens > limits.tokens:
             raise Refused(
                 400, f"n x max_tokens is {n * tokens}, the limit is {limits.tokens}. Ask for less.",
@@ -130,6 +136,10 @@ class Service:
         for name in asked.options:
             if name not in kind.options:
                 raise UnknownName(f"option of thinker {kind.name!r}:", name[:80], kind.options)
+            if (kind.name, name) in _FILES and ".json" in str(asked.options[name]):
+                raise Refused(
+                    400, f"{name} names a file: the server's are not for requests.", param="options"
+                )
         settings: dict[str, Any] = {
             "n": n, "seed": seed, "max_new_tokens": tokens, "creativity": asked.creativity,
             "temperature": asked.temperature, "top_k": asked.top_k or 0, "min_p": asked.min_p,
@@ -142,17 +152,12 @@ class Service:
             )
         measure = asked.measure or asked.select is not None
         faithful = kind.name in _FAITHFUL and asked.select is None
-        return Call(prompt, kind, settings, asked.options, asked.select, measure, top, faithful, cost)
+        return Call(prompt, kind, settings, asked.options, asked.select, measure, top, faithful, most is None, cost)
 
     def _length(self, prompt: Prompt) -> int:
         """Tokens of a prompt at most, or nearly: two bytes each."""
         texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
         return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
-
-    def _fitting(self, prompt: Prompt) -> int:
-        """New tokens that surely fit behind a prompt."""
-        limit = self.lm.context_length
-        return self.limits.default_tokens if limit is None else limit - 2 * self._length(prompt)
 
     # --- who is let in ---
 
@@ -196,6 +201,10 @@ class Service:
 
     def think(self, call: Call, session: Session, on_step: Callable[[StepEvent], None] | None) -> Answer:
         """In the caller's thread. Raises whatever goes wrong."""
+        settings = dict(call.settings)
+        read = len(self.lm.encode(call.prompt, raw=settings["raw"]))
+        if call.fit and self.lm.context_length is not None:
+            settings["max_new_tokens"] = min(settings["max_new_tokens"], max(1, self.lm.context_length - read))
         turn: Any = nullcontext()
         if not self.lm.causal:  # nothing of it joins: it takes turns, step by step
             turn, on_step = self.scheduler.turns, session.between(on_step)
@@ -203,7 +212,7 @@ class Service:
             with session.entered(), turn:
                 made = self.pipeline(
                     call.prompt, thinker=call.thinker, measure=call.measure and self.lm.causal, on_step=on_step,
-                    **call.settings, **call.options,
+                    **settings, **call.options,
                 )  # fmt: skip
             if call.measure and not self.lm.causal:
                 made = self._measured(made)
@@ -222,7 +231,6 @@ class Service:
             metrics = made.metrics
             made = made.select(min(call.select, len(made)))
             made = _with_metrics(made, metrics)
-        read = len(self.lm.encode(call.prompt, raw=call.settings["raw"]))
         top = {tuple(row.token_ids): row.top for row in session.decoded} if call.top else {}
         return Answer(made, read, drawn, top)
 

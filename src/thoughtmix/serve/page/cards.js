@@ -28,7 +28,7 @@ function card(thought) {
   const id = `card-${thought.label}`;
   const text = h("p", { class: "text", dir: "auto" }, thought.text);
   const state = h("span", { class: "state" });
-  const facts = h("dl", { class: "facts" });
+  const facts = h("p", { class: "facts" });
   const noise = h("button", { type: "button", class: "small", onclick: () => actions.noise(thought) }, t("noise"));
   const branches = h("button", { type: "button", class: "small quiet", hidden: true, onclick: () => actions.openTree(thought) });
   const copy = h("button", { type: "button", class: "small quiet", onclick: () => copyText(thought.text) }, t("copy"));
@@ -80,17 +80,17 @@ export function update(thought) {
   part.copy.disabled = !thought.text;
   part.branches.hidden = thought.children.length === 0;
   part.branches.textContent = t("openTree", { n: thought.children.length });
-  part.facts.replaceChildren(...facts(thought).map(([value, meaning]) => h("div", {}, h("dt", { class: "sr" }, meaning), h("dd", { title: meaning }, value))));
+  part.facts.replaceChildren(...facts(thought).map(([value, meaning]) => h("span", { title: meaning }, value)));
 }
 
-/** Facts of a thought as [value, what it is]. */
+/** Facts of a thought as [words, what they mean if they do not say it]. */
 export function facts(thought) {
   if (!thought.done) return [];
   const out = [];
   const like = perToken(thought);
   if (like !== null) out.push([t("likeShort", { x: number(like) }), t("like")]);
-  if (Number.isFinite(thought.scores?.relevance)) out.push([t("relevance", { x: number(thought.scores.relevance) }), t("relevance", { x: "" }).trim()]);
-  if (Number.isInteger(thought.seed)) out.push([t("ownSeed", { seed: thought.seed }), t("seed")]);
+  if (Number.isFinite(thought.scores?.relevance)) out.push([t("relevance", { x: number(thought.scores.relevance) }), null]);
+  if (Number.isInteger(thought.seed)) out.push([t("ownSeed", { seed: thought.seed }), null]);
   return out;
 }
 

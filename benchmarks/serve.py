@@ -1,0 +1,273 @@
+"""A real server under load beside the engine alone: speed, first tokens, memory, every thought against its solo text.
+
+    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--out FILE]
+
+Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
+requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
+one shows. The engine's own speed is `decode` with as many rows (a prompt for each client, n rows each, none ending
+early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+THINGS = (
+    "a brick", "a paper clip", "an old newspaper", "a blanket", "a spoon", "a broken umbrella", "a shoe box",
+    "a candle", "a bucket", "a long rope", "a mirror", "a glass jar", "a bicycle wheel", "a wooden door", "a sock",
+    "a tin can",
+)  # fmt: skip
+FORMS = (
+    "Name an unusual use for {}.",
+    "I have {} at home and do not need it any more. Give me one idea for it, in two sentences, and say why it is good.",
+)
+
+
+@dataclass
+class Load:
+    """What clients saw. texts: (client, form, seed) -> every text that came for it."""
+
+    texts: dict[tuple[int, int, int], list[str]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    tokens: int = 0
+    answers: int = 0
+    first: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def prompt(client: int, form: int) -> str:
+    return FORMS[form].format(THINGS[client % len(THINGS)]) + " Please." * (client // len(THINGS))
+
+
+def seed_of(client: int, form: int) -> int:
+    return 1000 * client + 100 * form
+
+
+def ask(url: str, client: int, form: int, n: int, tokens: int, stream: bool) -> tuple[list[str], list[int], int, float]:
+    """Texts, seeds, tokens, and seconds to the first token (0 where it is not streamed)."""
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": prompt(client, form)}], "n": n, "seed": seed_of(client, form),
+        "max_tokens": tokens, "stream": stream,
+    }  # fmt: skip
+    began, first = time.perf_counter(), 0.0
+    if not stream:
+        got = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
+        got.raise_for_status()
+        answer = got.json()
+        texts = [c["message"]["content"] for c in answer["choices"]]
+        seeds = [c["thoughtmix"]["seed"] for c in answer["choices"]]
+        return texts, seeds, answer["usage"]["completion_tokens"], 0.0
+    texts, seeds, used = [""] * n, [-1] * n, 0
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=300) as got:
+        got.raise_for_status()
+        for line in got.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            if "error" in chunk:
+                raise RuntimeError(chunk["error"]["message"])
+            for choice in chunk["choices"]:
+                piece = choice["delta"].get("content") or ""
+                first = first or (time.perf_counter() - began if piece else 0.0)
+                texts[choice["index"]] += piece
+                if choice["finish_reason"]:
+                    seeds[choice["index"]] = choice["thoughtmix"]["seed"]
+            used = (chunk.get("usage") or {}).get("completion_tokens", used)
+    return texts, seeds, used, first
+
+
+def client(url: str, number: int, load: Load, until: float, args: argparse.Namespace) -> None:
+    turn = 0
+    while time.monotonic() < until:
+        form, stream = turn % len(FORMS), turn % 4 == number % 4
+        began = time.perf_counter()
+        try:
+            texts, seeds, tokens, first = ask(url, number, form, args.n, args.tokens, stream)
+        except Exception as error:
+            with load.lock:
+                load.errors.append(f"{type(error).__name__}: {error}"[:200])
+            time.sleep(0.5)
+            continue
+        with load.lock:
+            wanted = [seed_of(number, form) + i for i in range(args.n)]
+            if seeds != wanted:
+                load.errors.append(f"seeds {seeds} for {wanted}")
+            for i, text in enumerate(texts):
+                load.texts.setdefault((number, form, wanted[i]), []).append(text)
+            load.tokens += tokens
+            load.answers += 1
+            load.seconds.append(time.perf_counter() - began)
+            if stream:
+                load.first.append(first)
+        turn += 1
+
+
+def engine(clients: int, n: int, tokens: int) -> float:
+    """Tokens a second of one `decode` with as many rows, prompts read included."""
+    from thoughtmix.decoding import Row, Sampler, decode
+    from thoughtmix.models import load_model
+
+    lm = load_model()
+    prompts = [lm.encode(prompt(c, 0)) for c in range(clients)]
+    rows = [Row(seed_of(c, 0) + i, Sampler(min_p=0.1), prompt=c) for c in range(clients) for i in range(n)]
+    decode(lm, prompts, rows, max_new_tokens=2, end_ids=frozenset())  # packs the weights
+    began = time.perf_counter()
+    for _ in range(2):
+        decode(lm, prompts, rows, max_new_tokens=tokens, end_ids=frozenset())
+    return 2 * len(rows) * tokens / (time.perf_counter() - began)
+
+
+def engine_apart(args: argparse.Namespace) -> float:
+    shape = ["--clients", str(args.clients), "-n", str(args.n), "--tokens", str(args.tokens)]
+    command = [sys.executable, __file__, "--engine", *shape]
+    return float(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+def resident(pid: int) -> float:
+    """MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def started() -> tuple[subprocess.Popen[bytes], str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "from thoughtmix.cli import run; run()"
+    server = subprocess.Popen([sys.executable, "-c", code, "serve", "--port", str(port)], stderr=subprocess.PIPE)
+    url = f"http://127.0.0.1:{port}"
+    while True:
+        if server.poll() is not None:
+            raise SystemExit(server.stderr.read().decode() if server.stderr else "the server died")
+        try:
+            if httpx.get(f"{url}/healthz").status_code == 200:
+                return server, url
+        except httpx.TransportError:
+            time.sleep(0.2)
+
+
+def checked(load: Load, tokens: int) -> dict[str, Any]:
+    """Every thought against its solo text. A difference is rounding if the thought begins as its solo text does and is
+    nobody else's; anything else is a mix-up."""
+    from thoughtmix import Pipeline
+
+    pipeline = Pipeline()
+
+    def alone(number: int, form: int, seed: int) -> str:
+        said = [{"role": "user", "content": prompt(number, form)}]
+        return pipeline(said, 1, "sampling", seed=seed, max_new_tokens=tokens, measure=False)[0].text
+
+    solo = {key: alone(*key) for key in sorted(load.texts)}
+    owner = {text: key for key, text in solo.items()}
+    partings, same, mixed = [], 0, 0
+    for key, texts in load.texts.items():
+        for text in texts:
+            if text == solo[key]:
+                same += 1
+            elif owner.get(text, key) != key or text[:1] != solo[key][:1]:
+                mixed += 1
+            else:
+                partings.append(next(i for i in range(len(text) + 1) if text[: i + 1] != solo[key][: i + 1]))
+    return {
+        "thoughts": same + mixed + len(partings), "distinct": len(solo), "same": same, "mixed_up": mixed,
+        "parted_by_rounding": len(partings), "parted_at_character": sorted(partings)[:20],
+    }  # fmt: skip
+
+
+DRAWN = 'thoughtmix_tokens_total{kind="drawn"}'
+
+
+def counters(url: str) -> dict[str, float]:
+    """The server's own, of steps and tokens."""
+    names = ("thoughtmix_step_seconds_", "thoughtmix_read_seconds_", "thoughtmix_tokens_total")
+    lines = [line.split() for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(names)]
+    return {name: float(value) for name, value in lines if "bucket" not in name and "created" not in name}
+
+
+def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
+    """The load itself: what clients saw, and what was seen of the server."""
+    server, url = started()
+    load, memory = Load(), list[tuple[float, float]]()
+    try:
+        idle = [ask(url, 0, 0, args.n, 4, True)[3] for _ in range(11)][1:]
+        drawn = counters(url)
+        began = time.monotonic()
+        until = began + 60 * args.minutes
+        with ThreadPoolExecutor(args.clients) as pool:
+            clients = [pool.submit(client, url, i, load, until, args) for i in range(args.clients)]
+            while time.monotonic() < until:
+                memory.append((time.monotonic() - began, resident(server.pid)))
+                time.sleep(1)
+            rate = (counters(url)[DRAWN] - drawn[DRAWN]) / (time.monotonic() - began)
+            for running in clients:
+                running.result()
+        ended = counters(url)
+    finally:
+        server.terminate()
+        server.wait(60)
+    half = [m for t, m in memory if t >= 30 * args.minutes]
+    slope = statistics.linear_regression(range(len(half)), half).slope * 60 if len(half) > 2 else 0.0
+    return load, {
+        "tokens_per_second": round(rate, 1),
+        "first_token_idle_s": round(statistics.median(idle), 3),
+        "first_token_load_s": [round(q, 3) for q in statistics.quantiles(load.first or [0.0, 0.0], n=20)[9::9]],
+        "request_s": round(statistics.median(load.seconds or [0.0]), 2),
+        "rss_mib": {
+            "quarter": round(memory[len(memory) // 4][1]), "most": round(max(m for _, m in memory)),
+            "end": round(memory[-1][1]), "slope_a_minute_second_half": round(slope, 2),
+        },
+        "server": {name: round(ended[name] - drawn.get(name, 0.0), 3) for name in ended},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("-n", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
+    parser.add_argument("--skip-check", action="store_true", help="do not make the thoughts again")
+    parser.add_argument("--engine", action="store_true", help="only the engine's own speed, as JSON")
+    args = parser.parse_args()
+    if args.engine:
+        print(engine(args.clients, args.n, args.tokens))
+        return
+    about = f"{platform.machine()}, {platform.platform()}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+    print(about, flush=True)
+    before = engine_apart(args)
+    load, seen = loaded(args)
+    after = engine_apart(args)
+    figures: dict[str, Any] = {
+        "about": about, "clients": args.clients, "n": args.n, "tokens": args.tokens, "minutes": args.minutes,
+        "answers": load.answers, "tokens_answered": load.tokens,
+        "errors": len(load.errors), "first_errors": load.errors[:5],
+        "engine_before": round(before, 1), "engine_after": round(after, 1),
+        "share_of_engine": round(2 * seen["tokens_per_second"] / (before + after), 3), **seen,
+    }  # fmt: skip
+    print(json.dumps(figures, indent=1), flush=True)
+    if not args.skip_check:
+        figures |= (found := checked(load, args.tokens))
+        print(json.dumps(found, indent=1))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A real server over a tiny model: in a thread, or, run as a script, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tiny import language_model
+from tinyland import HashEmbedder
+
+from thoughtmix.serve.limits import Limits
+from thoughtmix.serve.run import Server, bound, server
+from thoughtmix.serve.run import serve as serve_until_told
+from thoughtmix.serve.service import Service
+
+SMALL: dict[str, Any] = {"tokens": 1600, "default_tokens": 6, "queue": 24, "rows": 16, "chunk": 16, "grace": 2.0}
+
+
+@dataclass
+class Running:
+    service: Service
+    server: Server
+    url: str
+
+    @property
+    def rows(self) -> int:
+        return self.service.scheduler.rows
+
+
+def service(family: str = "llama", **limits: Any) -> Service:
+    return Service(language_model(family), Limits(**{**SMALL, **limits}), HashEmbedder, weights="native")
+
+
+@contextlib.contextmanager
+def running(family: str = "llama", token: str | None = None, **limits: Any) -> Iterator[Running]:
+    made = service(family, **limits)
+    listener: socket.socket = bound("127.0.0.1", 0)
+    app = server(made, "127.0.0.1", 0, token)
+    thread = threading.Thread(target=app.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not app.started:
+            time.sleep(0.01)
+        yield Running(made, app, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        made.drain()
+        app.should_exit = True
+        thread.join(30)
+        listener.close()
+        assert not thread.is_alive()
+
+
+if __name__ == "__main__":
+    made = service(grace=float(sys.argv[2]))
+    made.warm()
+    serve_until_told(made, bound("127.0.0.1", int(sys.argv[1])), None)

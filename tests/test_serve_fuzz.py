@@ -1,0 +1,101 @@
+"""Nothing that can be sent makes the server fail: Schemathesis over its own document, and bodies that nobody means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from serving import Running, running
+
+CALM: dict[str, Any] = {
+    "deadline": None,
+    "derandomize": True,
+    "suppress_health_check": list(HealthCheck),
+    "database": None,
+}
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Running]:
+    with running(tokens=64, default_tokens=2, thoughts=8, texts=8, seconds=20) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def document(here: Running) -> Any:
+    return schemathesis.openapi.from_url(f"{here.url}/openapi.json")
+
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_the_document_is_true(document: Any, mode: GenerationMode) -> None:
+    """Every operation, with data that it takes and data that it does not."""
+    seen = set()
+    for found in document.get_all_operations():
+        operation = found.ok()
+        seen.add(operation.label)
+        if mode is GenerationMode.NEGATIVE and operation.method == "get":
+            continue  # takes nothing, or any text
+
+        @settings(max_examples=12, **CALM)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: Any) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        check()
+    assert {"POST /v1/chat/completions", "POST /api/diffuse", "GET /healthz", "GET /metrics"} <= seen
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["w5 w6", "sampling"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+VALID: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "w5"}], "n": 2, "max_tokens": 2, "seed": 1,
+                             "stream": False, "logprobs": True, "top_logprobs": 1, "options": {}, "thinker": "sampling",
+                             "stop": ["w9"], "temperature": 1.0, "top_k": 0, "min_p": 0.1, "select": None, "measure": True},
+    "/v1/completions": {"prompt": ["w5", "w6"], "n": 2, "max_tokens": 2, "seed": 1, "logprobs": 2, "creativity": 1.0},
+    "/api/map": {"texts": ["w5", "w6 w7"]},
+    "/api/select": {"texts": ["w5", "w6", "w7"], "logprobs": [-1.0, -2.0, -1.5], "k": 2},
+    "/api/diffuse": {"prompt": "RO", "branches": 1, "steps": 1, "length": 2, "seed": 1},
+}  # fmt: skip
+
+
+@settings(max_examples=80, **CALM)
+@given(data=st.data())
+def test_no_body_makes_it_fail(here: Running, data: st.DataObject) -> None:
+    """A valid body with some fields replaced by anything, or bytes that are no body at all."""
+    path = data.draw(st.sampled_from(sorted(VALID)))
+    body: Any = dict(VALID[path])
+    for _ in range(data.draw(st.integers(0, 3))):
+        key = data.draw(st.sampled_from([*sorted(body), "metadata", "logit_bias", "extra"]))
+        body[key] = data.draw(JSON)
+    raw = json.dumps(body).encode()
+    if data.draw(st.integers(0, 5)) == 0:
+        at = data.draw(st.integers(0, len(raw)))
+        raw = raw[:at] + data.draw(st.binary(max_size=6)) + raw[at + data.draw(st.integers(0, 4)) :]
+    got = httpx.post(here.url + path, content=raw, headers={"content-type": "application/json"}, timeout=60)
+    assert got.status_code in {200, 400, 413}, (raw, got.text)
+    if got.status_code != 200:
+        assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_it_still_works_afterwards(here: Running) -> None:
+    assert httpx.post(here.url + "/v1/completions", json=VALID["/v1/completions"]).status_code == 200
+    assert here.rows == 0 and not here.service._sessions and here.service._held == 0
