@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pageland import PAGE, THINKERS, Land, distances_of, words_of
+from pageland import PAGE, POLICY, THINKERS, Land, distances_of, words_of
 
 from thoughtmix.selection import select_diverse
 from thoughtmix.thoughts import ThoughtSet
@@ -850,6 +850,10 @@ def test_the_page_and_the_real_server_understand_each_other(watch: Callable[...,
         watched = watch(running.url + "/", reduced_motion="reduce")
         page = watched.page
         assert page.inner_text("#model") == running.service.lm.name
+        for path in ("/", "/page/page.js"):
+            headers = page.request.get(running.url + path).headers
+            assert headers["content-security-policy"] == POLICY and headers["cache-control"] == "no-cache"
+            assert headers["x-content-type-options"] == "nosniff"
         page.select_option("#thinker", "sampling")
         page.click("#more summary")
         page.fill("#max_tokens", "24")

@@ -137,9 +137,7 @@ class Service:
             if name not in kind.options:
                 raise UnknownName(f"option of thinker {kind.name!r}:", name[:80], kind.options)
             if (kind.name, name) in _FILES and ".json" in str(asked.options[name]):
-                raise Refused(
-                    400, f"{name} names a file: the server's are not for requests.", param="options"
-                )
+                raise Refused(400, f"{name} names a file: the server's are not for requests.", param="options")
         settings: dict[str, Any] = {
             "n": n, "seed": seed, "max_new_tokens": tokens, "creativity": asked.creativity,
             "temperature": asked.temperature, "top_k": asked.top_k or 0, "min_p": asked.min_p,

@@ -157,6 +157,7 @@ function draw() {
   const [y0, y1] = [1, Math.max(...tried.map(({ n }) => n))];
   const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - 20);
   const y = (value) => height - low - ((value - y0) / (y1 - y0)) * (height - low - 20);
+  const near = (i) => usable.slice(0, i).some((other) => Math.abs(x(other.quality) - x(usable[i].quality)) < 44 && Math.abs(y(other.different) - y(usable[i].different)) < 14);
   const plot = $("tried-plot");
   plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
   plot.toggleAttribute("hidden", usable.length === 0);
@@ -165,8 +166,8 @@ function draw() {
     s("text", { class: "tick", x: width - 12, y: height - 8, "text-anchor": "end" }, `${t("colQuality")} →`), s("text", { class: "tick", x: left + 8, y: 18 }, `↑ ${t("colDifferent")}`),
     ...[y0, y1].map((value) => s("text", { class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 0))),
     ...[x0, x1].map((value, i) => s("text", { class: "tick", x: x(value), y: height - low + 16, "text-anchor": i ? "end" : "start" }, number(value, 1))),
-    ...usable.map(({ side, value, different, quality }) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, transform: `translate(${x(quality).toFixed(1)} ${y(different).toFixed(1)})` },
-      side.id === "mixture" ? s("circle", { r: 6 }) : s("rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 2 }), s("text", { x: 10, y: 4 }, number(value)))),
+    ...usable.map(({ side, value, different, quality }, i) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, transform: `translate(${x(quality).toFixed(1)} ${y(different).toFixed(1)})` },
+      side.id === "mixture" ? s("circle", { r: 6 }) : s("rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 2 }), s("text", near(i) ? { x: -10, y: 4, "text-anchor": "end" } : { x: 10, y: 4 }, number(value)))),
   );
   $("tried-table").replaceChildren(h("thead", {}, h("tr", {}, ...["setting", "colDifferent", "colQuality"].map((word) => h("th", { scope: "col" }, t(word))))),
     h("tbody", {}, ...tried.map(({ side, value, different, quality, n }) => h("tr", {}, h("th", { scope: "row" }, h("i", { class: `key ${side.id}`, "--hue": side.hue, "aria-hidden": "true" }), `${side.name.textContent} ${number(value)}`),

@@ -18,6 +18,7 @@ export function start(actions) {
     actions.submit();
   });
   $("prompt").addEventListener("input", () => fit($("prompt")));
+  addEventListener("resize", () => document.querySelectorAll(".composer textarea").forEach(fit));
   $("creativity").addEventListener("input", shown);
   $("temperature").addEventListener("input", shown);
   $("thinker").addEventListener("change", () => {
