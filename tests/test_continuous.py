@@ -214,6 +214,9 @@ def test_bad_numbers_and_bad_input_are_their_own() -> None:
         same(good.result(10), want)
         with pytest.raises(InputError, match="is empty"):
             call_of(Session(scheduler), model, {**call, "prompts": [[]]})
+        for more in ({"rows": [Row(seed=0)] * 1000}, {"max_new_tokens": 2**19, "path": "expanded"}):
+            with pytest.raises(InputError, match="more than this server holds"):
+                call_of(Session(scheduler), model, {**call, **more})
 
 
 def test_a_model_that_fails_fails_who_is_there_and_nobody_after(monkeypatch: pytest.MonkeyPatch) -> None:

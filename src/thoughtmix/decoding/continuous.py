@@ -65,7 +65,8 @@ class Job(_Batch):
         self._report(gone)
         return gone
 
-    def keep(self, order: Sequence[int]) -> None:
+    def stay(self, order: Sequence[int]) -> None:
+        """Go on with these of the live rows, in this order."""
         self.live = [self.live[old] for old in order]
         self.uniform = self.uniform[list(order)]
 
@@ -201,7 +202,7 @@ class Continuous:
             mine = [old - at for old in order[seen:] if at <= old < end]
             seen += len(mine)
             if len(mine) < end - at:
-                job.keep(mine)
+                job.stay(mine)
             if mine:
                 left.append(job)
             elif isinstance(error := over.get(job), KeyboardInterrupt) or error is None:

@@ -25,7 +25,7 @@ from thoughtmix.decoding.expanded import ExpandedPath
 from thoughtmix.decoding.probe import Weights, choose
 from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.turns import Turns
-from thoughtmix.errors import ThoughtmixError
+from thoughtmix.errors import InputError, ThoughtmixError
 from thoughtmix.thinker import StepEvent
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _JOINS = frozenset({"max_new_tokens", "end_ids", "on_step", "top"})
 """What of `decode`'s arguments a job in the batch honours; any other that is not at its default decodes beside it."""
+
+
+_MANY = 4
+"""A single decode may have so many times the batch's rows."""
 
 
 class Cancelled(ThoughtmixError):
@@ -131,10 +135,11 @@ class Session:
 
 
 class Scheduler:
-    """The thread, and who waits for it. rows: most rows in the batch; tokens: most tokens whose keys and values it
-    holds (a single job may have more of either, and then runs when the batch is empty). chunk: prompt tokens read
-    between two steps. observe: called after every turn, in the scheduler's thread. weights: of the steps, as in
-    `decode`; who asks for others decodes beside the batch."""
+    """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many,
+    and then runs when the batch is empty); tokens: most tokens whose keys and values it holds. chunk: prompt
+    tokens read between two steps; four times as many while more rows wait than run. observe: called after every
+    turn, in the scheduler's thread. weights: of the steps, as in `decode`; who asks for others decodes beside the
+    batch."""
 
     def __init__(
         self,
@@ -184,7 +189,14 @@ class Scheduler:
     # --- the caller's side ---
 
     def decode(self, session: Session, decode: Callable[..., Decoded], how: dict[str, Any]) -> Decoded:
-        """`decode(**how)` of this session, in the batch where that can be."""
+        """`decode(**how)` of this session, in the batch where that can be. Raises `InputError` for one that the memory
+        would not hold, whatever a thinker's options made of the request."""
+        rows, held = len(how["rows"]), sum(map(len, how["prompts"])) + len(how["rows"]) * how["max_new_tokens"]
+        if rows > _MANY * self.most_rows or held > self.most_tokens:
+            raise InputError(
+                f"{rows} rows of {how['max_new_tokens']} tokens at once are more than this server holds.",
+                "Ask for fewer or shorter thoughts, or for less in the thinker's options.",
+            )
         defaults = {p.name: p.default for p in inspect.signature(decode).parameters.values()}
         defaults["weights"] = self.weights
         own = {k: v for k, v in how.items() if k not in _JOINS and k not in {"lm", "prompts", "rows"}}
@@ -268,15 +280,17 @@ class Scheduler:
         return False
 
     def _read(self) -> int:
-        """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for."""
-        read = 0
-        while read < self.chunk or not self._batch.jobs:
+        """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
+        chunk, or four while more rows wait than run."""
+        read, ahead = 0, sum(len(job.rows) for _, job in list(self._waiting)) > self._batch.rows
+        most = self.chunk * (4 if ahead else 1)
+        while read < most or not self._batch.jobs:
             if self._reading is None and not self._begin():
                 break
             assert self._reading is not None
             session, job, reading = self._reading
             try:
-                read += reading.advance(max(1, self.chunk - read) if self._batch.jobs else self.chunk)
+                read += reading.advance(max(1, most - read) if self._batch.jobs else self.chunk)
                 if reading.done:
                     self._reading = None
                     self._batch.join(job, reading)
