@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench study clean
+.PHONY: demo test lint bench study screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
@@ -25,6 +25,9 @@ bench: $(VENV)/.dev
 
 study: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -s
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python docs/pictures/make.py $(SCREENSHOTS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import PlainTextResponse, Response
 
 from thoughtmix import __version__
-from thoughtmix.serve import errors, extras, openai, schemas
+from thoughtmix.serve import errors, extras, files, openai, schemas
 from thoughtmix.serve.guard import Guard
 from thoughtmix.serve.service import Service
-
-PAGE = Path(__file__).parent / "page"
 
 
 def create_app(service: Service, token: str | None = None) -> FastAPI:
@@ -55,12 +51,9 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        index = PAGE / "index.html"
-        if index.is_file():
-            return FileResponse(index)
-        return PlainTextResponse("thoughtmix serves here: POST /v1/chat/completions. See /openapi.json.\n")
+        return files.index()
 
-    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
+    app.mount("/page", files.PageFiles(directory=files.PAGE), name="page")
     _true(app)
     return app
 

@@ -1,0 +1,175 @@
+// Creativity beside temperature: one prompt, two ways of getting different answers, each run again as its slider moves.
+
+import * as api from "./api.js";
+import { fit, has, numeric } from "./form.js";
+import { $, h, perFrame, s, say } from "./dom.js";
+import { perToken } from "./cards.js";
+import { number, t } from "./words.js";
+
+const PATIENCE = 500; // milliseconds after the slider's last move
+const SIDES = [
+  { id: "mixture", field: "creativity", thinker: "mixture", most: 2, value: 1, hue: 285 },
+  { id: "sampling", field: "temperature", thinker: "sampling", most: 2, value: 1, hue: 65 },
+];
+let actions = { fail() {}, clear() {}, prompt: () => "" };
+let model;
+let tried = []; // {side, value, different, quality}
+let triedPrompt = "";
+
+/** actions: fail(error, again), clear(), prompt() the other view's prompt. */
+export function start(given) {
+  actions = given;
+  $("sides").replaceChildren(...SIDES.map(build));
+  $("compare-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    both();
+  });
+  $("compare-cancel").addEventListener("click", cancel);
+  $("compare-prompt").addEventListener("input", () => fit($("compare-prompt")));
+  document.addEventListener("language", () => {
+    SIDES.forEach(words);
+    draw();
+  });
+}
+
+export function offer(info) {
+  model = info.model;
+  SIDES.forEach(words);
+}
+
+/** The view is opened: it begins with the prompt of the other. */
+export function open() {
+  if ($("compare-prompt").value === "") $("compare-prompt").value = actions.prompt();
+  fit($("compare-prompt"));
+}
+
+export const busy = () => SIDES.some((side) => side.running);
+
+export function cancel() {
+  for (const side of SIDES) {
+    clearTimeout(side.timer);
+    side.running?.abort();
+  }
+}
+
+function build(side) {
+  const slider = h("input", { type: "range", id: `slide-${side.id}`, min: 0, max: side.most, step: 0.05, value: side.value });
+  const out = h("output", { for: slider.id });
+  slider.addEventListener("input", () => {
+    side.value = slider.valueAsNumber;
+    out.textContent = number(side.value);
+    if (!$("compare-live").checked || $("compare-prompt").value.trim() === "") return;
+    clearTimeout(side.timer);
+    side.timer = setTimeout(() => run(side), PATIENCE);
+  });
+  Object.assign(side, { slider, out, name: h("span"), note: h("p", { class: "hint", lang: "en" }), big: h("strong", { class: "big" }, "–"), unit: h("span"), under: h("p", { class: "hint" }), list: h("ol", { class: "mini" }), bar: h("progress", { max: 1, value: 0, hidden: true }) });
+  return h("section", { class: "panel side-run", id: `side-${side.id}`, "--hue": side.hue, "aria-labelledby": `name-${side.id}` },
+    h("h3", { id: `name-${side.id}` }, side.name), side.note,
+    h("div", { class: "field" }, h("label", { for: slider.id }, h("span", { class: "sr", "data-word": side.field }), out), slider),
+    h("p", { class: "number" }, side.big, " ", side.unit), side.under, side.bar, side.list);
+}
+
+function words(side) {
+  const known = has(side.thinker);
+  side.name.textContent = t(side.id === "mixture" ? "sideMixture" : "sideSampling");
+  side.note.textContent = t(side.id === "mixture" ? "sideMixtureNote" : "sideSamplingNote", { name: known ? side.thinker : "–" });
+  side.out.textContent = number(side.value);
+  side.bar.setAttribute("aria-label", `${side.name.textContent}: ${t("progress")}`);
+  side.slider.disabled = !known;
+  side.list.dataset.empty = t("notYet");
+  side.slider.labels[0].querySelector(".sr").textContent = t(side.field);
+  figures(side);
+}
+
+function figures(side) {
+  const { different, apart, quality, n } = side.result ?? {};
+  side.big.textContent = different === undefined ? "–" : number(different, 1);
+  side.unit.textContent = different === undefined ? "" : t("effectively", { n });
+  side.under.textContent = side.running ? t("running") : [apart !== undefined && `${number(apart)} ${t("apart")}`, quality !== undefined && `${number(quality)} ${t("quality")}`].filter(Boolean).join(" · ");
+}
+
+function both() {
+  if ($("compare-prompt").value.trim() === "") $("compare-prompt").value = actions.prompt();
+  if ($("compare-prompt").value.trim() === "") {
+    $("compare-prompt").focus();
+    return actions.fail(new api.Failure("refused", { text: t("errPrompt") }), null);
+  }
+  return Promise.all(SIDES.filter(({ thinker }) => has(thinker)).map(run));
+}
+
+/** One side anew; what it was doing is cancelled. */
+async function run(side) {
+  clearTimeout(side.timer);
+  side.running?.abort();
+  actions.clear();
+  const mine = new AbortController();
+  side.running = mine;
+  busyShown();
+  const [value, n] = [side.value, numeric("compare-n") ?? 6];
+  const prompt = $("compare-prompt").value.trim();
+  if (prompt !== triedPrompt) [tried, triedPrompt] = [[], prompt];
+  const thoughts = Array.from({ length: n }, () => ({ text: "", done: false, logprob: null, scores: {} }));
+  const texts = thoughts.map(() => h("p", { class: "text", dir: "auto" }));
+  side.list.replaceChildren(...texts.map((p) => h("li", {}, p)));
+  Object.assign(side.bar, { hidden: false, value: 0 });
+  side.result = undefined;
+  figures(side);
+  const grow = perFrame(() => thoughts.forEach((thought, i) => { if (texts[i].textContent !== thought.text) texts[i].textContent = thought.text; }));
+  try {
+    const body = api.completion({ prompt, thinker: side.thinker, n, seed: 0, maxTokens: numeric("compare-tokens") ?? 32, [side.field]: value, model });
+    const facts = await api.stream(body, thoughts, { text: grow, end() {}, progress: (done, total) => { side.bar.value = total ? done / total : 0; } }, mine.signal);
+    side.result = result(thoughts, facts);
+    if (side.result.different !== undefined) tried.push({ side, value, ...side.result });
+    say(`${side.name.textContent} ${number(value)}: ${side.result.different === undefined ? "–" : number(side.result.different, 1)} ${t("effectively", { n })}`);
+  } catch (error) {
+    if (side.running === mine && !api.cancelled(error)) actions.fail(error, () => run(side));
+  } finally {
+    if (side.running === mine) {
+      side.running = null;
+      side.bar.hidden = true;
+      busyShown();
+      figures(side);
+      draw();
+    }
+  }
+}
+
+function result(thoughts, facts) {
+  const likes = thoughts.map(perToken).filter((like) => like !== null);
+  const pairs = (facts.distances ?? []).flatMap((row, i) => row.slice(0, i));
+  const mean = (list) => (list.length ? list.reduce((a, b) => a + b, 0) / list.length : undefined);
+  const different = facts.metrics?.vendi;
+  return { different: Number.isFinite(different) ? different : undefined, apart: mean(pairs), quality: mean(likes), n: thoughts.length };
+}
+
+function busyShown() {
+  $("compare-cancel").hidden = !busy();
+}
+
+/** All that was tried for this prompt: a plot, and the same as a table. */
+function draw() {
+  $("tried").hidden = tried.length === 0;
+  if (!tried.length) return;
+  const [width, height, left, low] = [640, 300, 46, 52];
+  const usable = tried.filter(({ quality }) => quality !== undefined);
+  const range = (values, pad) => [Math.min(...values) - pad, Math.max(...values) + pad];
+  const [x0, x1] = range(usable.length ? usable.map(({ quality }) => quality) : [0], 0.15);
+  const [y0, y1] = [1, Math.max(...tried.map(({ n }) => n))];
+  const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - 20);
+  const y = (value) => height - low - ((value - y0) / (y1 - y0)) * (height - low - 20);
+  const near = (i) => usable.slice(0, i).some((other) => Math.abs(x(other.quality) - x(usable[i].quality)) < 44 && Math.abs(y(other.different) - y(usable[i].different)) < 14);
+  const plot = $("tried-plot");
+  plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  plot.toggleAttribute("hidden", usable.length === 0);
+  plot.replaceChildren(
+    s("line", { class: "axis", x1: left, x2: width - 10, y1: height - low, y2: height - low }), s("line", { class: "axis", x1: left, x2: left, y1: 10, y2: height - low }),
+    s("text", { class: "tick", x: width - 12, y: height - 8, "text-anchor": "end" }, `${t("colQuality")} →`), s("text", { class: "tick", x: left + 8, y: 18 }, `↑ ${t("colDifferent")}`),
+    ...[y0, y1].map((value) => s("text", { class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 0))),
+    ...[x0, x1].map((value, i) => s("text", { class: "tick", x: x(value), y: height - low + 16, "text-anchor": i ? "end" : "start" }, number(value, 1))),
+    ...usable.map(({ side, value, different, quality }, i) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, transform: `translate(${x(quality).toFixed(1)} ${y(different).toFixed(1)})` },
+      side.id === "mixture" ? s("circle", { r: 6 }) : s("rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 2 }), s("text", near(i) ? { x: -10, y: 4, "text-anchor": "end" } : { x: 10, y: 4 }, number(value)))),
+  );
+  $("tried-table").replaceChildren(h("thead", {}, h("tr", {}, ...["setting", "colDifferent", "colQuality"].map((word) => h("th", { scope: "col" }, t(word))))),
+    h("tbody", {}, ...tried.map(({ side, value, different, quality, n }) => h("tr", {}, h("th", { scope: "row" }, h("i", { class: `key ${side.id}`, "--hue": side.hue, "aria-hidden": "true" }), `${side.name.textContent} ${number(value)}`),
+      h("td", {}, `${number(different, 1)} / ${n}`), h("td", {}, quality === undefined ? "–" : number(quality))))));
+}
