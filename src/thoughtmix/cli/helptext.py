@@ -7,8 +7,8 @@ import io
 import os
 
 COMMANDS = (
-    "", "think", "noise", "search", "diffuse", "renoise", "show", "train", "experiment", "graft", "tune", "export", "cost",
-    "experts", "experts map", "experts think",
+    "", "think", "noise", "search", "diffuse", "renoise", "show", "train", "experiment", "graft", "tune", "export",
+    "cost", "experts", "experts map", "experts think",
     "bench", "serve", "thinkers", "metrics", "pull", "doctor",
 )  # fmt: skip
 
