@@ -22,7 +22,14 @@ from thoughtmix.graft.tuning.batches import Student, collate, token_logprobs
 from thoughtmix.graft.tuning.chorus import sing
 from thoughtmix.graft.tuning.lessons import Lesson, Teaching, corpus_lessons, make_lessons
 from thoughtmix.graft.tuning.objectives import Corpus, Modes, Styles, balanced, divergence, recoverable
-from thoughtmix.graft.tuning.prompts import Context, built_in_contexts, built_in_prompts, open_prompts, parts, read_contexts
+from thoughtmix.graft.tuning.prompts import (
+    Context,
+    built_in_contexts,
+    built_in_prompts,
+    open_prompts,
+    parts,
+    read_contexts,
+)
 from thoughtmix.graft.tuning.run import Tuning, tune
 from thoughtmix.models import LanguageModel, load_model, wrap_model
 from thoughtmix.training.config import TrainConfig

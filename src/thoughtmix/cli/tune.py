@@ -27,7 +27,7 @@ def tune(
     samples: Annotated[int, typer.Option(help="Answers of the teacher for each prompt and branch.")] = 2,
     own: Annotated[
         float,
-        typer.Option(help="How far each context teaches for itself where one answer is asked: 1 alone, 0 all together."),
+        typer.Option(help="How far each context teaches alone where one answer is asked: 1 alone, 0 all together."),
     ] = 1.0,
     temperature: Annotated[float, typer.Option(help="Of the teacher's answers.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer to learn, in tokens.")] = 32,

@@ -39,8 +39,8 @@ def losses_of(model: MixtureOfThoughtsTransformer, ids: Tensor, seeds: Tensor, c
 
 
 def glimpse(ids: Tensor, cuts: Tensor, tokens: int, before: int = 4) -> tuple[Tensor, Tensor]:
-    """The place where each row's continuation begins: ids (b, t + 1), cuts (b,) -> (b, s + 1) and the cuts there, with up
-    to `before` tokens of the prompt and about `tokens` after it (earlier ones where the window ends sooner)."""
+    """The place where each row's continuation begins: ids (b, t + 1), cuts (b,) -> (b, s + 1) and the cuts there, with
+    up to `before` tokens of the prompt and about `tokens` after it (earlier ones where the window ends sooner)."""
     length = min(ids.shape[1], before + tokens + 1)
     start = (cuts - before).clamp(min=0, max=ids.shape[1] - length)
     return ids.gather(1, start[:, None] + torch.arange(length, device=ids.device)), cuts - start
@@ -48,8 +48,8 @@ def glimpse(ids: Tensor, cuts: Tensor, tokens: int, before: int = 4) -> tuple[Te
 
 def best_modes(model: Any, batch: Mapping[str, Tensor], candidates: int, tokens: int) -> Tensor:
     """(b,) seeds for `ids`, `seeds`, `cuts` and `plain` of a batch: each of the mode that its window is to be trained
-    with, the best of so many drawn for it, by the first `tokens` of its continuation, as far as `shared_out` allows over
-    all processes; where plain, the row's own.
+    with, the best of so many drawn for it, by the first `tokens` of its continuation, as far as `shared_out` allows
+    over all processes; where plain, the row's own.
     """
     raw = model_of(model)
     seeds, count = batch["seeds"], raw.config.modes

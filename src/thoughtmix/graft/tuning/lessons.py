@@ -34,8 +34,8 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """How lessons are made: `samples` answers of each prompt and context, at a temperature with min-p. own: how far each
-    context speaks for itself, 1 alone, 0 all of them together (see `chorus`); after an open prompt always alone, since
+    """How lessons are made: `samples` answers of each prompt and context, at a temperature with min-p. own: how far
+    each context speaks for itself, 1 alone, 0 all of them together (see `chorus`); after an open prompt always alone, since
     there nothing is right or wrong and ways differ."""
 
     samples: int = 2
@@ -93,9 +93,7 @@ def _ask(lm: LanguageModel, prompt: str, contexts: Sequence[Context], how: Teach
     done = decode(lm, asked, rows, max_new_tokens=how.max_new_tokens, top=how.top)
     if done.interrupted:
         raise KeyboardInterrupt
-    return [
-        [row.prompt, r.token_ids, _rounded(r.top)] for row, r in zip(rows, done.rows, strict=True)
-    ]
+    return [[row.prompt, r.token_ids, _rounded(r.top)] for row, r in zip(rows, done.rows, strict=True)]
 
 
 def _rounded(top: Sequence[Any]) -> list[Any]:

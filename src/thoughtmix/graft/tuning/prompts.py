@@ -21,8 +21,8 @@ _WRITE = (
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A way to answer, for one branch: examples (question, answer) before the prompt, and an instruction after it. open:
-    the examples before prompts that can be answered in many words, where they are others."""
+    """A way to answer, for one branch: examples (question, answer) before the prompt, and an instruction after it.
+    open: the examples before prompts that can be answered in many words, where they are others."""
 
     name: str
     examples: tuple[tuple[str, str], ...] = ()
@@ -56,7 +56,8 @@ def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:
 def open_prompts() -> frozenset[str]:
     """Those of the built-in prompts that can be answered in many words."""
     body = tomllib.loads(_text("prompts.toml"))
-    return frozenset(t.format(x=x) for part in ("open", "use") for t in body[part]["templates"] for x in body[part]["x"])
+    kinds = [body[part] for part in ("open", "use")]
+    return frozenset(t.format(x=x) for kind in kinds for t in kind["templates"] for x in kind["x"])
 
 
 def read_prompts(path: Path) -> list[str]:
