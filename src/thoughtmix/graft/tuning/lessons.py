@@ -35,8 +35,8 @@ class Lesson:
 @dataclass(frozen=True, slots=True)
 class Teaching:
     """How lessons are made: `samples` answers of each prompt and context, at a temperature with min-p. own: how far
-    each context speaks for itself, 1 alone, 0 all of them together (see `chorus`); after an open prompt always alone, since
-    there nothing is right or wrong and ways differ."""
+    each context speaks for itself, 1 alone, 0 all of them together (see `chorus`); after an open prompt always
+    alone, since there nothing is right or wrong and ways differ."""
 
     samples: int = 2
     own: float = 1.0
