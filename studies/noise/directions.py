@@ -110,6 +110,7 @@ def main() -> None:
     nll = np.array([row["nll"] for row in rows])
     plain = np.array([row["nll"][1] for row in control])
     cost = nll[:, 1:] - plain[:, None]
+    better = embedder.encode([row["texts"]["polish"] or "." for row in control]).astype(np.float64)
     held = np.arange(len(rows)) >= 2 * len(rows) // 3
     families = np.array([catalogue[name].family for name in names])
     moved = vectors - own[:, None]
@@ -117,7 +118,7 @@ def main() -> None:
     right = reader.right(families)
     who = "generator = judge" if a.judge is None else f"judge {rows[0]['judge']}"
     print(f"\n{len(rows)} ideas, {a.strength}, {a.language}; {who}; the ideas: {nll[:, 0].mean():.2f} nats a token, "
-          f"improved (the control): {plain.mean():.2f}\n")  # fmt: skip
+          f"improved (the control): {plain.mean():.2f}, moved {_said(1 - (better * own).sum(1))}\n")  # fmt: skip
     print("| direction | family | moved (95%) | nats a token | minus polish (95%) | family told right |")
     print("|---|---|---|---|---|---|")
     for k, name in enumerate(names):
