@@ -219,7 +219,9 @@ class Cells:
         return self.done[key]
 
 
-def compare(lm: Any, out: Path, families: list[str], development: int, held_out: int, budget: int, seeds: int) -> None:
+def compare(
+    lm: Any, out: Path, families: list[str], development: int, held_out: int, budget: int, seeds: int, pick: list[int]
+) -> None:
     cells, table, tests = Cells(out / "cells.jsonl"), [], []
     for family in families:
         reported: dict[str, np.ndarray] = {}
@@ -238,6 +240,9 @@ def compare(lm: Any, out: Path, families: list[str], development: int, held_out:
                     rows.append([np.mean([float(g[name]) for g in got]) for name in ("solved", "distinct")])
                 return np.array(rows)
 
+            if pick:
+                reported[who] = values("test", ladder[pick[len(reported)]])
+                continue
             scored = [values("dev", how).mean(0) for how in ladder]
             best = max(range(len(ladder)), key=lambda i: tuple(scored[i]))
             print(f"{family}, {who}: on development instances " + ", ".join(f"{s[0]:.2f}/{s[1]:.1f}" for s in scored)
@@ -293,6 +298,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=30)
     parser.add_argument("--budget", type=int, default=192)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--pick", type=int, nargs=3, default=[], help="Settings by number, chosen elsewhere.")
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--threads", type=int, default=1)
@@ -300,7 +306,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lm = load_model(args.model)
     if "compare" in args.what:
-        compare(lm, args.out, args.families, args.development, args.held_out, args.budget, args.seeds)
+        compare(lm, args.out, args.families, args.development, args.held_out, args.budget, args.seeds, args.pick)
     if "overhead" in args.what:
         overhead(lm, args.nodes, args.seconds)
 
