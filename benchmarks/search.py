@@ -41,13 +41,13 @@ MIN_P = 0.02
 SAMPLES = [{"temperature": t} for t in (0.6, 0.8, 1.0, 1.3)]
 LADDERS: dict[str, list[dict[str, Any]]] = {
     "best-of-n": SAMPLES,
-    "early": SAMPLES,
     "search": [
         {"temperature": 1.0, "step": 1, "width": 2, "batch": 2, "exploration": 0.3},
         {"temperature": 1.0, "step": 2, "width": 2, "batch": 2, "exploration": 0.3},
         {"temperature": 1.3, "step": 1, "width": 2, "batch": 2, "exploration": 0.5},
         {"temperature": 1.0, "step": 1, "width": 3, "batch": 2, "exploration": 1.0},
     ],
+    "early": SAMPLES,
 }  # fmt: skip
 
 
@@ -134,6 +134,7 @@ def rejecting(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator
     there, False). Drawn a few tokens at a time, from prefixes, so that little is drawn past that token; what is drawn
     past it does not count."""
     ids, sampler = lm.encode(one.prompt, raw=True), Sampler(temperature=temperature, min_p=MIN_P)
+    root: Any = None  # the prompt, read once
     for start in itertools.count(seed * 1_000_003, 32):
         out: list[tuple[list[int], bool] | None] = [None] * 32
         alive: list[tuple[int, list[int], Any]] = [(i, [], None) for i in range(32)]
@@ -143,9 +144,12 @@ def rejecting(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator
             rows = [Row((start + i) * 8 + part, sampler, j, ("\n",)) for j, (i, _, _) in enumerate(alive)]
             texts, known = [[*ids, *tokens] for _, tokens, _ in alive], [prefix for _, _, prefix in alive]
             if part == 0:
-                texts, known = [ids], [None]
+                texts, known = [ids], [root]
                 rows = [Row(row.seed, sampler, 0, row.stop) for row in rows]
             done = decode(lm, texts, rows, max_new_tokens=length, known=known, keep=True)
+            first = done.prefixes[0]
+            if root is None and first is not None and first.parent is not None:
+                root = first.parent.cut(len(ids) - 1)
             going = []
             for (i, before, _), row, prefix in zip(alive, done.rows, done.prefixes, strict=True):
                 tokens, ended = [*before, *row.token_ids], row.finish == "stop" or part == 4
@@ -219,7 +223,9 @@ class Cells:
         return self.done[key]
 
 
-def compare(lm: Any, out: Path, families: list[str], development: int, held_out: int, budget: int, seeds: int) -> None:
+def compare(
+    lm: Any, out: Path, families: list[str], development: int, held_out: int, budget: int, seeds: int, pick: list[int]
+) -> None:
     cells, table, tests = Cells(out / "cells.jsonl"), [], []
     for family in families:
         reported: dict[str, np.ndarray] = {}
@@ -238,6 +244,9 @@ def compare(lm: Any, out: Path, families: list[str], development: int, held_out:
                     rows.append([np.mean([float(g[name]) for g in got]) for name in ("solved", "distinct")])
                 return np.array(rows)
 
+            if pick:
+                reported[who] = values("test", ladder[pick[len(reported)]])
+                continue
             scored = [values("dev", how).mean(0) for how in ladder]
             best = max(range(len(ladder)), key=lambda i: tuple(scored[i]))
             print(f"{family}, {who}: on development instances " + ", ".join(f"{s[0]:.2f}/{s[1]:.1f}" for s in scored)
@@ -293,6 +302,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=30)
     parser.add_argument("--budget", type=int, default=192)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--pick", type=int, nargs=3, default=[], help="Settings by number, chosen elsewhere.")
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--threads", type=int, default=1)
@@ -300,7 +310,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lm = load_model(args.model)
     if "compare" in args.what:
-        compare(lm, args.out, args.families, args.development, args.held_out, args.budget, args.seeds)
+        compare(lm, args.out, args.families, args.development, args.held_out, args.budget, args.seeds, args.pick)
     if "overhead" in args.what:
         overhead(lm, args.nodes, args.seconds)
 
