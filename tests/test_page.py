@@ -831,6 +831,8 @@ def test_it_fits(watch: Callable[..., Watched], land: Land, width: int) -> None:
         if view != "think":
             page.click(f"#{view}-go")
             page.wait_for_selector(f"#{view}-cancel", state="hidden")
+        area = page.locator(f"#view-{view} textarea").bounding_box()
+        assert area["height"] > 20, "its text or hint is seen"
         over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert over <= 0, view
     side, first = page.locator("#tab-think").bounding_box(), page.locator("#tab-diffuse").bounding_box()

@@ -174,7 +174,9 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with served(args.url) as url, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1440, "height": 900}, locale="en-GB", color_scheme="light")
+        page = browser.new_page(
+            viewport={"width": 1440, "height": 900}, locale="en-GB", color_scheme="light", reduced_motion="reduce"
+        )
         page.set_default_timeout(PATIENCE)
         page.goto(url)
         page.locator("#thinker option").nth(1).wait_for(state="attached")

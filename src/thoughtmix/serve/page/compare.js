@@ -150,7 +150,9 @@ function busyShown() {
 function draw() {
   $("tried").hidden = tried.length === 0;
   if (!tried.length) return;
-  const [width, height, left, low] = [640, 300, 46, 52];
+  const plot = $("tried-plot");
+  plot.removeAttribute("hidden");
+  const [width, height, left, low] = [Math.max(280, plot.clientWidth || 640), 300, 46, 52]; // as wide as it is shown: text keeps its size
   const usable = tried.filter(({ quality }) => quality !== undefined);
   const range = (values, pad) => [Math.min(...values) - pad, Math.max(...values) + pad];
   const [x0, x1] = range(usable.length ? usable.map(({ quality }) => quality) : [0], 0.15);
@@ -158,7 +160,6 @@ function draw() {
   const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - 20);
   const y = (value) => height - low - ((value - y0) / (y1 - y0)) * (height - low - 20);
   const near = (i) => usable.slice(0, i).some((other) => Math.abs(x(other.quality) - x(usable[i].quality)) < 44 && Math.abs(y(other.different) - y(usable[i].different)) < 14);
-  const plot = $("tried-plot");
   plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
   plot.toggleAttribute("hidden", usable.length === 0);
   plot.replaceChildren(

@@ -38,6 +38,7 @@ export function start(actions) {
 /** A text area as high as its text. */
 export function fit(area) {
   area.style.setProperty("height", "auto");
+  if (area.scrollHeight === 0) return; // not seen now: its height is not known
   area.style.setProperty("height", `${Math.min(area.scrollHeight + 2, 320)}px`);
 }
 

@@ -5,11 +5,13 @@ import { t } from "./words.js";
 
 const MARGIN = 26;
 const RADIUS = 13;
+const EASE = 120; // milliseconds in which two thirds of the way are gone
 let session = null;
 let actions = { open() {}, point() {} };
 let size = { width: 400, height: 300 };
 const dots = new Map(); // thought -> {g, line, at: [x, y], to: [x, y]} in pixels
 let moving = false;
+let before = 0; // when the last frame was drawn
 
 /** actions: open(thought), point(thought or null). */
 export function start(given) {
@@ -101,6 +103,7 @@ function aim(jump) {
     place();
   } else if (!moving) {
     moving = true;
+    before = performance.now();
     requestAnimationFrame(glide);
   }
 }
@@ -126,12 +129,15 @@ function apart(placed) {
 
 const clamp = (value, most) => Math.min(most - MARGIN + 8, Math.max(MARGIN - 8, value));
 
-function glide() {
+/** A frame of it: the same way in the same time, however many frames a second there are. */
+function glide(now) {
+  const share = 1 - Math.exp(-Math.max(0, Math.min(250, now - before)) / EASE);
+  before = now;
   let left = false;
   for (const dot of dots.values()) {
     for (const axis of [0, 1]) {
       const way = dot.to[axis] - dot.at[axis];
-      dot.at[axis] += Math.abs(way) < 0.3 ? way : way * 0.13;
+      dot.at[axis] += Math.abs(way) < 0.3 ? way : way * share;
       left ||= Math.abs(way) >= 0.3;
     }
   }
