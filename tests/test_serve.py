@@ -454,6 +454,27 @@ def test_what_is_not_asked_fits(here: Running) -> None:
     assert got.status_code == 400 and "not for requests" in got.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("thinker", "options", "told"),
+    [
+        ("noise", {"file": "/etc/passwd"}, "not for requests"),
+        ("hybrid", {"judge": "gpt2"}, "not for requests"),
+        ("hybrid", {"mask_model": "/tmp"}, "not for requests"),
+        ("hybrid", {"drafts": 10**9}, "takes up to"),
+        ("search", {"tokens": "1e9"}, "takes up to"),
+        ("search", {"width": 10**6}, "takes up to"),
+        ("search", {"nonsense": 1}, "Did you mean"),
+    ],
+)
+def test_options_reach_no_file_no_model_and_no_further_than_the_limits(
+    here: Running, thinker: str, options: dict[str, Any], told: str
+) -> None:
+    got = chat(here, thinker=thinker, options=options)
+    assert got.status_code == 400 and told in got.json()["error"]["message"]
+    offered = {t["name"]: t["options"] for t in httpx.get(f"{here.url}/api/info").json()["thinkers"]}
+    assert "judge" not in offered["hybrid"] and "file" not in offered["noise"] and "families" in offered["noise"]
+
+
 def test_draining_finishes_who_is_in() -> None:
     with running(grace=1.0) as here:
         quick = slow(here.service)

@@ -74,7 +74,8 @@ class Job(_Batch):
         for result, text in zip(self.results, self.texts, strict=True):
             result.text = text.finish()
         seconds = time.perf_counter() - self.began
-        self.result.set_result(Decoded(self.results, path, weights, self.prefill, seconds, interrupted))
+        computed = sum(map(len, self.prompts)) + sum(len(r.token_ids) - 1 for r in self.results if r.token_ids)
+        self.result.set_result(Decoded(self.results, path, weights, self.prefill, seconds, interrupted, computed))
 
     def cut(self) -> None:
         """End every row with what it has."""

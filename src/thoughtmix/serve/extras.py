@@ -20,6 +20,7 @@ from thoughtmix.serve import schemas
 from thoughtmix.serve.diffuse import Film, frames
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.openai import FAILURES, STREAMS, while_there
+from thoughtmix.serve.options import offered
 from thoughtmix.serve.service import Service, Ticket
 
 LANGUAGES = ["en", "fr"]
@@ -86,7 +87,7 @@ def _thinkers() -> list[schemas.ThinkerInfo]:
             kind = get_thinker(name)
         except ThoughtmixError:  # a broken plug-in does not hide the others
             continue
-        rows.append(schemas.ThinkerInfo(name=name, summary=kind.summary, options=dict(kind.options)))
+        rows.append(schemas.ThinkerInfo(name=name, summary=kind.summary, options=offered(kind)))
     return rows
 
 

@@ -22,6 +22,7 @@ from thoughtmix.registry import get_thinker
 from thoughtmix.serve.errors import LOG, Refused, refusal
 from thoughtmix.serve.limits import Limits
 from thoughtmix.serve.meters import Meters
+from thoughtmix.serve.options import check_options
 from thoughtmix.serve.schemas import Asked
 from thoughtmix.thinker import StepEvent, Thinker
 from thoughtmix.thoughts import ThoughtSet
@@ -29,8 +30,6 @@ from thoughtmix.thoughts import ThoughtSet
 _FAITHFUL = frozenset({"sampling", "mixture", "experts"})
 """Thinkers whose n-th row is the n-th thought, so that its pieces can be shown as they come. What others do on the way
 is no answer yet: their progress is told, and their thoughts when they stand."""
-_FILES = frozenset({("experts", "profiles")})
-"""Options that may name a file."""
 _NAMES = ("default", "thoughtmix")
 
 
@@ -133,11 +132,7 @@ class Service:
                 param="max_tokens", code="too_many_tokens",
             )  # fmt: skip
         kind = get_thinker(self.lm.own_thinker if asked.thinker in {None, AUTO} else str(asked.thinker))
-        for name in asked.options:
-            if name not in kind.options:
-                raise UnknownName(f"option of thinker {kind.name!r}:", name[:80], kind.options)
-            if (kind.name, name) in _FILES and ".json" in str(asked.options[name]):
-                raise Refused(400, f"{name} names a file: the server's are not for requests.", param="options")
+        check_options(kind, asked.options, limits)
         settings: dict[str, Any] = {
             "n": n, "seed": seed, "max_new_tokens": tokens, "creativity": asked.creativity,
             "temperature": asked.temperature, "top_k": asked.top_k or 0, "min_p": asked.min_p,
