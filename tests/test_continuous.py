@@ -133,6 +133,22 @@ def test_prompts_are_read_in_pieces_while_rows_run() -> None:
     assert sum(pieces) == 100 and max(pieces) == 8
 
 
+def test_more_is_read_while_more_rows_wait_than_run() -> None:
+    model, ticks = lm(tiny("llama")), list[Any]()
+    with scheduled(model, chunk=8, observe=ticks.append) as scheduler, ThreadPoolExecutor(5) as pool:
+        one = {"prompts": [[5, 6]], "rows": [Row(seed=0)], "max_new_tokens": 60}
+        many = {"prompts": [[7] * 20], "rows": [Row(seed=s) for s in range(5)], "max_new_tokens": 2}
+        with scheduler.turns:  # so that all stand in line together
+            waiting = [pool.submit(call_of, Session(scheduler), model, one)]
+            waiting += [pool.submit(call_of, Session(scheduler), model, many) for _ in range(4)]
+            while scheduler.waiting < 5:
+                time.sleep(0.001)
+        for future in waiting:
+            future.result(20)
+    assert sum(t.read for t in ticks) == 2 + 4 * 20 and max(t.read for t in ticks[1:]) <= 32
+    assert any(t.read > 8 for t in ticks[1:])
+
+
 def test_who_cancels_leaves_at_once_and_hurts_nobody() -> None:
     model = lm(tiny("llama"))
     call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(4)], "max_new_tokens": 40}

@@ -282,8 +282,9 @@ class Scheduler:
     def _read(self) -> int:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
         chunk, or four while more rows wait than run."""
-        read, ahead = 0, sum(len(job.rows) for _, job in list(self._waiting)) > self._batch.rows
-        most = self.chunk * (4 if ahead else 1)
+        with self._wake:
+            ahead = sum(len(job.rows) for _, job in self._waiting) > self._batch.rows
+        read, most = 0, self.chunk * (4 if ahead else 1)
         while read < most or not self._batch.jobs:
             if self._reading is None and not self._begin():
                 break
