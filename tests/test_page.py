@@ -46,7 +46,7 @@ class Watched:
     def __init__(self, browser: Any, url: str, **context: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **context})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type in {"error", "warning"} else None)
@@ -91,7 +91,7 @@ def watched(watch: Callable[..., Watched]) -> Watched:
     return watch(reduced_motion="reduce")
 
 
-def until(page: Any, true: str, seconds: float = 30) -> None:
+def until(page: Any, true: str, seconds: float = 120) -> None:
     """Wait until an expression is true. Playwright's own wait evaluates text in the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(true):
