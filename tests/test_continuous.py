@@ -17,7 +17,7 @@ from thoughtmix.decoding import Row, Sampler, decode
 from thoughtmix.decoding import continuous as continuous_module
 from thoughtmix.decoding.continuous import Continuous, Job
 from thoughtmix.decoding.probe import choose
-from thoughtmix.decoding.reading import Reading
+from thoughtmix.decoding.reading import Beginnings, Reading
 from thoughtmix.decoding.scheduler import Cancelled, Scheduler, Session, TimedOut
 from thoughtmix.decoding.turns import Turns
 from thoughtmix.errors import InputError, NumericsError
@@ -137,10 +137,12 @@ def test_more_is_read_while_more_rows_wait_than_run() -> None:
     model, ticks = lm(tiny("llama")), list[Any]()
     with scheduled(model, chunk=8, observe=ticks.append) as scheduler, ThreadPoolExecutor(5) as pool:
         one = {"prompts": [[5, 6]], "rows": [Row(seed=0)], "max_new_tokens": 60}
-        many = {"prompts": [[7] * 20], "rows": [Row(seed=s) for s in range(5)], "max_new_tokens": 2}
+        many = [
+            {"prompts": [[7 + i] * 20], "rows": [Row(seed=s) for s in range(5)], "max_new_tokens": 2} for i in range(4)
+        ]
         with scheduler.turns:  # so that all stand in line together
             waiting = [pool.submit(call_of, Session(scheduler), model, one)]
-            waiting += [pool.submit(call_of, Session(scheduler), model, many) for _ in range(4)]
+            waiting += [pool.submit(call_of, Session(scheduler), model, each) for each in many]
             while scheduler.waiting < 5:
                 time.sleep(0.001)
         for future in waiting:
@@ -282,3 +284,25 @@ def test_turns_are_given_in_order() -> None:
         assert seen == [0, 1, 2, 3, 4]
     for thread in threads:
         thread.join()
+
+
+@pytest.mark.parametrize("most", [512, 12])
+def test_a_beginning_that_prompts_share_is_read_once(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Beginnings, "most", most)
+    model = tiny("llama")
+    dice = random.Random(5)
+    shared = [dice.randrange(3, VOCABULARY) for _ in range(20)]
+    ways = [[*shared, 7, 9, 30], [*shared, 11], shared[:15], shared, [8] * 9]
+    known = Beginnings()
+    new = []
+    for ids in ways:
+        route = choose(model, "fused")
+        reading, alone = Reading(route, [ids], [2], 4, known), Reading(choose(model, "fused"), [ids], [2], 4)  # type: ignore[arg-type]
+        new.append(reading.advance(100))
+        assert alone.advance(100) == len(ids) and reading.done
+        (state, logits), (want, right) = reading.result(), alone.result()
+        torch.testing.assert_close(logits, right, atol=1e-3, rtol=1e-3)
+        assert state.prompts[0].length == want.prompts[0].length == len(ids)
+        torch.testing.assert_close(state.prompts[0].keys[-1], want.prompts[0].keys[-1], atol=1e-3, rtol=1e-3)
+    assert new == ([23, 1, 1, 5, 9] if most == 512 else [23, 9, 3, 8, 9])
+    assert known.of(object(), shared) is None, "other weights"

@@ -17,12 +17,51 @@ from thoughtmix.decoding.rows import PLAIN
 from thoughtmix.decoding.shared import SharedPath, Unsupported, alone
 
 
+class Beginnings:
+    """Keys and values of the last prompt that was read, for the next that begins alike: a chat template's system
+    prompt, the same for everybody, is read once. Fused path only."""
+
+    most, least = 512, 8  # tokens that are kept; tokens below which sharing is not worth it
+
+    def __init__(self) -> None:
+        self._weights: Any = None
+        self._ids: list[int] = []
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def of(self, weights: Any, ids: Sequence[int]) -> Prompt | None:
+        """What is known of a prompt, at most all but its last token."""
+        if weights is not self._weights:
+            return None
+        same = 0
+        for a, b in zip(ids[:-1], self._ids, strict=False):
+            if a != b:
+                break
+            same += 1
+        if same < self.least:
+            return None
+        return Prompt([k[:, :same] for k in self._keys], [v[:, :same] for v in self._values], same, 0)
+
+    def keep(self, weights: Any, ids: Sequence[int], read: Prompt) -> None:
+        self._weights, self._ids = weights, list(ids[: self.most])
+        whole = len(ids) <= self.most  # else a copy, so that the rest can go
+        self._keys, self._values = (
+            list(kept) if whole else [x[:, : self.most].clone() for x in kept] for kept in (read.keys, read.values)
+        )
+
+
 class Reading:
-    """Prompts of one decode on their way into keys and values. counts: rows of each prompt."""
+    """Prompts of one decode on their way into keys and values. counts: rows of each prompt. known: how others began."""
 
     def __init__(
-        self, route: FusedPath | SharedPath, prompts: Sequence[Sequence[int]], counts: Sequence[int], capacity: int
+        self,
+        route: FusedPath | SharedPath,
+        prompts: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        capacity: int,
+        known: Beginnings | None = None,
     ) -> None:
+        self.known = known or Beginnings()
         self.route, self.prompts, self.counts, self.capacity = route, [list(p) for p in prompts], counts, capacity
         self.read: list[Prompt] = []
         self.logits: list[Tensor] = []
@@ -39,6 +78,9 @@ class Reading:
         left = tokens
         while left > 0 and not self.done:
             ids = self.prompts[len(self.read)]
+            if self._at == 0 and isinstance(self.route, FusedPath):
+                self._part = self.known.of(self.route.weights, ids)
+                self._at = self._part.length if self._part else 0
             piece = ids[self._at : self._at + left]
             last = self._at + len(piece) == len(ids)
             logits = self._fused(piece) if isinstance(self.route, FusedPath) else self._shared(self.route, piece)
@@ -47,6 +89,8 @@ class Reading:
             if last:
                 self.logits.append(logits)
                 self.read.append(self._finished(ids))
+                if isinstance(self.route, FusedPath):
+                    self.known.keep(self.route.weights, ids, self.read[-1])
                 self._at, self._part = 0, None
         return tokens - left
 

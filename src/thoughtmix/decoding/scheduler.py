@@ -23,7 +23,7 @@ from thoughtmix.decoding.continuous import Continuous, Job
 from thoughtmix.decoding.engine import ELSEWHERE, Continuation, Decoded
 from thoughtmix.decoding.expanded import ExpandedPath
 from thoughtmix.decoding.probe import Weights, choose
-from thoughtmix.decoding.reading import Reading
+from thoughtmix.decoding.reading import Beginnings, Reading
 from thoughtmix.decoding.turns import Turns
 from thoughtmix.errors import InputError, ThoughtmixError
 from thoughtmix.thinker import StepEvent
@@ -154,6 +154,7 @@ class Scheduler:
         self.weights = weights
         self.turns = Turns()
         self._batch = Continuous()
+        self._known = Beginnings()
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Session, Job]] = deque()
         self._sessions: dict[Job, Session] = {}
@@ -315,7 +316,7 @@ class Scheduler:
             route = choose(self.lm.model, weights=self.weights, prompts=len(job.prompts))
             if isinstance(route, ExpandedPath) or not self._batch.fits(route):  # type: ignore[arg-type]
                 raise _Beside
-            self._reading = (session, job, Reading(route, job.prompts, job.counts, max(job.budget)))  # type: ignore[arg-type]
+            self._reading = (session, job, Reading(route, job.prompts, job.counts, max(job.budget), self._known))  # type: ignore[arg-type]
         except Exception as error:
             job.result.set_exception(error)
             return self._begin()
