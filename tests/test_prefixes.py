@@ -111,10 +111,10 @@ def test_a_prefix_outlives_its_batch_and_its_neighbours_and_goes_when_it_is_let_
     """Rows ended before, between and after; then only what is still referenced is held."""
     model = tiny("gpt2")
     texts, prefixes = grown(model)
-    before = [prefix.tensors(prefix.length)[0].clone() for prefix in prefixes]
+    before = [prefix.tensors()[0].clone() for prefix in prefixes]
     run(model, texts, [Row(seed=s, prompt=s % 6, max_new_tokens=1 + s % 4) for s in range(12)], 4, known=prefixes)
     for prefix, then in zip(prefixes, before, strict=True):
-        assert torch.equal(prefix.tensors(prefix.length)[0], then), "nobody writes into a prefix"
+        assert torch.equal(prefix.tensors()[0], then), "nobody writes into a prefix"
     child = run(model, texts[:1], [Row(seed=0)], 3, known=prefixes[:1], keep=True).prefixes[0]
     held = [weakref.ref(p) for p in prefixes]
     tensors = [weakref.ref(p.keys) for p in prefixes]

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
-from thoughtmix.decoding.shared import SharedPath, _Layer
+from thoughtmix.decoding.shared import SharedPath
 from thoughtmix.decoding.wide import Wide
 
 
@@ -81,9 +80,5 @@ def running(route: FusedPath | SharedPath) -> tuple[FusedPath | SharedPath, Coho
         return path, wide
     cohorts = Cohorts()
     own = SharedPath(route.model, own=route.own)
-    own.state = cohorts
-    if own.own and hasattr(own.model, "decoding_step"):
-        own.quick = own.model.decoding_step()  # type: ignore[operator]
-    layers = int(own.model.config.get_text_config().num_hidden_layers)
-    own.cache = Cache(layers=[_Layer(cohorts, i) for i in range(layers)])
+    own.begin(cohorts, int(own.model.config.get_text_config().num_hidden_layers))
     return own, cohorts

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.decoding.cohorts import Cohorts, running
-from thoughtmix.decoding.engine import CODE_BITS, Decoded, Row, _Batch, _check
+from thoughtmix.decoding.engine import Decoded, Row, _Batch, _check
 from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.rows import PLAIN
@@ -50,7 +50,6 @@ class Job(_Batch):
         self.top, self.step, self.began = top, 0, time.perf_counter()
         self.prefill = 0.0
         self.result: Future[Decoded] = Future()
-        self.counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
 
     @property
     def tokens(self) -> int:
@@ -109,20 +108,15 @@ class Continuous:
     def join(self, job: Job, reading: Reading) -> None:
         """A job whose prompts are read: its rows take part from the next step on."""
         state, logits = reading.result()
-        device = logits.device
-        rows = [job.rows[r] for r in job.live]
-        sampler = SamplerBatch.of([row.sampler for row in rows], device)
-        code = torch.tensor([row.code or 0.0 for row in rows], dtype=torch.float64, device=device)
-        bits = torch.tensor([0.0 if row.code is None else CODE_BITS for row in rows], dtype=torch.float64).to(device)
         if not self.jobs or self._path is None:
             self._path, self._cohorts = running(reading.route)
-            self._logits, self._sampler, self._code, self._bits = logits, sampler, code, bits
+            self._logits, self._sampler, self._code, self._bits = logits, job.sampler, job.code, job.bits
         else:
             if isinstance(self._path, FusedPath) and isinstance(reading.route, FusedPath):
                 self._path.weights = reading.route.weights  # packed anew since, where a graft was put on
             self._logits = torch.cat([self._logits, logits])
-            self._sampler = _joined(self._sampler, sampler)
-            self._code, self._bits = torch.cat([self._code, code]), torch.cat([self._bits, bits])
+            self._sampler = _joined(self._sampler, job.sampler)
+            self._code, self._bits = torch.cat([self._code, job.code]), torch.cat([self._bits, job.bits])
         self._cohorts.join(state)
         self.jobs.append(job)
         job.prefill = time.perf_counter() - job.began

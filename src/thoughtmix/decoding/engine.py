@@ -175,6 +175,7 @@ class _Batch:
         self.results = [Continuation() for _ in rows]
         self.texts = [RowText(lm.tokenizer, r.stop) for r in rows]
         self.watch = [bool(r.stop) or on_step is not None for r in rows]  # who needs text at every step
+        self.counts = [sum(row.prompt == p for row in rows) for p in range(len(self.prompts))]  # rows of each prompt
         order = self.live
         carried.keep(order)
         self.uniform = uniforms([rows[r].seed for r in order], max_new_tokens, device)  # (rows, steps)
@@ -187,8 +188,7 @@ class _Batch:
         done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
         began = time.perf_counter()
         try:
-            counts = [sum(self.rows[r].prompt == p for r in self.live) for p in range(len(self.prompts))]
-            logits = self._start(route, counts, read, tail, done)
+            logits = self._start(route, self.counts, read, tail, done)
             for at in range(tail, 0, -1):
                 logits = route.step(
                     torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(self.code.device)

@@ -28,7 +28,7 @@ from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
-from thoughtmix.decoding.known import Prefix, kept, segment, usable
+from thoughtmix.decoding.known import Prefix, kept, resumed
 from thoughtmix.decoding.linear import Kind, Linear, pack
 from thoughtmix.decoding.path import blocks
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
@@ -240,24 +240,14 @@ class FusedPath:
 
     @torch.inference_mode()
     def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
-        read, tokens = [], 0
-        for index, (ids, n, mine) in enumerate(zip(prompts, rows, blocks(rows), strict=True)):
-            old = usable(known[index], self.weights)
-            old = old.cut(min(old.length, len(ids))) if old else None
-            past = old.tensors(old.length) if old else None
-            new = ids[old.length if old else 0 :]
-            with self.carried.reading(mine, "shared"):
-                if new:
-                    _, prompt = self._read(new, past)
-                    self.bases[index] = segment(old, ids, prompt.keys, prompt.values, self.weights)
-                else:
-                    assert old is not None and past is not None
-                    prompt = Prompt(list(past[0].unbind(0)), list(past[1].unbind(0)), len(ids), n)
-                    self.bases[index] = old
-            prompt.rows = n
-            read.append(prompt)
-            tokens += len(new)
-        self.state = SharedPrefix(read, capacity)
+        places = blocks(rows)
+
+        def read(index: int, ids: list[int], before: Prompt | None) -> Prompt:
+            with self.carried.reading(places[index], "shared"):
+                return self._read(ids, before)[1]
+
+        prompts_read, self.bases, tokens = resumed(prompts, known, rows, self.weights, read)
+        self.state = SharedPrefix(prompts_read, capacity)
         return tokens
 
     @torch.inference_mode()
@@ -265,19 +255,19 @@ class FusedPath:
         assert self.state is not None
         return kept(self.state, self.bases, self.weights, row, prompt, ids)
 
-    def _read(self, ids: list[int], past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Prompt]:
-        """Read one prompt with the same packed weights: its next-token logits, its keys and values. past: keys and
-        values (l, h, t, d) of the tokens before `ids`, which come first in the result."""
+    def _read(self, ids: list[int], past: Prompt | None = None) -> tuple[Tensor, Prompt]:
+        """Read one prompt with the same packed weights: its next-token logits, its keys and values. past: what stands
+        before `ids`, and comes first in the result."""
         w = self.weights
         device = w.embed.device
-        t, before = len(ids), 0 if past is None else past[0].shape[2]
+        t, before = len(ids), 0 if past is None else past.length
         prompt = Prompt([], [], before + t, 0)
         seen = None if past is None else torch.ones(t, before + t, dtype=torch.bool, device=device).tril(before)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # (heads, t, d)
             if past is not None:
-                k, v = torch.cat([past[0][layer], k], 1), torch.cat([past[1][layer], v], 1)
+                k, v = torch.cat([past.keys[layer], k], 1), torch.cat([past.values[layer], v], 1)
             prompt.keys.append(k.contiguous())
             prompt.values.append(v.contiguous())
             k, v = (x.repeat_interleave(w.g, 0)[None] for x in (k, v))

@@ -6,7 +6,7 @@ A tree of texts is then a tree of prefixes: each holds its own tokens' keys and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -14,6 +14,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from thoughtmix.decoding.prefix import Prompt
 from thoughtmix.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,13 +61,13 @@ class Prefix:
         """Bytes of this segment alone."""
         return sum(x.numel() * x.element_size() for x in (self.keys, self.values) if x is not None)
 
-    def tensors(self, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (l, h, length, d) of the first `length` tokens. One segment is not copied, several are joined
-        when a batch begins (100 tokens of the default model: 0.1 to 0.5 ms, where reading them takes 150)."""
-        parts = [part for part in self.chain() if part.before < length][::-1]
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (l, h, length, d) of all its tokens. One segment is not copied, several are joined when a
+        batch begins: small copies beside reading again."""
+        parts = list(self.chain())[::-1]
         keys, values = ([x for part in parts if (x := getattr(part, name)) is not None] for name in ("keys", "values"))
         k, v = (x[0] if len(x) == 1 else torch.cat(x, 2) for x in (keys, values))
-        return k[:, :, :length], v[:, :, :length]
+        return k, v
 
     def cut(self, length: int) -> Prefix:
         """Its first `length` tokens: an ancestor, or a view of one."""
@@ -89,6 +90,34 @@ def segment(known: Prefix | None, ids: Sequence[int], keys: list[Tensor], values
     before = known.length if known else 0
     k, v = (torch.stack([x[:, before:] for x in some]) for some in (keys, values))
     return Prefix(tuple(ids[before:]), k, v, known, ref(home), before)
+
+
+def resumed(
+    prompts: Sequence[list[int]],
+    known: Sequence[Prefix | None],
+    rows: Sequence[int],
+    home: Any,
+    read: Callable[[int, list[int], Prompt | None], Prompt],
+) -> tuple[list[Prompt], dict[int, Prefix], int]:
+    """Prompts with what is known of them read no more: each with its rows, each one's prefix, tokens that were read.
+    read(index, ids, before): reads `ids` of prompt `index`; what stands before comes first in the result."""
+    out, bases, tokens = [], {}, 0
+    for index, (ids, n) in enumerate(zip(prompts, rows, strict=True)):
+        base = usable(known[index], home)
+        base = base.cut(min(base.length, len(ids))) if base else None
+        keys, values = base.tensors() if base else (None, None)
+        prompt = (
+            None if base is None or keys is None or values is None
+            else Prompt(list(keys.unbind(0)), list(values.unbind(0)), base.length, n)
+        )  # fmt: skip
+        new = ids[base.length if base else 0 :]
+        if new or base is None or prompt is None:
+            prompt = read(index, new, prompt)
+            base = segment(base, ids, prompt.keys, prompt.values, home)
+        prompt.rows = n
+        out.append(prompt)
+        bases[index], tokens = base, tokens + len(new)
+    return out, bases, tokens
 
 
 def kept(state: SharedPrefix, bases: dict[int, Prefix], home: Any, row: int, prompt: int, ids: Sequence[int]) -> Prefix:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from thoughtmix.decoding.known import Prefix
 from thoughtmix.errors import ModelError
@@ -59,19 +59,16 @@ def read_prompt(
     ids: list[int],
     plain_cache: bool,
     rows: int = 1,
-    past: tuple[Tensor, Tensor] | None = None,
+    cache: Cache | None = None,
 ) -> tuple[Tensor, str, Any]:
     """One forward pass over a prompt: (rows, vocabulary) logits of the next token; the cache's name and the cache.
 
     plain_cache: a cache that keeps every key of every layer, also where the model would keep a window.
-    past: keys and values (l, h, t, d) of the tokens before `ids`, for a plain cache.
+    cache: of the tokens before `ids`, to go on with; a plain one.
     """
     extra: dict[str, Any] = {"logits_to_keep": 1} if _keeps_logits(type(model)) else {}
     if plain_cache:
-        extra["past_key_values"] = DynamicCache()
-    if past is not None:
-        for layer, (keys, values) in enumerate(zip(*past, strict=True)):
-            extra["past_key_values"].update(keys[None], values[None], layer)
+        extra["past_key_values"] = DynamicCache() if cache is None else cache
     out = model(input_ids=torch.tensor([ids] * rows, device=model.device), use_cache=True, **extra)
     for name in CACHE_NAMES:
         if getattr(out, name, None) is not None:

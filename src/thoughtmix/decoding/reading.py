@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from thoughtmix.decoding.fused import FusedPath
-from thoughtmix.decoding.path import _keeps_logits
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
-from thoughtmix.decoding.rows import PLAIN
-from thoughtmix.decoding.shared import SharedPath, Unsupported, alone
+from thoughtmix.decoding.shared import SharedPath, whole
 
 
 class Beginnings:
@@ -66,7 +63,7 @@ class Reading:
         self.read: list[Prompt] = []
         self.logits: list[Tensor] = []
         self._at = 0  # tokens of the current prompt that are read
-        self._part: Any = None  # what is read of it: a `Prompt`, or a cache
+        self._part: Prompt | Cache | None = None  # what is read of it
 
     @property
     def done(self) -> bool:
@@ -79,11 +76,11 @@ class Reading:
         while left > 0 and not self.done:
             ids = self.prompts[len(self.read)]
             if self._at == 0 and isinstance(self.route, FusedPath):
-                self._part = self.known.of(self.route.weights, ids)
-                self._at = self._part.length if self._part else 0
+                began = self._part = self.known.of(self.route.weights, ids)
+                self._at = began.length if began else 0
             piece = ids[self._at : self._at + left]
             last = self._at + len(piece) == len(ids)
-            logits = self._fused(piece) if isinstance(self.route, FusedPath) else self._shared(self.route, piece)
+            logits = self._more(piece)
             left -= len(piece)
             self._at += len(piece)
             if last:
@@ -103,50 +100,18 @@ class Reading:
     def _finished(self, ids: list[int]) -> Prompt:
         rows = self.counts[len(self.read)]
         if isinstance(self._part, Prompt):
-            self._part.rows, self._part.length = rows, len(ids)
+            self._part.rows = rows
             return self._part
-        keys, values = [x.keys for x in self._part.layers], [x.values for x in self._part.layers]
-        if any(k is None or k.shape[2] != len(ids) for k in keys):
-            raise Unsupported("a cache that does not keep every key")
-        return Prompt([k[0] for k in keys], [v[0] for v in values], len(ids), rows)
+        assert self._part is not None
+        return whole(self._part, len(ids), rows)
 
-    @torch.inference_mode()
-    def _fused(self, ids: list[int]) -> Tensor:
+    def _more(self, ids: list[int]) -> Tensor:
         """(vocabulary,) logits after these tokens, which follow what was read of the prompt."""
-        assert isinstance(self.route, FusedPath)
-        w = self.route.weights
-        if self._part is None and len(ids) == len(self.prompts[len(self.read)]):
-            logits, self._part = self.route._read(ids)
-            return logits
-        if self._part is None:
-            none = torch.empty(w.h, 0, w.d, dtype=w.dtype, device=w.embed.device)
-            n = len(w.layers)
-            self._part = Prompt([none] * n, [none] * n, 0, 0)
-        prompt, start, device = self._part, self._at, w.embed.device
-        end = start + len(ids)
-        seen = torch.arange(end, device=device)[None] <= torch.arange(start, end, device=device)[:, None]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # (heads, t, d)
-            k = prompt.keys[layer] = torch.cat([prompt.keys[layer], k], 1)
-            v = prompt.values[layer] = torch.cat([prompt.values[layer], v], 1)
-            k, v = (x.repeat_interleave(w.g, 0)[None] for x in (k, v))
-            mixed = F.scaled_dot_product_attention(q[None], k, v, attn_mask=seen, scale=1.0)
-            return mixed[0].transpose(0, 1).flatten(1)
-
-        hidden = w.run(torch.tensor(ids, device=device), torch.arange(start, end, device=device), attend)
-        return w.head(w.norm(hidden[-1:]))[0]
-
-    def _shared(self, route: SharedPath, ids: list[int]) -> Tensor:
-        model = route.model
-        if self._part is None:
-            self._part = DynamicCache()
-        extra: dict[str, Any] = {"logits_to_keep": 1} if _keeps_logits(type(model)) else {}
-        with alone(model), PLAIN.quiet():
-            out = model(
-                input_ids=torch.tensor([ids], device=model.device),
-                past_key_values=self._part,
-                use_cache=True,
-                **extra,
-            )
-        return out.logits[0, -1]
+        if isinstance(self.route, FusedPath):
+            assert not isinstance(self._part, Cache)
+            with torch.inference_mode():
+                logits, self._part = self.route._read(ids, self._part)
+        else:
+            assert not isinstance(self._part, Prompt)
+            logits, self._part = self.route.read(ids, self._part)
+        return logits

@@ -99,7 +99,7 @@ class Session:
 
     def check_cancelled(self) -> None:
         if self.cancelled:
-            raise Cancelled("The request was cancelled.", "Send it again.")
+            raise _cancelled()
 
     def begun(self) -> None:
         self.first = self.first or time.monotonic()

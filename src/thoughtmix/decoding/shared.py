@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from thoughtmix.decoding.known import Prefix, kept, segment, usable
+from thoughtmix.decoding.known import Prefix, kept, resumed
 from thoughtmix.decoding.path import blocks, read_prompt
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
 from thoughtmix.decoding.rows import PLAIN, RowState
@@ -137,45 +137,38 @@ class SharedPath:
         for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
             with alone(self.model), self.carried.reading(mine, "shared"):
                 last, _, cache = read_prompt(self.model, ids, plain_cache=True)
-            keys = [layer.keys for layer in cache.layers]
-            values = [layer.values for layer in cache.layers]
-            if any(k is None or k.shape[2] != len(ids) for k in keys):
-                raise Unsupported("a cache that does not keep every key")
-            read.append(Prompt([k[0] for k in keys], [v[0] for v in values], len(ids), n))
+            read.append(whole(cache, len(ids), n))
             logits.append(last)
-        self._begin(read, capacity)
+        self.begin(SharedPrefix(read, capacity), len(read[0].keys))
         return torch.cat(logits)
 
-    def _begin(self, read: list[Prompt], capacity: int) -> None:
-        self.state = SharedPrefix(read, capacity)
+    def begin(self, state: SharedPrefix, layers: int) -> None:
+        """Step from this state on."""
+        self.state = state
         if self.own and hasattr(self.model, "decoding_step"):
             self.quick = self.model.decoding_step()  # type: ignore[operator]
-        self.cache = Cache(layers=[_Layer(self.state, i) for i in range(len(read[0].keys))])
+        self.cache = Cache(layers=[_Layer(state, i) for i in range(layers)])
 
     def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
         """Rows that carry a state, and models that remember more than keys and values, read everything again."""
         if self.carried is not PLAIN or hasattr(self.model, "decoding_step"):
             self.start(prompts, rows, capacity)
             return sum(map(len, prompts))
-        read, tokens = [], 0
-        for index, (ids, n) in enumerate(zip(prompts, rows, strict=True)):
-            old = usable(known[index], self.model)
-            old = old.cut(min(old.length, len(ids))) if old else None
-            past = old.tensors(old.length) if old else None
-            new = ids[old.length if old else 0 :]
-            if new:
-                with alone(self.model), PLAIN.quiet():
-                    _, _, cache = read_prompt(self.model, new, plain_cache=True, past=past)
-                keys, values = ([getattr(x, name)[0] for x in cache.layers] for name in ("keys", "values"))
-                self.bases[index] = segment(old, ids, keys, values, self.model)
-            else:
-                assert old is not None and past is not None
-                keys, values = list(past[0].unbind(0)), list(past[1].unbind(0))
-                self.bases[index] = old
-            read.append(Prompt(keys, values, len(ids), n))
-            tokens += len(new)
-        self._begin(read, capacity)
+
+        def read(index: int, ids: list[int], before: Prompt | None) -> Prompt:
+            cache = self.read(ids, None if before is None else _cache(before))[1]
+            return whole(cache, len(ids) + (before.length if before else 0), 0)
+
+        prompts_read, self.bases, tokens = resumed(prompts, known, rows, self.model, read)
+        self.begin(SharedPrefix(prompts_read, capacity), len(prompts_read[0].keys))
         return tokens
+
+    def read(self, ids: list[int], cache: Cache | None) -> tuple[Tensor, Cache]:
+        """(vocabulary,) logits after these tokens of a row that carries nothing, and the cache to go on with."""
+        with alone(self.model), PLAIN.quiet():
+            logits, _, cache = read_prompt(self.model, ids, plain_cache=True, cache=cache)
+        assert cache is not None
+        return logits[0], cache
 
     def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
         assert self.state is not None
@@ -215,6 +208,22 @@ class SharedPath:
     def close(self) -> None:
         self.state = self.cache = self.quick = None
         self.bases = {}
+
+
+def whole(cache: Cache, tokens: int, rows: int) -> Prompt:
+    """A cache of batch 1 as a prompt. Raises `Unsupported` when it has not kept every token's keys."""
+    keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
+    if any(k is None or k.shape[2] != tokens for k in keys):
+        raise Unsupported("a cache that does not keep every key")
+    return Prompt([k[0] for k in keys], [v[0] for v in values], tokens, rows)
+
+
+def _cache(prompt: Prompt) -> Cache:
+    """The other way round."""
+    made = DynamicCache()
+    for layer, (keys, values) in enumerate(zip(prompt.keys, prompt.values, strict=True)):
+        made.update(keys[None], values[None], layer)
+    return made
 
 
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
