@@ -130,9 +130,9 @@ def test_an_answer_of_all_contexts_is_its_seeds_own() -> None:
     asked = [lm.encode(c.messages("w30 w31")) for c in CONTEXTS]
     rows = [Row(seed=s, sampler=Sampler(temperature=1.5), prompt=s % K) for s in range(9)]
     together = sing(lm, asked, rows, 0.5, 12, 3)
-    assert len({len(ids) for ids, _ in together}) > 1  # some end early
-    for row, (ids, _) in zip(rows, together, strict=True):
-        assert sing(lm, asked, [row], 0.5, 12, 3)[0][0] == ids
+    assert len({len(r.token_ids) for r in together.rows}) > 1  # some end early
+    for row, found in zip(rows, together.rows, strict=True):
+        assert sing(lm, asked, [row], 0.5, 12, 3).rows[0].token_ids == found.token_ids
 
 
 def test_open_prompts_come_after_their_own_examples() -> None:

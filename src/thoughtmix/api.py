@@ -5,7 +5,6 @@ Data flows one way: prompt -> model -> thinker -> ThoughtSet -> metrics.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +133,7 @@ class Pipeline:
             thoughts=tuple(thoughts),
             thinker=kind.name,
             model=self.model.name,
-            settings={**_settings(request), "raw": raw},
+            settings={**request.recorded(), "raw": raw},
             run={**facts, **_environment(self.model)},
         )
         if interrupted:
@@ -195,13 +194,6 @@ def _frozen(value: Any) -> Any:
 def _last_user(messages: Sequence[Mapping[str, str]]) -> str:
     said = [m["content"] for m in messages if m.get("role") == "user"]
     return said[-1] if said else messages[-1]["content"]
-
-
-def _settings(request: Request) -> dict[str, Any]:
-    """What repeats the run, as JSON: no callbacks, and how it was computed is in `run`."""
-    skip = {"on_step", "path", "weights"}
-    values = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in skip}
-    return {k: list(v) if isinstance(v, tuple) else dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def _environment(model: LanguageModel) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from thoughtmix.errors import InputError
@@ -65,10 +65,21 @@ class Request:
         if any(not s for s in self.stop):
             raise InputError("A stop string is empty.", "Leave it out, or pass a text (--stop '###').")
 
+    def recorded(self) -> dict[str, Any]:
+        """What repeats the run, as JSON: no callbacks, and how it was computed is said elsewhere."""
+        skip = {"on_step", "path", "weights"}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+
     @property
     def seeds(self) -> range:
         """Thought i's own seed is seed + i: `n=1, seed=s+i` gives thought i of `seed=s` again."""
         return range(self.seed, self.seed + self.n)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def per_thought(name: str, value: Number | tuple[Number, ...], n: int) -> tuple[Number, ...]:

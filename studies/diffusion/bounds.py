@@ -31,7 +31,7 @@ from thoughtmix.diffusion.task import DiffusionTask, Objective
 from thoughtmix.diffusion.train import build, diffusion_tokenizer
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split
-from thoughtmix.training.language import Shape, encode
+from thoughtmix.training.language import Shape, drawn_from, encode
 from thoughtmix.training.language import build as build_language
 from thoughtmix.training.task import LanguageTask
 from thoughtmix.training.trainer import Trainer
@@ -56,8 +56,7 @@ def train(kind: str, seed: int, a: argparse.Namespace) -> dict[str, Any]:
         model = build_language("baseline", tokenizer, shape, seed)
         task = LanguageTask(tokens, validation, a.context, seed, windows=8)
     elif kind == "toy":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             model = TinyDiffusion(len(tokenizer), mask_id, a.width, a.layers, a.heads)
         task = TinyTask(tokens, a.context, a.batch_size, mask_id, lambda _: {"val_loss": 0.0}, seed)
     else:

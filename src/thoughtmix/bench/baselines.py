@@ -27,7 +27,6 @@ STYLES = (
     "Answer as someone from a far country and another time would.",
     "Answer as a cautious expert would.",
 )
-MIN_P = 0.1  # as in plain sampling, so that only the prompt differs
 _MARK = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.):](?:\*\*)?[ \t]+", re.MULTILINE)
 
 
@@ -60,9 +59,7 @@ def shown(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSe
 def listed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
     """One answer with n numbered parts and the tokens of all n. What it leaves out is missing, not made up."""
     prompt = f"{ask.item.prompt}\n\nGive {ask.n} different answers, numbered from 1 to {ask.n}."
-    whole = pipeline(
-        prompt, 1, seed=ask.seed, max_new_tokens=ask.n * ask.max_new_tokens, measure=False, min_p=MIN_P, **setting
-    )
+    whole = pipeline(prompt, 1, seed=ask.seed, max_new_tokens=ask.n * ask.max_new_tokens, measure=False, **setting)
     parts = numbered(whole[0].text)[: ask.n]
     thoughts = [
         Thought(part, (), ask.seed, 0.0, whole[0].finish, origin={"thinker": "list", "part": i})
@@ -135,8 +132,7 @@ def perturbed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> Thoug
     for i in range(ask.n):
         with noise(pipeline.model.model, ask.seed + i, strength):
             made.append(
-                pipeline(ask.item.prompt, 1, seed=ask.seed + i, max_new_tokens=ask.max_new_tokens, measure=False,
-                         min_p=MIN_P, **how)
+                pipeline(ask.item.prompt, 1, seed=ask.seed + i, max_new_tokens=ask.max_new_tokens, measure=False, **how)
             )  # fmt: skip
     run = {name: sum(m.run[name] for m in made) for name in ("tokens", "seconds")}
     return _set(pipeline, ask, [m[0] for m in made], "gaussian", setting, run)
@@ -152,11 +148,12 @@ def _asked(
     """n thoughts, thought i for prompt i mod len(ways), in one batch. setting: `draws` and the sampler's own fields."""
     from thoughtmix.decoding import Row, Sampler, decode
     from thoughtmix.decoding.randomness import codes
+    from thoughtmix.decoding.requested import DEFAULT_MIN_P, thoughts
 
     lm, how = pipeline.model, dict(setting)
     ways = ways[: ask.n]
     places = codes(how.pop("draws", "independent"), range(ask.seed, ask.seed + ask.n), lm.encode(ask.item.prompt))
-    sampler = Sampler(**{"min_p": MIN_P, **how})
+    sampler = Sampler(**{"min_p": DEFAULT_MIN_P, **how})
     rows = [Row(ask.seed + i, sampler, i % len(ways), code=places[i]) for i in range(ask.n)]
     done = decode(
         lm, [lm.encode(w) for w in ways], rows, max_new_tokens=ask.max_new_tokens,
@@ -164,12 +161,8 @@ def _asked(
     )  # fmt: skip
     if done.interrupted:
         raise KeyboardInterrupt
-    thoughts = [
-        Thought(r.text, tuple(r.token_ids), row.seed, float(sum(r.logprobs)), r.finish, tuple(r.logprobs),
-                {"thinker": name, "way": row.prompt, "asked": _last(ways[row.prompt])})
-        for r, row in zip(done.rows, rows, strict=True)
-    ]  # fmt: skip
-    return _set(pipeline, ask, thoughts, name, setting, done.facts)
+    origins = [{"thinker": name, "way": row.prompt, "asked": _last(ways[row.prompt])} for row in rows]
+    return _set(pipeline, ask, thoughts(done.rows, [row.seed for row in rows], origins), name, setting, done.facts)
 
 
 def _last(way: str | list[dict[str, str]]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli import app
+from thoughtmix.cli.output import check_folder
 from thoughtmix.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def diffuse(
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
     if prompt == "-":
         prompt = sys.stdin.read()
-    _folder(html)
+    check_folder(html)
     moments = _shares(at)
     settings = {
         "branches": branches, "steps": steps, "length": length, "select": select, "at": list(moments), "keep": keep,
@@ -214,8 +215,3 @@ def _shares(text: str, option: str = "--at", most: bool = False) -> tuple[float,
 def _count(option: str, value: int) -> None:
     if value < 1:
         raise InputError(f"{option} is {value}.", f"Pass 1 or more ({option} 4).")
-
-
-def _folder(html: Path | None) -> None:
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"There is no folder {html.absolute().parent}.", f"Type: mkdir -p '{html.absolute().parent}'")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli import app
+from thoughtmix.cli.output import check_folder, finish
 from thoughtmix.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def noise(
         raise InputError("The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
     if select is not None and not (1 <= select <= n and measure):
         raise InputError(f"Cannot select {select} of {n} versions.", f"Pass --select 1 to {n}, without --no-measure.")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"There is no folder {html.absolute().parent}.", f"Type: mkdir -p '{html.absolute().parent}'")
+    check_folder(html)
     settings: dict[str, Any] = {
         "families": families, "directions": directions, "strength": strength, "language": language, "order": order,
         "tokens": tokens, "mask": mask, "prompt": prompt, "creativity": creativity, "temperature": temperature,
@@ -80,19 +80,7 @@ def noise(
         code = code or 1
     if select is not None:
         thoughts = thoughts.select(select)
-    if html is not None:
-        from thoughtmix.report.html import page
-        from thoughtmix.thoughts import write_whole
-
-        write_whole(html, page(thoughts))
-    if json:
-        print(thoughts.to_json())
-    else:
-        from thoughtmix.cli.output import show
-
-        show(thoughts)
-    if html is not None and not json:
-        print(f"Wrote {html}", file=sys.stderr)
+    finish(thoughts, json, html)
     return code
 
 

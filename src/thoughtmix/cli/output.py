@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from thoughtmix.errors import InputError
 
 if TYPE_CHECKING:
     from thoughtmix.thoughts import ThoughtSet
@@ -22,6 +25,28 @@ def show(thoughts: ThoughtSet) -> None:
         from thoughtmix.report.text import plain
 
         print(plain(thoughts))
+
+
+def check_folder(*files: Path | None) -> None:
+    """Refuse a file that could not be written, before a model works for it. Raises `InputError`."""
+    for folder in (file.absolute().parent for file in files if file is not None):
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}.", f"Type: mkdir -p '{folder}'")
+
+
+def finish(thoughts: ThoughtSet, json: bool, html: Path | None) -> None:
+    """Write the page if one is wanted, and show the thoughts, or print them as JSON and nothing else."""
+    if html is not None:
+        from thoughtmix.report.html import page
+        from thoughtmix.thoughts import write_whole
+
+        write_whole(html, page(thoughts))
+    if json:
+        print(thoughts.to_json())
+        return
+    show(thoughts)
+    if html is not None:
+        print(f"Wrote {html}", file=sys.stderr)
 
 
 def progress() -> Callable[[str], None]:

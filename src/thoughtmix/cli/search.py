@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli import app
+from thoughtmix.cli.output import check_folder
 from thoughtmix.errors import InputError, Interrupted
+from thoughtmix.search.thinker import SearchThinker, build
 
 if TYPE_CHECKING:
     from thoughtmix.search.grow import TreeSearch
@@ -79,7 +81,7 @@ def search(
 
         body = read(resume)
         asked = _asked(body, prompt, resume)
-    _check(asked, n, budget_tokens, seconds, [path for path in (html, save) if path is not None])
+    _check(asked, n, budget_tokens, seconds, [html, save])
     grown = _Grown(asked, body, save, sys.stderr.isatty() and not json)
     limits = {k: v for k, v in (("tokens", budget_tokens), ("seconds", seconds)) if v is not None}
     code = 0
@@ -104,7 +106,7 @@ def _asked(body: dict[str, Any], prompt: str, file: Path) -> dict[str, Any]:
     return asked
 
 
-def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | None, files: list[Path]) -> None:
+def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | None, files: list[Path | None]) -> None:
     """Refuse what cannot work before a model is loaded for it."""
     from thoughtmix.search.evaluators import parse_weights
     from thoughtmix.search.grow import Limits
@@ -117,65 +119,37 @@ def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | N
     Limits(1 if tokens is None else tokens, seconds)
     if "judge" in parse_weights(settings["evaluators"]) and asked["judge"] is None:
         raise InputError("The evaluator judge needs a model.", "Name one: --judge MODEL")
-    for file in files:
-        if not file.absolute().parent.is_dir():
-            raise InputError(
-                f"There is no folder {file.absolute().parent}.", f"Type: mkdir -p '{file.absolute().parent}'"
-            )
+    check_folder(*files)
 
 
-class _Grown:
+class _Grown(SearchThinker):
     """The thinker, with what the command line adds: a judge, going on, saving, and the tree for drawing."""
 
-    name, summary = "search", ""
-
     def __init__(self, asked: dict[str, Any], body: dict[str, Any] | None, save: Path | None, talk: bool) -> None:
-        from thoughtmix.search.thinker import SearchThinker
-
         self.asked, self.body, self.file, self.talk = asked, body, save, talk
-        self.options = SearchThinker.options
         self.search: TreeSearch | None = None
         self.nodes: list[Node] = []
 
-    def think(self, model: Any, prompt_ids: Any, request: Any) -> Any:
-        from thoughtmix.search.answers import answers
-        from thoughtmix.search.thinker import SearchThinker
-
-        outer = self
-
-        class Watched(SearchThinker):
-            def begin(self, model: Any, prompt_ids: Any, request: Any) -> TreeSearch:
-                outer.search = outer._begin(model, prompt_ids, request)
-                return outer.search
-
-            def explored(self, search: TreeSearch) -> None:
-                outer._save(search)
-
-        result = Watched().think(model, prompt_ids, request)
-        if self.talk:
-            print(file=sys.stderr)
-        assert self.search is not None
-        self.nodes = answers(self.search, request.n, self.search.apart)
-        return result
-
-    def _begin(self, model: Any, prompt_ids: Any, request: Any) -> TreeSearch:
+    def begin(self, model: Any, prompt_ids: Any, request: Any) -> TreeSearch:
         from thoughtmix.models import load_model
         from thoughtmix.search.saved import restore
-        from thoughtmix.search.thinker import build
 
         judge, named = None, self.asked["judge"]
         if named is not None:
             judge = lambda: load_model(named, device=self.asked["device"])  # noqa: E731  loaded only where it is needed
-        search = build(model, prompt_ids, request, judge, self.asked["rubric"])
+        self.search = build(model, prompt_ids, request, judge, self.asked["rubric"])
         if self.body is not None:
-            restore(search, self.body)
-        return search
+            restore(self.search, self.body)
+        return self.search
 
-    def _save(self, search: TreeSearch) -> None:
+    def explored(self, search: TreeSearch) -> None:
         from thoughtmix.search.saved import save
 
         if self.file is not None:
             save(search, self.file, self.asked)
+
+    def picked(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
 
     def see(self, event: Any) -> None:
         if self.talk and self.search is not None:
@@ -190,7 +164,11 @@ def _run(asked: dict[str, Any], grown: _Grown, n: int, limits: dict[str, Any], m
 
     pipeline = Pipeline(asked["model"], dtype=asked["dtype"], device=asked["device"], on_progress=progress())
     settings = {**asked["settings"], "stop": tuple(asked["settings"]["stop"]), **limits}
-    return pipeline(asked["prompt"], n, grown, measure=measure, on_step=grown.see, **settings)
+    try:
+        return pipeline(asked["prompt"], n, grown, measure=measure, on_step=grown.see, **settings)
+    finally:
+        if grown.talk and grown.search is not None:
+            print(file=sys.stderr)  # the line that `see` wrote over and over
 
 
 def _write(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli import app
+from thoughtmix.cli.output import check_folder, finish
 from thoughtmix.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def think(
         raise InputError(f"Cannot select {select} of {n} thoughts.", f"Pass --select 1 to {n}.")
     if select is not None and not measure:
         raise InputError("--select needs the distances that --no-measure leaves out.", "Drop one of the two.")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"There is no folder {html.absolute().parent}.", f"Type: mkdir -p '{html.absolute().parent}'")
+    check_folder(html)
     settings: dict[str, Any] = {
         "n": n,
         "thinker": thinker,
@@ -93,19 +93,7 @@ def think(
         select = None  # nothing was measured
     if select is not None:
         thoughts = thoughts.select(select)
-    if html is not None:
-        from thoughtmix.report.html import page
-        from thoughtmix.thoughts import write_whole
-
-        write_whole(html, page(thoughts))
-    if json:
-        print(thoughts.to_json())
-    else:
-        from thoughtmix.cli.output import show
-
-        show(thoughts)
-        if html is not None:
-            print(f"Wrote {html}", file=sys.stderr)
+    finish(thoughts, json, html)
     return code
 
 

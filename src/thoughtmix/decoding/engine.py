@@ -1,6 +1,7 @@
 """Decode many rows at once: read each prompt once, then one token a row and step until all have ended.
 
-This is the only decoding loop of thoughtmix; thinkers differ in the model, the prompts and the rows they pass.
+This is the decoding loop of thoughtmix; thinkers differ in the model, the prompts and the rows they pass. (For many
+callers continuous.py steps the same batches side by side.)
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import torch
 from torch import Tensor
 
 from thoughtmix.decoding.known import Prefix, check_known
-from thoughtmix.decoding.path import Path, vocabulary_size
+from thoughtmix.decoding.path import Path, Stepped, vocabulary_size
 from thoughtmix.decoding.probe import PathName, Weights, choose
 from thoughtmix.decoding.randomness import uniforms
 from thoughtmix.decoding.rows import PLAIN, Read, RowState
@@ -150,6 +151,21 @@ def decode(
     if known is not None and any(prefix is not None for prefix in known):
         batch.known, tail = list(known), max(tail, 1)
     return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))
+
+
+def over(
+    route: Stepped,
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    top: int = 0,
+) -> Decoded:
+    """`decode` along a path of your own, for rows that carry nothing and read their prompts together."""
+    _check(lm, prompts, rows, max_new_tokens)
+    batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids, None, PLAIN)
+    batch.top = top
+    return batch.run(cast("Path", route), "shared", 0)  # nothing is known or kept: four methods are all it takes
 
 
 class _Batch:

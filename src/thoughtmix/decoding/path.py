@@ -19,23 +19,15 @@ from thoughtmix.decoding.known import Prefix
 from thoughtmix.errors import ModelError
 
 
-class Path(Protocol):
+class Stepped(Protocol):
     """The state of one batch. Rows of one prompt are neighbours; `step` and `drop` keep it so."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         """Read the prompts; prompt p gets rows[p] rows of up to `capacity` own tokens.
         Returns the logits of the first new token: (prompts, vocabulary), or (rows, vocabulary) where each row read."""
-        ...
-
-    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
-        """`start` where the beginnings of prompts may have been read already. No logits: the caller has kept at least
-        one token back. Returns how many tokens were read."""
-        ...
-
-    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
-        """What the row at this position has read, `ids` in all, to begin others from."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -48,6 +40,19 @@ class Path(Protocol):
 
     def close(self) -> None:
         """Leave the model as it was found."""
+        ...
+
+
+class Path(Stepped, Protocol):
+    """One whose prompts may be kept and gone on with."""
+
+    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
+        """`start` where the beginnings of prompts may have been read already. No logits: the caller has kept at least
+        one token back. Returns how many tokens were read."""
+        ...
+
+    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
+        """What the row at this position has read, `ids` in all, to begin others from."""
         ...
 
 

@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
+
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -26,7 +29,6 @@ class _Row:
     bank: _Bank
     place: int
     number: int  # within its place
-    length: int = 0  # own tokens stored
 
 
 @dataclass(slots=True)
@@ -48,7 +50,9 @@ class _Bank:
     values: Tensor
     places: list[_Place | None] = field(default_factory=list)
     # of the coming step:
-    rows: Tensor | None = None  # which of the batch's rows stand here; None: all, in the order of their slots
+    mine: NDArray[np.int64] = field(default_factory=lambda: _NONE)  # which of the batch's rows stand here
+    at: tuple[NDArray[np.int64], NDArray[np.int64]] = field(default_factory=lambda: (_NONE, _NONE))  # place, number
+    rows: Tensor | None = None  # `mine`; None: all, in the order of their slots
     slots: Tensor | None = None  # where: place * n + number
     write: Tensor | None = None  # (rows h,) where each row's newest key goes, in `keys` of a layer seen as (..., d)
     mask: Tensor | None = None  # (p, 1, n, 1, t + s): 0, or -inf where a row may not look
@@ -61,6 +65,7 @@ class Wide(SharedPrefix):
 
     def __init__(self) -> None:
         self._rows: list[_Row] = []
+        self._lengths = np.zeros(0, np.int64)  # own tokens stored, by row
         self._banks: dict[tuple[int, int, int], _Bank] = {}
         self.rows = 0
         self._device = torch.device("cpu")
@@ -74,6 +79,7 @@ class Wide(SharedPrefix):
             if prompt.rows:
                 bank, place = self._place(prompt, capacity)
                 self._rows += [_Row(bank, place, i) for i in range(prompt.rows)]
+                self._lengths = np.append(self._lengths, np.zeros(prompt.rows, np.int64))
         self._changed()
 
     def drop(self, gone: list[int]) -> list[int]:
@@ -86,7 +92,7 @@ class Wide(SharedPrefix):
             if not place.rows:
                 row.bank.places[row.place] = None
         order = [i for i in range(len(self._rows)) if i not in leaving]
-        self._rows = [self._rows[i] for i in order]
+        self._rows, self._lengths = [self._rows[i] for i in order], self._lengths[order]
         for key, bank in list(self._banks.items()):
             while bank.places and bank.places[-1] is None:
                 bank.places.pop()
@@ -121,35 +127,35 @@ class Wide(SharedPrefix):
         """Rows came or went: where they stand."""
         self.rows = len(self._rows)
         for bank in self._banks.values():
-            mine = [i for i, row in enumerate(self._rows) if row.bank is bank]
-            slots = [self._rows[i].place * bank.n + self._rows[i].number for i in mine]
-            plain = slots == list(range(len(bank.places) * bank.n)) and len(mine) == self.rows
-            bank.rows = None if plain else torch.tensor(mine, device=self._device)
-            bank.slots = torch.tensor(slots, device=self._device)
+            bank.mine = np.array([i for i, row in enumerate(self._rows) if row.bank is bank], dtype=np.int64)
+            places, numbers = zip(*((self._rows[i].place, self._rows[i].number) for i in bank.mine), strict=True)
+            bank.at = np.array(places), np.array(numbers)
+            slots = bank.at[0] * bank.n + bank.at[1]
+            plain = len(slots) == self.rows and np.array_equal(slots, np.arange(len(bank.places) * bank.n))
+            bank.rows = None if plain else torch.from_numpy(bank.mine).to(self._device)
+            bank.slots = torch.from_numpy(slots).to(self._device)
         self._view()
 
     def _view(self) -> None:
         """Where this step's keys go and what its rows see."""
         device = self._device
-        starts = [0] * self.rows
+        starts = self._lengths.copy()
         for bank in self._banks.values():
-            mine = [(i, row) for i, row in enumerate(self._rows) if row.bank is bank]
             p, h, n = len(bank.places), bank.keys.shape[2], bank.n
             lengths = np.zeros((p, n), dtype=np.int64)
             prompts = np.array([place.length if place else 1 for place in bank.places])
-            heads, write = np.arange(h), []
-            for i, row in mine:
-                lengths[row.place, row.number] = row.length
-                write.append(((row.place * h + heads) * n + row.number) * bank.s + row.length)
-                starts[i] = prompts[row.place] + row.length
+            (places, numbers), own = bank.at, self._lengths[bank.mine]
+            lengths[places, numbers] = own
+            starts[bank.mine] += prompts[places]
+            write = ((places[:, None] * h + np.arange(h)) * n + numbers[:, None]) * bank.s + own[:, None]  # (rows, h)
             t, s = int(prompts.max()), int(lengths.max()) + 1
             bank.seen = (t, s)
-            bank.write = torch.from_numpy(np.concatenate(write)).to(device)
+            bank.write = torch.from_numpy(write.flatten()).to(device)
             hidden = np.zeros((p, 1, n, 1, t + s), dtype=np.float32)
             hidden[..., :t] += np.where(np.arange(t) < prompts[:, None], 0, -math.inf)[:, None, None, None]
             hidden[..., t:] += np.where(np.arange(s) <= lengths[..., None], 0, -math.inf)[:, None, :, None]
             bank.mask = torch.from_numpy(hidden).to(device=device, dtype=bank.keys.dtype)
-        self._positions = torch.tensor(starts, device=device)
+        self._positions = torch.from_numpy(starts).to(device)
 
     def positions(self, device: torch.device) -> Tensor:
         return self._positions
@@ -163,8 +169,7 @@ class Wide(SharedPrefix):
             bank.values[layer].view(-1, d).index_copy_(0, bank.write, v.reshape(-1, d))
 
     def advance(self) -> None:
-        for row in self._rows:
-            row.length += 1
+        self._lengths += 1
         self._view()
 
     def attend(self, layer: int, query: Tensor, window: int | None = None, softcap: float | None = None) -> Tensor:

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from thoughtmix.diffusion.config import MaskedDiffusionConfig
 from thoughtmix.diffusion.model import MaskedDiffusionTransformer
 from thoughtmix.diffusion.task import DiffusionTask, Objective
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.curves import loss_curve
 from thoughtmix.training.data import Splits
-from thoughtmix.training.language import Shape, encode, save, tokenizer_of
+from thoughtmix.training.language import Shape, drawn_from, encode, save, tokenizer_of
 from thoughtmix.training.trainer import Progress, Trained, Trainer
 
 MASK = "<mask>"
@@ -41,8 +39,7 @@ def build(tokenizer: Any, shape: Shape, seed: int, **more: Any) -> MaskedDiffusi
         **more,
     }
     config = MaskedDiffusionConfig(**settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         return MaskedDiffusionTransformer(config)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +139,7 @@ class SemanticNoiser:
         made, facts, name = self._remote(request, prompt) if self.endpoint else self._local(request, prompt)
         interrupted = bool(facts.pop("interrupted", False))
         result = ThoughtSet(
-            prompt or text, tuple(made), thinker="noise", model=name, settings=_settings(request, prompt),
+            prompt or text, tuple(made), thinker="noise", model=name, settings={"prompt": prompt, **request.recorded()},
             run={**facts, "wall_seconds": round(time.perf_counter() - began, 4)},
         )  # fmt: skip
         if interrupted:
@@ -211,14 +210,3 @@ def _told(request: Request) -> Callable[[int, str], None] | None:
         see(StepEvent(pieces, done[0], total, [False] * request.n))
 
     return piece
-
-
-def _settings(request: Request, prompt: str | None) -> dict[str, Any]:
-    """What repeats the run, as JSON."""
-    skip = {"on_step", "path", "weights"}
-    values = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in skip}
-    out: dict[str, Any] = {"prompt": prompt}
-    for name, value in values.items():
-        out[name] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
-    out["options"] = {k: list(v) if isinstance(v, tuple) else v for k, v in out["options"].items()}
-    return out

@@ -41,7 +41,7 @@ def disturb(
 ) -> tuple[list[Thought], Mapping[str, Any]]:  # fmt: skip
     """What the thinker does. before: the prompt; () with the option `idea`: the text stands alone."""
     from thoughtmix.models import load_embedder
-    from thoughtmix.noise.rewriting import draft, rewrite
+    from thoughtmix.noise.rewriting import Idea, draft, rewrite
 
     idea = _idea(request)
     seed = whole(request.options, "draft", None)
@@ -58,7 +58,7 @@ def disturb(
         drafted = _thought(row, request.seed, "draft" if seed is None else f"draft {seed}")
         if still or made.interrupted or not row.text.strip():
             return _copies(drafted, request), {**spent, "interrupted": made.interrupted}
-        idea = _as_idea(drafted, model)
+        idea = Idea.of(drafted, model)
     elif still:
         return _copies(_given(idea, request), request), {"path": "none", **spent}
     rewritten, facts = rewrite(
@@ -87,12 +87,6 @@ def _idea(request: Request) -> Idea | None:
     if not isinstance(text, str) or not text.strip():
         raise InputError("The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
     return Idea(text.strip())
-
-
-def _as_idea(thought: Thought, model: LanguageModel) -> Idea:
-    from thoughtmix.noise.rewriting import Idea
-
-    return Idea.of(thought, model)
 
 
 def _thought(row: Any, seed: int, direction: str) -> Thought:

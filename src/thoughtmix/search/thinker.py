@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from thoughtmix.thoughts import Thought
 
 DEFAULT_WEIGHTS = "likelihood=1,repetition=1"
-DEFAULT_MIN_P = 0.1
 BUDGET = 4  # times n thoughts of full length
 
 
@@ -53,6 +52,7 @@ class SearchThinker:
         self.explored(search)
         search.finish(limits, request.n)
         nodes = answers(search, request.n, search.apart)
+        self.picked(nodes)
         thoughts = [as_thought(search, node) for node in nodes]
         if not search.interrupted:
             _tell(request, search.spent.drawn, most, [t.text for t in thoughts])
@@ -64,6 +64,9 @@ class SearchThinker:
 
     def explored(self, search: TreeSearch) -> None:
         """Called when the tree is grown, before open leaves are completed."""
+
+    def picked(self, nodes: list[Node]) -> None:
+        """Called with the leaves that become the thoughts."""
 
 
 def build(
@@ -146,6 +149,7 @@ def as_thought(search: TreeSearch, node: Node) -> Thought:
 
 def _sampler(request: Request, temperature: Any, default: float) -> Sampler:
     from thoughtmix.decoding import Sampler
+    from thoughtmix.decoding.requested import DEFAULT_MIN_P
 
     given: dict[str, Any] = {
         "temperature": default if temperature is None else temperature, "top_k": request.top_k, "top_p": request.top_p,

@@ -120,7 +120,7 @@ async def frames(film: Film, first: dict[str, Any] | None, ticket: Ticket) -> As
             frame = await film.next()
         yield answers.DONE
     except Refused as error:
-        yield answers.sse(body_of(error.status, error.message, error.param, error.code))
+        yield answers.sse(body_of(error))
         yield answers.DONE
     finally:
         ticket.session.cancel()

@@ -32,18 +32,16 @@ class Refused(Exception):
         self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
 
 
-def body_of(
-    status: int, message: str, param: str | None = None, code: str | None = None
-) -> dict[str, dict[str, str | None]]:
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": clean(message), "type": kind, "param": param, "code": code}}
+def body_of(error: Refused) -> dict[str, dict[str, str | None]]:
+    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"error": {"message": clean(error.message), "type": kind, "param": error.param, "code": error.code}}
 
 
 def answer(error: Refused) -> JSONResponse:
     headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body_of(error.status, error.message, error.param, error.code), error.status, headers)
+    return JSONResponse(body_of(error), error.status, headers)
 
 
 def clean(text: str) -> str:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from thoughtmix.serve import answers, schemas
-from thoughtmix.serve.errors import Refused, body_of, refusal
+from thoughtmix.serve.errors import Refused, body_of
 from thoughtmix.serve.service import Answer, Call, Run, Service, Ticket, drawn_seed
 
 T = TypeVar("T")
@@ -207,6 +207,5 @@ async def _chunks(run: Run, first: Any, asked: schemas.Asked, form: _Chat) -> As
             tail["usage"] = answers.usage([news])
         yield chunk([], **tail)
     except Refused as error:  # too late for a status: the stream says it
-        said_error = refusal(error)
-        yield answers.sse(body_of(said_error.status, said_error.message, said_error.param, said_error.code))
+        yield answers.sse(body_of(error))
     yield answers.DONE

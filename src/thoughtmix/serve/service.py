@@ -7,7 +7,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -281,17 +281,9 @@ class Run:
         return news
 
     async def answer(self) -> Answer:
-        async for news in self:
-            if isinstance(news, Answer):
-                return news
-        raise AssertionError("a run ends with its answer")
-
-    async def __aiter__(self) -> AsyncIterator[Step | Answer]:
-        while True:
-            news = await self.news()
-            yield news
-            if isinstance(news, Answer):
-                return
+        while not isinstance(news := await self.news(), Answer):
+            pass
+        return news
 
 
 class InTurn:

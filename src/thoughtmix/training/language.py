@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,15 @@ def encode(tokenizer: Any, text: str) -> torch.Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int64)
 
 
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Weights that are made inside are drawn from `seed`. The CPU's generator is put back afterwards, and no other
+    device's is touched (`torch.manual_seed` would move every GPU's too)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def build(kind: Kind, tokenizer: Any, shape: Shape, seed: int, **more: Any) -> MixtureOfThoughtsTransformer:
     """A fresh model. The baseline's feed-forward is as wide as makes its parameters those that are active in the
     mixture. Weights come from `seed`; the global random state is put back."""
@@ -61,8 +71,7 @@ def build(kind: Kind, tokenizer: Any, shape: Shape, seed: int, **more: Any) -> M
         **more,
     }
     config = MixtureOfThoughtsConfig(**settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         if kind == "mixture":
             return MixtureOfThoughtsTransformer(config)
         return StandardTransformer(equal_active(config))

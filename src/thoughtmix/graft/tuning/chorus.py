@@ -9,13 +9,14 @@ Axis letters: k contexts, b answers, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from thoughtmix.decoding import Row
+    from thoughtmix.decoding import Decoded, Row
+    from thoughtmix.decoding.path import Path
     from thoughtmix.models import LanguageModel
 
 
@@ -27,49 +28,47 @@ def blend(logprobs: Tensor, own: Tensor, weight: float) -> Tensor:
     return (mean + weight * (mine - mean)).log_softmax(-1)
 
 
+class Chorus:
+    """A decoding path (`Stepped`) over another: of its rows, one a (context, answer), one distribution an answer
+    is made. Prompt k of a batch is context k; a row's prompt is its own context."""
+
+    name = "chorus"
+
+    def __init__(self, inner: Path, weight: float) -> None:
+        self.inner, self.weight = inner, weight
+
+    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+        k, b = len(prompts), sum(rows)
+        first = self.inner.start(prompts, [b] * k, capacity).float().log_softmax(-1)  # (k, v)
+        each = torch.arange(k, device=first.device)
+        self.own = each.repeat_interleave(torch.tensor(rows, device=first.device))  # (b,)
+        self.place = torch.arange(k * b, device=first.device).view(k, b)  # where (context, answer) stands within
+        return blend(first[:, None].expand(-1, k, -1), each, self.weight)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        wide = torch.empty(self.place.numel(), dtype=tokens.dtype, device=tokens.device)
+        wide[self.place.flatten()] = tokens.repeat(len(self.place))
+        return blend(self.inner.step(wide).float().log_softmax(-1)[self.place], self.own, self.weight)
+
+    def drop(self, gone: list[int]) -> list[int]:
+        left = sorted(set(range(len(self.own))) - set(gone))
+        order = torch.tensor(self.inner.drop(sorted(self.place[:, gone].flatten().tolist())), device=self.own.device)
+        now = torch.full((self.place.numel(),), -1, device=order.device)
+        now[order] = torch.arange(len(order), device=order.device)  # old place within -> new
+        self.place, self.own = now[self.place[:, left]], self.own[left]
+        return left
+
+    def close(self) -> None:
+        self.inner.close()
+
+
 @torch.no_grad()
 def sing(
     lm: LanguageModel, asked: Sequence[Sequence[int]], rows: Sequence[Row], weight: float, max_new_tokens: int, top: int
-) -> list[tuple[list[int], list[Any]]]:
-    """Of each row, drawn from the blend of all contexts and its own (`row.prompt`): its tokens, with the end, and the
-    `top` likeliest ids and log-probabilities of each. asked: the k contexts with the question, as token ids. Rows draw
-    by their seed alone."""
+) -> Decoded:
+    """Each row drawn from the blend of all contexts and its own (`row.prompt`), with the `top` likeliest tokens of each
+    step. asked: the k contexts with the question, as token ids."""
+    from thoughtmix.decoding.engine import over
     from thoughtmix.decoding.probe import choose
-    from thoughtmix.decoding.randomness import uniforms
-    from thoughtmix.decoding.rows import PLAIN
-    from thoughtmix.decoding.sampling import SamplerBatch, draw
 
-    k, b = len(asked), len(rows)
-    device = lm.model.device
-    route = choose(lm.model, carried=PLAIN, prompts=k)
-    own = torch.tensor([row.prompt for row in rows], device=device)
-    chance = uniforms([row.seed for row in rows], max_new_tokens, device)
-    sampler = SamplerBatch.of([row.sampler for row in rows], device)
-    place = torch.arange(k * b, device=device).view(k, b)  # where the row of (context, answer) stands in the batch
-    live, said = list(range(b)), [([], []) for _ in rows]  # type: list[int], list[tuple[list[int], list[Any]]]
-    try:
-        logits = route.start([list(a) for a in asked], [b] * k, max_new_tokens).repeat_interleave(b, 0)
-        for step in range(max_new_tokens):
-            mixed = blend(logits.float().log_softmax(-1)[place], own[live], weight)
-            keep = torch.tensor(live, device=device)
-            ids = draw(mixed, chance[keep, step], sampler.rows(keep)).ids
-            best = mixed.topk(min(top, mixed.shape[-1]))
-            for row, token, names, values in zip(
-                live, ids.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
-            ):
-                said[row][0].append(token)
-                said[row][1].append((names, values))
-            stay = [i for i, token in enumerate(ids.tolist()) if token not in lm.eos_ids]
-            if not stay:
-                break
-            if len(stay) < len(live):
-                gone = place[:, [i for i in range(len(live)) if i not in set(stay)]].flatten().tolist()
-                order = {old: new for new, old in enumerate(route.drop(sorted(gone)))}
-                place = torch.tensor([[order[int(p)] for p in line[stay]] for line in place.cpu()], device=device)
-                live, ids = [live[i] for i in stay], ids[stay]
-            tokens = torch.empty(place.numel(), dtype=torch.int64, device=device)
-            tokens[place.flatten()] = ids.repeat(k)
-            logits = route.step(tokens)
-    finally:
-        route.close()
-    return said
+    return over(Chorus(choose(lm.model, prompts=len(asked)), weight), lm, asked, rows, max_new_tokens, top)

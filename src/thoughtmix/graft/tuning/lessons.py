@@ -88,16 +88,15 @@ def _ask(lm: LanguageModel, prompt: str, contexts: Sequence[Context], how: Teach
     rows = [Row(own + k * how.samples + i, sampler, prompt=k) for k in range(len(contexts)) for i in range(how.samples)]
     asked = [lm.encode(c.messages(prompt, open) if c.examples or c.instruction else prompt) for c in contexts]
     if how.own != 1 and not open:
-        said = sing(lm, asked, rows, how.own, how.max_new_tokens, how.top)
-        return [[row.prompt, ids, _rounded(top)] for row, (ids, top) in zip(rows, said, strict=True)]
-    done = decode(lm, asked, rows, max_new_tokens=how.max_new_tokens, top=how.top)
+        done = sing(lm, asked, rows, how.own, how.max_new_tokens, how.top)
+    else:
+        done = decode(lm, asked, rows, max_new_tokens=how.max_new_tokens, top=how.top)
     if done.interrupted:
         raise KeyboardInterrupt
-    return [[row.prompt, r.token_ids, _rounded(r.top)] for row, r in zip(rows, done.rows, strict=True)]
-
-
-def _rounded(top: Sequence[Any]) -> list[Any]:
-    return [[ids, [round(v, 3) for v in values]] for ids, values in top]
+    return [
+        [row.prompt, r.token_ids, [[ids, [round(v, 3) for v in values]] for ids, values in r.top]]
+        for row, r in zip(rows, done.rows, strict=True)
+    ]
 
 
 def _lesson(prompt: str, asked: tuple[int, ...], body: Any) -> Lesson:
