@@ -59,8 +59,12 @@ def serve(
         from thoughtmix.models import load_model
         from thoughtmix.serve.run import serve as run
         from thoughtmix.serve.service import Service
+        from thoughtmix.serve.threads import Passing
 
-        service = Service(load_model(model, dtype=dtype, device=device, on_progress=progress()), limits)
+        loading = Passing("thoughtmix-load").submit(
+            load_model, model, dtype=dtype, device=device, on_progress=progress()
+        )
+        service = Service(loading.result(), limits)
         service.warm()
         run(service, listener, token.strip() if token else None)
     finally:

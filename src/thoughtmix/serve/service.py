@@ -8,7 +8,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from thoughtmix.serve.limits import Limits
 from thoughtmix.serve.meters import Meters
 from thoughtmix.serve.options import check_options
 from thoughtmix.serve.schemas import Asked
+from thoughtmix.serve.threads import Passing
 from thoughtmix.thinker import StepEvent, Thinker
 from thoughtmix.thoughts import ThoughtSet
 
@@ -88,7 +88,7 @@ class Service:
         self.embedder = InTurn(embedder, self.scheduler)
         self.pipeline = Pipeline(lm, embedder=self.embedder, weights=weights)
         self.draining = False
-        self.threads = ThreadPoolExecutor(self.limits.queue + 4, thread_name_prefix="thoughtmix-request")
+        self.threads = Passing("thoughtmix-request")
         self._sessions: set[Session] = set()
         self._held = 0  # bytes
         self._typical = 1.0  # seconds of a request, lately
@@ -100,10 +100,12 @@ class Service:
         for session in list(self._sessions):
             session.cancel()
         self.scheduler.__exit__()
-        self.threads.shutdown(wait=False, cancel_futures=True)
 
     def warm(self) -> None:
         """Pack the weights and try the paths before anybody waits for it."""
+        self.threads.submit(self._warm).result()
+
+    def _warm(self) -> None:
         if self.lm.causal:
             from thoughtmix.decoding import Row, decode
 
@@ -288,14 +290,14 @@ class Run:
 
 class InTurn:
     """An embedder that takes turns with the decoding steps (two at once on the same cores are slower than one after the
-    other), in one thread of its own."""
+    other)."""
 
     def __init__(self, load: Callable[[], Embedder] | None, scheduler: Scheduler) -> None:
         self._load, self._scheduler = load, scheduler
         self._loaded: Embedder | None = None
         self.name = ""  # once it is loaded
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="thoughtmix-embedder")
+        self._threads = Passing("thoughtmix-embedder")
 
     @property
     def loaded(self) -> Embedder:
@@ -317,7 +319,7 @@ class InTurn:
                 return embedder.encode(some, batch_size)
 
         parts = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
-        return np.concatenate([self._thread.submit(part, some).result() for some in parts])
+        return np.concatenate([self._threads.submit(part, some).result() for some in parts])
 
 
 def token_bytes(lm: LanguageModel) -> int:
