@@ -633,7 +633,7 @@ def test_a_token_is_asked_for(watch: Callable[..., Watched], land: Land) -> None
     page.wait_for_selector("#token[open]")
     assert page.evaluate("document.activeElement.id") == "token-value"
     page.keyboard.press("Escape")
-    assert "asks for its token" in page.inner_text("#notice-text")
+    until(page, "document.getElementById('notice-text').innerText.includes('asks for its token')")
     page.click("#notice-again")
     page.fill("#token-value", "wrong")
     page.keyboard.press("Enter")

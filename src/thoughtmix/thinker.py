@@ -92,7 +92,10 @@ def per_thought(name: str, value: Number | tuple[Number, ...], n: int) -> tuple[
 
 
 class Thinker(Protocol):
-    """Turns one prompt into n thoughts. Stateless; loaded weights live on the model."""
+    """Turns one prompt into n thoughts. Stateless; loaded weights live on the model.
+
+    One that cannot work with every model may also say so before it is asked: `suits(model) -> bool`, see `suits`.
+    """
 
     name: str
     summary: str
@@ -105,3 +108,9 @@ class Thinker(Protocol):
     ) -> tuple[list[Thought], Mapping[str, Any]]:
         """n thoughts in order of their seeds, and facts about the run (decoding path...) for `ThoughtSet.run`."""
         ...
+
+
+def suits(thinker: Thinker, model: LanguageModel) -> bool:
+    """Whether this thinker can work with this model, as far as it says; `think` raises when it cannot."""
+    says: Callable[[LanguageModel], bool] | None = getattr(thinker, "suits", None)
+    return says is None or says(model)

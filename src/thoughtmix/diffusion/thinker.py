@@ -29,6 +29,9 @@ class DiffusionThinker:
         "score": "what judges them midway: fill (default) or path",
     }
 
+    def suits(self, model: LanguageModel) -> bool:
+        return not model.causal
+
     def think(
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
     ) -> tuple[list[Thought], Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError
+from thoughtmix.errors import InputError, ThoughtmixError
 from thoughtmix.thinker import Request
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ class ExpertsThinker:
         "head": "this many of a token's experts stay as the router wants under noise (default 0)",
         "read": "shared (default): the prompt is read once, by the model's own routing; each: by every thought's own",
     }
+
+    def suits(self, model: LanguageModel) -> bool:
+        from thoughtmix.experts.families import find_moe_layers
+
+        try:
+            return bool(find_moe_layers(model.model))
+        except ThoughtmixError:
+            return False
 
     def think(
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request

@@ -24,6 +24,9 @@ class MixtureThinker:
         "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
     }
 
+    def suits(self, model: LanguageModel) -> bool:
+        return model.is_default or model.own_thinker == "mixture"
+
     def think(
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
     ) -> tuple[list[Thought], Mapping[str, Any]]:

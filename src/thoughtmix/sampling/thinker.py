@@ -20,6 +20,9 @@ class SamplingThinker:
         "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
     }
 
+    def suits(self, model: LanguageModel) -> bool:
+        return model.causal
+
     def think(
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
     ) -> tuple[list[Thought], Mapping[str, Any]]:

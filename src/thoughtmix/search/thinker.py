@@ -36,6 +36,9 @@ class SearchThinker:
         "apart": "how the set's differences are measured: words (default), or embedding",
     }
 
+    def suits(self, model: LanguageModel) -> bool:
+        return model.causal
+
     def think(
         self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
     ) -> tuple[list[Thought], Mapping[str, Any]]:

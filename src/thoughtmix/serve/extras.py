@@ -22,6 +22,7 @@ from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.openai import FAILURES, STREAMS, while_there
 from thoughtmix.serve.options import offered
 from thoughtmix.serve.service import Service, Ticket
+from thoughtmix.thinker import suits
 
 LANGUAGES = ["en", "fr"]
 
@@ -33,7 +34,7 @@ def router(service: Service) -> APIRouter:
     async def info() -> schemas.Info:
         """The model, the thinkers that work with it, and the limits."""
         return schemas.Info(
-            version=__version__, model=service.lm.name, thinkers=_thinkers(), limits=_limits(service),
+            version=__version__, model=service.lm.name, thinkers=_thinkers(service), limits=_limits(service),
             diffusion=True, languages=LANGUAGES,
         )  # fmt: skip
 
@@ -80,14 +81,15 @@ def router(service: Service) -> APIRouter:
     return api
 
 
-def _thinkers() -> list[schemas.ThinkerInfo]:
+def _thinkers(service: Service) -> list[schemas.ThinkerInfo]:
     rows = []
     for name in thinker_names():
         try:
             kind = get_thinker(name)
         except ThoughtmixError:  # a broken plug-in does not hide the others
             continue
-        rows.append(schemas.ThinkerInfo(name=name, summary=kind.summary, options=offered(kind)))
+        if suits(kind, service.lm):
+            rows.append(schemas.ThinkerInfo(name=name, summary=kind.summary, options=offered(kind)))
     return rows
 
 
