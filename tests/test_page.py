@@ -881,10 +881,8 @@ def test_the_page_and_the_real_server_understand_each_other(watch: Callable[...,
         assert "the limit is 1600" in page.inner_text("#notice-text")
         assert texts(page) == made, "what was there stays"
         page.click("#tab-compare")
+        assert "no thought branches" in page.inner_text("#side-mixture") and page.is_disabled("#slide-mixture")
         page.click("#compare-go")
-        page.wait_for_selector("#notice:not([hidden])")
         until(page, "/\\d/.test(document.querySelector('#side-sampling .big').textContent)")
-        assert page.locator("#side-mixture .big").inner_text() == "–", (
-            "this model has no branches, and the server says so"
-        )
+        assert page.locator("#side-mixture .big").inner_text() == "–"
         watched.expect_errors("400")

@@ -72,7 +72,7 @@ function build(side) {
 function words(side) {
   const known = has(side.thinker);
   side.name.textContent = t(side.id === "mixture" ? "sideMixture" : "sideSampling");
-  side.note.textContent = t(side.id === "mixture" ? "sideMixtureNote" : "sideSamplingNote", { name: known ? side.thinker : "–" });
+  side.note.textContent = known ? t(side.id === "mixture" ? "sideMixtureNote" : "sideSamplingNote", { name: side.thinker }) : t("sideAbsent");
   side.out.textContent = number(side.value);
   side.bar.setAttribute("aria-label", `${side.name.textContent}: ${t("progress")}`);
   side.slider.disabled = !known;
