@@ -1,6 +1,6 @@
 """A real server under load beside the engine alone: speed, first tokens, memory, every thought against its solo text.
 
-    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--out FILE]
+    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--thinker sampling] [--out FILE]
 
 Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
 requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
@@ -59,11 +59,13 @@ def seed_of(client: int, form: int) -> int:
     return 1000 * client + 100 * form
 
 
-def ask(url: str, client: int, form: int, n: int, tokens: int, stream: bool) -> tuple[list[str], list[int], int, float]:
+def ask(
+    url: str, client: int, form: int, n: int, tokens: int, stream: bool, thinker: str = "sampling"
+) -> tuple[list[str], list[int], int, float]:
     """Texts, seeds, tokens, and seconds to the first token (0 where it is not streamed)."""
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt(client, form)}], "n": n, "seed": seed_of(client, form),
-        "max_tokens": tokens, "stream": stream,
+        "max_tokens": tokens, "stream": stream, "thinker": thinker,
     }  # fmt: skip
     began, first = time.perf_counter(), 0.0
     if not stream:
@@ -98,7 +100,7 @@ def client(url: str, number: int, load: Load, until: float, args: argparse.Names
         form, stream = turn % len(FORMS), turn % 4 == number % 4
         began = time.perf_counter()
         try:
-            texts, seeds, tokens, first = ask(url, number, form, args.n, args.tokens, stream)
+            texts, seeds, tokens, first = ask(url, number, form, args.n, args.tokens, stream, args.thinker)
         except Exception as error:
             with load.lock:
                 load.errors.append(f"{type(error).__name__}: {error}"[:200])
@@ -161,7 +163,7 @@ def started() -> tuple[subprocess.Popen[bytes], str]:
             time.sleep(0.2)
 
 
-def checked(load: Load, tokens: int) -> dict[str, Any]:
+def checked(load: Load, tokens: int, thinker: str) -> dict[str, Any]:
     """Every thought against its solo text. A difference is rounding if the thought begins as its solo text does and is
     nobody else's; anything else is a mix-up."""
     from thoughtmix import Pipeline
@@ -170,7 +172,7 @@ def checked(load: Load, tokens: int) -> dict[str, Any]:
 
     def alone(number: int, form: int, seed: int) -> str:
         said = [{"role": "user", "content": prompt(number, form)}]
-        return pipeline(said, 1, "sampling", seed=seed, max_new_tokens=tokens, measure=False)[0].text
+        return pipeline(said, 1, thinker, seed=seed, max_new_tokens=tokens, measure=False)[0].text
 
     solo = {key: alone(*key) for key in sorted(load.texts)}
     owner = {text: key for key, text in solo.items()}
@@ -204,7 +206,7 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
     server, url = started()
     load, memory = Load(), list[tuple[float, float]]()
     try:
-        idle = [ask(url, 0, 0, args.n, 4, True)[3] for _ in range(11)][1:]
+        idle = [ask(url, 0, 0, args.n, 4, True, args.thinker)[3] for _ in range(11)][1:]
         drawn = counters(url)
         began = time.monotonic()
         until = began + 60 * args.minutes
@@ -241,6 +243,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("-n", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument(
+        "--thinker", default="sampling", help="What is asked for (mixture: the shipped graft's thoughts)"
+    )
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     parser.add_argument("--skip-check", action="store_true", help="do not make the thoughts again")
     parser.add_argument("--engine", action="store_true", help="only the engine's own speed, as JSON")
@@ -262,7 +267,7 @@ def main() -> None:
     }  # fmt: skip
     print(json.dumps(figures, indent=1), flush=True)
     if not args.skip_check:
-        figures |= (found := checked(load, args.tokens))
+        figures |= (found := checked(load, args.tokens, args.thinker))
         print(json.dumps(found, indent=1))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

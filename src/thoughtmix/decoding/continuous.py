@@ -16,9 +16,9 @@ from torch import Tensor
 
 from thoughtmix.decoding.cohorts import Cohorts, running
 from thoughtmix.decoding.engine import Decoded, Row, _Batch, _check
-from thoughtmix.decoding.fused import FusedPath
+from thoughtmix.decoding.fused import FusedPath, FusedWeights
 from thoughtmix.decoding.reading import Reading
-from thoughtmix.decoding.rows import PLAIN
+from thoughtmix.decoding.rows import PLAIN, Ranks, RowState, beside
 from thoughtmix.decoding.sampling import Drawn, SamplerBatch, draw
 from thoughtmix.decoding.shared import SharedPath
 from thoughtmix.decoding.wide import Wide
@@ -41,20 +41,44 @@ class Job(_Batch):
         end_ids: frozenset[int] | None = None,
         on_step: Callable[[StepEvent], None] | None = None,
         top: int = 0,
+        carried: RowState = PLAIN,
+        tail: int = 0,
     ) -> None:
-        """Raises `InputError` as `decode` does."""
+        """Raises `InputError` as `decode` does. carried: a state that is `ranked` (see `RowState`)."""
         _check(lm, prompts, rows, max_new_tokens)
         super().__init__(
-            lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, PLAIN
+            lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried
         )  # fmt: skip
         self.top, self.step, self.began = top, 0, time.perf_counter()
+        self.tail = self.ahead = min(tail, min(map(len, self.prompts)) - 1)  # ahead: tokens of it not read yet
         self.prefill = 0.0
         self.result: Future[Decoded] = Future()
 
     @property
+    def heads(self) -> list[list[int]]:
+        """Of each prompt what all its rows read together."""
+        return [p[: len(p) - self.tail] for p in self.prompts]
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens that a row holds for itself."""
+        return max(self.budget) + self.tail
+
+    @property
     def tokens(self) -> int:
         """Most tokens whose keys and values it will hold."""
-        return sum(len(p) for p in self.prompts) + len(self.rows) * max(self.budget)
+        return sum(map(len, self.heads)) + len(self.rows) * self.capacity
+
+    def own(self) -> list[int]:
+        """The prompts' next tokens that each live row reads for itself."""
+        tokens = [self.prompts[self.rows[row].prompt][-self.ahead] for row in self.live]
+        self.ahead -= 1
+        return tokens
+
+    def ranks(self) -> Ranks | None:
+        """What its live rows do to a graft."""
+        ranked = getattr(self.carried, "ranks", None)
+        return None if ranked is None else ranked()
 
     def take(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> list[int]:
         """Note a step's tokens; which positions of `live` end here. Raises what `on_step` raises."""
@@ -68,12 +92,14 @@ class Job(_Batch):
         """Go on with these of the live rows, in this order."""
         self.live = [self.live[old] for old in order]
         self.uniform = self.uniform[list(order)]
+        self.carried.keep(order)
 
     def finish(self, path: str, weights: str, interrupted: bool = False) -> None:
         for result, text in zip(self.results, self.texts, strict=True):
             result.text = text.finish()
         seconds = time.perf_counter() - self.began
-        computed = sum(map(len, self.prompts)) + sum(len(r.token_ids) - 1 for r in self.results if r.token_ids)
+        computed = sum(map(len, self.heads)) + self.tail * len(self.rows)
+        computed += sum(len(r.token_ids) - 1 for r in self.results if r.token_ids)
         self.result.set_result(Decoded(self.results, path, weights, self.prefill, seconds, interrupted, computed))
 
     def cut(self) -> None:
@@ -96,6 +122,8 @@ class Continuous:
         self._logits = torch.empty(0)  # of each row's next token
         self._sampler = SamplerBatch.of([])
         self._code = self._bits = torch.empty(0, dtype=torch.float64)
+        self._ranks: Ranks | None = None  # of all rows
+        self._changed = True  # since they were put together
 
     @property
     def rows(self) -> int:
@@ -113,12 +141,15 @@ class Continuous:
             self._logits, self._sampler, self._code, self._bits = logits, job.sampler, job.code, job.bits
         else:
             if isinstance(self._path, FusedPath) and isinstance(reading.route, FusedPath):
-                self._path.weights = reading.route.weights  # packed anew since, where a graft was put on
+                self._path.weights = _newer(self._path.weights, reading.route.weights)
             self._logits = torch.cat([self._logits, logits])
             self._sampler = _joined(self._sampler, job.sampler)
             self._code, self._bits = torch.cat([self._code, job.code]), torch.cat([self._bits, job.bits])
         self._cohorts.join(state)
+        if isinstance(self._path, FusedPath):
+            self._path.ranks = self.ranks
         self.jobs.append(job)
+        self._changed = True
         job.prefill = time.perf_counter() - job.began
 
     @torch.no_grad()
@@ -134,11 +165,16 @@ class Continuous:
             if not self.jobs:
                 return 0
             drawn = self._draw()
-        self._code, self._bits = drawn.rest, self._bits + drawn.share.log2()
         ids, logprobs = drawn.ids.tolist(), drawn.logprobs.tolist()
-        gone, over, at = [], [], 0
+        gone, over, at, count = [], [], 0, 0
+        read: dict[int, int] = {}  # rows that read a token of their prompt, and draw none yet
         for job in self.jobs:
             end = at + len(job.live)
+            if job.ahead:
+                read.update(zip(range(at, end), job.own(), strict=True))
+                at = end
+                continue
+            count += len(job.live)
             try:
                 left = job.take(self._logits[at:end], ids[at:end], logprobs[at:end])
             except BaseException as error:
@@ -146,13 +182,24 @@ class Continuous:
                 left = list(range(end - at))
             gone += [at + position for position in left]
             at = end
-        tokens = drawn.ids
+        tokens = self._went(drawn, read)
         if gone:
             tokens = tokens[self._drop(gone, dict(over))]
         if self.jobs:
             assert self._path is not None
             self._logits = self._path.step(tokens)
-        return len(ids)
+        return count
+
+    def _went(self, drawn: Drawn, read: dict[int, int]) -> Tensor:
+        """The token that each row goes on from: as drawn, or of its prompt (position -> token), whose draw counts for
+        nothing."""
+        tokens, code, bits = drawn.ids, drawn.rest, self._bits + drawn.share.log2()
+        if read:
+            own = torch.tensor(list(read), device=tokens.device)
+            tokens = tokens.index_copy(0, own, torch.tensor(list(read.values()), device=tokens.device))
+            code, bits = code.index_copy(0, own, self._code[own]), bits.index_copy(0, own, self._bits[own])
+        self._code, self._bits = code, bits
+        return tokens
 
     def remove(self, job: Job, error: BaseException | None = None) -> None:
         """Let go of a job's rows now: with this error, or with what they have."""
@@ -173,6 +220,13 @@ class Continuous:
         self._clear()
         for job in jobs:
             job.result.set_exception(error)
+
+    def ranks(self) -> Ranks | None:
+        """Standing routes and noise change only when rows come or go."""
+        if self._changed:
+            parts, sizes = [job.ranks() for job in self.jobs], [len(job.live) for job in self.jobs]
+            self._ranks, self._changed = beside(parts, sizes), False
+        return self._ranks
 
     def _draw(self) -> Drawn:
         uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
@@ -206,13 +260,19 @@ class Continuous:
             else:
                 job.result.set_exception(error)
             at = end
-        self.jobs = left
+        self.jobs, self._changed = left, True
         keep = torch.tensor(order, dtype=torch.long, device=self._code.device)
         self._code, self._bits, self._sampler = self._code[keep], self._bits[keep], self._sampler.rows(keep)
         return keep
 
 
 _NAN = "The model produced NaN or infinite logits."
+
+
+def _newer(one: FusedWeights, other: FusedWeights) -> FusedWeights:
+    """Those with a graft, which may have been put on while the others' prompts were read; rows without one do not
+    mind."""
+    return one if one.grafted and not other.grafted else other
 
 
 def _joined(one: SamplerBatch, other: SamplerBatch) -> SamplerBatch:

@@ -223,6 +223,7 @@ class FusedPath:
         self.weights, self.carried, self.read = weights, carried, read
         self.state: SharedPrefix | None = None
         self.bases: dict[int, Prefix] = {}  # prompts whose prefixes rows have handed out, or began from
+        self.ranks: Callable[[], Ranks | None] | None = getattr(carried, "ranks", None)  # of the rows that are left
 
     @torch.inference_mode()
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
@@ -304,8 +305,7 @@ class FusedPath:
         return w.head(w.norm(hidden.unflatten(0, (n, t))[:, -1].contiguous()))
 
     def _ranks(self) -> Ranks | None:
-        ranks = getattr(self.carried, "ranks", None) if self.weights.grafted else None
-        return None if ranks is None else ranks()
+        return self.ranks() if self.ranks is not None and self.weights.grafted else None
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:

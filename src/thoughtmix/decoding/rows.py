@@ -29,6 +29,27 @@ class Ranks:
     shift: Tensor | None  # (b, L, m)
 
 
+def beside(parts: Sequence[Ranks | None], sizes: Sequence[int]) -> Ranks | None:
+    """Parts one below the other, of so many rows each. Rows without ranks of their own are scaled by 0: the model as it
+    is."""
+    import torch
+
+    some = [part for part in parts if part is not None]
+    if not some:
+        return None
+    layers, m = max(part.scale.shape[1] for part in some), some[0].scale.shape[2]
+    shifts = [part.shift.shape[1] for part in some if part.shift is not None]
+
+    def rows(x: Tensor | None, count: int, layers: int) -> Tensor:
+        return some[0].scale.new_zeros(count, layers, m) if x is None else x.expand(count, layers, m)
+
+    pairs = list(zip(parts, sizes, strict=True))
+    scale = torch.cat([rows(None if part is None else part.scale, n, layers) for part, n in pairs])
+    if not shifts:
+        return Ranks(scale, None)
+    return Ranks(scale, torch.cat([rows(None if part is None else part.shift, n, max(shifts)) for part, n in pairs]))
+
+
 class RowState(Protocol):
     """Rows are named by their position in the batch. At first that is their position in the request; `keep` is called
     once before anything is read (rows of one prompt become neighbours) and whenever rows leave."""

@@ -4,8 +4,9 @@
     with scheduler, Session(scheduler).entered():
         thinker.think(lm, ...)          # whatever it decodes shares its steps with everybody else's rows
 
-Rows that carry something through the model (a route, a profile), that each read the prompt, that want another path or
-what only the one-shot loop does, decode beside the batch: in the caller's thread, taking turns with it step by step.
+Rows that carry something through the model other than a graft's standing routes, that each read the prompt, that want
+another path or what only the one-shot loop does, decode beside the batch: in the caller's thread, taking turns with it
+step by step.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.decoding.continuous import Continuous, Job
 from thoughtmix.decoding.engine import ELSEWHERE, Continuation, Decoded
-from thoughtmix.decoding.expanded import ExpandedPath
+from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.probe import Weights, choose
 from thoughtmix.decoding.reading import Beginnings, Reading
+from thoughtmix.decoding.rows import PLAIN
+from thoughtmix.decoding.shared import SharedPath
 from thoughtmix.decoding.turns import Turns
 from thoughtmix.errors import InputError, ThoughtmixError
 from thoughtmix.thinker import StepEvent
@@ -31,7 +34,7 @@ from thoughtmix.thinker import StepEvent
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
-_JOINS = frozenset({"max_new_tokens", "end_ids", "on_step", "top"})
+_JOINS = frozenset({"max_new_tokens", "end_ids", "on_step", "top", "carried", "tail"})
 """What of `decode`'s arguments a job in the batch honours; any other that is not at its default decodes beside it."""
 
 
@@ -201,9 +204,12 @@ class Scheduler:
         defaults = {p.name: p.default for p in inspect.signature(decode).parameters.values()}
         defaults["weights"] = self.weights
         own = {k: v for k, v in how.items() if k not in _JOINS and k not in {"lm", "prompts", "rows"}}
-        if how["lm"].model is self.lm.model and all(
+        carried, order = how.get("carried", PLAIN), [row.prompt for row in how["rows"]]
+        # A state that was put in another order for the batch could not decode beside it any more.
+        joins = carried is PLAIN or (getattr(carried, "ranked", False) and order == sorted(order))
+        if how["lm"].model is self.lm.model and joins and all(
             not v or v == defaults[k] for k, v in {"weights": "auto", **own}.items()
-        ):
+        ):  # fmt: skip
             try:
                 return self._join(session, how)
             except _Beside:
@@ -213,7 +219,7 @@ class Scheduler:
     def _join(self, session: Session, how: dict[str, Any]) -> Decoded:
         job = Job(
             how["lm"], how["prompts"], how["rows"], how["max_new_tokens"],
-            how.get("end_ids"), how.get("on_step"), how["top"],
+            how.get("end_ids"), how.get("on_step"), how["top"], how.get("carried", PLAIN), how.get("tail", 0),
         )  # fmt: skip
         with self._wake:
             if self._closed:
@@ -313,10 +319,11 @@ class Scheduler:
                 return False
             session, job = self._waiting.popleft()
         try:
-            route = choose(self.lm.model, weights=self.weights, prompts=len(job.prompts))
-            if isinstance(route, ExpandedPath) or not self._batch.fits(route):  # type: ignore[arg-type]
+            route = choose(self.lm.model, weights=self.weights, carried=job.carried, prompts=len(job.prompts))
+            fits = isinstance(route, FusedPath) or (isinstance(route, SharedPath) and job.carried is PLAIN)
+            if not fits or not self._batch.fits(route):  # type: ignore[arg-type]
                 raise _Beside
-            self._reading = (session, job, Reading(route, job.prompts, job.counts, max(job.budget), self._known))  # type: ignore[arg-type]
+            self._reading = (session, job, Reading(route, job.heads, job.counts, job.capacity, self._known))  # type: ignore[arg-type]
         except Exception as error:
             job.result.set_exception(error)
             return self._begin()
