@@ -243,9 +243,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("-n", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument(
-        "--thinker", default="sampling", help="What is asked for (mixture: the shipped graft's thoughts)"
-    )
+    parser.add_argument("--thinker", default="sampling", help="mixture: the shipped graft's thoughts")
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     parser.add_argument("--skip-check", action="store_true", help="do not make the thoughts again")
     parser.add_argument("--engine", action="store_true", help="only the engine's own speed, as JSON")
