@@ -247,9 +247,9 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             out.lm_loss = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / count
         out.loss = out.lm_loss
         if traces:
-            found = [signals(trace) for trace in traces]
-            out.signals = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
             c = self.config
+            found = [signals(trace, c.entropy_weight != 0, c.diversity_weight != 0) for trace in traces]
+            out.signals = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
             out.signals["diversity_by_layer"] = torch.stack([f["diversity"] for f in found]).detach()
             weights = {"balance": c.balance_weight, "entropy": c.entropy_weight, "diversity": c.diversity_weight}
             out.loss = out.lm_loss + sum(weight * out.signals[n] for n, weight in weights.items())
