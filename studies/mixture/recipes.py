@@ -3,10 +3,11 @@
     python studies/mixture/recipes.py --data tiny-shakespeare --out out/recipes --variants "diversity loss" --seeds 3
 
 Trained as `thoughtmix experiment` trains its contenders (same text, sizes, batches and steps). A variant is the recipe
-with the fields of an ablation (experiment/plan.py). Each training has its folder in --out, so a second call goes on
-where the first stopped. Losses, nats a token: over modes, drawn, deterministic. cosine: of two branches' outputs in
-the last tenth of training. Vendi: of 8 thoughts of 100 characters a prompt at temperature 0 and creativity 1, 2, on
-the experiment's held-out prompts; no judge, so not at equal quality. Interval: Student's, over paired seeds.
+with the fields of an ablation (experiment/plan.py), or "glimpse N": modes are searched for by N tokens of a
+continuation. Each training has its folder in --out, so a second call goes on where the first stopped. Losses, nats a
+token: over modes, drawn, deterministic. cosine: of two branches' outputs in the last tenth of training. Vendi: of 8
+thoughts of 100 characters a prompt at temperature 0 and creativity 1, 2, on the experiment's held-out prompts; no
+judge, so not at equal quality. Interval: Student's, over paired seeds.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from thoughtmix.metrics import vendi
 from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.models import load_embedder
 from thoughtmix.thoughts import write_whole
+from thoughtmix.training import task
 from thoughtmix.training.data import read_text, split
 from thoughtmix.training.language import tokenizer_of
+from thoughtmix.training.task import GLIMPSE
 
 LOSSES = {"over modes": "val_loss_marginal", "drawn": "val_loss", "deterministic": "val_loss_0"}
 
@@ -40,7 +43,9 @@ def measure(name: str, seed: int, plan: Plan, folder: Path) -> dict[str, float]:
     if path.exists():
         found: dict[str, float] = json.loads(path.read_text())
         return found
-    own = dataclasses.replace(plan, mixture={**RECIPE, **TRAINED.get(name, {})})
+    kind, _, tokens = name.partition(" ")
+    own = dataclasses.replace(plan, mixture={**RECIPE, **({} if kind == "glimpse" else TRAINED.get(name, {}))})
+    task.GLIMPSE = int(tokens) if kind == "glimpse" else GLIMPSE
     splits = split(read_text(plan.data), validation=0.1, held_out=0.3)
     tokenizer = tokenizer_of(splits, shape_of(own))
     assert own.steps is not None
@@ -77,6 +82,9 @@ def main() -> None:
     a = parser.parse_args()
     plan = Plan(a.data, steps=a.steps, seeds=a.seeds)
     names = ["recipe", *a.variants.split(",")]
+    unknown = [n for n in names[1:] if n not in TRAINED and not n.startswith("glimpse ")]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for seed in range(a.seeds):
         for name in names:
