@@ -32,8 +32,8 @@ MODE_STD = 0.3
 @dataclass
 class MixtureOutput(ModelOutput):
     """loss: lm_loss + the weighted training signals, where labels were given; lm_loss in nats a token; signals: their
-    means over layers, and `diversity_by_layer` (layers,). metrics: one dict a
-    layer (see `layer_metrics`), computed when first looked at."""
+    means over layers (entropy and diversity with gradient only where the config gives them weight), and
+    `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
