@@ -320,6 +320,17 @@ def test_every_signal_and_parameter_has_gradient() -> None:
     assert missing == []
 
 
+def test_a_signal_without_weight_is_the_same_number_and_has_no_gradient() -> None:
+    x = ids(4, 24)
+    weighed, free = (build("follow", diversity_weight=w, entropy_weight=w)(x, labels=x) for w in (0.1, 0.0))
+    for name in ("balance", "entropy", "diversity"):
+        assert torch.equal(weighed.signals[name], free.signals[name])
+        assert free.signals[name].requires_grad == (name == "balance")
+        assert weighed.signals[name].requires_grad
+    found = free.lm_loss + 0.01 * free.signals["balance"]
+    torch.testing.assert_close(free.loss, found)
+
+
 def test_signals_are_what_they_say() -> None:
     model = build("whole")
     x = ids(4, 24)

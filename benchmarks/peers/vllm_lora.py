@@ -4,7 +4,8 @@ Each adapter is a fixed mixture of thought branches in PEFT's format (`thoughtmi
 on the feed-forward blocks' down projections. vLLM's greedy tokens are compared with those of the same adapters loaded
 by PEFT on transformers, in float32:
 
-* free: both write on their own; the share of equal tokens. After one near tie that falls the other way all differ.
+* free: both write on their own, up to the end of their answer; the share of equal tokens. After one near tie that falls
+  the other way all differ.
 * forced: PEFT reads what vLLM wrote; the share of tokens that are its own first choice, and how far behind (nats) the
   others are.
 
@@ -130,6 +131,12 @@ def serve(asked: argparse.Namespace, folders: list[str], ids: list[int]) -> tupl
     return f"vllm {vllm.__version__}, torch {torch.__version__}", seconds, [list(o.outputs[0].token_ids) for o in out]
 
 
+def answer(tokens: list[int], ends: set[int]) -> list[int]:
+    """Up to and with the first token that ends an answer: the engine was told to write on."""
+    last = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: last + 1]
+
+
 def compare(
     asked: argparse.Namespace,
     folders: list[str],
@@ -148,30 +155,34 @@ def compare(
     print(f"{version}; peft {peft.__version__}, transformers {transformers.__version__}; float32")
     print(f"{len(folders)} adapters and the base model, {n} tokens each, in one batch: {seconds:.1f} s, "
           f"{len(written) * n / seconds:.0f} tokens/s")  # fmt: skip
-    free, forced, worst = [], [], 0.0
+    found = base.generation_config.eos_token_id
+    ends = set(found) if isinstance(found, list) else {found}
+    free, forced, worst, count = [], [], 0.0, 0
     for i, tokens in enumerate(written):
         wrapped: Any = PeftModel.from_pretrained(base, folders[i]).eval() if i < len(folders) else None
         model = wrapped if wrapped is not None else base
+        tokens = answer(tokens, ends)
         with torch.no_grad():
             prompt = torch.tensor([ids])
             own = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n,
-                                 min_new_tokens=n, do_sample=False)[0, len(ids) :].tolist()  # fmt: skip
+                                 do_sample=False)[0, len(ids) :].tolist()  # fmt: skip
             logits = model(input_ids=torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
         if wrapped is not None:
             base = wrapped.unload()
-        same = [a == b for a, b in zip(own, tokens, strict=True)]
+        same = [a == b for a, b in zip(own, tokens, strict=False)]
         first = [t == int(row.argmax()) for t, row in zip(tokens, logits, strict=True)]
         behind = max(float(row.max() - row[t]) for t, row in zip(tokens, logits, strict=True))
-        free.append(sum(same) / n)
-        forced.append(sum(first) / n)
+        free.append(sum(same) / max(len(own), len(tokens)))
+        forced.append(sum(first) / len(tokens))
+        count += len(tokens)
         worst = max(worst, behind)
         name = Path(folders[i]).name if i < len(folders) else "no adapter"
         print(f"  {name:12} free {free[-1]:6.1%}  forced {forced[-1]:6.1%}  at most {behind:.2g} nats behind"
-              f"{'' if tokens != written[-1] or i == len(folders) else '  as without'}")  # fmt: skip
+              f"{'' if written[i] != written[-1] or i == len(folders) else '  as without'}")  # fmt: skip
     distinct = len({tuple(row) for row in written[:-1]})
     agree = sum(forced) / len(forced)
-    print(f"token agreement: {sum(free) / len(free):.1%} free, {agree:.1%} forced (at most {worst:.2g} nats behind); "
-          f"{distinct} distinct answers of {len(folders)} adapters")  # fmt: skip
+    print(f"token agreement: {sum(free) / len(free):.1%} free, {agree:.1%} forced (at most {worst:.2g} nats behind), "
+          f"{count} tokens; {distinct} distinct answers of {len(folders)} adapters")  # fmt: skip
     return int(agree < AGREE or (distinct < 2 and len(folders) > 1))
 
 

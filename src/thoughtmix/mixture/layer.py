@@ -115,16 +115,15 @@ class MixtureOfThoughtsLayer(nn.Module):
         """The routes of the segments (or of the tokens), from the rows' memory when they stand; it is brought up to
         date."""
         if self.follow:
-            keys = route_keys(rows.seeds, self.index, segments.ids)
-            route: Route = self.router.choose(x, self._taste(rows, keys, segments.creativity > 0).take(segments))
+            taste = self._taste(rows, segments.ids, segments.creativity > 0)
+            route: Route = self.router.choose(x, taste.take(segments))
             return route
         memory = rows.layers.get(self.index, {}) if rows.remember else None
         step = x.shape[1] == 1
         if memory and step and segments.settled and "branch" in memory:
             return Route(memory["branch"], memory["log_weight"], memory["log_prob"])
         pool, total = self._pool(x, segments, memory or {})
-        keys = route_keys(rows.seeds, self.index, segments.ids)
-        route = self.router.choose(pool.to(x.dtype), self._taste(rows, keys, segments.creativity > 0))
+        route = self.router.choose(pool.to(x.dtype), self._taste(rows, segments.ids, segments.creativity > 0))
         if memory is None:
             return route
         last = segments.local[:, -1]
@@ -139,8 +138,9 @@ class MixtureOfThoughtsLayer(nn.Module):
         rows.layers[self.index] = memory
         return route
 
-    def _taste(self, rows: Rows, keys: Tensor, drawn: Tensor) -> Taste:
-        """For keys (b, g); drawn (b, g) bool."""
+    def _taste(self, rows: Rows, segment: Tensor, drawn: Tensor) -> Taste:
+        """For segments (b, g) by number; drawn (b, g) bool."""
+        keys = route_keys(rows.seeds, self.index, segment) if self.router.routing == "gumbel" else None
         taste = self.router.taste(keys, drawn)
         if self.modes is not None:
             taste.bonus = taste.bonus + drawn[..., None] * self.modes.preference[self.modes.of(rows.seeds)][:, None]
@@ -193,8 +193,9 @@ def tables(keys: Tensor, d: int, f: int) -> tuple[Tensor, Tensor]:
     return both[..., :d], both[..., d:]
 
 
-def signals(trace: Trace) -> dict[str, Tensor]:
-    """The training signals of one layer, each a scalar with gradient, each to be made small:
+def signals(trace: Trace, entropy: bool = True, diversity: bool = True) -> dict[str, Tensor]:
+    """The training signals of one layer, each a scalar, with gradient but where that is not asked for, each to be made
+    small:
 
     balance: K sum_k f_k P_k (Fedus et al. 2021, eq. 4-6), 1 when branches share the work evenly;
     entropy: 1 - H(router) / log K, 0 when the router keeps every branch possible;
@@ -208,12 +209,13 @@ def signals(trace: Trace) -> dict[str, Tensor]:
     if trace.real is not None:
         chosen = chosen * trace.real[:, None, None]
     use = _everywhere(chosen.sum((0, 1)))
-    entropy = -(p * log_p).sum(-1)
-    return {
-        "balance": k * (use / use.sum().clamp(min=1) * mean).sum(),
-        "entropy": 1 - (entropy * trace.share).sum() / math.log(k),
-        "diversity": mean_cosine(trace, every=4),
-    }
+    found = {"balance": k * (use / use.sum().clamp(min=1) * mean).sum()}
+    learning = torch.is_grad_enabled()
+    with torch.set_grad_enabled(learning and entropy):
+        found["entropy"] = 1 + ((p * log_p).sum(-1) * trace.share).sum() / math.log(k)
+    with torch.set_grad_enabled(learning and diversity):
+        found["diversity"] = mean_cosine(trace, every=4)
+    return found
 
 
 def mean_cosine(trace: Trace, every: int = 1) -> Tensor:

@@ -32,8 +32,8 @@ MODE_STD = 0.3
 @dataclass
 class MixtureOutput(ModelOutput):
     """loss: lm_loss + the weighted training signals, where labels were given; lm_loss in nats a token; signals: their
-    means over layers, and `diversity_by_layer` (layers,). metrics: one dict a
-    layer (see `layer_metrics`), computed when first looked at."""
+    means over layers (entropy and diversity with gradient only where the config gives them weight), and
+    `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -247,9 +247,9 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             out.lm_loss = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum") / count
         out.loss = out.lm_loss
         if traces:
-            found = [signals(trace) for trace in traces]
-            out.signals = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
             c = self.config
+            found = [signals(trace, c.entropy_weight != 0, c.diversity_weight != 0) for trace in traces]
+            out.signals = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
             out.signals["diversity_by_layer"] = torch.stack([f["diversity"] for f in found]).detach()
             weights = {"balance": c.balance_weight, "entropy": c.entropy_weight, "diversity": c.diversity_weight}
             out.loss = out.lm_loss + sum(weight * out.signals[n] for n, weight in weights.items())

@@ -72,9 +72,12 @@ class ThoughtRouter(nn.Module):
         self.prior = nn.Parameter(torch.zeros(hidden_size))  # stands for the pool where nothing lies before
         self.log_temperature = nn.Parameter(torch.zeros(()))
 
-    def taste(self, keys: Tensor, drawn: Tensor) -> Taste:
-        """What is drawn for keys (b, g) int64 (whose draw) where drawn (b, g) says so."""
-        draw = drawn[..., None] if self.routing == "gumbel" else torch.zeros_like(drawn)[..., None]
+    def taste(self, keys: Tensor | None, drawn: Tensor) -> Taste:
+        """What is drawn for keys (b, g) int64 (whose draw; None: nothing is) where drawn (b, g) says so."""
+        if keys is None or self.routing == "topk":
+            none = torch.zeros(*drawn.shape, self.num_branches, device=drawn.device)
+            return Taste(none, none, None)
+        draw = drawn[..., None]
         bonus = self.bonus * draw * normal(key(keys, _BONUS), self.num_branches)
         noise = draw * gumbel(key(keys, _GUMBEL), self.num_branches)
         count = None

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from thoughtmix.decoding.randomness import NOISE
 from thoughtmix.mixture.draws import key
-from thoughtmix.mixture.router import route_keys
 from thoughtmix.mixture.state import Memory, Rows, current
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def _draw(layer: MixtureOfThoughtsLayer, w: _Weights, memory: Memory, rows: Rows
         parts.append(bank.up.new_zeros(1, d) if gate is None else gate.weight)
         offset = F.linear(direction, torch.cat(parts))
     if layer.follow:
-        taste = layer._taste(rows, route_keys(rows.seeds, layer.index, torch.ones_like(rows.seeds)[:, None]), drawn)
+        taste = layer._taste(rows, torch.ones_like(rows.seeds)[:, None], drawn)
         offset[:, k * f : k * f + k] += taste.bonus[:, 0]
         memory["gumbel"] = taste.noise[:, 0]
         high = torch.full((b, 1), layer.router.high, device=rows.seeds.device)
