@@ -74,10 +74,10 @@ def test_puct_by_hand() -> None:
     tree.root.draws = 1
     root3 = math.sqrt(3)
     assert tree.mean(tree.root) == pytest.approx(0.5)
-    assert tree.priority(tree.root, a) == pytest.approx(0.0 + 2 * root3 * (1 / 5) / 2)
-    assert tree.priority(tree.root, b) == pytest.approx(0.5 + 2 * root3 * (2 / 5) / 2)
-    assert tree.priority(tree.root, c) == pytest.approx(1.0 + 2 * root3 * (1 / 5) / 2)
-    assert tree.priority(tree.root, None) == pytest.approx(0.5 - 0.25 + 2 * root3 * (1 / 5) / 2)
+    assert tree.priorities(tree.root)[a] == pytest.approx(0.0 + 2 * root3 * (1 / 5) / 2)
+    assert tree.priorities(tree.root)[b] == pytest.approx(0.5 + 2 * root3 * (2 / 5) / 2)
+    assert tree.priorities(tree.root)[c] == pytest.approx(1.0 + 2 * root3 * (1 / 5) / 2)
+    assert tree.priorities(tree.root)[None] == pytest.approx(0.5 - 0.25 + 2 * root3 * (1 / 5) / 2)
     assert tree.pick() is c
     assert bonus(2, 9, 0.5, 2) == 1.0 and rescaled(3, 1, 5) == 0.5 and rescaled(1, 1, 1) == 0.5
 
@@ -147,7 +147,7 @@ def test_what_is_left_below_a_node_by_hand() -> None:
     means = {a: 0.0, b: 1.0, None: 0.2}  # of 1, 2 and, for complete and dead ones, nothing: 0, 1, 0, 0, 0 ...
     for child, weight in weights.items():
         bonus_ = tree.root.visits**0.5 * weight / sum(weights.values()) / (1 + visits[child])
-        assert tree.priority(tree.root, child) - bonus_ == pytest.approx(
+        assert tree.priorities(tree.root)[child] - bonus_ == pytest.approx(
             means[child] if child is not None else tree.mean(tree.root)
         )
     part(tree, a, DEAD, 0.05)
@@ -155,6 +155,17 @@ def test_what_is_left_below_a_node_by_hand() -> None:
     part(tree, b, DEAD, 1.0)
     part(tree, tree.root, DEAD, 0.2)
     assert tree.pick() is None, "everything is complete or dead"
+
+
+def test_a_search_of_which_everything_is_dead_ends_with_what_there_is() -> None:
+    never = Verifier(lambda text, done: False)
+    search = small(
+        evaluators=Evaluators(((never, 1.0),)), proposal=SamplingProposal(Sampler(top_k=3)), settings={"step": 1}
+    )
+    search.explore(Limits(500), 2)
+    search.finish(Limits(500), 2)
+    assert len(search.tree) == 4 and search.tree.pick() is None and not valid(search)
+    assert search.spent.drawn <= 6 + 2 * 12 and [n.finish for n in answers(search, 2)] == ["length"] * 2
 
 
 def test_a_hopeless_tree_draws_anew_at_the_root() -> None:
@@ -367,6 +378,8 @@ def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, b
     most = 39 if batch == 1 else 39 + 13 * 3  # a round draws side by side what may be one thing
     assert search.spent.drawn <= most
     assert valid(search) == {f"text {way}" for way in ways if even(way)}
+    search.finish(Limits(1000), 50)
+    assert not search.ended and len(answers(search, 50)) == 50, "nothing is left to complete; some come twice"
     for seed in range(3):
         rows = [Row(100 * seed + i, sampler) for i in range(13)]
         free = {row.text for row in decode(search.model, [PROMPT], rows, max_new_tokens=3, weights="native").rows}

@@ -283,13 +283,13 @@ class _Batch:
         at = torch.tensor(order, device=logits.device)
         rows = [self.live[position] for position in order]
         before, last = [self.results[r].token_ids for r in rows], [step + 1 >= self.budget[r] for r in rows]
-        drawn, shares = once.draw(logits[at], self.uniform[at, step], self.sampler.rows(at), rows, before, last)
+        ids, logprobs, shares = once.draw(logits[at], self.uniform[at, step], self.sampler.rows(at), rows, before, last)
         for row, share in zip(rows, shares, strict=True):
             self.results[row].shares.append(share)
-        back = at.argsort()
-        ids, logprobs = drawn.ids[back], drawn.logprobs[back]
-        self._note(logits, ids.tolist(), logprobs.tolist())
-        return ids
+        back = at.argsort().tolist()
+        ids, logprobs = [ids[i] for i in back], [logprobs[i] for i in back]
+        self._note(logits, ids, logprobs)
+        return torch.tensor(ids, device=logits.device)
 
     def _note(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """What was drawn for each live row, from these logits."""

@@ -231,7 +231,7 @@ class FusedPath:
         if self.read == "each":
             return self._read_each(prompts[0], rows[0], capacity)
         logits, read = [], []
-        known = Beginnings()
+        known, self.spared = Beginnings(), 0
         for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
             began = known.of(self.weights, ids) if self.carried is PLAIN else None
             past = began.length if began else 0

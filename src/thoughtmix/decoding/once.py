@@ -8,15 +8,13 @@ something new came, at the price of one draw.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from thoughtmix.decoding.sampling import Drawn, Sampler, SamplerBatch, draw, truncated
-
-_PLAIN = Sampler()
+from thoughtmix.decoding.sampling import SamplerBatch, draw, truncated
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,7 @@ class Once:
     tokens where they have drawn the same until then and this draw is their last."""
 
     def __init__(self, taken: Sequence[Sequence[Taken]], group: Sequence[int]) -> None:
-        self.taken = [list(some) for some in taken]
-        self.group = list(group)
+        self.taken, self.group = [list(some) for some in taken], list(group)
 
     def draw(
         self,
@@ -50,35 +47,48 @@ class Once:
         rows: Sequence[int],
         before: Sequence[Sequence[int]],
         last: Sequence[bool],
-    ) -> tuple[Drawn, list[float]]:
-        """One token for each of `rows`, whose tokens so far are `before`: `Drawn` under the untouched model, and the
-        share that each token had before anything was subtracted. Where nothing is left, the row draws freely."""
-        x = truncated(logits, sampler)
-        warm = sampler.temperature.clamp(min=1e-6)
-        weights = (x.double() / warm[:, None]).softmax(-1)  # (rows, vocabulary)
-        left = [self._left(weights[i], row, before[i]) for i, row in enumerate(rows)]
-        done: list[Drawn] = []
+    ) -> tuple[list[int], list[float], list[float]]:
+        """One token for each of `rows`, whose tokens so far are `before`: ids, log-probabilities under the untouched
+        model, and the share that each had in the draw before anything was subtracted. Only rows that have something to
+        avoid are drawn apart. Where nothing is left for one, it draws freely."""
+        free = draw(logits, uniform, sampler)
+        ids, logprobs, shares = free.ids.tolist(), free.logprobs.tolist(), free.share.tolist()
+        drawn: dict[tuple[int, ...], list[int]] = {}
         for i, row in enumerate(rows):
-            for j in range(i) if last[i] else ():
-                same = self.group[rows[j]] == self.group[row] and list(before[j]) == list(before[i])
-                if same and last[j]:
-                    left[i][done[j].ids[0]] = 0
-            some = left[i] if bool((left[i] > 0).any()) else weights[i]
-            plain = SamplerBatch.of([_PLAIN], logits.device)
-            done.append(draw(some.log().float()[None], uniform[i : i + 1], plain))
-        ids = torch.cat([one.ids for one in done])
-        x = logits.float()
-        drawn = Drawn(
-            ids, x.gather(1, ids[:, None])[:, 0] - x.logsumexp(-1), torch.cat([one.share for one in done]),
-            torch.cat([one.rest for one in done]),
-        )  # fmt: skip
-        return drawn, weights.gather(1, ids[:, None])[:, 0].tolist()
+            mine = drawn.setdefault((self.group[row], *before[i]), []) if last[i] else []
+            gone = self._gone(row, before[i], mine)
+            if gone:
+                one = SamplerBatch(*(getattr(sampler, f.name)[i : i + 1] for f in fields(sampler)))
+                got = _without(logits[i : i + 1], float(uniform[i]), one, gone)
+                ids[i], logprobs[i], shares[i] = got or (ids[i], logprobs[i], shares[i])
+            mine.append(ids[i])
+        return ids, logprobs, shares
 
-    def _left(self, weights: Tensor, row: int, before: Sequence[int]) -> Tensor:
-        """(vocabulary,) the weights less what is taken."""
-        at, out = len(before), weights.clone()
+    def _gone(self, row: int, before: Sequence[int], mine: Sequence[int]) -> dict[int, float]:
+        """Of next tokens, the share of what follows them that is taken."""
+        at, out = len(before), dict.fromkeys(mine, 1.0)
         for one in self.taken[row]:
             if len(one.token_ids) > at and list(one.token_ids[:at]) == list(before):
-                token, gone = one.token_ids[at], float(weights[one.token_ids[at]]) * one.rest(at + 1)
-                out[token] = max(float(out[token]) - gone, 0.0) if gone < float(weights[token]) * (1 - 1e-9) else 0.0
+                out[one.token_ids[at]] = out.get(one.token_ids[at], 0.0) + one.rest(at + 1)
         return out
+
+
+def _without(
+    logits: Tensor, uniform: float, sampler: SamplerBatch, gone: Mapping[int, float]
+) -> tuple[int, float, float] | None:
+    """A token of one row (1, vocabulary), drawn by the inverse CDF in vocabulary order over what is left; its
+    log-probability and its whole share. None: nothing is left."""
+    x = truncated(logits, sampler)[0]
+    stay = torch.isfinite(x).nonzero()[:, 0]
+    warm = float(sampler.temperature[0]) or 1.0  # a greedy row has its maxima alone
+    weights = (x[stay].double() / warm).softmax(-1)
+    some = stay.tolist()
+    left = weights * torch.tensor([max(1 - gone.get(t, 0.0), 0.0) for t in some], device=x.device).double()
+    left[left < weights * 1e-9] = 0.0  # rounding of what is wholly taken
+    cdf = left.cumsum(0)
+    if not float(cdf[-1]) > 0:
+        return None
+    at = int(torch.searchsorted(cdf, uniform * cdf[-1], right=True))
+    at = min(at, int(left.nonzero()[-1, 0]))
+    whole = logits[0].float()
+    return some[at], float(whole[some[at]] - whole.logsumexp(-1)), float(weights[at])

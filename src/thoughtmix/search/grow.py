@@ -142,6 +142,9 @@ class TreeSearch:
             return
         began = time.perf_counter()
         leaves = different(list(self.tree.leaves()), missing, self.apart, quality_weight=0.5)
+        if not leaves and self.tree.complete():  # nothing is left to go on with
+            return
+        leaves = leaves or [self.tree.root]  # all is dead: there is an answer, if a wrong one
         each = max((limits.tokens - self.spent.drawn) // missing, 1)
         draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
         left = [min(each, self.settings.length - len(leaf.tokens)) for leaf, _ in draws]

@@ -141,8 +141,8 @@ class Tree:
         """In [0, 1]; dead ones 0."""
         return 0.0 if value == DEAD else rescaled(value, self.low, self.high)
 
-    def priority(self, node: Node, child: Node | None) -> float:
-        """PUCT of a child, or, None, of drawing new ones.
+    def priorities(self, node: Node) -> dict[Node | None, float]:
+        """PUCT of each open child, and, None, of drawing new ones, where there may be any.
 
         The prior of a child is its share of the draws, which stands for the proposal where draws hardly repeat (Hubert
         et al. 2021, Sampled MuZero, section 3); or its probability, where that is more: draws do not repeat here, or
@@ -150,17 +150,19 @@ class Tree:
         to it, where that is less. A child counts by what is left below it."""
         among = [c for c in node.children if c.open]
         draws = 1 + sum(c.copies for c in among)
-        new = min(node.fresh, 1 / draws)
-
-        def weight(c: Node) -> float:
-            return max(c.share, c.copies / draws) * c.left
-
-        prior = (new if child is None else weight(child)) / max(sum(map(weight, among)) + new, NOTHING)
-        visits = node.visits + node.pending
-        if child is None:
-            expected = max(self.mean(node) - self.urgency, 0.0) if node.visits else 0.5
-            return expected + bonus(self.exploration, visits, prior, node.draws + node.drawing)
-        return self.mean(child) + bonus(self.exploration, visits, prior, child.visits + child.pending)
+        weights: dict[Node | None, float] = {c: max(c.share, c.copies / draws) * c.left for c in among}
+        if node.fresh > NOTHING or not among:
+            weights[None] = min(node.fresh, 1 / draws)
+        total, visits = max(sum(weights.values()), NOTHING), node.visits + node.pending
+        out: dict[Node | None, float] = {}
+        for child, weight in weights.items():
+            if child is None:
+                value = max(self.mean(node) - self.urgency, 0.0) if node.visits else 0.5
+                played = node.draws + node.drawing
+            else:
+                value, played = self.mean(child), child.visits + child.pending
+            out[child] = value + bonus(self.exploration, visits, weight / total, played)
+        return out
 
     def pick(self) -> Node | None:
         """The node to draw children at, with virtual losses on the way there; None when all is complete or dead. Ties
@@ -169,9 +171,9 @@ class Tree:
             return None
         at = self.root
         while True:
-            options = [c for c in at.children if c.open]
-            best = max(options, key=lambda c: self.priority(at, c), default=None)
-            if best is None or self.priority(at, None) > self.priority(at, best):
+            options = self.priorities(at)  # what is new comes last: of equals the older child
+            best = max(options, key=lambda c: options[c])
+            if best is None:
                 break
             at = best
         at.drawing += 1
