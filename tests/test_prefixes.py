@@ -70,7 +70,8 @@ def test_tokens_computed_are_tokens_new(family: str) -> None:
     texts = [[*PROMPT, *r.token_ids] for r in first.rows]
     rows = [Row(seed=s, prompt=s % 3) for s in range(6)]
     assert run(model, texts, rows, 4, known=first.prefixes).computed == 6 * 4
-    assert run(model, texts, rows, 4).computed == sum(map(len, texts)) + 6 * 3
+    spared = 2 * len(PROMPT) if family == "llama" else 0  # on the fused path what they share is read once
+    assert run(model, texts, rows, 4).computed == sum(map(len, texts)) - spared + 6 * 3
 
 
 @pytest.mark.parametrize("family", ["bloom", "mamba"])

@@ -42,7 +42,7 @@ PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 
 
 def hang(tree: Tree, parent: Node, value: float, finish: Any = None, copies: int = 1) -> Node:
-    node = Node(0, parent, len(parent.children), copies, (len(tree) + 3,), (-1.0,), finish)
+    node = Node(0, parent, len(parent.children), copies, (len(tree) + 3,), (-1.0,), finish=finish)
     tree.hang(node)
     tree.judged(node, value)
     return node
@@ -74,10 +74,10 @@ def test_puct_by_hand() -> None:
     tree.root.draws = 1
     root3 = math.sqrt(3)
     assert tree.mean(tree.root) == pytest.approx(0.5)
-    assert tree.priority(tree.root, a) == pytest.approx(0.0 + 2 * root3 * (1 / 5) / 2)
-    assert tree.priority(tree.root, b) == pytest.approx(0.5 + 2 * root3 * (2 / 5) / 2)
-    assert tree.priority(tree.root, c) == pytest.approx(1.0 + 2 * root3 * (1 / 5) / 2)
-    assert tree.priority(tree.root, None) == pytest.approx(0.5 - 0.25 + 2 * root3 * (1 / 5) / 2)
+    assert tree.priorities(tree.root)[a] == pytest.approx(0.0 + 2 * root3 * (1 / 5) / 2)
+    assert tree.priorities(tree.root)[b] == pytest.approx(0.5 + 2 * root3 * (2 / 5) / 2)
+    assert tree.priorities(tree.root)[c] == pytest.approx(1.0 + 2 * root3 * (1 / 5) / 2)
+    assert tree.priorities(tree.root)[None] == pytest.approx(0.5 - 0.25 + 2 * root3 * (1 / 5) / 2)
     assert tree.pick() is c
     assert bonus(2, 9, 0.5, 2) == 1.0 and rescaled(3, 1, 5) == 0.5 and rescaled(1, 1, 1) == 0.5
 
@@ -92,6 +92,7 @@ def test_values_reach_all_ancestors_and_dead_ones_count_as_nothing() -> None:
     assert tree.mean(b) == pytest.approx((1 + 0) / 2)
     assert not b.children[0].open and b.children[0].path == (0, 0, 0)
     hang(tree, b, 3.0, finish="stop")
+    assert (b.total, b.finite, b.dead) == (4.0, 1, 2), "what is complete is found: to its ancestors it is worth nothing"
     assert tree.complete() == [b.children[1]]
     assert list(tree.leaves()) == [b]
 
@@ -118,12 +119,53 @@ def test_draws_of_which_nothing_new_comes_count_against_a_node() -> None:
     good, other = hang(tree, tree.root, 1.0), hang(tree, tree.root, 0.6)
     hang(tree, tree.root, 0.0)
     tree.root.draws = 1
-    hang(tree, good, 1.0, finish="stop")
     assert tree.pick() is good
     tree.settle()
     tree.waste(good, 4)
-    assert tree.mean(good) == pytest.approx(2 / 6) and good.wasted == 4 and tree.root.visits == 8
+    assert tree.mean(good) == pytest.approx(1 / 5) and good.wasted == 4 and tree.root.visits == 7
     assert tree.pick() is other
+
+
+def part(tree: Tree, parent: Node, value: float, share: float, finish: Any = None) -> Node:
+    """A child of known probability."""
+    node = Node(0, parent, len(parent.children), 1, (len(tree) + 3,), (-1.0,), (share,), finish)
+    tree.hang(node)
+    tree.judged(node, value)
+    return node
+
+
+def test_what_is_left_below_a_node_by_hand() -> None:
+    """Root: a (0.5), b (0.3), 0.2 not drawn. Below a: c (0.9) complete and d (0.05) dead, so 0.05 of a is left."""
+    tree = Tree(exploration=1.0)
+    a, b = part(tree, tree.root, 1.0, 0.5), part(tree, tree.root, 2.0, 0.3)
+    c, d = part(tree, a, 1.0, 0.9, "stop"), part(tree, a, DEAD, 0.05)
+    assert (c.left, d.left, b.left) == (0, 0, 1) and not c.open and not d.open
+    assert a.left == pytest.approx(0.05) == a.fresh
+    assert tree.root.fresh == pytest.approx(0.2) and tree.root.left == pytest.approx(1 - 0.5 * 0.95)
+    weights = {a: 0.5 * 0.05, b: 1 / 3, None: 0.2}  # a third: one of two children and what is new
+    visits = {a: 3, b: 1, None: 0}
+    means = {a: 0.0, b: 1.0, None: 0.2}  # of 1, 2 and, for complete and dead ones, nothing: 0, 1, 0, 0, 0 ...
+    for child, weight in weights.items():
+        bonus_ = tree.root.visits**0.5 * weight / sum(weights.values()) / (1 + visits[child])
+        assert tree.priorities(tree.root)[child] - bonus_ == pytest.approx(
+            means[child] if child is not None else tree.mean(tree.root)
+        )
+    part(tree, a, DEAD, 0.05)
+    assert not a.open and tree.pick() is not a, "nothing is left to draw there"
+    part(tree, b, DEAD, 1.0)
+    part(tree, tree.root, DEAD, 0.2)
+    assert tree.pick() is None, "everything is complete or dead"
+
+
+def test_a_search_of_which_everything_is_dead_ends_with_what_there_is() -> None:
+    never = Verifier(lambda text, done: False)
+    search = small(
+        evaluators=Evaluators(((never, 1.0),)), proposal=SamplingProposal(Sampler(top_k=3)), settings={"step": 1}
+    )
+    search.explore(Limits(500), 2)
+    search.finish(Limits(500), 2)
+    assert len(search.tree) == 4 and search.tree.pick() is None and not valid(search)
+    assert search.spent.drawn <= 6 + 2 * 12 and [n.finish for n in answers(search, 2)] == ["length"] * 2
 
 
 def test_a_hopeless_tree_draws_anew_at_the_root() -> None:
@@ -315,6 +357,35 @@ def test_a_verifier_prunes_and_distinct_answers_come_first() -> None:
     assert len(valid(search)) >= 4
 
 
+@pytest.mark.parametrize(("width", "batch"), [(1, 1), (3, 2)])
+def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, batch: int) -> None:
+    """Three tokens, each one of three: 27 texts, 39 nodes. The right ones are those whose words sum to an even number;
+    a search of 39 tokens knows every one of them, and stops by itself. Free draws of as many tokens find less than half."""
+    from thoughtmix.decoding import Row, decode
+
+    def even(text: str) -> bool:
+        return sum(int(w[1:]) for w in text.split() if w[1:].isdigit()) % 2 == 0
+
+    checked = Verifier(lambda text, done: even(text) if done else 0.5)
+    sampler = Sampler(temperature=0.7, top_k=3)
+    search = small(
+        evaluators=Evaluators(((checked, 1.0),)), proposal=SamplingProposal(sampler),
+        settings={"step": 1, "length": 3, "width": width, "batch": batch},
+    )  # fmt: skip
+    search.explore(Limits(1000), 1)
+    ways = {node.text for node in search.tree.nodes if len(node.tokens) == 3}
+    assert len(ways) == 27 and len(search.tree) == 1 + 39 and search.tree.pick() is None
+    most = 39 if batch == 1 else 39 + 13 * 3  # a round draws side by side what may be one thing
+    assert search.spent.drawn <= most
+    assert valid(search) == {f"text {way}" for way in ways if even(way)}
+    search.finish(Limits(1000), 50)
+    assert not search.ended and len(answers(search, 50)) == 50, "nothing is left to complete; some come twice"
+    for seed in range(3):
+        rows = [Row(100 * seed + i, sampler) for i in range(13)]
+        free = {row.text for row in decode(search.model, [PROMPT], rows, max_new_tokens=3, weights="native").rows}
+        assert len({way for way in free if even(way)}) < len(valid(search)) / 2
+
+
 def test_the_answers_are_different_and_good() -> None:
     search = small(settings={"width": 6})
     search.explore(Limits(3000), 5)
@@ -417,6 +488,16 @@ def test_the_judge_is_asked_and_its_answer_is_a_probability() -> None:
     p = model.model(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
     assert got == pytest.approx(float(p[20] / (p[20] + p[30])), rel=1e-5)
     assert judge.tokens == len(ids)
+    leaves = [leaf(" ".join(f"w{(7 * i + j) % 90 + 40}" for j in range(i % 5 + 1))) for i in range(11)]
+    calls: list[tuple[int, int]] = []
+    hook = model.model.register_forward_pre_hook(
+        lambda _, __, how: calls.append(how["input_ids"].shape), with_kwargs=True
+    )
+    alone = [judge.scores("w7", [x], [])[0] for x in leaves]
+    calls.clear()
+    assert judge.scores("w7", leaves, []) == pytest.approx(alone, abs=1e-6), "whatever stands beside a leaf"
+    assert [shape[0] for shape in calls] == [8, 3], "and several are read at once"
+    hook.remove()
     with pytest.raises(InputError, match="no tokens for yes and no"):
         Judge(language_model("llama"))
 
@@ -571,7 +652,8 @@ def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, caps
     assert "thought 2 (seed 0)" in out and "(1)" in out and "(2)" in out and "nodes" in out
     assert "judged by likelihood 1, novelty 2" in out
     text = html.read_text()
-    assert text.count("<circle") == len(json.loads(file.read_text())["nodes"]) + 2, "and the two completed thoughts"
+    complete = sum(n["finish"] is not None for n in json.loads(file.read_text())["nodes"])
+    assert text.count("<circle") == len(json.loads(file.read_text())["nodes"]) + 2 - complete, "and the completed ones"
     assert "http" not in text.replace("http-equiv", ""), "nothing from elsewhere"
     assert command("--resume", str(file), "-n", "2", "--budget-tokens", "400", "--json") == 0
     resumed = json.loads(capsys.readouterr().out)

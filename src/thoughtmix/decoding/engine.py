@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.decoding.known import Prefix, check_known
+from thoughtmix.decoding.once import Once, Taken
 from thoughtmix.decoding.path import Path, Stepped, vocabulary_size
 from thoughtmix.decoding.probe import PathName, Weights, choose
 from thoughtmix.decoding.randomness import uniforms
@@ -60,6 +61,8 @@ class Continuation:
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = "cancelled"
     text: str = ""
+    shares: list[float] = field(default_factory=list)
+    """With `taken`: the probability that each token had in the draw before anything was subtracted."""
     top: list[tuple[list[int], list[float]]] = field(default_factory=list)
     """Of each token, if asked for: the likeliest ids and their log-probabilities, likeliest first."""
 
@@ -75,7 +78,8 @@ class Decoded:
     seconds: float = 0.0
     interrupted: bool = False
     computed: int = 0
-    """Tokens that went through the model, read or stepped: a prompt that rows share counts once."""
+    """Tokens that went through the model, read or stepped: a prompt that rows share counts once, and on the fused path
+    a beginning that neighbouring prompts share, too."""
     prefixes: list[Prefix | None] = field(default_factory=list)
     """With `keep`: of each row that ended, all its tokens but the last, which was drawn and never read."""
 
@@ -126,6 +130,7 @@ def decode(
     top: int = 0,
     known: Sequence[Prefix | None] | None = None,
     keep: bool = False,
+    taken: Sequence[Sequence[Taken]] | None = None,
 ) -> Decoded:
     """Continue `prompts` (token ids) by `rows`.
 
@@ -137,6 +142,8 @@ def decode(
     known: of each prompt, a beginning that an earlier call kept: only the tokens past it are computed. keep: hand out
     such a `Prefix` of every row that ends (`Decoded.prefixes`). Both for read="shared"; where nothing is kept
     (`expanded`, and rows that carry a state on `shared`) prompts are read again, with the same result.
+    taken: of each prompt, continuations that its rows are not to draw again, nor each other's (`once.Once`): row i then
+    depends on the rows of its prompt before it, too. Not for rows with codes.
     Row i of the result depends on its prompt, settings and seed alone, up to the rounding of matrix products of
     different heights. Raises `InputError` for prompts that cannot be continued, `NumericsError` on NaN logits.
     """
@@ -148,6 +155,12 @@ def decode(
     route = choose(lm.model, path, weights, carried, read, len(prompts))
     batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
     batch.top, batch.keep = top, keep
+    if taken is not None:
+        if len(taken) != len(prompts) or any(row.code is not None for row in rows):
+            raise InputError(
+                "Draws without repetition need a list a prompt, and no codes.", "Pass taken=[()] a prompt."
+            )
+        batch.once = Once([taken[row.prompt] for row in rows], [row.prompt for row in rows])
     if known is not None and any(prefix is not None for prefix in known):
         batch.known, tail = list(known), max(tail, 1)
     return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))
@@ -185,6 +198,7 @@ class _Batch:
         self.prompts, self.top = [list(p) for p in prompts], 0
         self.known: list[Prefix | None] | None = None
         self.keep = False
+        self.once: Once | None = None
         self.rows, self.end_ids, self.on_step, self.carried = rows, end_ids, on_step, carried
         self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
         self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
@@ -242,7 +256,7 @@ class _Batch:
             return self.uniform
         first = route.start(heads, counts, max(self.budget) + tail)
         if read == "shared":  # of each prompt, with which all its rows begin
-            done.computed = sum(map(len, heads))
+            done.computed = sum(map(len, heads)) - getattr(route, "spared", 0)
             return first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
         done.computed = sum(len(head) * n for head, n in zip(heads, counts, strict=True))
         return first
@@ -256,10 +270,26 @@ class _Batch:
 
     def _take(self, logits: Tensor, step: int) -> Tensor:
         """Draw a token for each live row and note it."""
+        if self.once is not None:
+            return self._take_once(self.once, logits, step)
         drawn = draw(logits, torch.where(self.bits > 0, self.code, self.uniform[:, step]), self.sampler)
         self.code, self.bits = drawn.rest, self.bits + drawn.share.log2()
         self._note(logits, drawn.ids.tolist(), drawn.logprobs.tolist())
         return drawn.ids
+
+    def _take_once(self, once: Once, logits: Tensor, step: int) -> Tensor:
+        """The same, nothing twice: rows in the order that they were asked for, whatever order they stand in."""
+        order = sorted(range(len(self.live)), key=lambda position: self.live[position])
+        at = torch.tensor(order, device=logits.device)
+        rows = [self.live[position] for position in order]
+        before, last = [self.results[r].token_ids for r in rows], [step + 1 >= self.budget[r] for r in rows]
+        ids, logprobs, shares = once.draw(logits[at], self.uniform[at, step], self.sampler.rows(at), rows, before, last)
+        for row, share in zip(rows, shares, strict=True):
+            self.results[row].shares.append(share)
+        back = at.argsort().tolist()
+        ids, logprobs = [ids[i] for i in back], [logprobs[i] for i in back]
+        self._note(logits, ids, logprobs)
+        return torch.tensor(ids, device=logits.device)
 
     def _note(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """What was drawn for each live row, from these logits."""

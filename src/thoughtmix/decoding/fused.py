@@ -28,6 +28,7 @@ from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
+from thoughtmix.decoding.beginnings import Beginnings
 from thoughtmix.decoding.known import Prefix, kept, resumed
 from thoughtmix.decoding.linear import Kind, Linear, pack
 from thoughtmix.decoding.path import blocks
@@ -222,6 +223,7 @@ class FusedPath:
     def __init__(self, weights: FusedWeights, carried: RowState = PLAIN, read: Read = "shared") -> None:
         self.weights, self.carried, self.read = weights, carried, read
         self.state: SharedPrefix | None = None
+        self.spared = 0  # tokens of prompts that an earlier prompt of the same call had read
         self.bases: dict[int, Prefix] = {}  # prompts whose prefixes rows have handed out, or began from
         self.ranks: Callable[[], Ranks | None] | None = getattr(carried, "ranks", None)  # of the rows that are left
 
@@ -230,9 +232,15 @@ class FusedPath:
         if self.read == "each":
             return self._read_each(prompts[0], rows[0], capacity)
         logits, read = [], []
+        known, self.spared = Beginnings(), 0
         for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
+            began = known.of(self.weights, ids) if self.carried is PLAIN else None
+            past = began.length if began else 0
             with self.carried.reading(mine, "shared"):
-                last, prompt = self._read(ids)
+                last, prompt = self._read(ids[past:], began)
+            if len(prompts) > 1:
+                known.keep(self.weights, ids, prompt)
+            self.spared += past
             prompt.rows = n
             read.append(prompt)
             logits.append(last)

@@ -71,7 +71,7 @@ def read_prompt(
     plain_cache: a cache that keeps every key of every layer, also where the model would keep a window.
     cache: of the tokens before `ids`, to go on with; a plain one.
     """
-    extra: dict[str, Any] = {"logits_to_keep": 1} if _keeps_logits(type(model)) else {}
+    extra: dict[str, Any] = {"logits_to_keep": 1} if keeps_logits(type(model)) else {}
     if plain_cache:
         extra["past_key_values"] = DynamicCache() if cache is None else cache
     out = model(input_ids=torch.tensor([ids] * rows, device=model.device), use_cache=True, **extra)
@@ -87,7 +87,8 @@ def blocks(rows: list[int]) -> list[slice]:
     return [slice(end - n, end) for n, end in zip(rows, ends, strict=True)]
 
 
-def _keeps_logits(kind: type[PreTrainedModel]) -> bool:
+def keeps_logits(kind: type[PreTrainedModel]) -> bool:
+    """Whether its forward can be told of how many last tokens the logits are wanted."""
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 

@@ -119,6 +119,15 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> Drawn:
     return Drawn(ids, x.gather(1, ids[:, None])[:, 0] - _logsumexp(x), share, rest)
 
 
+def truncated(logits: Tensor, sampler: SamplerBatch) -> Tensor:
+    """(rows, vocabulary) float32: the logits of the tokens that survive each row's truncations, -inf for the others."""
+    x = logits.float()
+    top = x.amax(-1)
+    if not bool(torch.isfinite(top).all()):
+        raise NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
+    return x.masked_fill(x < _floor(x, top, sampler)[:, None], -torch.inf)
+
+
 def _logsumexp(x: Tensor) -> Tensor:
     """(rows,) over the vocabulary; on CPU a few rows at a time, so that the temporaries stay in cache."""
     rows = max(1, 2**18 // x.shape[1]) if x.device.type == "cpu" else len(x)

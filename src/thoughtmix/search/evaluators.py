@@ -143,6 +143,8 @@ class Judge:
 
     name = "judge"
     rubric = "Is this a good answer so far: to the point, correct and well written?"
+    together = 8
+    """Questions that are read in one forward."""
 
     def __init__(self, model: LanguageModel, rubric: str = "") -> None:
         if not model.causal:
@@ -161,20 +163,37 @@ class Judge:
         return {found[0] for found in ids if found and found[0] != unknown}
 
     def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
-        import torch
-
-        out = []
-        for x in leaves:
-            ids = self.model.encode(
+        asked = [
+            self.model.encode(
                 f"Question: {prompt}\n\nAnswer: {x.text}\n\n{self.rubric} Reply with one word, yes or no."
             )
-            self.tokens += len(ids)
-            with torch.inference_mode():
-                logits = self.model.model(torch.tensor([ids], device=self.model.device), use_cache=False).logits[0, -1]
-                odds = logits.double().log_softmax(-1)
-                yes, no = (odds[list(which)].logsumexp(-1) for which in (self.yes, self.no))
-                out.append(float(torch.sigmoid(yes - no)))
+            for x in leaves
+        ]
+        self.tokens += sum(map(len, asked))
+        out = [0.0] * len(asked)
+        order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # neighbours are about as long
+        for start in range(0, len(order), self.together):
+            some = order[start : start + self.together]
+            for i, value in zip(some, self._odds([asked[i] for i in some]), strict=True):
+                out[i] = value
         return out
+
+    def _odds(self, asked: Sequence[Sequence[int]]) -> list[float]:
+        """Of each question, in one forward. Filled up on the right: who reads from left to right never looks there."""
+        import torch
+
+        from thoughtmix.decoding.path import keeps_logits
+
+        longest, shortest = (of(map(len, asked)) for of in (max, min))
+        kind, keep = type(self.model.model), longest - shortest + 1
+        few: dict[str, Any] = {"logits_to_keep": keep} if keeps_logits(kind) else {}
+        ids = torch.tensor([[*one, *[one[-1]] * (longest - len(one))] for one in asked], device=self.model.device)
+        with torch.inference_mode():
+            logits = self.model.model(input_ids=ids, use_cache=False, **few).logits  # (asked, keep or all, vocabulary)
+            ends = [len(one) - 1 - longest for one in asked]  # counted from the end
+            odds = logits[range(len(asked)), ends].double().log_softmax(-1)
+            yes, no = (odds[:, list(which)].logsumexp(-1) for which in (self.yes, self.no))
+            return [float(p) for p in torch.sigmoid(yes - no)]
 
 
 @dataclass(frozen=True)

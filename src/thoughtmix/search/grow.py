@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.decoding import Continuation, Decoded, Row, decode
+from thoughtmix.decoding import Continuation, Decoded, Row, Taken, decode
 from thoughtmix.errors import InputError
 from thoughtmix.search.answers import different
 from thoughtmix.search.apart import Apart, words_apart
@@ -142,6 +142,9 @@ class TreeSearch:
             return
         began = time.perf_counter()
         leaves = different(list(self.tree.leaves()), missing, self.apart, quality_weight=0.5)
+        if not leaves and self.tree.complete():  # nothing is left to go on with
+            return
+        leaves = leaves or [self.tree.root]  # all is dead: there is an answer, if a wrong one
         each = max((limits.tokens - self.spent.drawn) // missing, 1)
         draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
         left = [min(each, self.settings.length - len(leaf.tokens)) for leaf, _ in draws]
@@ -241,7 +244,7 @@ class TreeSearch:
             for _ in range(self.settings.width):
                 draws.append((node, taken[id(node)]))
                 taken[id(node)] += 1
-        done = self._decode(draws, [min(self.settings.step, self._left(node)) for node, _ in draws])
+        done = self._decode(draws, [min(self.settings.step, self._left(node)) for node, _ in draws], once=True)
         out = _Drawn(tokens=_count(done))
         known = {(id(c.parent), c.token_ids): c for node in chosen for c in node.children}
         for (parent, place), row, prefix in zip(draws, done.rows, done.prefixes, strict=True):
@@ -266,16 +269,21 @@ class TreeSearch:
 
     def _node(self, parent: Node, place: int, row: Continuation, last: bool = False) -> Node:
         """What a row drew. Not of the tree yet. last: a thought ends here, whatever it lacks."""
-        node = Node(-1, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), row.finish)
+        node = Node(-1, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), tuple(row.shares), row.finish)
         self._read(node)
         if last:
             node.finish = node.finish or "length"
         return node
 
     def _decode(
-        self, draws: list[tuple[Node, int]], left: list[int], keep: bool = True, stop: tuple[str, ...] = ()
+        self,
+        draws: list[tuple[Node, int]],
+        left: list[int],
+        keep: bool = True,
+        stop: tuple[str, ...] = (),
+        once: bool = False,
     ) -> Decoded:
-        """One batch: a row for each (parent, place), of at most `left` tokens."""
+        """One batch: a row for each (parent, place), of at most `left` tokens. once: none that a parent has already."""
         began = time.perf_counter()
         parents = list({id(node): node for node, _ in draws}.values())
         at = {id(node): i for i, node in enumerate(parents)}
@@ -301,6 +309,7 @@ class TreeSearch:
             tail=tail,
             known=known,
             keep=keep,
+            taken=[_taken(node) for node in parents] if once else None,
         )
         self.decoding_path = done.path
         self.spent.computed += done.computed
@@ -347,6 +356,11 @@ class _Drawn:
 
 def _count(done: Decoded) -> int:
     return sum(len(row.token_ids) for row in done.rows)
+
+
+def _taken(node: Node) -> list[Taken]:
+    """What is not to be drawn at a node again."""
+    return [Taken(c.token_ids, c.shares) for c in node.children if c.shares]
 
 
 def _known(node: Node, length: int) -> Prefix | None:

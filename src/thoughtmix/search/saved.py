@@ -15,7 +15,7 @@ from thoughtmix.search.grow import Settings, Spent, TreeSearch
 from thoughtmix.search.tree import DEAD, Node
 from thoughtmix.thoughts import write_whole
 
-SCHEMA, VERSION = "thoughtmix/search", 1
+SCHEMA, VERSION = "thoughtmix/search", 2
 _HINT = "Write one with: thoughtmix search PROMPT --save FILE"
 
 
@@ -103,6 +103,7 @@ def _node(node: Node) -> dict[str, Any]:
         "wasted": node.wasted,
         "token_ids": list(node.token_ids),
         "logprobs": list(node.logprobs),
+        "shares": list(node.shares),
         "finish": node.finish,
         "text": node.text,
         "value": None if node.value == DEAD else node.value,
@@ -116,7 +117,7 @@ def _hang(search: TreeSearch, saved: Mapping[str, Any]) -> None:
     parent = search.tree.nodes[int(saved["parent"])]
     node = Node(
         0, parent, int(saved["place"]), int(saved["copies"]), tuple(map(int, saved["token_ids"])),
-        tuple(map(float, saved["logprobs"])), saved["finish"], str(saved["text"]),
+        tuple(map(float, saved["logprobs"])), tuple(map(float, saved["shares"])), saved["finish"], str(saved["text"]),
         scores={str(k): float(v) for k, v in saved["scores"].items()},
         draws=int(saved["draws"]), drawn=int(saved["drawn"]),
     )  # fmt: skip

@@ -1,7 +1,9 @@
 """The tree: nodes that hold a few tokens each, which to grow next, and what values below a node say of it.
 
 No model here. Values are any finite numbers, higher is better, compared after rescaling to [0, 1] over the whole tree;
-a node of value -inf is dead: it cannot become good, counts as 0 for its ancestors, and is never grown.
+a node of value -inf is dead: it cannot become good, counts as 0 for its ancestors, and is never grown. A complete
+thought counts as 0, too: it is found, and the next good one lies elsewhere. Draws at a node are without repetition, so
+that the tree knows of each node which share of what the proposal could draw below it is closed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from thoughtmix.thoughts import FinishReason
 
 DEAD = -math.inf
+NOTHING = 1e-4  # a share below which nothing is left to draw
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,8 @@ class Node:
     """How often the same tokens were drawn there."""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    """The probability that each token had in the draw; (): unknown, of no weight."""
     finish: FinishReason | None = None
     """Why a complete thought ended; None while it can go on."""
     text: str = ""
@@ -52,12 +57,16 @@ class Node:
     total: float = 0.0
     finite: int = 0
     dead: int = 0
-    """Sum and number of the finite values of this node and those below, and the number of dead ones and wasted draws.
-    """
+    """Sum and number of the values of this node and those below that can go on, and the number of dead ones, complete
+    ones and wasted draws."""
     pending: int = 0
     """Leaves below that the running round has chosen: each is a loss until its value is known (virtual loss)."""
     drawing: int = 0
     """Of these, the ones that are children to be drawn here."""
+    gone: float = 0.0
+    """The share of all that could be drawn below here that is complete or dead."""
+    taken: float = 0.0
+    """The share of the draws here that would be one of its children."""
 
     @property
     def visits(self) -> int:
@@ -66,7 +75,22 @@ class Node:
     @property
     def open(self) -> bool:
         """Whether it can be grown."""
-        return self.finish is None and self.value != DEAD
+        return self.finish is None and self.value != DEAD and self.left > NOTHING
+
+    @property
+    def share(self) -> float:
+        """The probability of its tokens at its parent; 0: unknown."""
+        return math.prod(self.shares) if self.shares else 0.0
+
+    @property
+    def left(self) -> float:
+        """The share of what can be drawn below here that is not closed yet."""
+        return max(1.0 - self.gone, 0.0)
+
+    @property
+    def fresh(self) -> float:
+        """The share of the draws here that would be no child of it."""
+        return max(1.0 - self.taken, 0.0)
 
     @property
     def lineage(self) -> list[Node]:
@@ -117,16 +141,28 @@ class Tree:
         """In [0, 1]; dead ones 0."""
         return 0.0 if value == DEAD else rescaled(value, self.low, self.high)
 
-    def priority(self, node: Node, child: Node | None) -> float:
-        """PUCT of a child, or, None, of drawing new ones. Children were drawn from the proposal itself, so that a
-        child's prior is its share of the draws (Hubert et al. 2021, Sampled MuZero, section 3); what is new counts as
-        one."""
-        prior = (1 if child is None else child.copies) / (1 + sum(c.copies for c in node.children if c.open))
-        visits = node.visits + node.pending
-        if child is None:
-            expected = max(self.mean(node) - self.urgency, 0.0) if node.visits else 0.5
-            return expected + bonus(self.exploration, visits, prior, node.draws + node.drawing)
-        return self.mean(child) + bonus(self.exploration, visits, prior, child.visits + child.pending)
+    def priorities(self, node: Node) -> dict[Node | None, float]:
+        """PUCT of each open child, and, None, of drawing new ones, where there may be any.
+
+        The prior of a child is its share of the draws, which stands for the proposal where draws hardly repeat (Hubert
+        et al. 2021, Sampled MuZero, section 3); or its probability, where that is more: draws do not repeat here, or
+        what is nearly certain would be most of them. What is new counts as one draw, or by the probability that is left
+        to it, where that is less. A child counts by what is left below it."""
+        among = [c for c in node.children if c.open]
+        draws = 1 + sum(c.copies for c in among)
+        weights: dict[Node | None, float] = {c: max(c.share, c.copies / draws) * c.left for c in among}
+        if node.fresh > NOTHING or not among:
+            weights[None] = min(node.fresh, 1 / draws)
+        total, visits = max(sum(weights.values()), NOTHING), node.visits + node.pending
+        out: dict[Node | None, float] = {}
+        for child, weight in weights.items():
+            if child is None:
+                value = max(self.mean(node) - self.urgency, 0.0) if node.visits else 0.5
+                played = node.draws + node.drawing
+            else:
+                value, played = self.mean(child), child.visits + child.pending
+            out[child] = value + bonus(self.exploration, visits, weight / total, played)
+        return out
 
     def pick(self) -> Node | None:
         """The node to draw children at, with virtual losses on the way there; None when all is complete or dead. Ties
@@ -135,9 +171,9 @@ class Tree:
             return None
         at = self.root
         while True:
-            options = [c for c in at.children if c.open]
-            best = max(options, key=lambda c: self.priority(at, c), default=None)
-            if best is None or self.priority(at, None) > self.priority(at, best):
+            options = self.priorities(at)  # what is new comes last: of equals the older child
+            best = max(options, key=lambda c: options[c])
+            if best is None:
                 break
             at = best
         at.drawing += 1
@@ -155,15 +191,21 @@ class Tree:
         assert node.parent is not None
         node.index = len(self.nodes)
         node.parent.children.append(node)
+        node.parent.taken += node.share
         self.nodes.append(node)
 
     def judged(self, node: Node, value: float) -> None:
-        """Give a node its value and tell its ancestors."""
+        """Give a node its value and tell its ancestors. To them a complete thought counts as nothing, like a dead one:
+        it is found, and what they can still lead to is another."""
         node.value = value
         if value != DEAD:
             self.low, self.high = min(self.low, value), max(self.high, value)
-        for at in node.lineage:
-            if value == DEAD:
+        closed = value == DEAD or node.finish is not None
+        gone = float(closed)
+        for at in reversed(node.lineage):
+            at.gone += gone
+            gone *= at.share
+            if closed:
                 at.dead += 1
             else:
                 at.total, at.finite = at.total + value, at.finite + 1
