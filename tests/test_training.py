@@ -18,6 +18,7 @@ from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split
 from thoughtmix.training.language import Shape, active_parameters, build, encode, tokenizer_of, train_language
+from thoughtmix.training.optimizers import optimizers_of
 from thoughtmix.training.state import load_state
 from thoughtmix.training.tokens import bpe_tokenizer, character_tokenizer
 from thoughtmix.training.trainer import Trainer
@@ -51,21 +52,46 @@ def test_training_learns_and_the_folder_thinks(
 
 
 @pytest.mark.parametrize("kind", ["mixture", "baseline"])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_resumed_is_as_if_never_stopped(kind: str, ema: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ema", "optimizer"), [(0.0, "adamw"), (0.9, "adamw"), (0.9, "muon")])
+def test_resumed_is_as_if_never_stopped(kind: str, ema: float, optimizer: str, tmp_path: Path) -> None:
     """Bit for bit, on one process: weights, losses and evaluations."""
-    whole, _, straight = train_language(kind, SPLITS, SHAPE, settings(ema=ema), tmp_path / "whole")
+    whole, _, straight = train_language(kind, SPLITS, SHAPE, settings(ema=ema, optimizer=optimizer), tmp_path / "whole")
 
     def stop(progress: Any) -> None:
         if progress.step == 9:
             raise KeyboardInterrupt
 
-    _, _, cut = train_language(kind, SPLITS, SHAPE, settings(ema=ema), tmp_path / "cut", on_step=stop)
+    _, _, cut = train_language(
+        kind, SPLITS, SHAPE, settings(ema=ema, optimizer=optimizer), tmp_path / "cut", on_step=stop
+    )
     assert cut.interrupted
-    again, _, resumed = train_language(kind, SPLITS, SHAPE, settings(ema=ema), tmp_path / "cut", resume=True)
+    again, _, resumed = train_language(
+        kind, SPLITS, SHAPE, settings(ema=ema, optimizer=optimizer), tmp_path / "cut", resume=True
+    )
     assert resumed.log == straight.log
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("kind", ["mixture", "baseline"])
+def test_muon_has_the_inner_matrices_and_adamw_the_rest(kind: str) -> None:
+    """Each parameter that learns has one optimizer; Muon has no embedding, no head, nothing frozen, and it learns."""
+    model = build(kind, tokenizer_of(SPLITS, SHAPE), SHAPE, 0)
+    frozen = next(m for m in model.modules() if isinstance(m, torch.nn.Linear)).weight.requires_grad_(False)
+    adamw, muon = optimizers_of(model, settings(optimizer="muon"))
+    ours = [[id(p) for g in o.param_groups for p in g["params"]] for o in (adamw, muon)]
+    assert sorted(ours[0] + ours[1]) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    assert outer <= set(ours[0]) and id(frozen) not in ours[0] + ours[1]
+    assert all(p.ndim == 2 for g in muon.param_groups for p in g["params"])
+    assert len(optimizers_of(model, settings())) == 1
+
+
+def test_muon_learns(tmp_path: Path) -> None:
+    _, _, done = train_language(
+        "baseline", SPLITS, SHAPE, settings(steps=60, optimizer="muon", learning_rate=5e-3), tmp_path
+    )
+    assert done.log[-1]["lm_loss"] < 0.6 * done.log[0]["lm_loss"]
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
@@ -232,6 +258,7 @@ def test_law_8_texts(body: bytes | None, says: str, tmp_path: Path) -> None:
         (["train", "magic", "--data", "x", "--out", "y"], "Unknown kind of model 'magic'"),
         (["train", "mixture", "--data", "nowhere.txt", "--out", "y"], "There is no file nowhere.txt"),
         (["train", "mixture", "--data", "{text}", "--out", "{out}", "--steps", "0"], "steps is 0"),
+        (["train", "mixture", "--data", "{text}", "--out", "{out}", "--optimizer", "sgd"], "optimizer is 'sgd'"),
         (["train", "mixture", "--data", "{text}", "--out", "{out}", "--context", "9999"], "a window takes 10000"),
         (["train", "mixture", "--data", "{text}", "--out", "{out}", "--noise", "loud"], "noise is 'loud'"),
         (["train", "mixture", "--data", "{text}", "--out", "{out}", "--heads", "5"], "no multiple"),

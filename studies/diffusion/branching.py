@@ -1,52 +1,51 @@
-"""Branching with selection beside best-of-N, at the same budget of row-passes, judged by a model that selected nothing.
+"""Branching with selection beside best-of-N, at the same budget of passes, judged by a model that selected nothing.
 
-    python studies/diffusion/branching.py --data TEXT --out out/branching --judge FOLDER --selector FOLDER
+    python studies/diffusion/branching.py --data TEXT --out out/branching
 
-The text is cut in three: writer (masked diffusion, trained here unless --writer names another) and selector
-(autoregressive) learned the first 60%, the judge (autoregressive, another seed) the next 30%; prompts are beginnings
-of lines of the last 10%. Selector and judge are `models/baseline-0` and `models/judge` of a folder that
-`thoughtmix experiment --data TEXT --out FOLDER` wrote: it cuts the text the same way. Each arm writes one text a prompt
-and seed. Unit: the prompt (seeds averaged); intervals: paired BCa bootstrap, p by Holm's correction over the arms.
+Writer, selector and judge learned three disjoint parts of the text, prompts are beginnings of lines of a fourth
+(apart.py). Each arm writes one text a prompt and seed. Cost: rows that went through the writer and, where the selector
+scores, texts that went through the selector (a smaller model, yet counted alike). An arm is compared with the cheapest
+best-of-N that costs as much as it does or more. Unit: the prompt (seeds averaged); intervals: paired BCa bootstrap, p
+by Holm's correction over the arms.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from apart import part, reader, writer
 
 from thoughtmix.bench.statistics import bootstrap, holm
 from thoughtmix.diffusion.branching import Branching, branch
-from thoughtmix.diffusion.load import DiffusionModel, load_diffusion
+from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.policies import policy
 from thoughtmix.diffusion.sampler import Meter, Plan
 from thoughtmix.diffusion.scores import likelihood
 from thoughtmix.diffusion.search import Search, search
-from thoughtmix.diffusion.train import train_diffusion
 from thoughtmix.metrics.judge import judge_nll
-from thoughtmix.models import load_model
-from thoughtmix.training.config import TrainConfig
-from thoughtmix.training.data import read_text, split
-from thoughtmix.training.language import Shape
+from thoughtmix.thoughts import write_whole
+from thoughtmix.training.data import read_text
 
 N = 8
-ARMS = ("one", "best-of-n", "best", "diverse", "halving", "smc", "search")
+BASES = {"best-of-8": 8, "best-of-9": 9}  # the ninth pays for what the selector reads
+ARMS = (*BASES, "one", "best", "diverse", "halving", "smc", "search")
 
 
-def writer(a: argparse.Namespace, splits: Any) -> DiffusionModel:
-    """The named one, or a small one trained here once."""
-    place = a.out / "writer"
-    if a.writer is None and not (place / "config.json").exists():
-        config = TrainConfig(
-            steps=a.train_steps, batch_size=16, learning_rate=3e-3, ema=0.99, evaluate_every=250, save_every=250
-        )
-        train_diffusion(splits, Shape(3, 96, 4, 96), config, place, resume=(place / "training" / "state.pt").exists())
-    return load_diffusion(a.writer or str(place))
+class Counted:
+    """A score of texts that counts them."""
+
+    def __init__(self, score: Callable[[Sequence[str]], Any]) -> None:
+        self.score, self.texts = score, 0
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        self.texts += len(texts)
+        return self.score(texts)
 
 
 def prompts_of(text: str, count: int, size: int) -> list[str]:
@@ -58,7 +57,7 @@ def prompts_of(text: str, count: int, size: int) -> list[str]:
 def run(
     arm: str, dm: DiffusionModel, prompts: list[str], seed: int, a: argparse.Namespace, score: Any
 ) -> tuple[list[str], float]:
-    """(one text a prompt, without it; row-passes a prompt)."""
+    """(one text a prompt, without it; the writer's row-passes a prompt)."""
     plan = Plan(policy(a.policy), None if policy(a.policy).one else a.steps)
     meter = Meter()
     if arm == "search":
@@ -66,10 +65,12 @@ def run(
         how = Search((0.125, 0.25, 0.5), children=3, expansions=a.expansions, branches=4, score=score)
         found = search(dm, canvas, how, plan, meter)
         return dm.texts(found.canvas.pick(found.best()), prompt=False), meter.row_passes / len(prompts)
-    rows = {"one": 1, "halving": 2 * N}.get(arm, N)  # halving: 16 rows to 1/4, 8 to 1/2, 4 to the end: 8 all along
+    rows = {"one": 1, "halving": 2 * N, **BASES}.get(
+        arm, N
+    )  # halving: 16 rows to 1/4, 8 to 1/2, 4 to the end: 8 all along
     seeds = [seed * 1000 + i for i in range(rows)] * len(prompts)
     canvas = dm.canvas([p for p in prompts for _ in range(rows)], a.length, seeds)
-    select = {"one": "none", "best-of-n": "none", "halving": "best"}.get(arm, arm)
+    select = {"one": "none", "halving": "best", **dict.fromkeys(BASES, "none")}.get(arm, arm)
     how = Branching(select, (0.25, 0.5), refill=arm != "halving", score=score, strength=a.strength)
     done = branch(dm, canvas, how, plan, group=rows, meter=meter)
     best = [done.ranked(g)[0] for g in range(len(prompts))]
@@ -90,37 +91,49 @@ def measured(
     about = {k: str(v) for k, v in vars(a).items()}
     if path.exists() and (body := json.loads(path.read_text()))["about"] == about:
         return dict(body)
-    texts, passes = [], []
+    texts, passes, read = [], [], []
     for seed in range(a.seeds):
-        made, cost = run(arm, dm, prompts, seed, a, score)
+        counted = Counted(score) if callable(score) else score
+        made, cost = run(arm, dm, prompts, seed, a, counted)
         texts.append(made)
         passes.append(cost)
+        read.append(counted.texts / len(prompts) if isinstance(counted, Counted) else 0.0)
     nll = [[float(judge_nll(p, [t], judge)[0]) for p, t in zip(prompts, made, strict=True)] for made in texts]
-    body = {"about": about, "arm": arm, "score": name, "nll": nll, "passes": passes, "texts": texts}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(body, ensure_ascii=False))
-    part.replace(path)
+    body = {"about": about, "arm": arm, "score": name, "nll": nll, "passes": passes, "read": read, "texts": texts}
+    write_whole(path, json.dumps(body, ensure_ascii=False))
     return body
 
 
+def cost(f: dict[str, Any]) -> float:
+    return float(np.mean(f["passes"]) + np.mean(f["read"]))
+
+
+def beside(arms: dict[str, Any], arm: str) -> str:
+    """The cheapest best-of-N that costs at least as much as the arm; else the dearest."""
+    bases = sorted((b for b in BASES if b in arms), key=lambda b: cost(arms[b]))
+    return next((b for b in bases if cost(arms[b]) >= cost(arms[arm])), bases[-1])
+
+
 def report(found: list[dict[str, Any]]) -> None:
-    print("| score | arm | row-passes | judge NLL | minus best-of-n (95%) | p (Holm) | distinct trigrams |")
+    print("| score | arm | writer + selector passes | judge NLL | minus (95%) | p (Holm) | distinct trigrams |")
     print("|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(f["score"] for f in found):
         arms = {f["arm"]: f for f in found if f["score"] == name}
-        base = np.mean(arms["best-of-n"]["nll"], 0)
         gaps: dict[str, Any] = {}
         for i, (arm, f) in enumerate(arms.items()):
-            if arm != "best-of-n":
-                gap = np.mean(f["nll"], 0) - base
+            if arm not in BASES:
+                gap = np.mean(f["nll"], 0) - np.mean(arms[beside(arms, arm)]["nll"], 0)
                 gaps[arm] = bootstrap(lambda w, gap=gap: w @ gap, len(gap), np.random.default_rng([7, i]))
         adjusted = dict(zip(gaps, holm([g.p for g in gaps.values()]), strict=True))
         for arm, f in arms.items():
             g = gaps.get(arm)
-            said = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.3g}" if g else " | "
+            said = " | "
+            if g:
+                said = f"{beside(arms, arm)}: {g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.3g}"
             distinct = np.mean([trigrams(t) for made in f["texts"] for t in made])
             print(
-                f"| {name} | {arm} | {np.mean(f['passes']):.0f} | {np.mean(f['nll']):.3f} | {said} | {distinct:.3f} |"
+                f"| {name} | {arm} | {np.mean(f['passes']):.0f} + {np.mean(f['read']):.0f} | {np.mean(f['nll']):.3f} | "
+                f"{said} | {distinct:.3f} |"
             )
 
 
@@ -128,22 +141,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--judge", required=True)
-    parser.add_argument("--selector", required=True)
-    parser.add_argument("--writer")
     parser.add_argument("--scores", default="selector,fill,path")
     parser.add_argument("--policy", default="random")
-    for name, value in (("prompts", 40), ("seeds", 2), ("steps", 24), ("prefix", 16), ("length", 48),
-                        ("expansions", 10), ("train-steps", 2200)):  # fmt: skip
+    for name, value in (("prompts", 40), ("seeds", 2), ("steps", 24), ("prefix", 16), ("length", 112),
+                        ("expansions", 10), ("writer-steps", 1500), ("reader-steps", 500)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--strength", type=float, default=20.0)
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    splits = split(read_text(a.data), validation=0.1, held_out=0.3)
-    prompts = prompts_of(splits.validation, a.prompts, a.prefix)
-    dm, judge = writer(a, splits), load_model(a.judge, dtype="float32")
+    text = read_text(a.data)
+    prompts = prompts_of(part(text, "rest"), a.prompts, a.prefix)
+    dm, judge = writer(text, a.out, a.writer_steps), reader("judge", text, a.out, a.reader_steps)
     by: dict[str, Callable[..., Any] | str] = {"fill": "fill", "path": "path"}
-    by["selector"] = likelihood(load_model(a.selector, dtype="float32"))
+    by["selector"] = likelihood(reader("selector", text, a.out, a.reader_steps))
     with torch.inference_mode():
         found = []
         for name in a.scores.split(","):

@@ -1,10 +1,11 @@
 """Quality and diversity of diffusion samples over the number of steps, remasking on and off, and what they copy.
 
-    python studies/diffusion/quality.py --model shakespeare-diffusion --judge FOLDER --data TEXT
+    python studies/diffusion/quality.py --data TEXT --out out/branching
 
-The judge is an autoregressive model (`thoughtmix train baseline`), not the generator; held-out text is
-scored beside. Generative perplexity alone can be had by repeating oneself, hence beside it: entropy of letters,
-distinct 4-grams of letters, the share of words that occur in the text, and verbatim copying from the training text.
+Writer and judge learned disjoint parts of the text (apart.py; the same folder as branching.py's), and real text that
+neither saw is scored beside. With --model another writer, which may have seen what the judge learned. Generative
+perplexity alone can be had by repeating oneself, hence beside it: entropy of letters, distinct 4-grams of letters, the
+share of words that occur in the writer's text, and verbatim copying from it. Interval: bootstrap over the texts.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from apart import part, reader, splits_for, writer
 
 from thoughtmix.diffusion.copying import copied
 from thoughtmix.diffusion.load import load_diffusion
 from thoughtmix.diffusion.policies import policy
 from thoughtmix.diffusion.remask import Remask
 from thoughtmix.diffusion.sampler import Meter, Plan, denoise
-from thoughtmix.models import load_model
 from thoughtmix.training.data import read_text, split
 
 
@@ -68,30 +70,32 @@ def row(name: str, texts: Sequence[str], judge: Any, train: str, known: set[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="shakespeare-diffusion")
-    parser.add_argument("--judge", required=True)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", help="Another writer; default: one trained apart from the judge.")
     parser.add_argument("--prompt", default="\n")
     parser.add_argument("--steps", default="4,8,16,32,64,128,256")
-    for name, value in (("rows", 8), ("length", 256)):
+    for name, value in (("rows", 32), ("length", 256), ("writer-steps", 1500), ("reader-steps", 500)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--eta", type=float, default=0.02)
     parser.add_argument("--show", action="store_true", help="Print a sample of each.")
     a = parser.parse_args()
-    model, judge = load_diffusion(a.model), load_model(a.judge, dtype="float32")
-    splits = split(read_text(a.data))
-    known = set(re.findall(r"[A-Za-z']+", splits.train))
+    text = read_text(a.data)
+    judge = reader("judge", text, a.out, a.reader_steps)
+    model = load_diffusion(a.model) if a.model else writer(text, a.out, a.writer_steps)
+    learned = split(text).train if a.model else splits_for(text, "writer").train
+    known, unseen = set(re.findall(r"[A-Za-z']+", learned)), part(text, "rest")
     print("| samples | passes | judge, nats/char (95%) | letter entropy, bits | distinct 4-grams | words known | "
           "longest copy: mean, most | 30-char spans copied |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
-    size = len(splits.validation) // a.rows
-    real = [splits.validation[i * size : i * size + a.length] for i in range(a.rows)]
-    print(row("real, held out", real, judge, splits.train, known, math.nan), flush=True)
+    size = len(unseen) // a.rows
+    real = [unseen[i * size : i * size + a.length] for i in range(a.rows)]
+    print(row("real, held out", real, judge, learned, known, math.nan), flush=True)
 
     def sampled(name: str, plan: Plan) -> None:
         meter = Meter()
         begun = model.canvas(a.prompt, a.length, a.rows)
         texts = model.texts(denoise(model.denoiser, begun, plan, meter=meter), prompt=False)
-        print(row(name, texts, judge, splits.train, known, meter.row_passes / a.rows), flush=True)
+        print(row(name, texts, judge, learned, known, meter.row_passes / a.rows), flush=True)
         if a.show:
             print("".join(f"    {line}\n" for line in texts[0].splitlines()), flush=True)
 

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="What trained it, for the card.")
     parser.add_argument("--note", default="", help="What else the card should say of the training.")
     parser.add_argument("--given", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=16)
     a = parser.parse_args()
     state = torch.load(a.model / "training" / "state.pt", weights_only=True)
     convert(a.model, a.out)

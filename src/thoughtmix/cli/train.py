@@ -55,6 +55,7 @@ def train(
     patience: Annotated[int, typer.Option(help="Stop after so many evaluations without a better one; 0: never.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations and checkpoints.")] = 250,
     precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto",
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the matrices.")] = "adamw",
     seed: Annotated[int, typer.Option(help="Of weights, batches and routes.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
 ) -> int:
@@ -79,6 +80,7 @@ def train(
         evaluate_every=evaluate_every,
         save_every=evaluate_every,
         precision=precision,
+        optimizer=optimizer,
         seed=seed,
     )
     shape = Shape(layers, width, heads, context, vocabulary)

@@ -14,7 +14,8 @@ class TrainConfig:
     included). batch_size: rows a process. learning_rate: the peak, after `warmup` steps, falling along a cosine to
     `final` of it. clip: largest gradient norm. ema: decay of the averaged weights that are kept in the end; 0: off.
     patience: evaluations without a better one before stopping; 0: never. precision: no, bf16 or auto (bf16 on
-    GPUs that have it; on CPUs it costs more in conversions than it saves)."""
+    GPUs that have it; on CPUs without bf16 instructions it costs more in conversions than it saves). optimizer: adamw,
+    or muon for the matrices of linear layers and adamw for the rest (optimizers.py)."""
 
     steps: int | None = 2000
     minutes: float | None = None
@@ -30,6 +31,7 @@ class TrainConfig:
     save_every: int = 250
     patience: int = 0
     precision: str = "auto"
+    optimizer: str = "adamw"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,6 +47,8 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}.", f"Pass 0 to 1 (--{name}).")
         if self.precision not in {"auto", "no", "bf16"}:
             raise InputError(f"precision is {self.precision!r}.", "Pass auto, no or bf16 (--precision).")
+        if self.optimizer not in {"adamw", "muon"}:
+            raise InputError(f"optimizer is {self.optimizer!r}.", "Pass adamw or muon (--optimizer).")
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0."""

@@ -12,7 +12,7 @@ import torch
 from thoughtmix.errors import ThoughtmixError
 from thoughtmix.training.config import TrainConfig
 
-VERSION = 1
+VERSION = 2
 
 
 def save_state(path: Path, body: dict[str, Any], config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warmup and cosine, clipping, averaged weights, checkpoints that resume bit for bit.
+"""The training loop: warmup and cosine, clipping, averaged weights, checkpoints that resume bit for bit.
 
 One process or several (Accelerate): process p of P takes rows p*b .. (p+1)*b of the P*b rows of a step, so the loss
 curve of P processes is that of one with P times the batch, up to rounding.
@@ -17,6 +17,7 @@ from torch import nn
 
 from thoughtmix.errors import NumericsError
 from thoughtmix.training.config import TrainConfig
+from thoughtmix.training.optimizers import optimizers_of
 from thoughtmix.training.state import load_state, save_state
 from thoughtmix.training.task import Task
 
@@ -116,11 +117,7 @@ class Trainer:
         # Routes that follow the text never ask the prior, say: not every parameter has a part in every loss.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(cpu=not cuda, kwargs_handlers=[unused])
-        learning = [p for p in self.model.parameters() if p.requires_grad]
-        decayed, others = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=c.learning_rate, betas=c.betas, fused=True)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.wrapped, *self.optimizers = self.accelerator.prepare(self.model, *optimizers_of(self.model, c))
         self.raw: nn.Module = self.accelerator.unwrap_model(self.wrapped)
         self.average: dict[str, torch.Tensor] | None = None
         if c.ema:
@@ -141,14 +138,16 @@ class Trainer:
         batch = self.task.batch(step, rows, c.batch_size * a.num_processes)
         batch = {name: x.to(a.device, non_blocking=True) for name, x in batch.items()}
         rate = c.rate(step, steps)
-        for group in self.optimizer.param_groups:
+        for group in (g for o in self.optimizers for g in o.param_groups):
             group["lr"] = rate
         with torch.autocast(a.device.type, torch.bfloat16, enabled=self.bf16):
             loss, logs = self.task.loss(self.wrapped, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         a.backward(loss)
         norm = a.clip_grad_norm_(self.wrapped.parameters(), c.clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.average is not None:
             with torch.no_grad():
                 for name, x in self._state().items():
@@ -207,7 +206,7 @@ class Trainer:
             return
         body = {
             "model": self._state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "average": self.average,
             "step": step,
             "steps": steps,
@@ -220,5 +219,6 @@ class Trainer:
 
     def _restore(self, body: dict[str, Any]) -> None:
         self._take(body["model"])
-        self.optimizer.load_state_dict(body["optimizer"])
+        for optimizer, state in zip(self.optimizers, body["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.average = body["average"]
