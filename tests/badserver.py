@@ -51,19 +51,26 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 state.keys.append(self.headers.get("authorization"))
                 state.when.append(time.monotonic())
                 state.flying += 1
+                self.flying = 1
                 state.most = max(state.most, state.flying)
             try:
                 self._play(state.script(number, body), body)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client had enough
             finally:
-                with state.lock:
-                    state.flying -= 1
+                self._landed()
+
+        def _landed(self) -> None:
+            """Not in flight any more. Before the answer is written: a client that has it may send the next at once."""
+            with state.lock:
+                state.flying -= self.flying
+                self.flying = 0
 
         def _play(self, fault: str, body: dict[str, Any]) -> None:
             text = answer(body)
             if fault == "ok":
                 time.sleep(0.02)
+                self._landed()
                 return self._stream(text) if body["stream"] else self._json(200, _whole(text))
             if fault == "length":
                 return self._json(200, _whole(text, "length"))
