@@ -15,9 +15,10 @@ from tiny import VOCABULARY, fresh, tiny, tiny_mixture
 
 from thoughtmix.decoding import Row, Sampler, decode
 from thoughtmix.decoding import continuous as continuous_module
+from thoughtmix.decoding.beginnings import Beginnings
 from thoughtmix.decoding.continuous import Continuous, Job
 from thoughtmix.decoding.probe import choose
-from thoughtmix.decoding.reading import Beginnings, Reading
+from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.scheduler import Cancelled, Scheduler, Session, TimedOut
 from thoughtmix.decoding.turns import Turns
 from thoughtmix.errors import InputError, NumericsError

@@ -19,7 +19,7 @@ from thoughtmix.decoding.engine import Decoded, Row, _Batch, _check
 from thoughtmix.decoding.fused import FusedPath, FusedWeights
 from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.rows import PLAIN, Ranks, RowState, beside
-from thoughtmix.decoding.sampling import Drawn, SamplerBatch, draw
+from thoughtmix.decoding.sampling import Drawn, SamplerBatch, draw, not_finite
 from thoughtmix.decoding.shared import SharedPath
 from thoughtmix.decoding.wide import Wide
 from thoughtmix.errors import NumericsError
@@ -47,33 +47,17 @@ class Job(_Batch):
         """Raises `InputError` as `decode` does. carried: a state that is `ranked` (see `RowState`)."""
         _check(lm, prompts, rows, max_new_tokens)
         super().__init__(
-            lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried
+            lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried, tail
         )  # fmt: skip
         self.top, self.step, self.began = top, 0, time.perf_counter()
-        self.tail = self.ahead = min(tail, min(map(len, self.prompts)) - 1)  # ahead: tokens of it not read yet
-        self.prefill = 0.0
+        self.ahead = self.tail  # tokens of it that rows have not read yet
+        self.prefill, self.read = 0.0, 0  # read: tokens of its prompts that were computed
         self.result: Future[Decoded] = Future()
-
-    @property
-    def heads(self) -> list[list[int]]:
-        """Of each prompt what all its rows read together."""
-        return [p[: len(p) - self.tail] for p in self.prompts]
-
-    @property
-    def capacity(self) -> int:
-        """Most tokens that a row holds for itself."""
-        return max(self.budget) + self.tail
 
     @property
     def tokens(self) -> int:
         """Most tokens whose keys and values it will hold."""
         return sum(map(len, self.heads)) + len(self.rows) * self.capacity
-
-    def own(self) -> list[int]:
-        """The prompts' next tokens that each live row reads for itself."""
-        tokens = [self.prompts[self.rows[row].prompt][-self.ahead] for row in self.live]
-        self.ahead -= 1
-        return tokens
 
     def ranks(self) -> Ranks | None:
         """What its live rows do to a graft."""
@@ -98,7 +82,7 @@ class Job(_Batch):
         for result, text in zip(self.results, self.texts, strict=True):
             result.text = text.finish()
         seconds = time.perf_counter() - self.began
-        computed = sum(map(len, self.heads)) + self.tail * len(self.rows)
+        computed = self.read + self.tail * len(self.rows)
         computed += sum(len(r.token_ids) - 1 for r in self.results if r.token_ids)
         self.result.set_result(Decoded(self.results, path, weights, self.prefill, seconds, interrupted, computed))
 
@@ -138,6 +122,8 @@ class Continuous:
         state, logits = reading.result()
         if not self.jobs or self._path is None:
             self._path, self._cohorts = running(reading.route)
+            if isinstance(self._path, FusedPath):
+                self._path.ranks = self.ranks
             self._logits, self._sampler, self._code, self._bits = logits, job.sampler, job.code, job.bits
         else:
             if isinstance(self._path, FusedPath) and isinstance(reading.route, FusedPath):
@@ -146,11 +132,9 @@ class Continuous:
             self._sampler = _joined(self._sampler, job.sampler)
             self._code, self._bits = torch.cat([self._code, job.code]), torch.cat([self._bits, job.bits])
         self._cohorts.join(state)
-        if isinstance(self._path, FusedPath):
-            self._path.ranks = self.ranks
         self.jobs.append(job)
         self._changed = True
-        job.prefill = time.perf_counter() - job.began
+        job.prefill, job.read = time.perf_counter() - job.began, reading.computed
 
     @torch.no_grad()
     def step(self) -> int:
@@ -171,7 +155,8 @@ class Continuous:
         for job in self.jobs:
             end = at + len(job.live)
             if job.ahead:
-                read.update(zip(range(at, end), job.own(), strict=True))
+                read.update(zip(range(at, end), job.own(job.ahead), strict=True))
+                job.ahead -= 1
                 at = end
                 continue
             count += len(job.live)
@@ -238,7 +223,7 @@ class Continuous:
         for job in list(self.jobs):
             end = at + len(job.live)
             if not bool(good[at:end].all()):
-                self.remove(job, NumericsError(_NAN, "Try --dtype float32, or check the weights."))
+                self.remove(job, not_finite())
             at = end
 
     def _drop(self, gone: list[int], over: dict[Job, BaseException]) -> Tensor:
@@ -264,9 +249,6 @@ class Continuous:
         keep = torch.tensor(order, dtype=torch.long, device=self._code.device)
         self._code, self._bits, self._sampler = self._code[keep], self._bits[keep], self._sampler.rows(keep)
         return keep
-
-
-_NAN = "The model produced NaN or infinite logits."
 
 
 def _newer(one: FusedWeights, other: FusedWeights) -> FusedWeights:

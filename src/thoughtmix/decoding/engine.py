@@ -153,17 +153,20 @@ def decode(
     if known is not None:
         check_known(known, prompts)
     route = choose(lm.model, path, weights, carried, read, len(prompts))
-    batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried)
-    batch.top, batch.keep = top, keep
+    if known is not None and all(prefix is None for prefix in known):
+        known = None
+    batch = _Batch(
+        lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, carried,
+        tail if known is None else max(tail, 1),
+    )  # fmt: skip
+    batch.top, batch.keep, batch.known = top, keep, known
     if taken is not None:
         if len(taken) != len(prompts) or any(row.code is not None for row in rows):
             raise InputError(
                 "Draws without repetition need a list a prompt, and no codes.", "Pass taken=[()] a prompt."
             )
         batch.once = Once([taken[row.prompt] for row in rows], [row.prompt for row in rows])
-    if known is not None and any(prefix is not None for prefix in known):
-        batch.known, tail = list(known), max(tail, 1)
-    return batch.run(route, read, min(tail, min(len(p) for p in prompts) - 1))
+    return batch.run(route, read)
 
 
 def over(
@@ -178,7 +181,7 @@ def over(
     _check(lm, prompts, rows, max_new_tokens)
     batch = _Batch(lm, prompts, rows, max_new_tokens, lm.eos_ids, None, PLAIN)
     batch.top = top
-    return batch.run(cast("Path", route), "shared", 0)  # nothing is known or kept: four methods are all it takes
+    return batch.run(cast("Path", route), "shared")  # nothing is known or kept: four methods are all it takes
 
 
 class _Batch:
@@ -193,12 +196,15 @@ class _Batch:
         end_ids: frozenset[int],
         on_step: Callable[[StepEvent], None] | None,
         carried: RowState,
+        tail: int = 0,
     ) -> None:
+        """tail: as in `decode`."""
         device = lm.model.device
         self.prompts, self.top = [list(p) for p in prompts], 0
-        self.known: list[Prefix | None] | None = None
+        self.known: Sequence[Prefix | None] | None = None
         self.keep = False
         self.once: Once | None = None
+        self.tail = min(tail, min(map(len, self.prompts)) - 1)
         self.rows, self.end_ids, self.on_step, self.carried = rows, end_ids, on_step, carried
         self.live = sorted(range(len(rows)), key=lambda r: rows[r].prompt)  # neighbours share a prompt
         self.budget = [min(max_new_tokens, r.max_new_tokens or max_new_tokens) for r in rows]
@@ -214,15 +220,27 @@ class _Batch:
         self.code = torch.tensor([0.0 if c is None else c for c in codes], dtype=torch.float64, device=device)
         self.bits = torch.tensor([0.0 if c is None else CODE_BITS for c in codes], dtype=torch.float64, device=device)
 
-    def run(self, route: Path, read: Read, tail: int) -> Decoded:
+    @property
+    def heads(self) -> list[list[int]]:
+        """Of each prompt what its rows read together."""
+        return [p[: len(p) - self.tail] for p in self.prompts]
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens that a row holds for itself."""
+        return max(self.budget) + self.tail
+
+    def own(self, at: int) -> list[int]:
+        """The token that each live row reads of its prompt, `at` before the end."""
+        return [self.prompts[self.rows[row].prompt][-at] for row in self.live]
+
+    def run(self, route: Path, read: Read) -> Decoded:
         done = Decoded(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
         began = time.perf_counter()
         try:
-            logits = self._start(route, self.counts, read, tail, done)
-            for at in range(tail, 0, -1):
-                logits = route.step(
-                    torch.tensor([self.prompts[self.rows[r].prompt][-at] for r in self.live]).to(self.code.device)
-                )
+            logits = self._start(route, self.counts, read, done)
+            for at in range(self.tail, 0, -1):
+                logits = route.step(torch.tensor(self.own(at)).to(self.code.device))
                 done.computed += len(self.live)
             done.prefill_seconds = time.perf_counter() - began
             for step in range(max(self.budget)):
@@ -246,17 +264,17 @@ class _Batch:
         done.seconds = time.perf_counter() - began
         return done
 
-    def _start(self, route: Path, counts: list[int], read: Read, tail: int, done: Decoded) -> Tensor:
+    def _start(self, route: Path, counts: list[int], read: Read, done: Decoded) -> Tensor:
         """Read what has to be read: the next logits of each row (of no meaning where a tail follows)."""
-        heads = [p[: len(p) - tail] for p in self.prompts]
+        heads = self.heads
         if self.keep:
             done.prefixes = [None] * len(self.rows)
         if self.known is not None:
-            done.computed = route.resume(heads, self.known, counts, max(self.budget) + tail)
+            done.computed = route.resume(heads, list(self.known), counts, self.capacity)
             return self.uniform
-        first = route.start(heads, counts, max(self.budget) + tail)
+        first = route.start(heads, counts, self.capacity)
         if read == "shared":  # of each prompt, with which all its rows begin
-            done.computed = sum(map(len, heads)) - getattr(route, "spared", 0)
+            done.computed = sum(map(len, heads)) - route.spared
             return first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
         done.computed = sum(len(head) * n for head, n in zip(heads, counts, strict=True))
         return first

@@ -18,6 +18,7 @@ from thoughtmix.decoding.rows import PLAIN, Read, RowState
 
 class ExpandedPath:
     name = "expanded"
+    spared = 0
 
     def __init__(self, model: PreTrainedModel, carried: RowState = PLAIN, read: Read = "shared") -> None:
         self.model = model

@@ -8,8 +8,9 @@ something new came, at the price of one draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,10 +27,7 @@ class Taken:
 
     def rest(self, at: int) -> float:
         """The probability of the tokens from `at` on, given those before."""
-        out = 1.0
-        for share in self.shares[at:]:
-            out *= share
-        return min(out, 1.0)
+        return min(math.prod(self.shares[at:]), 1.0)
 
 
 class Once:
@@ -58,8 +56,8 @@ class Once:
             mine = drawn.setdefault((self.group[row], *before[i]), []) if last[i] else []
             gone = self._gone(row, before[i], mine)
             if gone:
-                one = SamplerBatch(*(getattr(sampler, f.name)[i : i + 1] for f in fields(sampler)))
-                got = _without(logits[i : i + 1], float(uniform[i]), one, gone)
+                at = slice(i, i + 1)
+                got = _without(logits[at], float(uniform[i]), sampler.rows(at), gone)
                 ids[i], logprobs[i], shares[i] = got or (ids[i], logprobs[i], shares[i])
             mine.append(ids[i])
         return ids, logprobs, shares

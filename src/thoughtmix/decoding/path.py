@@ -25,6 +25,11 @@ class Stepped(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def spared(self) -> int:
+        """Tokens of the prompts that `start` had read with an earlier prompt."""
+        ...
+
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         """Read the prompts; prompt p gets rows[p] rows of up to `capacity` own tokens.
         Returns the logits of the first new token: (prompts, vocabulary), or (rows, vocabulary) where each row read."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from thoughtmix.decoding.beginnings import Beginnings as Beginnings
+from thoughtmix.decoding.beginnings import Beginnings
 from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.prefix import Prompt, SharedPrefix
 from thoughtmix.decoding.shared import SharedPath, whole
@@ -29,6 +29,7 @@ class Reading:
         self.route, self.prompts, self.counts, self.capacity = route, [list(p) for p in prompts], counts, capacity
         self.read: list[Prompt] = []
         self.logits: list[Tensor] = []
+        self.computed = 0  # tokens that went through the model
         self._at = 0  # tokens of the current prompt that are read
         self._part: Prompt | Cache | None = None  # what is read of it
 
@@ -49,6 +50,7 @@ class Reading:
             last = self._at + len(piece) == len(ids)
             logits = self._more(piece)
             left -= len(piece)
+            self.computed += len(piece)
             self._at += len(piece)
             if last:
                 self.logits.append(logits)

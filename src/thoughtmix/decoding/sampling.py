@@ -70,7 +70,7 @@ class SamplerBatch:
 
         return cls(*(column(f.name) for f in fields(cls)))
 
-    def rows(self, keep: Tensor) -> SamplerBatch:
+    def rows(self, keep: Tensor | slice) -> SamplerBatch:
         return SamplerBatch(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
@@ -86,6 +86,11 @@ class Drawn:
     rest: Tensor
 
 
+def not_finite() -> NumericsError:
+    """The error for logits that no token can be drawn from."""
+    return NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
+
+
 def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> Drawn:
     """One token a row.
 
@@ -97,7 +102,7 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> Drawn:
     block_top = blocks.amax(-1)
     top = block_top.amax(-1)  # (rows,)
     if not bool(torch.isfinite(top).all()):
-        raise NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
+        raise not_finite()
     floor = _floor(x, top, sampler)  # (rows,) float32
     survives = block_top >= floor[:, None]  # (rows, blocks)
     # Few surviving blocks: gather them. Many (little truncation): two dense passes are cheaper. The choice
@@ -124,7 +129,7 @@ def truncated(logits: Tensor, sampler: SamplerBatch) -> Tensor:
     x = logits.float()
     top = x.amax(-1)
     if not bool(torch.isfinite(top).all()):
-        raise NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
+        raise not_finite()
     return x.masked_fill(x < _floor(x, top, sampler)[:, None], -torch.inf)
 
 

@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.decoding.beginnings import Beginnings
 from thoughtmix.decoding.continuous import Continuous, Job
 from thoughtmix.decoding.engine import ELSEWHERE, Continuation, Decoded
 from thoughtmix.decoding.fused import FusedPath
 from thoughtmix.decoding.probe import Weights, choose
-from thoughtmix.decoding.reading import Beginnings, Reading
+from thoughtmix.decoding.reading import Reading
 from thoughtmix.decoding.rows import PLAIN
 from thoughtmix.decoding.shared import SharedPath
 from thoughtmix.decoding.turns import Turns

@@ -121,6 +121,7 @@ AttentionInterface.register(NAME, _attention)
 
 class SharedPath:
     name = "shared"
+    spared = 0
 
     def __init__(self, model: PreTrainedModel, carried: RowState = PLAIN, own: bool = False) -> None:
         """own: use the model's own step (a `decoding_step` method that gives a function or None) where it has one."""

@@ -65,8 +65,6 @@ class Node:
     """Of these, the ones that are children to be drawn here."""
     gone: float = 0.0
     """The share of all that could be drawn below here that is complete or dead."""
-    taken: float = 0.0
-    """The share of the draws here that would be one of its children."""
 
     @property
     def visits(self) -> int:
@@ -90,7 +88,7 @@ class Node:
     @property
     def fresh(self) -> float:
         """The share of the draws here that would be no child of it."""
-        return max(1.0 - self.taken, 0.0)
+        return max(1.0 - sum(child.share for child in self.children), 0.0)
 
     @property
     def lineage(self) -> list[Node]:
@@ -191,7 +189,6 @@ class Tree:
         assert node.parent is not None
         node.index = len(self.nodes)
         node.parent.children.append(node)
-        node.parent.taken += node.share
         self.nodes.append(node)
 
     def judged(self, node: Node, value: float) -> None:

@@ -290,7 +290,7 @@ class Run:
 
 class InTurn:
     """An embedder that takes turns with the decoding steps (two at once on the same cores are slower than one after the
-    other)."""
+    other), in threads that end at once: the request may go on to decode, and its own would keep a team (threads.py)."""
 
     def __init__(self, load: Callable[[], Embedder] | None, scheduler: Scheduler) -> None:
         self._load, self._scheduler = load, scheduler

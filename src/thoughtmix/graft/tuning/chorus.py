@@ -37,6 +37,10 @@ class Chorus:
     def __init__(self, inner: Path, weight: float) -> None:
         self.inner, self.weight = inner, weight
 
+    @property
+    def spared(self) -> int:
+        return self.inner.spared
+
     def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
         k, b = len(prompts), sum(rows)
         first = self.inner.start(prompts, [b] * k, capacity).float().log_softmax(-1)  # (k, v)
