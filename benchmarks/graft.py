@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from peft import get_peft_model
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.decoding.rows import PLAIN
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.graft import MoTConfig
 from thoughtmix.graft.context import graft_of
 from thoughtmix.models import load_model, wrap_model
@@ -41,9 +41,9 @@ def grafted(lm: Any, config: MoTConfig) -> Any:
 def seconds(lm: Any, n: int, tokens: int, read: Any, graft: Any, weights: Any) -> tuple[float, float, str]:
     """(a step, the prefill, the path)"""
     rows = [Row(seed=i, sampler=Sampler(temperature=0.7, min_p=0.1)) for i in range(n)]
-    carried = PLAIN if graft is None else graft.carried(range(n), [1.0] * n, lm.device)
+    row_state = NO_ROW_STATE if graft is None else graft.row_state(range(n), [1.0] * n, lm.device)
     done = decode(
-        lm, [lm.encode(PROMPT)], rows, max_new_tokens=tokens, end_ids=frozenset(), carried=carried, read=read,
+        lm, [lm.encode(PROMPT)], rows, max_new_tokens=tokens, end_ids=frozenset(), row_state=row_state, read=read,
         weights=weights,
     )  # fmt: skip
     return (done.seconds - done.prefill_seconds) / (tokens - 1), done.prefill_seconds, done.path

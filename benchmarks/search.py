@@ -30,7 +30,7 @@ from thoughtmix.bench.statistics import holm, mean_difference
 from thoughtmix.bench.tasks import countdown, partial, writing
 from thoughtmix.bench.tasks.item import Reading
 from thoughtmix.bench.tasks.puzzles import Puzzle
-from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.models import load_model
 from thoughtmix.search import Evaluators, Limits, SamplingProposal, Settings, TreeSearch, Verifier
 from thoughtmix.search.answers import valid

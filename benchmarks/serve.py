@@ -122,7 +122,7 @@ def client(url: str, number: int, load: Load, until: float, args: argparse.Names
 
 def engine(clients: int, n: int, tokens: int) -> float:
     """Tokens a second of one `decode` with as many rows, prompts read included."""
-    from thoughtmix.decoding import Row, Sampler, decode
+    from thoughtmix.engine import Row, Sampler, decode
     from thoughtmix.models import load_model
 
     lm = load_model()

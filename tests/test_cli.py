@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_thoughts import some
 
 from thoughtmix import ThoughtSet, cli
-from thoughtmix.thinker import StepEvent
+from thoughtmix.core.thinker import StepEvent
 
 pytest_plugins = ["tinyland"]
 PROMPT = "w5 w9 w77 w33"
@@ -102,7 +102,7 @@ def test_a_terminal_gets_colour_and_a_live_view(tinyland: Any, monkeypatch: pyte
 
 
 def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.decoding import engine
+    from thoughtmix.engine import loop as engine
 
     def stop(self: Any, gone: list[int]) -> None:
         if sum(len(r.token_ids) for r in self.results) >= 6:

@@ -13,15 +13,15 @@ import torch
 from test_decoding import PATHS, lm
 from tiny import VOCABULARY, fresh, tiny, tiny_mixture
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.decoding import continuous as continuous_module
-from thoughtmix.decoding.beginnings import Beginnings
-from thoughtmix.decoding.continuous import Continuous, Job
-from thoughtmix.decoding.probe import choose
-from thoughtmix.decoding.reading import Reading
-from thoughtmix.decoding.scheduler import Cancelled, Scheduler, Session, TimedOut
-from thoughtmix.decoding.turns import Turns
-from thoughtmix.errors import InputError, NumericsError
+from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import continuous as continuous_module
+from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.beginnings import Beginnings
+from thoughtmix.engine.continuous import Continuous, Job
+from thoughtmix.engine.fair_lock import Turns
+from thoughtmix.engine.prefill import Reading
+from thoughtmix.engine.scheduler import Cancelled, Scheduler, Session, TimedOut
 
 JOINING = [family for family, path in PATHS.items() if path != "expanded"]
 

@@ -12,9 +12,9 @@ from graftland import base, grafted
 from test_continuous import call_of, same, scheduled, some_call
 from test_decoding import lm
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.decoding.rows import Ranks, beside
-from thoughtmix.decoding.scheduler import Session
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine.row_state import RowLora, stack_row_loras
+from thoughtmix.engine.scheduler import Session
 
 KINDS: dict[str, dict[str, Any]] = {
     "held": {"noise": "held"},
@@ -38,15 +38,15 @@ def thought_call(model: Any, number: int) -> dict[str, Any]:
     n = dice.choice([1, 3, 5])
     seeds = [dice.randrange(2**40) for _ in range(n)]
     graft = next(m.thought_graft for m in model.model.modules() if getattr(m, "thought_graft", None) is not None)
-    carried = graft.carried(seeds, [dice.choice([0.0, 1.0, 1.7]) for _ in seeds], torch.device("cpu"))
+    row_state = graft.row_state(seeds, [dice.choice([0.0, 1.0, 1.7]) for _ in seeds], torch.device("cpu"))
     return {
         "prompts": [[dice.randrange(3, 60) for _ in range(dice.choice([1, 2, 9, 30]))]],
         "rows": [Row(seed=s, sampler=Sampler(temperature=dice.choice([0.0, 1.0])), code=dice.choice([None, dice.random()]),
                      max_new_tokens=dice.choice([None, 4])) for s in seeds],
         "max_new_tokens": dice.choice([6, 14]),
         "end_ids": frozenset({2, 50, 51}),
-        "carried": carried,
-        "tail": carried.tail,
+        "row_state": row_state,
+        "tail": row_state.unshared_suffix,
     }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_law_5_thoughts_and_plain_rows_side_by_side(kind: str) -> None:
             call = some_call(number) if number >= 100 else thought_call(model, number)
             done = call_of(Session(scheduler), model, call)
             if number < 100:
-                routes[number] = call["carried"].routes(len(call["rows"]))
+                routes[number] = call["row_state"].routes(len(call["rows"]))
             return done
 
         numbers = [n for pair in zip([*thoughts], [*bare, *bare], strict=False) for n in pair]
@@ -80,28 +80,28 @@ def test_law_5_thoughts_and_plain_rows_side_by_side(kind: str) -> None:
     for number in thoughts:
         call = thought_call(model, number)
         decode(model, weights="native", **call)
-        assert routes[number] == call["carried"].routes(len(call["rows"]))
+        assert routes[number] == call["row_state"].routes(len(call["rows"]))
 
 
 def test_the_branches_are_at_work() -> None:
-    """The comparison above would pass if nothing was carried."""
+    """The comparison above would pass if nothing was row_state."""
     _, model = model_of("tail")
     call = thought_call(model, 1)
     with scheduled(model) as scheduler:
         moved = call_of(Session(scheduler), model, {**call, "rows": [Row(seed=5)] * len(call["rows"])})
         still = call_of(
             Session(scheduler), model,
-            {k: v for k, v in {**call, "rows": [Row(seed=5)] * len(call["rows"])}.items() if k not in {"carried", "tail"}},
+            {k: v for k, v in {**call, "rows": [Row(seed=5)] * len(call["rows"])}.items() if k not in {"row_state", "tail"}},
         )  # fmt: skip
     assert [r.logprobs for r in moved.rows] != [r.logprobs for r in still.rows]
 
 
 def test_ranks_beside_each_other() -> None:
-    one, other = Ranks(torch.ones(2, 1, 4), None), Ranks(torch.full((1, 3, 4), 2.0), torch.full((1, 3, 4), 5.0))
-    made = beside([one, None, other], [2, 3, 1])
+    one, other = RowLora(torch.ones(2, 1, 4), None), RowLora(torch.full((1, 3, 4), 2.0), torch.full((1, 3, 4), 5.0))
+    made = stack_row_loras([one, None, other], [2, 3, 1])
     assert made is not None and made.shift is not None
     assert made.scale[:, :, 0].tolist() == [[1] * 3] * 2 + [[0] * 3] * 3 + [[2] * 3]
     assert made.shift[:, :, 0].tolist() == [[0] * 3] * 5 + [[5] * 3]
-    assert beside([None, None], [1, 2]) is None
-    alone = beside([one, None], [2, 1])
+    assert stack_row_loras([None, None], [1, 2]) is None
+    alone = stack_row_loras([one, None], [2, 1])
     assert alone is not None and alone.shift is None and alone.scale.shape == (3, 1, 4)

@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeepseekV2Config, GPT2Config, LlamaConfig, MixtralConfig, ViTConfig
 
+from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.cost import Graft, Request, estimate, kinds, memory
 from thoughtmix.cost.hardware import kind
 from thoughtmix.cost.read import build
 from thoughtmix.cost.size import Size, measure
-from thoughtmix.errors import InputError, ModelError, UnknownName
 from thoughtmix.graft import MoTConfig
 
 TOKENS, ROWS = 48, 2

@@ -9,10 +9,11 @@ import pytest
 import torch
 from tiny import VOCABULARY, fresh, tiny, tokenizer
 
-from thoughtmix.decoding import Row, Sampler, decode, probe
-from thoughtmix.decoding import shared as shared_module
-from thoughtmix.decoding.prefix import SharedPrefix
-from thoughtmix.errors import InputError, NumericsError
+from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine.backends import probe
+from thoughtmix.engine.backends import shared as shared_module
+from thoughtmix.engine.kv_cache import SharedPrefix
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 OTHER = [44, 17, 3]
@@ -133,7 +134,7 @@ def test_rows_end_at_end_tokens_and_stop_strings_and_leave_the_batch() -> None:
             sizes.append(len(tokens))
             return self.path.step(tokens)  # type: ignore[no-any-return]
 
-    import thoughtmix.decoding.engine as engine
+    import thoughtmix.engine.loop as engine
 
     try:
         engine.choose = lambda *a: Counting(original(*a))  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from thoughtmix import Pipeline, ThoughtSet, cli
-from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.engine import Row, Sampler, decode
 
 pytestmark = pytest.mark.model
 pytest_plugins = ["tinyland"]

@@ -11,12 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.diffusion.adapters import BlockDenoiser
 from thoughtmix.diffusion.canvas import Canvas, blank
 from thoughtmix.diffusion.load import DiffusionModel, load_diffusion, wrap_diffusion
 from thoughtmix.diffusion.policies import POLICIES, EntropyBound, policy
 from thoughtmix.diffusion.sampler import Meter, Plan, denoise, predict, step
-from thoughtmix.errors import InputError, ModelError
 
 WORDS = {"<pad>": 0, "<cls>": 1, "<sep>": 2, "<mask>": 3, "<unk>": 4, **{f"w{i}": i for i in range(5, 64)}}
 SIZES: dict[str, Any] = {

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_diffusion_model import Joint, tiny_diffusion
 
+from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.diffusion import selecting
 from thoughtmix.diffusion.ancestry import Ancestry, Round
 from thoughtmix.diffusion.branching import Branching, Frame, MultiBranchDiffusion, branch
@@ -25,7 +26,6 @@ from thoughtmix.diffusion.sampler import Meter, Plan, denoise
 from thoughtmix.diffusion.scores import Sight, fill, path
 from thoughtmix.diffusion.search import Search, search
 from thoughtmix.diffusion.walk import Watch, advance, filled
-from thoughtmix.errors import InputError, NumericsError, UnknownName
 
 PLAN = Plan(Random(), steps=12)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.diffusion.canvas import Canvas, blank
 from thoughtmix.diffusion.config import MaskedDiffusionConfig
 from thoughtmix.diffusion.denoiser import MaskPredictor, own_denoiser
@@ -23,7 +24,6 @@ from thoughtmix.diffusion.remask import KINDS, Remask
 from thoughtmix.diffusion.sampler import Meter, Plan, Step, denoise, predict, step, stream
 from thoughtmix.diffusion.schedules import Cosine, Linear
 from thoughtmix.diffusion.tokens import propose
-from thoughtmix.errors import InputError, NumericsError, UnknownName
 
 VOCAB, MASK = 7, 6
 _PAIRS = torch.from_numpy(np.random.default_rng(0).normal(0, 1.2, (2, VOCAB, VOCAB)))

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thoughtmix.cli import main
+from thoughtmix.core.errors import ModelError
 from thoughtmix.diffusion.copying import copied
 from thoughtmix.diffusion.load import BUNDLED, load_diffusion
 from thoughtmix.diffusion.policies import policy
 from thoughtmix.diffusion.sampler import Plan, denoise
-from thoughtmix.errors import ModelError
 
 TEXT = "".join(f"The {a} {b} went to the {c}.\n" for a in ("red", "old", "sad") for b in ("cat", "dog", "king", "fool")
                for c in ("sea", "town", "well", "hill", "door"))  # fmt: skip

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.diffusion.evaluation import evaluate, windows_of
 from thoughtmix.diffusion.objective import bound_loss, by_count, by_time, stratified, token_losses
 from thoughtmix.diffusion.schedules import Cosine, Linear, Polynomial, Schedule, schedule
 from thoughtmix.diffusion.task import DiffusionTask, Objective
 from thoughtmix.diffusion.train import build, diffusion_tokenizer, task_of, train_diffusion
-from thoughtmix.errors import InputError, UnknownName
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape, encode

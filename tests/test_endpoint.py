@@ -12,7 +12,7 @@ import httpx  # noqa: F401  its own import moves the global random state, which 
 import pytest
 from badserver import serving
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models.endpoint import Ask, Endpoint
 from thoughtmix.models.retry import retry_after
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_report import Tags
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.experiment import run as experiment
 from thoughtmix.experiment.plan import BASELINE_SETTINGS, MIXTURE_SETTINGS, TRAINED, Plan
 from thoughtmix.experiment.report import page, verdict

@@ -14,7 +14,7 @@ from tiny import VOCABULARY, fresh, tiny
 from tiny_moe import DECODERS, EXPERTS, FAMILIES, fresh_moe, inputs, tiny_moe
 from torch import Tensor, nn
 
-from thoughtmix.errors import InputError, ModelError, ThoughtmixError
+from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
 from thoughtmix.experts import ExpertActivationExtractor, ExpertController, Profile, find_moe_layers
 from thoughtmix.experts.attached import _GATES
 

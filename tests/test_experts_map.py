@@ -15,8 +15,8 @@ from test_report import Tags
 from tiny import VOCABULARY, tokenizer
 from tiny_moe import EXPERTS, fresh_moe, tiny_moe
 
-from thoughtmix.decoding.randomness import generator
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.engine.rng import generator
 from thoughtmix.experts import Profile, Specialization, analyze_expert_specialization
 from thoughtmix.experts.profile import all_experts, load_profiles, save_profiles
 from thoughtmix.experts.prompts import PROMPTS

@@ -10,7 +10,7 @@ import torch
 from test_experts_control import EXPERT, _gated, _llama4, logits
 from tiny_moe import EXPERTS, FAMILIES, inputs, tiny_moe
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.experts import Activations, ExpertActivationExtractor, ExpertController, find_moe_layers
 from thoughtmix.experts.attached import _GATES
 

@@ -14,7 +14,7 @@ from tiny_moe import DECODERS, EXPERTS, tiny_moe
 
 import thoughtmix
 from thoughtmix import Request
-from thoughtmix.errors import InputError, ModelError, UnknownName
+from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.experts import ExpertController, Profile, generate_thought_branches
 from thoughtmix.experts.attached import _GATES
 from thoughtmix.experts.branches import NOISE, think_under

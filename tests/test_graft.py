@@ -18,7 +18,7 @@ from tiny import tokenizer
 from transformers import AutoModelForCausalLM, DynamicCache, Trainer, TrainingArguments
 
 from thoughtmix import InputError, Pipeline
-from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.graft import MoTConfig, MoTLayer, export_lora, routed, save_graft, thoughts
 from thoughtmix.graft.blocks import find_blocks
 from thoughtmix.graft.config import FORMAT_VERSION
@@ -406,8 +406,10 @@ def test_the_engine_gives_the_thoughts_of_the_model(family: str, read: Any) -> N
         for s, p, m in zip(seeds, (0, 0, 0, 1, 1), (6, 3, 6, 5, 6), strict=True)
     ]
     for path in ("auto", "shared", "expanded") if read == "shared" and family not in {"opt", "gpt2"} else ("auto",):
-        carried = graft.carried(seeds, creativity, lm.device)
-        done = decode(lm, prompts, rows, max_new_tokens=6, path=path, carried=carried, read=read, end_ids=frozenset())  # type: ignore[arg-type]
+        row_state = graft.row_state(seeds, creativity, lm.device)
+        done = decode(
+            lm, prompts, rows, max_new_tokens=6, path=path, row_state=row_state, read=read, end_ids=frozenset()
+        )  # type: ignore[arg-type]
         if read == "shared" and path == "auto":
             assert done.path == {"llama": "fused", "qwen3": "fused"}.get(family, done.path)
         for row, c, seed, spec in zip(done.rows, creativity, seeds, rows, strict=True):
@@ -430,7 +432,7 @@ def test_fused_steps_are_exact(lm: Any) -> None:
         ran = {
             path: decode(
                 lm, [[5, 9, 77]], rows, max_new_tokens=8, path=path, weights="native", end_ids=frozenset(),
-                carried=graft.carried(range(4), [1.5] * 4, lm.device, given),
+                row_state=graft.row_state(range(4), [1.5] * 4, lm.device, given),
             )
             for path in ("fused", "shared")
         }  # fmt: skip
@@ -441,7 +443,7 @@ def test_fused_steps_are_exact(lm: Any) -> None:
     old = ran["fused"].rows[0].logprobs
     stirred(lm.model, 0.4)
     new = decode(lm, [[5, 9, 77]], rows, max_new_tokens=8, path="fused", end_ids=frozenset(),
-                 carried=graft.carried(range(4), [1.5] * 4, lm.device, weights))  # fmt: skip
+                 row_state=graft.row_state(range(4), [1.5] * 4, lm.device, weights))  # fmt: skip
     assert new.rows[0].logprobs != old, "weights that changed are packed again"
 
 
@@ -453,7 +455,7 @@ def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
     ran = {
         path: decode(
             lm, [[5, 9, 77, 14]], rows, max_new_tokens=8, path=path, weights="native", end_ids=frozenset(), read="each",
-            carried=graft.carried(range(5), [1.5, 0.0, 1.0, 2.0, 1.5], lm.device),
+            row_state=graft.row_state(range(5), [1.5, 0.0, 1.0, 2.0, 1.5], lm.device),
         )
         for path in ("fused", "expanded")
     }  # fmt: skip
@@ -462,8 +464,8 @@ def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
         assert a.token_ids == b.token_ids
         torch.testing.assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4, rtol=1e-4)
     two = [Row(seed=s, prompt=s) for s in range(2)]
-    carried = graft.carried(range(2), [1.0] * 2, lm.device)
-    done = decode(lm, [[5, 9], [7, 8, 9]], two, max_new_tokens=3, read="each", carried=carried)
+    row_state = graft.row_state(range(2), [1.0] * 2, lm.device)
+    done = decode(lm, [[5, 9], [7, 8, 9]], two, max_new_tokens=3, read="each", row_state=row_state)
     assert done.path == "expanded"
 
 
@@ -477,8 +479,8 @@ def test_what_the_fused_path_leaves_to_others() -> None:
         {"target_modules": ["o_proj"]},
     ):
         lm = wrap_model(grafted("llama", **settings), tokenizer())
-        carried = graft_of(lm.model).carried([1], [1.0], lm.device)  # type: ignore[union-attr]
-        done = decode(lm, [[5, 9, 77]], rows, max_new_tokens=4, carried=carried, end_ids=frozenset())
+        row_state = graft_of(lm.model).row_state([1], [1.0], lm.device)  # type: ignore[union-attr]
+        done = decode(lm, [[5, 9, 77]], rows, max_new_tokens=4, row_state=row_state, end_ids=frozenset())
         assert done.path == "shared", settings
         ids = torch.tensor([[5, 9, 77, *done.rows[0].token_ids]])
         log_p = said(lm.model, {"input_ids": ids}, seed=1, prompt_lengths=3).log_softmax(-1)[0, 2:-1]

@@ -14,7 +14,7 @@ from tinyland import HashEmbedder
 from thoughtmix import Interrupted, Pipeline, cli
 from thoughtmix.bench.contestants import Ask, contestant
 from thoughtmix.bench.tasks import Item
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.hybrid.measures import likelihood, question
 from thoughtmix.hybrid.stages import BY
 from thoughtmix.hybrid.stages import Pipeline as Stages
@@ -118,7 +118,7 @@ def test_the_bench_gives_everyone_the_same_budget(
     setting: dict[str, Any], pipeline: Pipeline, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows actually decoded, and tokens, against what `rows` says and the budget."""
-    import thoughtmix.decoding.engine as engine
+    import thoughtmix.engine.loop as engine
 
     decoded: list[int] = []
     run = engine._Batch.run

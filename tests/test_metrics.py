@@ -16,8 +16,8 @@ from scipy.stats import entropy
 from tiny import tiny, tokenizer
 
 from thoughtmix import metrics as m
-from thoughtmix.errors import InputError, NumericsError
-from thoughtmix.thoughts import Thought, ThoughtSet
+from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.core.types import Thought, ThoughtSet
 
 sentence = st.lists(
     st.sampled_from(["the", "a", "cat", "dog", "sat.", "on,", "mat!", "it's", "3.5", "ran\n", "&", "né"]), max_size=9

@@ -12,17 +12,17 @@ import pytest
 import torch
 from tiny import tokenizer
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine.counter_rng import gumbel, key, normal, uniform
 from thoughtmix.mixture.branch import Noise, NoiseInjection, ThoughtBranch
 from thoughtmix.mixture.combiner import AttentionCombiner
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
-from thoughtmix.mixture.draws import gumbel, key, normal, uniform
 from thoughtmix.mixture.layer import MixtureOfThoughtsLayer
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer, StandardTransformer
 from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.mixture.router import ThoughtRouter
-from thoughtmix.mixture.state import Carried
+from thoughtmix.mixture.state import BranchRowState
 
 V = 160
 KINDS: dict[str, dict[str, Any]] = {
@@ -75,8 +75,8 @@ def think(model: Any, seeds: list[int], creativity: float = 1.0, tokens: int = 1
     rows = [Row(seed=s, sampler=sampler, prompt=more.get("prompt", 0)) for s in seeds]
     more.pop("prompt", None)
     prompts = more.pop("prompts", [PROMPT])
-    carried = Carried(seeds, [creativity] * len(seeds), torch.device("cpu"))
-    return decode(lm(model), prompts, rows, max_new_tokens=tokens, carried=carried, **more)
+    row_state = BranchRowState(seeds, [creativity] * len(seeds), torch.device("cpu"))
+    return decode(lm(model), prompts, rows, max_new_tokens=tokens, row_state=row_state, **more)
 
 
 # --- the laws ---------------------------------------------------------------------------------------------------------
@@ -146,12 +146,12 @@ def test_law_5_in_the_engine(kind: str, read: str) -> None:
     if read == "shared":
         prompts = [PROMPT, [44, 17, 3]]
         rows = [Row(seed=s, sampler=Sampler(temperature=0.8), prompt=s % 2, max_new_tokens=4 + s) for s in range(6)]
-        carried = Carried(list(range(6)), [1.0] * 6, torch.device("cpu"))
+        row_state = BranchRowState(list(range(6)), [1.0] * 6, torch.device("cpu"))
         for path in ("shared", "expanded"):
-            mixed = decode(lm(model), prompts, rows, max_new_tokens=14, carried=carried, path=path)  # type: ignore[arg-type]
+            mixed = decode(lm(model), prompts, rows, max_new_tokens=14, row_state=row_state, path=path)  # type: ignore[arg-type]
             for s in (0, 2, 4):
                 assert mixed.rows[s].token_ids == together.rows[s].token_ids[: 4 + s]
-            carried = Carried(list(range(6)), [1.0] * 6, torch.device("cpu"))
+            row_state = BranchRowState(list(range(6)), [1.0] * 6, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

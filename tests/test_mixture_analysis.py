@@ -9,8 +9,8 @@ import pytest
 from test_mixture import build, ids
 from tiny import tokenizer
 
-from thoughtmix.decoding.randomness import generator
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine.rng import generator
 from thoughtmix.mixture.analysis import analyze_thought_patterns, router_probabilities, visualize_branch_activity
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_mixture import KINDS, build, ids, think
 
-from thoughtmix.decoding import Row, Sampler, decode
+from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.mixture.step import Step
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split

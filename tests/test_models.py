@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import fresh, language_model, tokenizer
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models import LanguageModel, checkpoint, hardware, load_model, wrap_model
 
 TURNS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models import Embedder, load_embedder
 
 TEXTS = [

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from thoughtmix.errors import CacheError, InputError
+from thoughtmix.core.errors import CacheError, InputError
 from thoughtmix.models import cache, packaged, wheels
 from thoughtmix.models.packaged import Artefact, ensure, folder_of, ready
 from thoughtmix.models.wheels import Wheel, fetch

@@ -19,11 +19,11 @@ from tiny import language_model
 from tinyland import HashEmbedder
 
 from thoughtmix import Interrupted, Pipeline, cli
-from thoughtmix.errors import InputError, ModelError, UnknownName
+from thoughtmix.core.errors import InputError, ModelError, UnknownName
+from thoughtmix.core.selection import select_diverse
 from thoughtmix.noise import LANGUAGES, STRENGTHS, Catalogue, SemanticNoiser, most_different
 from thoughtmix.noise.asking import Way, few_shot, messages, prompt_ids
 from thoughtmix.noise.words import HOLE, masked
-from thoughtmix.selection import select_diverse
 
 pytest_plugins = ["tinyland"]
 PROMPT = "w9 w10 w11"

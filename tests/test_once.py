@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import VOCABULARY, tiny, tokenizer
 
-from thoughtmix.decoding import Row, Sampler, Taken, decode
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Row, Sampler, Taken, decode
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 

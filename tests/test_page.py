@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from pageland import PAGE, POLICY, THINKERS, Land, distances_of, words_of
 
-from thoughtmix.selection import select_diverse
-from thoughtmix.thoughts import ThoughtSet
+from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.types import ThoughtSet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thoughtmix.decoding.prefix import Prompt, SharedPrefix
+from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
 
 H, D, LAYERS, STEPS = 2, 4, 2, 5
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import fresh, language_model, tiny, tokenizer
 
-from thoughtmix.decoding import Prefix, Row, Sampler, decode
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Prefix, Row, Sampler, decode
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 OTHER = [44, 17, 3]
@@ -151,14 +151,14 @@ def test_rows_with_a_state_of_their_own() -> None:
     from graftland import grafted
 
     from thoughtmix.graft.context import graft_of
-    from thoughtmix.mixture.thinker import carried_by
+    from thoughtmix.thinkers.mixture import branch_row_state
 
     base = grafted("llama", router="prior", combiner="router", noise="held").get_base_model()
     graft = graft_of(base)
 
     def ours(prompt: list[int], seed: int, **more: Any) -> Any:
-        carried = graft.carried([seed], [1.0], base.device)
-        return run(base, [prompt], [Row(seed=seed)], 6, carried=carried, **more)
+        row_state = graft.row_state([seed], [1.0], base.device)
+        return run(base, [prompt], [Row(seed=seed)], 6, row_state=row_state, **more)
 
     first = ours(PROMPT, 3, tail=1, keep=True)
     whole = [*PROMPT, *first.rows[0].token_ids]
@@ -166,19 +166,22 @@ def test_rows_with_a_state_of_their_own() -> None:
     logits_of = run(base, [whole], [Row(seed=3)], 6)
     assert then.path == "fused" and then.computed == 6
     assert then.rows[0].logprobs != logits_of.rows[0].logprobs, "the route has a say"
-    longer = run(base, [PROMPT], [Row(seed=3)], 12, carried=graft.carried([3], [1.0], base.device), tail=1, top=1)
-    forced = run(base, [whole], [Row(seed=3, sampler=GREEDY)], 1, carried=graft.carried([3], [1.0], base.device),
+    longer = run(base, [PROMPT], [Row(seed=3)], 12, row_state=graft.row_state([3], [1.0], base.device), tail=1, top=1)
+    forced = run(base, [whole], [Row(seed=3, sampler=GREEDY)], 1, row_state=graft.row_state([3], [1.0], base.device),
                  known=first.prefixes, top=1)  # fmt: skip
     assert longer.rows[0].token_ids[:6] == first.rows[0].token_ids
     torch.testing.assert_close(
         torch.tensor(forced.rows[0].top[0][1]), torch.tensor(longer.rows[0].top[6][1]), atol=5e-4, rtol=1e-4
     )
     mixture = language_model("mixture")
-    got = decode(mixture, [PROMPT], [Row(seed=1)], max_new_tokens=5, carried=carried_by(mixture, [1], [1.0]), keep=True)
+    got = decode(
+        mixture, [PROMPT], [Row(seed=1)], max_new_tokens=5, row_state=branch_row_state(mixture, [1], [1.0]), keep=True
+    )
     text = [*PROMPT, *got.rows[0].token_ids]
-    for carried in (None, [1.0]):
+    for row_state in (None, [1.0]):
         more: list[Any] = [
-            {} if carried is None else {"carried": carried_by(mixture, [1], carried), "tail": 1} for _ in range(2)
+            {} if row_state is None else {"row_state": branch_row_state(mixture, [1], row_state), "tail": 1}
+            for _ in range(2)
         ]
         a = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, **more[0])
         b = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, known=got.prefixes, **more[1])

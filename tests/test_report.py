@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_thoughts import some
 
+from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.report.html import HEIGHT, WIDTH, fragment, layout, page
 from thoughtmix.report.text import heat_rows, plain, printable
-from thoughtmix.thoughts import Thought, ThoughtSet
 
 NASTY = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</style>{{ 7*7 }}", "\x1b[31mred\x07",
@@ -114,8 +114,8 @@ def test_the_terminal_shows_the_same() -> None:
 
     from rich.console import Console
 
+    from thoughtmix.core.thinker import StepEvent
     from thoughtmix.report.terminal import LiveView, render
-    from thoughtmix.thinker import StepEvent
 
     out = StringIO()
     Console(file=out, width=80, force_terminal=True).print(render(nasty()))

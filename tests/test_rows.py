@@ -11,8 +11,8 @@ import torch
 from test_decoding import OTHER, PROMPT, lm
 from tiny import fresh, tiny
 
-from thoughtmix.decoding import Row, decode
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Row, decode
 
 
 class Push:
@@ -27,7 +27,13 @@ class Push:
             return (self._add(out[0]), *out[1:])
         return out + (self.now[:, None] if self.now.ndim == 2 else 0.0)
 
-    def keep(self, order: Sequence[int]) -> None:
+    unshared_suffix = 0
+    is_lora = False
+
+    def row_lora(self) -> None:
+        return None
+
+    def reorder(self, order: Sequence[int]) -> None:
         self.vectors = self.vectors[list(order)]
 
     @contextmanager
@@ -38,13 +44,13 @@ class Push:
         finally:
             self.now = torch.zeros(1)
 
-    def reading(self, rows: slice, read: str) -> Any:
+    def prefilling(self, rows: slice, read: str) -> Any:
         return self._with(self.vectors[rows] if read == "each" else torch.zeros(1))
 
     def stepping(self, rows: slice) -> Any:
         return self._with(self.vectors[rows])
 
-    def quiet(self) -> Any:
+    def probing(self) -> Any:
         return self._with(torch.zeros(1))
 
 
@@ -55,7 +61,7 @@ def pushed(family: str, values: list[float], rows: list[Row], **more: Any) -> An
     vectors = torch.tensor(values)[:, None] * torch.linspace(-1, 1, 48)
     state = Push(block, vectors)
     try:
-        return decode(lm(model), [PROMPT, OTHER], rows, max_new_tokens=10, carried=state, **more)
+        return decode(lm(model), [PROMPT, OTHER], rows, max_new_tokens=10, row_state=state, **more)
     finally:
         state.hook.remove()
 

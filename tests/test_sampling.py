@@ -16,9 +16,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from thoughtmix.decoding.randomness import generator, uniforms
-from thoughtmix.decoding.sampling import Sampler, SamplerBatch, draw
-from thoughtmix.errors import InputError, NumericsError
+from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.engine.rng import generator, uniforms
+from thoughtmix.engine.sampling import Sampler, SamplerBatch, draw
 
 STEPS = 4000
 

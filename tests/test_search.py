@@ -19,9 +19,8 @@ from tinyland import HashEmbedder
 import thoughtmix.search
 from thoughtmix import InputError, NumericsError, UnknownName, think
 from thoughtmix.bench.tasks import countdown, partial, writing
-from thoughtmix.decoding import Sampler
+from thoughtmix.engine import Sampler
 from thoughtmix.models import wrap_model
-from thoughtmix.puct import bonus, rescaled
 from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, Tree, TreeSearch, Verifier, saved
 from thoughtmix.search.answers import answers, valid
 from thoughtmix.search.apart import embedding_apart, words_apart
@@ -35,6 +34,7 @@ from thoughtmix.search.evaluators import (
     evaluators,
     parse_weights,
 )
+from thoughtmix.search.puct import bonus, rescaled
 from thoughtmix.search.tree import DEAD, Node
 
 pytest_plugins = ["tinyland"]
@@ -330,7 +330,7 @@ def test_more_search_finds_what_the_evaluators_like() -> None:
         search.explore(limits, 1)
         search.finish(limits, 1)
         found = max(node.value for node in [*search.tree.complete(), *search.ended])
-        from thoughtmix.decoding import Row, decode
+        from thoughtmix.engine import Row, decode
 
         rows = [Row(1000 * seed + i, Sampler(min_p=0.1)) for i in range(budget // 12)]
         plain = decode(model, [PROMPT], rows, max_new_tokens=12, weights="native").rows
@@ -361,7 +361,7 @@ def test_a_verifier_prunes_and_distinct_answers_come_first() -> None:
 def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, batch: int) -> None:
     """Three tokens, each one of three: 27 texts, 39 nodes. The right ones are those whose words sum to an even number;
     a search of 39 tokens knows every one of them, and stops by itself. Free draws of as many tokens find less than half."""
-    from thoughtmix.decoding import Row, decode
+    from thoughtmix.engine import Row, decode
 
     def even(text: str) -> bool:
         return sum(int(w[1:]) for w in text.split() if w[1:].isdigit()) % 2 == 0
@@ -404,7 +404,7 @@ def test_the_answers_are_different_and_good() -> None:
 
 
 def test_names_import_no_torch() -> None:
-    code = "import sys, thoughtmix.search, thoughtmix.search.thinker; print('torch' in sys.modules); print(thoughtmix.search.Tree)"
+    code = "import sys, thoughtmix.search, thoughtmix.thinkers.search; print('torch' in sys.modules); print(thoughtmix.search.Tree)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert out[0] == "False" and "thoughtmix.search.tree.Tree" in out[-1]
     assert all(getattr(thoughtmix.search, name) is not None for name in thoughtmix.search.__all__)

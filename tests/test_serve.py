@@ -197,7 +197,7 @@ def test_the_official_client_knows_the_errors(client: openai.OpenAI) -> None:
 
 
 def test_an_internal_error_tells_nothing(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.sampling.thinker import SamplingThinker
+    from thoughtmix.thinkers.sampling import SamplingThinker
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("/home/someone/secret.py")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thoughtmix.errors import InputError
-from thoughtmix.selection import select_diverse
-from thoughtmix.thoughts import SCHEMA_VERSION, Thought, ThoughtSet
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.types import SCHEMA_VERSION, Thought, ThoughtSet
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 plain = st.recursive(

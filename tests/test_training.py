@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from thoughtmix.cli import main
-from thoughtmix.errors import InputError, NumericsError, ThoughtmixError
+from thoughtmix.core.errors import InputError, NumericsError, ThoughtmixError
 from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from thoughtmix.bench.tasks import coverage_tasks, family
 from thoughtmix.cli import main
-from thoughtmix.decoding import Row, Sampler
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Row, Sampler
 from thoughtmix.graft import MoTConfig, routed
 from thoughtmix.graft.tuning.batches import Student, collate, token_logprobs
 from thoughtmix.graft.tuning.chorus import sing

@@ -1,4 +1,4 @@
-"""Ours, under the same worker as its peers: `thoughtmix.decoding.decode`, logs of every probability kept."""
+"""Ours, under the same worker as its peers: `thoughtmix.engine.decode`, logs of every probability kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Engine:
         import torch
 
         from thoughtmix import __version__
-        from thoughtmix.decoding import Row, Sampler, decode
+        from thoughtmix.engine import Row, Sampler, decode
         from thoughtmix.models import load_model
 
         torch.set_num_threads(request.threads)

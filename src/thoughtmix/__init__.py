@@ -13,29 +13,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix import peft_hook
+from thoughtmix import _peft_hook
 
-peft_hook.install()  # stock PEFT then knows grafts
+_peft_hook.install()  # stock PEFT then knows grafts
 
 __version__ = "0.1.0"
 
 _HOME = {  # public name -> module, imported at first use
-    "CacheError": "errors",
-    "InputError": "errors",
-    "Interrupted": "errors",
-    "ModelError": "errors",
-    "NumericsError": "errors",
+    "CacheError": "core.errors",
+    "InputError": "core.errors",
+    "Interrupted": "core.errors",
+    "ModelError": "core.errors",
+    "NumericsError": "core.errors",
     "Pipeline": "api",
-    "Request": "thinker",
-    "StepEvent": "thinker",
-    "Thinker": "thinker",
-    "Thought": "thoughts",
-    "ThoughtSet": "thoughts",
-    "ThoughtmixError": "errors",
-    "UnknownName": "errors",
-    "get_thinker": "registry",
+    "Request": "core.thinker",
+    "StepEvent": "core.thinker",
+    "Thinker": "core.thinker",
+    "Thought": "core.types",
+    "ThoughtSet": "core.types",
+    "ThoughtmixError": "core.errors",
+    "UnknownName": "core.errors",
+    "get_thinker": "core.registry",
     "think": "api",
-    "thinker_names": "registry",
+    "thinker_names": "core.registry",
 }
 
 __all__ = [
@@ -60,7 +60,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline, think
-    from thoughtmix.errors import (
+    from thoughtmix.core.errors import (
         CacheError,
         InputError,
         Interrupted,
@@ -69,9 +69,9 @@ if TYPE_CHECKING:
         ThoughtmixError,
         UnknownName,
     )
-    from thoughtmix.registry import get_thinker, thinker_names
-    from thoughtmix.thinker import Request, StepEvent, Thinker
-    from thoughtmix.thoughts import Thought, ThoughtSet
+    from thoughtmix.core.registry import get_thinker, thinker_names
+    from thoughtmix.core.thinker import Request, StepEvent, Thinker
+    from thoughtmix.core.types import Thought, ThoughtSet
 
 
 def __getattr__(name: str) -> Any:

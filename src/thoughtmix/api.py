@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError, Interrupted, UnknownName
-from thoughtmix.registry import get_thinker
-from thoughtmix.thinker import Request, StepEvent, Thinker
-from thoughtmix.thoughts import ThoughtSet
+from thoughtmix.core.errors import InputError, Interrupted, UnknownName
+from thoughtmix.core.registry import get_thinker
+from thoughtmix.core.thinker import Request, StepEvent, Thinker
+from thoughtmix.core.types import ThoughtSet
 
 if TYPE_CHECKING:
     from thoughtmix.models import Embedder, LanguageModel
@@ -31,7 +31,7 @@ class Pipeline:
     model: None for the default (SmolLM2-135M-Instruct), a local folder, a Hugging Face id, or a `LanguageModel`.
     dtype: auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16.
     weights: how a decoding step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs; see
-    `thoughtmix.decoding.linear`). path: auto, fused, shared or expanded (see `thoughtmix.decoding.path`).
+    `engine.backends.packing`). path: auto, fused, shared or expanded (see `engine.backends.base`).
     judge: a model that scores every thought's NLL, named like `model`; it should not be the generator.
 
     Models are loaded at the first call. Raises `ModelError` when one cannot be.

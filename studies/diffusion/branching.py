@@ -22,6 +22,7 @@ import torch
 from apart import part, reader, writer
 
 from thoughtmix.bench.statistics import bootstrap, holm
+from thoughtmix.core.types import write_whole
 from thoughtmix.diffusion.branching import Branching, branch
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.policies import policy
@@ -29,7 +30,6 @@ from thoughtmix.diffusion.sampler import Meter, Plan
 from thoughtmix.diffusion.scores import likelihood
 from thoughtmix.diffusion.search import Search, search
 from thoughtmix.metrics.judge import judge_nll
-from thoughtmix.thoughts import write_whole
 from thoughtmix.training.data import read_text
 
 N = 8

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from thoughtmix.core.types import write_whole
 from thoughtmix.diffusion.copying import copied
 from thoughtmix.diffusion.evaluation import Bound, evaluate, windows_of
 from thoughtmix.diffusion.load import load_diffusion
 from thoughtmix.diffusion.sampler import Plan, denoise
 from thoughtmix.models.quiet import quiet
-from thoughtmix.thoughts import write_whole
 from thoughtmix.training.data import read_text, split
 
 CARD = """---

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from thoughtmix import Request
 from thoughtmix.bench.statistics import Curve, bootstrap, difference_at
+from thoughtmix.core.types import write_whole
 from thoughtmix.experts import Profile, Specialization, analyze_expert_specialization
 from thoughtmix.experts.branches import NOISE, think_under
 from thoughtmix.experts.profile import ROUTER
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.text import distinct_n, self_bleu
 from thoughtmix.models import LanguageModel, load_model
-from thoughtmix.thoughts import write_whole
 
 TOKENS, THOUGHTS = 64, 4
 KINDS = ("forced", "bias 1", "bias 2", "bias 4")

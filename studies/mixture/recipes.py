@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from thoughtmix.bench import student
+from thoughtmix.core.types import write_whole
 from thoughtmix.experiment.contenders import contender, shape_of
 from thoughtmix.experiment.explore import generate
 from thoughtmix.experiment.plan import TRAINED, Plan, split_prompts
 from thoughtmix.metrics import vendi
 from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.models import load_embedder
-from thoughtmix.thoughts import write_whole
 from thoughtmix.training import task
 from thoughtmix.training.data import read_text, split
 from thoughtmix.training.language import tokenizer_of

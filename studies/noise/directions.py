@@ -25,10 +25,10 @@ from ideas import IDEAS
 from numpy.typing import NDArray
 
 from thoughtmix.bench.statistics import bootstrap
+from thoughtmix.core.types import write_whole
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.models import load_embedder, load_model
 from thoughtmix.noise import Catalogue, SemanticNoiser
-from thoughtmix.thoughts import write_whole
 
 CONTROL = str(Path(__file__).with_name("polish.toml"))
 PROMPT = "Give me an idea for our town."

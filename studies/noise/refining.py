@@ -24,8 +24,8 @@ from thoughtmix.bench.cells import Cell, Store
 from thoughtmix.bench.scoring import score
 from thoughtmix.bench.statistics import holm, mean_difference
 from thoughtmix.bench.tasks import Item, family, read_prompts
+from thoughtmix.core.types import ThoughtSet
 from thoughtmix.metrics import measure
-from thoughtmix.thoughts import ThoughtSet
 
 N = 4
 POLISH = {"file": str(Path(__file__).with_name("polish.toml")), "directions": "polish"}

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError
-from thoughtmix.thoughts import Thought, ThoughtSet
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import Thought, ThoughtSet
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline
@@ -146,9 +146,9 @@ def _asked(
     name: str,
 ) -> ThoughtSet:
     """n thoughts, thought i for prompt i mod len(ways), in one batch. setting: `draws` and the sampler's own fields."""
-    from thoughtmix.decoding import Row, Sampler, decode
-    from thoughtmix.decoding.randomness import codes
-    from thoughtmix.decoding.requested import DEFAULT_MIN_P, thoughts
+    from thoughtmix.engine import Row, Sampler, decode
+    from thoughtmix.engine.rng import codes
+    from thoughtmix.thinkers._common import DEFAULT_MIN_P, thoughts
 
     lm, how = pipeline.model, dict(setting)
     ways = ways[: ask.n]

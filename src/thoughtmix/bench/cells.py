@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thoughtmix.errors import InputError
-from thoughtmix.thoughts import write_whole
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import write_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench import baselines
-from thoughtmix.errors import InputError, UnknownName
-from thoughtmix.registry import thinker_names
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.registry import thinker_names
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline
     from thoughtmix.bench.tasks import Item
-    from thoughtmix.thoughts import ThoughtSet
+    from thoughtmix.core.types import ThoughtSet
 
 Setting = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def contestant(name: str) -> Contestant:
         summary, fixed, knob, low, high, answer = _BASELINES[name]
         return Contestant(name, summary, lambda count: _steps(knob, low, high, count, fixed), answer)
     if name in thinker_names():
-        from thoughtmix.registry import get_thinker
+        from thoughtmix.core.registry import get_thinker
 
         summary = get_thinker(name).summary
         if name in _DRAFTING:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from thoughtmix.bench import statistics as st
 from thoughtmix.bench.scoring import SECONDARY, Axes
 from thoughtmix.bench.tasks import Kind
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 Floats = NDArray[np.float64]
 Lookup = Callable[[str, int, str, int, str], float]

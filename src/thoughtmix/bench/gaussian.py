@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.decoding.randomness import NOISE, generator
-from thoughtmix.errors import ModelError
+from thoughtmix.core.errors import ModelError
+from thoughtmix.engine.rng import NOISE, generator
 
 
 @contextlib.contextmanager

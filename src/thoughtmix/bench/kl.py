@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thoughtmix.decoding.requested import DEFAULT_MIN_P
-from thoughtmix.decoding.sampling import Sampler, SamplerBatch, _floor
+from thoughtmix.engine.sampling import Sampler, SamplerBatch, _floor
+from thoughtmix.thinkers._common import DEFAULT_MIN_P
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -22,7 +22,7 @@ STEPS = 24  # tokens looked at in each prompt's continuation
 def own_logits(lm: LanguageModel, prompts: Sequence[str], seed: int = 0) -> Tensor:
     """(tokens, vocabulary) float64 logits of the model along its own samples at temperature 1, where samplers are
     compared."""
-    from thoughtmix.decoding import Row, decode
+    from thoughtmix.engine import Row, decode
 
     parts = []
     for i, prompt in enumerate(prompts):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.metrics import distinct_k, equivalence_classes, novelty_classes, utility_k
 
 Equivalence = Callable[[str, str], bool]

@@ -14,7 +14,7 @@ from thoughtmix.bench.cells import Cell
 from thoughtmix.bench.contestants import Ask, Setting, contestant
 from thoughtmix.bench.runner import Work
 from thoughtmix.bench.tasks import Item, Kind
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench import plot
 from thoughtmix.bench.contestants import contestant
-from thoughtmix.errors import UnknownName
+from thoughtmix.core.errors import UnknownName
 from thoughtmix.report.text import printable
 
 if TYPE_CHECKING:

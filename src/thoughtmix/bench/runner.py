@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thoughtmix.bench.cells import Cell, Store
-from thoughtmix.errors import InputError, Interrupted, ModelError, ThoughtmixError
+from thoughtmix.core.errors import InputError, Interrupted, ModelError, ThoughtmixError
 
 Work = Callable[[Cell], dict[str, Any]]
 Factory = Callable[[], Work]

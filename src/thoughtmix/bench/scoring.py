@@ -8,9 +8,9 @@ from typing import Any
 
 from thoughtmix.bench.novelty import THRESHOLDS, sensitivity
 from thoughtmix.bench.tasks import Item, Kind, reader
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import ThoughtSet
 from thoughtmix.metrics import pass_at_k
-from thoughtmix.thoughts import ThoughtSet
 
 
 @dataclass(frozen=True, slots=True)

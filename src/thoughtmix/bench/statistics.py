@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thoughtmix.bench import student
-from thoughtmix.errors import InputError, NumericsError
+from thoughtmix.core.errors import InputError, NumericsError
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]

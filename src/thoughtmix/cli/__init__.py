@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from thoughtmix import __version__
-from thoughtmix.errors import ThoughtmixError
+from thoughtmix.core.errors import ThoughtmixError
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")

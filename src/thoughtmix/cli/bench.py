@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli import app
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
     from thoughtmix.bench.plan import Models, Plan
@@ -71,7 +71,7 @@ def bench(
     from thoughtmix.bench.plan import Models, Plan, split
     from thoughtmix.bench.report import page
     from thoughtmix.bench.study import run
-    from thoughtmix.thoughts import write_whole
+    from thoughtmix.core.types import write_whole
 
     names = tuple(name.strip() for name in thinkers.split(","))
     models = Models(model, judge, embedder, dtype, device)

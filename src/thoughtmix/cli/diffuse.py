@@ -10,7 +10,7 @@ import typer
 
 from thoughtmix.cli import app
 from thoughtmix.cli.output import check_folder
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
     from thoughtmix.diffusion.branching import Threads
@@ -85,7 +85,7 @@ def diffuse(
     film = Film(dm)
     made = _watched(diffusion, canvas, prompt, film, live and not json)
     if html is not None:
-        from thoughtmix.thoughts import write_whole
+        from thoughtmix.core.types import write_whole
 
         write_whole(html, report.page(made, film, dm.name, settings))
     if json:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from thoughtmix.cli import app
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 
 @app.command()

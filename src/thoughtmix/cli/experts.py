@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from thoughtmix.cli import app
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 experts = typer.Typer(
     help="Read and steer the routing of a mixture-of-experts model.", no_args_is_help=True, rich_markup_mode=None
@@ -40,11 +40,11 @@ def map_experts(
     """Find out what each expert is used for, and test it."""
     labelled = None if texts is None else _texts(texts)
     from thoughtmix.cli.output import progress
+    from thoughtmix.core.types import write_whole
     from thoughtmix.experts import analyze_expert_specialization
     from thoughtmix.experts.profile import save_profiles
     from thoughtmix.models import load_model
     from thoughtmix.report.experts import experts_page, experts_plain
-    from thoughtmix.thoughts import write_whole
 
     say = progress()
     lm = load_model(model, dtype=dtype, device=device, on_progress=say)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from thoughtmix.cli import app
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 _DTYPE = typer.Option(help="auto, float32, bfloat16 or float16.")
 _DEVICE = typer.Option(help="auto, cpu, cuda, ...")

@@ -15,8 +15,8 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 @app.command()
 def thinkers(json: Json = False) -> None:
     """List the ways to explore, with their options."""
-    from thoughtmix.errors import ThoughtmixError
-    from thoughtmix.registry import get_thinker, thinker_names
+    from thoughtmix.core.errors import ThoughtmixError
+    from thoughtmix.core.registry import get_thinker, thinker_names
 
     rows: dict[str, dict[str, Any]] = {}
     for name in thinker_names():

@@ -10,11 +10,11 @@ import typer
 
 from thoughtmix.cli import app
 from thoughtmix.cli.output import check_folder, finish
-from thoughtmix.errors import InputError, Interrupted
+from thoughtmix.core.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
+    from thoughtmix.core.types import ThoughtSet
     from thoughtmix.noise import SemanticNoiser
-    from thoughtmix.thoughts import ThoughtSet
 
 
 @app.command()

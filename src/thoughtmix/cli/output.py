@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
-    from thoughtmix.thoughts import ThoughtSet
+    from thoughtmix.core.types import ThoughtSet
 
 
 def show(thoughts: ThoughtSet) -> None:
@@ -37,8 +37,8 @@ def check_folder(*files: Path | None) -> None:
 def finish(thoughts: ThoughtSet, json: bool, html: Path | None) -> None:
     """Write the page if one is wanted, and show the thoughts, or print them as JSON and nothing else."""
     if html is not None:
+        from thoughtmix.core.types import write_whole
         from thoughtmix.report.html import page
-        from thoughtmix.thoughts import write_whole
 
         write_whole(html, page(thoughts))
     if json:

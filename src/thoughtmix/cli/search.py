@@ -10,13 +10,13 @@ import typer
 
 from thoughtmix.cli import app
 from thoughtmix.cli.output import check_folder
-from thoughtmix.errors import InputError, Interrupted
-from thoughtmix.search.thinker import SearchThinker, build
+from thoughtmix.core.errors import InputError, Interrupted
+from thoughtmix.thinkers.search import SearchThinker, build
 
 if TYPE_CHECKING:
+    from thoughtmix.core.types import ThoughtSet
     from thoughtmix.search.grow import TreeSearch
     from thoughtmix.search.tree import Node
-    from thoughtmix.thoughts import ThoughtSet
 
 
 @app.command()
@@ -108,9 +108,9 @@ def _asked(body: dict[str, Any], prompt: str, file: Path) -> dict[str, Any]:
 
 def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | None, files: list[Path | None]) -> None:
     """Refuse what cannot work before a model is loaded for it."""
+    from thoughtmix.core.thinker import Request
     from thoughtmix.search.evaluators import parse_weights
     from thoughtmix.search.grow import Limits
-    from thoughtmix.thinker import Request
 
     settings = asked["settings"]
     if not asked["prompt"].strip():
@@ -175,8 +175,8 @@ def _write(
     thoughts: ThoughtSet, grown: _Grown, asked: dict[str, Any], tree: bool, json: bool, html: Path | None
 ) -> None:
     from thoughtmix.cli.output import show
+    from thoughtmix.core.types import write_whole
     from thoughtmix.report import search as report
-    from thoughtmix.thoughts import write_whole
 
     found = grown.search
     if html is not None and found is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from thoughtmix.cli import app
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 
 @app.command()

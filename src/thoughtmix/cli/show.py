@@ -18,7 +18,7 @@ def show(
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page here instead.")] = None,
 ) -> None:
     """Print a saved thought set, or make a page of it."""
-    from thoughtmix.thoughts import ThoughtSet, write_whole
+    from thoughtmix.core.types import ThoughtSet, write_whole
 
     thoughts = ThoughtSet.from_json(file)
     if select is not None:

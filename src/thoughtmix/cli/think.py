@@ -11,10 +11,10 @@ import typer
 
 from thoughtmix.cli import app
 from thoughtmix.cli.output import check_folder, finish
-from thoughtmix.errors import InputError, Interrupted
+from thoughtmix.core.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
-    from thoughtmix.thoughts import ThoughtSet
+    from thoughtmix.core.types import ThoughtSet
 
 _EACH = "One value, or n with commas between."
 
@@ -102,8 +102,8 @@ def _check(settings: dict[str, Any]) -> None:
     import dataclasses
 
     from thoughtmix.api import AUTO
-    from thoughtmix.registry import get_thinker
-    from thoughtmix.thinker import Request
+    from thoughtmix.core.registry import get_thinker
+    from thoughtmix.core.thinker import Request
 
     if settings["thinker"] != AUTO:
         get_thinker(settings["thinker"])

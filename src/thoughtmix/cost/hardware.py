@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 
-from thoughtmix.errors import UnknownName
+from thoughtmix.core.errors import UnknownName
 
 DEFAULT = "h100"
 

@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.cost import memory
 from thoughtmix.cost.graft import BRANCHES, RANK, Graft
 from thoughtmix.cost.hardware import DEFAULT, Kind, kind
 from thoughtmix.cost.memory import Memory
 from thoughtmix.cost.size import Size
-from thoughtmix.errors import InputError
 
 SCHEMA, VERSION = "thoughtmix/cost", 1
 PER_PARAMETER = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import ModelError
+from thoughtmix.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.cost.read import context_length
-from thoughtmix.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.denoiser import Memory
-from thoughtmix.errors import InputError
 
 
 class BlockDenoiser:

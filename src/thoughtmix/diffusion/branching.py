@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.diffusion import selecting
 from thoughtmix.diffusion.ancestry import Ancestry, Round, next_lanes, next_names
 from thoughtmix.diffusion.canvas import Canvas
@@ -20,8 +21,7 @@ from thoughtmix.diffusion.policies import Random
 from thoughtmix.diffusion.sampler import Meter, Plan
 from thoughtmix.diffusion.scores import Sight, checked, score_of
 from thoughtmix.diffusion.walk import Watch, advance
-from thoughtmix.errors import InputError, UnknownName
-from thoughtmix.mixture.draws import key, uniform
+from thoughtmix.engine.counter_rng import key, uniform
 
 _RESAMPLE = 0x534D43  # names the stream of resampling
 _BLIND = ("ancestral", "first-hitting", "random", "margin", "entropy")  # choose positions without the drawn tokens

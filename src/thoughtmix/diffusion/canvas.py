@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.denoiser import Memory
-from thoughtmix.errors import InputError
-from thoughtmix.mixture.draws import key
+from thoughtmix.engine.counter_rng import key
 
 _FORK = 0x666F726B  # names a clone's stream
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 
 class MaskedDiffusionConfig(PreTrainedConfig):

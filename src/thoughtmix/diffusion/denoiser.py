@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 Memory = dict[str, Tensor]
 """What a denoiser keeps between steps, every tensor with rows first; it travels with the rows."""

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.denoiser import rows_at_once
 from thoughtmix.diffusion.objective import by_count, by_time, token_losses
 from thoughtmix.diffusion.schedules import Schedule
-from thoughtmix.errors import InputError
 
 Estimator = Literal["time", "count"]
 

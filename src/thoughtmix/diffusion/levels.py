@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.diffusion.branching import Frame
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.sampler import Meter, predict
 from thoughtmix.diffusion.walk import Watch, filled
-from thoughtmix.errors import InputError, UnknownName
 
 LEVELS = {"rough": 0.25, "refined": 0.65, "polished": 1.0}
 """The share of the text that is decided at least."""

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.diffusion.canvas import Canvas, blank
 from thoughtmix.diffusion.denoiser import Denoiser, MaskPredictor, own_denoiser
-from thoughtmix.errors import InputError, ModelError
 
 BUNDLED = {"shakespeare-diffusion": Path(__file__).parent / "weights" / "shakespeare"}
 """Models that are part of the package, by name."""

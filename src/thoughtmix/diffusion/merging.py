@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.sampler import Meter, Plan, denoise
 from thoughtmix.diffusion.walk import opened
-from thoughtmix.errors import InputError
 
 
 def agreement(canvas: Canvas, rows: Sequence[int], share: float = 1.0, run: int = 3) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.diffusion.tokens import Proposals
-from thoughtmix.errors import InputError, UnknownName
 
 
 @dataclass(frozen=True)

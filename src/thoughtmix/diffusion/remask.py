@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.diffusion.schedules import Schedule
-from thoughtmix.errors import InputError, UnknownName
 
 KINDS = ("cap", "rescale", "confidence", "loop")
 _ETA = {"cap": 0.008, "rescale": 0.015, "confidence": 1.0, "loop": 0.02}  # the paper's own settings

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.policies import Random
 from thoughtmix.diffusion.sampler import Meter, Plan, denoise, predict
-from thoughtmix.errors import InputError, UnknownName
-from thoughtmix.mixture.draws import key, uniform
+from thoughtmix.engine.counter_rng import key, uniform
 
 HOW = ("random", "span", "unsure")
 _FORGET, _OFFSET = 0x464F52, 0x4F4646

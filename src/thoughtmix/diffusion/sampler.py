@@ -11,14 +11,14 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.denoiser import Denoiser
 from thoughtmix.diffusion.policies import Ancestral, Policy, View, best, grained
 from thoughtmix.diffusion.remask import Remask
 from thoughtmix.diffusion.schedules import Linear, Schedule
 from thoughtmix.diffusion.tokens import propose
-from thoughtmix.errors import InputError
-from thoughtmix.mixture.draws import key, uniform
+from thoughtmix.engine.counter_rng import key, uniform
 
 _TOKENS, _POSITIONS, _REMASK, _NOISE = 1, 2, 3, 4  # what a row draws for at a step
 _STEPS = 128  # of ancestral, where a plan names none

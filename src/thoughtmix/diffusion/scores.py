@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.walk import Watch, opened
-from thoughtmix.errors import InputError, NumericsError, UnknownName
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.canvas import Canvas
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.policies import Random
 from thoughtmix.diffusion.sampler import Meter, Plan, predict, step
 from thoughtmix.diffusion.scores import Sight, checked, score_of
 from thoughtmix.diffusion.walk import Watch, advance
-from thoughtmix.errors import InputError
-from thoughtmix.puct import bonus, rescaled
+from thoughtmix.search.puct import bonus, rescaled
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thoughtmix.selection import select_diverse
+from thoughtmix.core.selection import select_diverse
 
 SELECTIONS = ("none", "best", "diverse", "smc")
 Floats = NDArray[np.float64]
@@ -20,7 +20,7 @@ def best(scores: ArrayLike, k: int) -> list[int]:
 
 
 def diverse(distances: ArrayLike, scores: ArrayLike, k: int, weight: float = 1.0) -> list[int]:
-    """k that are good and unlike each other: greedy MAP of a determinantal point process (`thoughtmix.selection`)."""
+    """k that are good and unlike each other: greedy MAP of a determinantal point process (`core.selection`)."""
     d = np.asarray(distances, dtype=np.float64)
     return select_diverse(d.tolist(), np.asarray(scores, dtype=np.float64).tolist(), k, weight)
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.evaluation import evaluate, windows_of
 from thoughtmix.diffusion.objective import Masking, bound_loss, by_count, by_time, token_losses
 from thoughtmix.diffusion.schedules import schedule
-from thoughtmix.errors import InputError
 from thoughtmix.training.task import Batch
 
 

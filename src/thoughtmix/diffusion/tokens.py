@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thoughtmix.errors import NumericsError
+from thoughtmix.core.errors import NumericsError
 
 _ELEMENTS = 2**22  # of float64 at once: 32 MB
 

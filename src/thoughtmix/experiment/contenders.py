@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thoughtmix.core.types import write_whole
 from thoughtmix.experiment.plan import TRAINED, Plan
-from thoughtmix.thoughts import write_whole
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits
 from thoughtmix.training.language import Kind, Shape, active_parameters, encode, train_language

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.decoding.rows import PLAIN, RowState
+from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
 from thoughtmix.metrics import self_bleu, vendi
-from thoughtmix.mixture.state import Carried
+from thoughtmix.mixture.state import BranchRowState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,10 +52,10 @@ def generate(
         Row(seed=seed + p * SEED_STEP + i, sampler=sampler, prompt=p) for p in range(len(prompts)) for i in range(n)
     ]
     lm: Any = SimpleNamespace(model=model, tokenizer=tokenizer, context_length=None, eos_ids=frozenset(), name="")
-    carried: RowState = PLAIN
+    row_state: RowState = NO_ROW_STATE
     if model.config.num_branches > 1:
-        carried = Carried([r.seed for r in rows], [setting.get("creativity", 1.0)] * len(rows), model.device)
-    done = decode(lm, ids, rows, max_new_tokens=tokens, carried=carried, weights="native")
+        row_state = BranchRowState([r.seed for r in rows], [setting.get("creativity", 1.0)] * len(rows), model.device)
+    done = decode(lm, ids, rows, max_new_tokens=tokens, row_state=row_state, weights="native")
     if done.interrupted:
         raise KeyboardInterrupt
     return [[r.text for r in done.rows[p * n : (p + 1) * n]] for p in range(len(prompts))]

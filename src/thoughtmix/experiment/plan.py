@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.mixture.recipe import RECIPE
 
 PROMPTS = ("ROMEO:", "To be or not to be", "Once upon a time", "The meaning of life", "In the beginning")

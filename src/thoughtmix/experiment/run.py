@@ -17,13 +17,13 @@ import numpy as np
 
 from thoughtmix.bench import frontier, record
 from thoughtmix.bench import statistics as st
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import write_whole
 from thoughtmix.experiment.contenders import contender, shape_of, steps_for
 from thoughtmix.experiment.explore import Sets, generate, scored
 from thoughtmix.experiment.plan import BASELINE_SETTINGS, LADDER, MIXTURE_SETTINGS, Plan, split_prompts
 from thoughtmix.mixture.analysis import analyze_thought_patterns
 from thoughtmix.models import load_embedder
-from thoughtmix.thoughts import write_whole
 from thoughtmix.training.data import read_text, split
 from thoughtmix.training.language import tokenizer_of
 

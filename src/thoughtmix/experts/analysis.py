@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.experts.extractor import ExpertActivationExtractor
 from thoughtmix.experts.families import MoELayer
 from thoughtmix.experts.prompts import PROMPTS

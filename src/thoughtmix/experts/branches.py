@@ -9,18 +9,18 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
-from thoughtmix.decoding import Row, decode
-from thoughtmix.decoding.requested import samplers, thoughts
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.thinker import Request
+from thoughtmix.core.types import Thought
+from thoughtmix.engine import Row, decode
 from thoughtmix.experts.analysis import analyze_expert_specialization
-from thoughtmix.experts.carried import Carried
 from thoughtmix.experts.controller import ExpertController
 from thoughtmix.experts.families import find_moe_layers
 from thoughtmix.experts.profile import ROUTER, Profile, all_experts, load_profiles
 from thoughtmix.experts.prompts import PROMPTS
+from thoughtmix.experts.row_state import ExpertRowState
 from thoughtmix.experts.specialization import Specialization
-from thoughtmix.thinker import Request
-from thoughtmix.thoughts import Thought
+from thoughtmix.thinkers._common import samplers, thoughts
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -84,7 +84,7 @@ def think_under(
     read: str = "shared",
 ) -> tuple[list[Thought], Mapping[str, Any]]:
     """Thought i of the request under assigned[i]. creativity scales biases and noise; at 0 nothing is steered and,
-    unless a temperature is given, nothing drawn. read: see `thoughtmix.decoding.rows`."""
+    unless a temperature is given, nothing drawn. read: see `thoughtmix.engine.row_state`."""
     n = request.n
     creativity = 1.0 if request.creativity is None else float(request.creativity)
     temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
@@ -102,7 +102,7 @@ def think_under(
             on_step=request.on_step,
             path=request.path,
             weights=request.weights,
-            carried=Carried(controller, n),
+            row_state=ExpertRowState(controller, n),
             read=read,  # type: ignore[arg-type]  # checked by decode
         )
     origins = [

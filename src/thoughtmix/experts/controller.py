@@ -11,8 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.decoding.randomness import ROUTE, generator
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine.rng import ROUTE, generator
 from thoughtmix.experts.attached import changed, join, leave
 from thoughtmix.experts.control import LayerControl, build
 from thoughtmix.experts.families import find_moe_layers, refuse_compiled

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from torch import nn
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.experts.attached import join, leave
 from thoughtmix.experts.families import find_moe_layers, refuse_compiled
 from thoughtmix.experts.gate import Seen

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 
 Kind = Literal["slots", "dense", "onehot", "mask"]
 """How a choice reaches the experts. slots: experts(hidden, index, weight). dense: the router returns scores (T, E) that

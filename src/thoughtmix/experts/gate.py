@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.errors import ModelError
+from thoughtmix.core.errors import ModelError
 from thoughtmix.experts.control import EditLogits, LayerControl, run_masked, spread
 from thoughtmix.experts.families import MoELayer
 

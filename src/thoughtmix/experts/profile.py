@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from thoughtmix.errors import InputError
-from thoughtmix.thoughts import write_whole
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import write_whole
 
 SCHEMA = "thoughtmix/experts-profiles"
 Weights = Literal["router", "equal"]

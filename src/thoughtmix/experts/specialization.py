@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.types import write_whole
 from thoughtmix.experts.profile import Profile
-from thoughtmix.thoughts import write_whole
 
 Array = NDArray[np.float64]
 SCHEMA = "thoughtmix/experts-map"

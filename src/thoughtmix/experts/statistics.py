@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from thoughtmix.decoding.randomness import generator
+from thoughtmix.engine.rng import generator
 
 Array = NDArray[np.float64]
 _AT_ONCE = 64  # permutations in one product

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import write_whole
 from thoughtmix.experts.families import MoELayer
 from thoughtmix.experts.gate import Seen
-from thoughtmix.thoughts import write_whole
 
 SCHEMA = "thoughtmix/expert-activations"
 _MANIFEST = "activations.json"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "DenseReluDense", "moe", "ff")
 LAST = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "wo", "fc_out", "w2", "output_linear", "down")

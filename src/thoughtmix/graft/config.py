@@ -9,7 +9,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 FORMAT_VERSION = 1  # of adapter_config.json and of the tensors' names; raise it and extend `migrated` when one changes
 ROUTES = ("model", "layer")

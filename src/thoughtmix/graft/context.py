@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.mixture.state import Rows
 
 if TYPE_CHECKING:
-    from thoughtmix.decoding.rows import Read
+    from thoughtmix.engine.row_state import Read
     from thoughtmix.graft.rows import Graft
 
 

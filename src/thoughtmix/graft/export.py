@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.graft.context import grafted, thoughts
 from thoughtmix.graft.files import written
 from thoughtmix.graft.layer import MoTLayer

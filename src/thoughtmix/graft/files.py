@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
-from thoughtmix.errors import InputError, ThoughtmixError
+from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.models.cache import published
 
 if TYPE_CHECKING:

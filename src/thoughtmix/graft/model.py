@@ -7,7 +7,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.graft.blocks import features, find_blocks, stack_of
 from thoughtmix.graft.layer import NO_MERGE, MoTLayer
 from thoughtmix.graft.rows import Graft

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thoughtmix.decoding.randomness import NOISE, ROUTE
-from thoughtmix.mixture.draws import gumbel, key, normal, uniform
+from thoughtmix.engine.counter_rng import gumbel, key, normal, uniform
+from thoughtmix.engine.rng import NOISE, ROUTE
 
 _GUMBEL, _COUNT, _TURN = 0, 2, 3  # what a route's key is drawn for
 

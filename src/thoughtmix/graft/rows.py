@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.decoding.rows import carrying_nothing
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine.row_state import without_row_state
 from thoughtmix.graft import route
 from thoughtmix.graft.config import MoTConfig
 from thoughtmix.mixture.state import Rows, current, follow, followed
 
 if TYPE_CHECKING:
-    from thoughtmix.graft.carried import GraftCarried
     from thoughtmix.graft.context import Asked
     from thoughtmix.graft.layer import MoTLayer
+    from thoughtmix.graft.row_state import GraftRowState
 
 _PLANS: ContextVar[dict[int, Plan] | None] = ContextVar("thoughtmix_graft_plans", default=None)
 
@@ -121,13 +121,13 @@ class Graft:
     def active(self) -> bool:
         return self.layers[0].thought_graft is self
 
-    def carried(
+    def row_state(
         self, seeds: Sequence[int], creativity: Sequence[float], device: torch.device, weights: Tensor | None = None
-    ) -> GraftCarried:
+    ) -> GraftRowState:
         """The state of rows for the decoding engine; weights (rows, k): routes that are not drawn."""
-        from thoughtmix.graft.carried import GraftCarried
+        from thoughtmix.graft.row_state import GraftRowState
 
-        return GraftCarried(self, seeds, creativity, device, weights)
+        return GraftRowState(self, seeds, creativity, device, weights)
 
     def plan(self) -> Plan | None:
         """Of the forward that is under way in this thread; in a backward that computes again, of the forward before."""
@@ -164,7 +164,7 @@ class Graft:
 
     def _plan(self, given: dict[str, Any]) -> Plan | None:
         ids = given.get("inputs_embeds") if given.get("input_ids") is None else given["input_ids"]
-        if ids is None or carrying_nothing():
+        if ids is None or without_row_state():
             return None
         b, t = ids.shape[:2]
         cache = given.get("past_key_values")

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.registry import get_thinker
+from thoughtmix.core.thinker import Request
+from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.hybrid.measures import likelihood, measured, question
 from thoughtmix.hybrid.stages import Pipeline
-from thoughtmix.hybrid.thinker import Progress
 from thoughtmix.metrics.embedding import pairwise_distances, relevance
 from thoughtmix.noise.denoising import renoised
 from thoughtmix.noise.options import HELP, turns, ways
 from thoughtmix.noise.rewriting import Idea, rewrite
-from thoughtmix.noise.thinker import together
 from thoughtmix.noise.words import check as check_words
-from thoughtmix.registry import get_thinker
-from thoughtmix.thinker import Request
-from thoughtmix.thoughts import Thought, ThoughtSet
+from thoughtmix.thinkers.hybrid import Progress
+from thoughtmix.thinkers.noise import together
 
 if TYPE_CHECKING:
     from thoughtmix.models import Embedder, LanguageModel

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.noise.options import whole
 
 DEFAULT = "sampling>select>noise"
@@ -36,7 +36,7 @@ class Pipeline:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Pipeline:
         """From the thinker's options. Raises `InputError`, `UnknownName`."""
-        from thoughtmix.registry import thinker_names
+        from thoughtmix.core.registry import thinker_names
 
         text = options.get("stages", DEFAULT)
         names = [part.strip() for part in text.split(">")] if isinstance(text, str) else []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 Same = Callable[[int, int], bool]
 """Whether answers i and j, by index, say the same."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thoughtmix.errors import InputError, NumericsError
+from thoughtmix.core.errors import InputError, NumericsError
 
 Floats = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu
 
 if TYPE_CHECKING:
+    from thoughtmix.core.types import ThoughtSet
     from thoughtmix.models import Embedder, LanguageModel
-    from thoughtmix.thoughts import ThoughtSet
 
 
 def measure(thoughts: ThoughtSet, embedder: Embedder | None = None, judge: LanguageModel | None = None) -> ThoughtSet:

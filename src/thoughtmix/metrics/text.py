@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 

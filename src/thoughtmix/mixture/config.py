@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 ROUTINGS = ("gumbel", "topk")
 NOISES = ("held", "fresh", "none")

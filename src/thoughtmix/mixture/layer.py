@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thoughtmix.decoding.randomness import NOISE
+from thoughtmix.engine.counter_rng import key, normal
+from thoughtmix.engine.rng import NOISE
 from thoughtmix.mixture.branch import Noise, ThoughtBranch
 from thoughtmix.mixture.combiner import AttentionCombiner
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
-from thoughtmix.mixture.draws import key, normal
 from thoughtmix.mixture.modes import Modes
 from thoughtmix.mixture.router import Route, Taste, ThoughtRouter, route_keys
 from thoughtmix.mixture.segments import Segments

@@ -15,7 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.utils.generic import ModelOutput
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.mixture.branch import NoiseInjection, ThoughtBranch
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.layer import MixtureOfThoughtsLayer, Trace, signals

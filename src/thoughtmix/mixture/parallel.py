@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.mixture.metrics import LayerMetrics
-from thoughtmix.mixture.state import Carried
+from thoughtmix.mixture.state import BranchRowState
 
 if TYPE_CHECKING:
     from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
@@ -52,11 +52,11 @@ def generate_parallel_thoughts(
         for i in range(num_parallel)
         for p in range(len(prompts))
     ]
-    carried = Carried([r.seed for r in rows], [c for c in levels for _ in prompts], model.device)
+    row_state = BranchRowState([r.seed for r in rows], [c for c in levels for _ in prompts], model.device)
     was_training = model.training
     model.eval()  # dropout is training's; noise is creativity's and stays
     try:
-        decoded = decode(lm, prompts, rows, max_new_tokens=max_length, carried=carried, read=read)  # type: ignore[arg-type]
+        decoded = decode(lm, prompts, rows, max_new_tokens=max_length, row_state=row_state, read=read)  # type: ignore[arg-type]
     finally:
         model.train(was_training)
     pad = model.config.pad_token_id if model.config.pad_token_id is not None else min(ends, default=0)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thoughtmix.decoding.randomness import ROUTE
-from thoughtmix.mixture.draws import gumbel, key, normal, uniform
+from thoughtmix.engine.counter_rng import gumbel, key, normal, uniform
+from thoughtmix.engine.rng import ROUTE
 
 if TYPE_CHECKING:
     from thoughtmix.mixture.segments import Segments

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thoughtmix.decoding.rows import Read
+from thoughtmix.engine.row_state import Read, RowLora
 
 Memory = dict[str, Tensor]
 """What one layer keeps between forwards, every tensor with rows first: `sum` (b, d) of hidden states so far, `pool`
@@ -141,11 +141,11 @@ def follow(cache: Any, rows: Rows) -> None:
             setattr(cache, name, moved(getattr(cache, name), order_of))
 
 
-class Carried:
-    """The `RowState` of thoughts for `decode`: see there when its methods are called. tail: how many tokens at the end
-    of a shared prompt each row should read itself."""
+class BranchRowState:
+    """The `RowState` of thoughts for `decode`: see there when its methods are called."""
 
-    tail = 0
+    unshared_suffix = 0
+    is_lora = False
 
     def __init__(self, seeds: Sequence[int], creativity: Sequence[float], device: torch.device) -> None:
         self.rows = Rows.of(seeds, torch.tensor(creativity), 0, device, remember=True)
@@ -153,12 +153,15 @@ class Carried:
         self._routes: dict[int, dict[str, list[list[Any]]]] = {}
         self._read: list[Rows] = []  # prompts read so far, in the order of their rows
 
-    def keep(self, order: Sequence[int]) -> None:
+    def row_lora(self) -> RowLora | None:
+        return None
+
+    def reorder(self, order: Sequence[int]) -> None:
         self.rows = self.rows.pick(order)
         self._names = [self._names[i] for i in order]
 
     @contextmanager
-    def reading(self, rows: slice, read: Read) -> Iterator[None]:
+    def prefilling(self, rows: slice, read: Read) -> Iterator[None]:
         mine = self.rows.pick(range(rows.start, rows.stop))
         if read == "each":
             with using(mine):
@@ -203,7 +206,7 @@ class Carried:
         return [self._routes.get(i, {}) for i in range(count)]
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
+    def probing(self) -> Iterator[None]:
         """Every row deterministic and nothing remembered: what the probe of decoding paths needs."""
         with using(Rows.of([0], 0.0, ALL_PROMPT, self.rows.seeds.device)):
             yield

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thoughtmix.decoding.randomness import NOISE
-from thoughtmix.mixture.draws import key
+from thoughtmix.engine.counter_rng import key
+from thoughtmix.engine.rng import NOISE
 from thoughtmix.mixture.state import Memory, Rows, current
 
 if TYPE_CHECKING:

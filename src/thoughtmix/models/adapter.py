@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import ModelError, ThoughtmixError
+from thoughtmix.core.errors import ModelError, ThoughtmixError
 from thoughtmix.models.packaged import GENERATOR
 
 if TYPE_CHECKING:

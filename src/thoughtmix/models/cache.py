@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from thoughtmix.errors import CacheError, ThoughtmixError
+from thoughtmix.core.errors import CacheError, ThoughtmixError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _ELSEWHERE = "THOUGHTMIX_CACHE=/path thoughtmix pull"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import ModelError
+from thoughtmix.core.errors import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thoughtmix.errors import CacheError
+from thoughtmix.core.errors import CacheError
 from thoughtmix.models.cache import disk_full
 
 

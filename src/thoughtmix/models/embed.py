@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from thoughtmix.errors import ModelError
+from thoughtmix.core.errors import ModelError
 from thoughtmix.models.hardware import usable_device
 from thoughtmix.models.packaged import EMBEDDER, Progress, loaded
 

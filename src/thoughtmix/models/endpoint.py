@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from thoughtmix.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models.retry import Backoff, Stopped, Trouble
 from thoughtmix.models.wire import KEYS, Reply, explained, follow, parsed, read, refusal, whole, within
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thoughtmix.errors import CacheError, InputError, ModelError
+from thoughtmix.core.errors import CacheError, InputError, ModelError
 from thoughtmix.models.cache import cache_dir, explained, locked, published, require_space
 from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
 from thoughtmix.models.wheels import Wheel, digest, fetch, intact

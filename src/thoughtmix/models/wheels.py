@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from thoughtmix.errors import CacheError
+from thoughtmix.core.errors import CacheError
 from thoughtmix.models.cache import remove_stale
 
 _OFFLINE = "THOUGHTMIX_WHEELS=/folder thoughtmix pull"

@@ -15,7 +15,7 @@ from thoughtmix.models.retry import Stopped, Trouble, retry_after
 if TYPE_CHECKING:
     import httpx
 
-    from thoughtmix.thoughts import FinishReason
+    from thoughtmix.core.types import FinishReason
 
 KEYS = ("THOUGHTMIX_API_KEY", "OPENAI_API_KEY")
 """Environment variables in which a key is looked for, in this order."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import ModelError
+from thoughtmix.core.errors import ModelError
 from thoughtmix.noise.catalogue import Direction
 from thoughtmix.noise.words import masked
 

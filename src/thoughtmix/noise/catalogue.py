@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
     from thoughtmix.models import Embedder
@@ -100,8 +100,8 @@ def most_different(
     """The same choices, reordered so that the first n are the n most different ones, for every n at once: the greedy
     MAP of a determinantal point process over the instructions' embeddings (`selection.select_diverse`) takes one after
     another and never goes back. So which direction thought i gets does not depend on how many thoughts there are."""
+    from thoughtmix.core.selection import select_diverse
     from thoughtmix.metrics.embedding import pairwise_distances
-    from thoughtmix.selection import select_diverse
 
     texts = [" ".join(d.instruction(strength, language) for d in choice) for choice in choices]
     d = pairwise_distances(embedder.encode(texts))

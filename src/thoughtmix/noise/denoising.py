@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.thinker import Request
+from thoughtmix.core.types import Thought
 from thoughtmix.diffusion.load import DiffusionModel, wrap_diffusion
 from thoughtmix.diffusion.policies import Random
 from thoughtmix.diffusion.renoise import forget
 from thoughtmix.diffusion.sampler import Meter, Plan, denoise
-from thoughtmix.errors import InputError
 from thoughtmix.noise.words import check
-from thoughtmix.thinker import Request
-from thoughtmix.thoughts import Thought
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -28,7 +28,7 @@ def denoised(
     model: LanguageModel, before: Sequence[int], request: Request, idea: Idea | None, seed: int | None
 ) -> tuple[list[Thought], Mapping[str, Any]]:
     """The thinker on a model that writes in any order. Raises `InputError` for directions, which it cannot follow."""
-    from thoughtmix.diffusion.thinker import THINKER as diffusion
+    from thoughtmix.thinkers.diffusion import THINKER as diffusion
 
     for name in ("families", "directions", "strength", "language", "order", "file"):
         if name in request.options:

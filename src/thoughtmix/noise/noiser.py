@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError, Interrupted, ModelError, UnknownName
+from thoughtmix.core.errors import InputError, Interrupted, ModelError, UnknownName
+from thoughtmix.core.thinker import Request, StepEvent
+from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.models.endpoint import Ask, Endpoint
 from thoughtmix.noise.asking import Way, messages
 from thoughtmix.noise.catalogue import Catalogue
 from thoughtmix.noise.options import turns, ways
-from thoughtmix.thinker import Request, StepEvent
-from thoughtmix.thoughts import Thought, ThoughtSet
 
 if TYPE_CHECKING:
     from thoughtmix.models import Embedder, LanguageModel
@@ -153,7 +153,7 @@ class SemanticNoiser:
         return result
 
     def _local(self, request: Request, prompt: str | None) -> tuple[list[Thought], dict[str, Any], str]:
-        from thoughtmix.noise.thinker import disturb
+        from thoughtmix.thinkers.noise import disturb
 
         before = self.model.encode(prompt) if prompt else []
         made, facts = disturb(self.model, before, request)

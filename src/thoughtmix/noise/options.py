@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.noise.asking import Way
 from thoughtmix.noise.catalogue import Catalogue, check, most_different
 from thoughtmix.noise.words import check as check_words

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.decoding import Row, Sampler, decode
-from thoughtmix.decoding.requested import DEFAULT_MIN_P, samplers, thoughts
+from thoughtmix.core.thinker import Request, StepEvent
+from thoughtmix.core.types import Thought
+from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.noise.asking import BASE_STOP, Way, prompt_ids
-from thoughtmix.thinker import Request, StepEvent
-from thoughtmix.thoughts import Thought
+from thoughtmix.thinkers._common import DEFAULT_MIN_P, samplers, thoughts
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel

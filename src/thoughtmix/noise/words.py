@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 
 HOLE = "___"
 HOW = ("random", "span")
@@ -28,7 +28,7 @@ def masked(text: str, level: float, seed: int, how: str = "random") -> str:
     how: random, each word by itself; span: stretches of up to 4 words from random places. The seed's own stream
     decides. A text without words becomes one hole.
     """
-    from thoughtmix.decoding.randomness import NOISE, generator  # imports torch: not for the names alone
+    from thoughtmix.engine.rng import NOISE, generator  # imports torch: not for the names alone
 
     level = check(level, how)
     words = list(_WORD.finditer(text))

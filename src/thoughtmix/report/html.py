@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment, Template
 
-    from thoughtmix.thoughts import ThoughtSet
+    from thoughtmix.core.types import ThoughtSet
 
 WIDTH, HEIGHT, MARGIN = 520, 340, 34
 

@@ -15,9 +15,9 @@ from thoughtmix.search.tree import DEAD
 if TYPE_CHECKING:
     from rich.tree import Tree as RichTree
 
+    from thoughtmix.core.types import ThoughtSet
     from thoughtmix.search.grow import TreeSearch
     from thoughtmix.search.tree import Node
-    from thoughtmix.thoughts import ThoughtSet
 
 MOST_LINES, MOST_DOTS = 40, 600
 _COLUMN, _ROW, _EDGE = 92, 13, 26

@@ -13,8 +13,8 @@ from rich.text import Text
 from thoughtmix.report.text import facts, heat_rows, printable, stage_rows, summary
 
 if TYPE_CHECKING:
-    from thoughtmix.thinker import StepEvent
-    from thoughtmix.thoughts import ThoughtSet
+    from thoughtmix.core.thinker import StepEvent
+    from thoughtmix.core.types import ThoughtSet
 
 # Near to far, dark to light: readable with any kind of colour sight, and the digit says it too.
 _HEAT = ("#1d2f6f", "#27408b", "#33539e", "#4668ab", "#5f7fb6", "#7d97c1", "#9cb0cd", "#bccadb", "#dce4ea", "#f4f6f5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from thoughtmix.thoughts import Thought, ThoughtSet
+from thoughtmix.core.types import Thought, ThoughtSet
 
 FINISH = {"stop": "complete", "length": "cut at the token budget", "cancelled": "interrupted"}
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thoughtmix.core.selection import select_diverse
 from thoughtmix.search.apart import Apart, words_apart
 from thoughtmix.search.tree import DEAD, Node
-from thoughtmix.selection import select_diverse
 
 if TYPE_CHECKING:
     from thoughtmix.search.grow import TreeSearch

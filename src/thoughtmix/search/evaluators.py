@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from thoughtmix.errors import InputError, NumericsError, UnknownName
+from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.search.apart import Apart, words_apart
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Judge:
         """Of each question, in one forward. Filled up on the right: who reads from left to right never looks there."""
         import torch
 
-        from thoughtmix.decoding.path import keeps_logits
+        from thoughtmix.engine.backends.base import keeps_logits
 
         longest, shortest = (of(map(len, asked)) for of in (max, min))
         kind, keep = type(self.model.model), longest - shortest + 1

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.decoding import Continuation, Decoded, Row, Taken, decode
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.engine import Continuation, Decoded, Row, Taken, decode
 from thoughtmix.search.answers import different
 from thoughtmix.search.apart import Apart, words_apart
 from thoughtmix.search.evaluators import Evaluators, Leaf
@@ -20,7 +20,7 @@ from thoughtmix.search.proposals import Proposal, SamplingProposal
 from thoughtmix.search.tree import DEAD, Node, Tree
 
 if TYPE_CHECKING:
-    from thoughtmix.decoding import Prefix
+    from thoughtmix.engine import Prefix
     from thoughtmix.models import LanguageModel
 
 
@@ -292,8 +292,8 @@ class TreeSearch:
         known = [_known(node, len(ids)) for node, ids in zip(parents, prompts, strict=True)]
         if any(len(ids) < 2 for ids in prompts):
             known = [None] * len(prompts)
-        carried = self.proposal.carried(self.model, seeds)
-        tail = int(getattr(carried, "tail", 0))  # it is for a prompt's end: later, the last token is enough
+        row_state = self.proposal.row_state(self.model, seeds)
+        tail = row_state.unshared_suffix  # it is for a prompt's end: later, the last token is enough
         tail = tail if any(node.parent is None for node in parents) else min(tail, 1)
         done = decode(
             self.model,
@@ -305,7 +305,7 @@ class TreeSearch:
             max_new_tokens=max(left),
             path=self.path,
             weights=self.weights,
-            carried=carried,
+            row_state=row_state,
             tail=tail,
             known=known,
             keep=keep,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from thoughtmix.decoding import Sampler
+from thoughtmix.engine import Sampler
 
 if TYPE_CHECKING:
-    from thoughtmix.decoding.rows import RowState
+    from thoughtmix.engine.row_state import RowState
     from thoughtmix.models import LanguageModel
 
 
@@ -20,7 +20,7 @@ class Proposal(Protocol):
     @property
     def sampler(self) -> Sampler: ...
 
-    def carried(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
+    def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
         """What the rows of these seeds carry through the model; it may say how long a `tail` they need."""
         ...
 
@@ -36,10 +36,10 @@ class SamplingProposal:
     sampler: Sampler = field(default_factory=lambda: Sampler(min_p=0.1))
     name: str = "sampling"
 
-    def carried(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
-        from thoughtmix.decoding.rows import PLAIN
+    def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
+        from thoughtmix.engine.row_state import NO_ROW_STATE
 
-        return PLAIN
+        return NO_ROW_STATE
 
     def settings(self) -> dict[str, Any]:
         return {"name": self.name, **_sampler(self.sampler)}
@@ -55,10 +55,10 @@ class MixtureProposal:
     sampler: Sampler = field(default_factory=lambda: Sampler(temperature=0.7, min_p=0.1))
     name: str = "mixture"
 
-    def carried(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
-        from thoughtmix.mixture.thinker import carried_by
+    def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
+        from thoughtmix.thinkers.mixture import branch_row_state
 
-        return carried_by(model, seeds, [self.creativity] * len(seeds))
+        return branch_row_state(model, seeds, [self.creativity] * len(seeds))
 
     def settings(self) -> dict[str, Any]:
         return {"name": self.name, "creativity": self.creativity, **_sampler(self.sampler)}

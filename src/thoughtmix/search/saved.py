@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.types import write_whole
 from thoughtmix.search.grow import Settings, Spent, TreeSearch
 from thoughtmix.search.tree import DEAD, Node
-from thoughtmix.thoughts import write_whole
 
 SCHEMA, VERSION = "thoughtmix/search", 2
 _HINT = "Write one with: thoughtmix search PROMPT --save FILE"

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from thoughtmix.puct import bonus, rescaled
+from thoughtmix.search.puct import bonus, rescaled
 
 if TYPE_CHECKING:
-    from thoughtmix.decoding import Prefix
-    from thoughtmix.thoughts import FinishReason
+    from thoughtmix.core.types import FinishReason
+    from thoughtmix.engine import Prefix
 
 DEAD = -math.inf
 NOTHING = 1e-4  # a share below which nothing is left to draw

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thoughtmix import __version__
+from thoughtmix.core.types import Thought
 from thoughtmix.models import LanguageModel
 from thoughtmix.serve.service import Answer
-from thoughtmix.thoughts import Thought
 
 FINGERPRINT = f"thoughtmix-{__version__}"
 

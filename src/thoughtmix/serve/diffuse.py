@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.decoding.scheduler import Session
+from thoughtmix.engine.scheduler import Session
 from thoughtmix.serve import answers, schemas
 from thoughtmix.serve.errors import Refused, body_of, refusal
 

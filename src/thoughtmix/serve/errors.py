@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from thoughtmix.decoding.scheduler import Cancelled, TimedOut
-from thoughtmix.errors import InputError, ThoughtmixError, UnknownName
+from thoughtmix.core.errors import InputError, ThoughtmixError, UnknownName
+from thoughtmix.engine.scheduler import Cancelled, TimedOut
 from thoughtmix.serve import schemas
 
 LOG = logging.getLogger("thoughtmix.serve")

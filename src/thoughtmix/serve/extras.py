@@ -11,18 +11,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from thoughtmix import __version__
-from thoughtmix.errors import ThoughtmixError
+from thoughtmix.core.errors import ThoughtmixError
+from thoughtmix.core.registry import get_thinker, thinker_names
+from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.thinker import suits
 from thoughtmix.metrics import pairwise_distances
-from thoughtmix.registry import get_thinker, thinker_names
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
-from thoughtmix.selection import select_diverse
 from thoughtmix.serve import schemas
 from thoughtmix.serve.diffuse import Film, frames
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.openai import FAILURES, STREAMS, while_there
 from thoughtmix.serve.options import offered
 from thoughtmix.serve.service import Service, Ticket
-from thoughtmix.thinker import suits
 
 LANGUAGES = ["en", "fr"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

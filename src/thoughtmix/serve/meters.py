@@ -12,7 +12,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from thoughtmix.decoding.scheduler import Tick
+from thoughtmix.engine.scheduler import Tick
 
 _QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SLOW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from thoughtmix.errors import UnknownName
+from thoughtmix.core.errors import UnknownName
+from thoughtmix.core.thinker import Thinker
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import Limits
-from thoughtmix.thinker import Thinker
 
 _OURS = frozenset({("noise", "file"), ("hybrid", "file"), ("hybrid", "judge"), ("hybrid", "mask_model")})
 """(thinker, option) that name a file or a model."""

@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.serve.app import create_app
 from thoughtmix.serve.service import Service
 

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtmix.api import AUTO, Pipeline, Prompt
-from thoughtmix.decoding.probe import Weights
-from thoughtmix.decoding.scheduler import Scheduler, Session
-from thoughtmix.errors import Interrupted, UnknownName
+from thoughtmix.core.errors import Interrupted, UnknownName
+from thoughtmix.core.registry import get_thinker
+from thoughtmix.core.thinker import StepEvent, Thinker
+from thoughtmix.core.types import ThoughtSet
+from thoughtmix.engine.backends.probe import Weights
+from thoughtmix.engine.scheduler import Scheduler, Session
 from thoughtmix.models import Embedder, LanguageModel
-from thoughtmix.registry import get_thinker
 from thoughtmix.serve.errors import LOG, Refused, refusal
 from thoughtmix.serve.limits import Limits
 from thoughtmix.serve.meters import Meters
 from thoughtmix.serve.options import check_options
 from thoughtmix.serve.schemas import Asked
 from thoughtmix.serve.threads import Passing
-from thoughtmix.thinker import StepEvent, Thinker
-from thoughtmix.thoughts import ThoughtSet
 
 _FAITHFUL = frozenset({"sampling", "mixture", "experts"})
 """Thinkers whose n-th row is the n-th thought, so that its pieces can be shown as they come. What others do on the way
@@ -107,7 +107,7 @@ class Service:
 
     def _warm(self) -> None:
         if self.lm.causal:
-            from thoughtmix.decoding import Row, decode
+            from thoughtmix.engine import Row, decode
 
             first = min(self.lm.eos_ids or {0})
             decode(self.lm, [[first]], [Row(seed=0)], max_new_tokens=2)

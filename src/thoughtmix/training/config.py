@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

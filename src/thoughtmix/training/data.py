@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from thoughtmix.errors import InputError, ThoughtmixError
+from thoughtmix.core.errors import InputError, ThoughtmixError
 
 NAMED = {
     "tiny-shakespeare": (

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thoughtmix.mixture.draws import key, uniform
+from thoughtmix.engine.counter_rng import key, uniform
 
 if TYPE_CHECKING:
     from thoughtmix.mixture.model import MixtureOfThoughtsTransformer

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from thoughtmix.errors import ThoughtmixError
+from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.training.config import TrainConfig
 
 VERSION = 2

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.training.modes import best_modes, marginal, mode_losses, model_of
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

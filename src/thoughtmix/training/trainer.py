@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thoughtmix.errors import NumericsError
+from thoughtmix.core.errors import NumericsError
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.optimizers import optimizers_of
 from thoughtmix.training.state import load_state, save_state

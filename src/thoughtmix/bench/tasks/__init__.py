@@ -12,7 +12,7 @@ from thoughtmix.bench.tasks.item import Item, Kind, Reader, Reading
 from thoughtmix.bench.tasks.parse import AnswerSet, answer_lines, merged
 from thoughtmix.bench.tasks.prompts import read_prompts
 from thoughtmix.bench.tasks.puzzles import PUZZLES, puzzles
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 
 __all__ = ["FAMILIES", "Item", "Kind", "Reader", "Reading", "coverage_tasks", "family", "read_prompts", "reader"]
 

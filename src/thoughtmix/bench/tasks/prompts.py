@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thoughtmix.bench.tasks.item import Item
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 _LINE = 'Write one object a line: {"prompt": "Name a use for a brick."}'
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.graft.context import grafted, thoughts
 from thoughtmix.graft.tuning.prompts import Context
 
@@ -56,7 +56,7 @@ def calibrate(
 
 def _answers(lm: LanguageModel, prompts: Sequence[str]) -> list[tuple[str, list[int]]]:
     """Each prompt with the base model's own greedy answer."""
-    from thoughtmix.decoding import Row, Sampler, decode
+    from thoughtmix.engine import Row, Sampler, decode
 
     rows = [Row(0, Sampler(temperature=0), prompt=i) for i in range(len(prompts))]
     done = decode(lm, [lm.encode(p) for p in prompts], rows, max_new_tokens=TOKENS)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from thoughtmix.decoding import Decoded, Row
-    from thoughtmix.decoding.path import Path
+    from thoughtmix.engine import Decoded, Row
+    from thoughtmix.engine.backends.base import Path
     from thoughtmix.models import LanguageModel
 
 
@@ -72,7 +72,7 @@ def sing(
 ) -> Decoded:
     """Each row drawn from the blend of all contexts and its own (`row.prompt`), with the `top` likeliest tokens of each
     step. asked: the k contexts with the question, as token ids."""
-    from thoughtmix.decoding.engine import over
-    from thoughtmix.decoding.probe import choose
+    from thoughtmix.engine.backends.probe import choose
+    from thoughtmix.engine.loop import over
 
     return over(Chorus(choose(lm.model, prompts=len(asked)), weight), lm, asked, rows, max_new_tokens, top)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.graft.tuning.chorus import sing
 from thoughtmix.graft.tuning.prompts import Context
 
@@ -81,7 +81,7 @@ def make_lessons(
 
 
 def _ask(lm: LanguageModel, prompt: str, contexts: Sequence[Context], how: Teaching, open: bool) -> list[Any]:
-    from thoughtmix.decoding import Row, Sampler, decode
+    from thoughtmix.engine import Row, Sampler, decode
 
     sampler = Sampler(temperature=how.temperature, min_p=how.min_p)
     own = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) + how.seed * 2**33

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 
 _WRITE = (
     'Write [[context]] tables with name = "..." and examples = [["question", "answer"], ...], or instruction = "...".'
@@ -36,7 +36,7 @@ class Context:
         return [{"role": role, "content": text} for role, text in (*turns, ("user", asked))]
 
 
-PLAIN = Context("none")
+NO_ROW_STATE = Context("none")
 
 
 def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:

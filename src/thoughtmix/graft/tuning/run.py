@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
     from thoughtmix.graft.tuning.lessons import Lesson
@@ -104,13 +104,13 @@ def _lessons(
     on_lesson: Callable[[int, int], None] | None,
 ) -> tuple[list[Lesson], list[Lesson]]:
     from thoughtmix.graft.tuning.lessons import Teaching, corpus_lessons, make_lessons
-    from thoughtmix.graft.tuning.prompts import PLAIN, open_prompts, parts
+    from thoughtmix.graft.tuning.prompts import NO_ROW_STATE, open_prompts, parts
 
     if how.corpus is not None:
         return corpus_lessons(lm, how.corpus, how.max_new_tokens)
     teaching = Teaching(how.samples, how.own, how.temperature, max_new_tokens=how.max_new_tokens)
     if how.objective == "modes":
-        contexts, teaching = [PLAIN], dataclasses.replace(teaching, samples=how.samples * branches, top=0)
+        contexts, teaching = [NO_ROW_STATE], dataclasses.replace(teaching, samples=how.samples * branches, top=0)
     elif len(contexts) != branches:
         raise InputError(f"{len(contexts)} contexts for {branches} branches.", f"Graft {len(contexts)} (--branches).")
     made = make_lessons(lm, prompts, contexts, teaching, folder / "training", on_lesson, open_prompts())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoughtmix.errors import InputError
+from thoughtmix.core.errors import InputError
 from thoughtmix.graft.tuning.batches import Batch, Student, collate, token_logprobs
 from thoughtmix.graft.tuning.lessons import Lesson
 from thoughtmix.graft.tuning.objectives import Objective, divergence

@@ -1,0 +1,1 @@
+"""What every other part stands on: types, errors, the registry of thinkers, choosing among thoughts. No torch."""

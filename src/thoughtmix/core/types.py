@@ -1,0 +1,310 @@
+"""A thought, a set of thoughts, and their JSON. No torch here: reading a saved set needs none.
+
+The file format is documented in docs/thoughtset.md; `SCHEMA_VERSION` counts its breaking changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from thoughtmix.core.errors import InputError
+
+SCHEMA = "thoughtmix/thoughtset"
+SCHEMA_VERSION = 1
+
+FinishReason = Literal["stop", "length", "cancelled"]
+_FINISH: frozenset[str] = frozenset({"stop", "length", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """One complete answer and where it came from.
+
+    `seed` alone reproduces it: `think(prompt, n=1, seed=thought.seed, ...)` with the same settings
+    gives the same text, whatever its neighbours were.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    seed: int
+    logprob: float
+    """Sum over its tokens of log p(token | prompt, earlier tokens), in nats, under the generating model at
+    temperature 1 and before any truncation. An ended thought includes its end token."""
+    finish: FinishReason = "length"
+    """stop: an end token or stop string; length: the token budget; cancelled: interrupted."""
+    token_logprobs: tuple[float, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What produced it: the thinker's name and its own settings for this thought (temperature, branches...)."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Scores given after generation, by name: `relevance`, `distance` (mean distance to the others)..."""
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean log-probability of a token, nats; 0.0 for a thought without tokens."""
+        return self.logprob / len(self.token_ids) if self.token_ids else 0.0
+
+    def with_scores(self, **scores: float) -> Thought:
+        """A copy with these scores added or replaced."""
+        return dataclasses.replace(self, scores={**self.scores, **scores})
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtSet(Sequence[Thought]):
+    """The n thoughts for one prompt: a sequence of `Thought` with the set's own metrics."""
+
+    prompt: str
+    """The user's text; for a chat, the last user message."""
+    thoughts: tuple[Thought, ...]
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The whole conversation when one was given, else empty."""
+    thinker: str = "sampling"
+    model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Everything needed to repeat the run: n, seed, max_new_tokens, temperature, ..."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the set as a whole, by name (see `thoughtmix.metrics`)."""
+    distances: tuple[tuple[float, ...], ...] = ()
+    """(n, n) pairwise distances, 1 - cosine of embeddings, or () when none were computed."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """How it was run: versions, device, dtype, decoding path, seconds, tokens per second."""
+
+    def __post_init__(self) -> None:
+        n = len(self.thoughts)
+        if self.distances and (len(self.distances) != n or any(len(row) != n for row in self.distances)):
+            raise InputError(f"distances must be {n} x {n}, one row a thought.", "Leave them out to have none.")
+
+    @overload
+    def __getitem__(self, index: int) -> Thought: ...
+    @overload
+    def __getitem__(self, index: slice) -> ThoughtSet: ...
+    def __getitem__(self, index: int | slice) -> Thought | ThoughtSet:
+        if isinstance(index, slice):
+            return self._subset(range(len(self.thoughts))[index])
+        return self.thoughts[index]
+
+    def __len__(self) -> int:
+        return len(self.thoughts)
+
+    def __iter__(self) -> Iterator[Thought]:
+        return iter(self.thoughts)
+
+    @property
+    def texts(self) -> list[str]:
+        return [thought.text for thought in self.thoughts]
+
+    def _subset(self, keep: Sequence[int]) -> ThoughtSet:
+        """The thoughts at `keep`, in that order. The metrics of the whole do not describe a part: dropped."""
+        whole = list(keep) == list(range(len(self.thoughts)))
+        rows = tuple(tuple(self.distances[i][j] for j in keep) for i in keep) if self.distances else ()
+        return dataclasses.replace(
+            self,
+            thoughts=tuple(self.thoughts[i] for i in keep),
+            distances=rows,
+            metrics=self.metrics if whole else {},
+        )
+
+    def select(self, k: int, quality: str = "mean_logprob", quality_weight: float = 1.0) -> ThoughtSet:
+        """The `k` thoughts that are most different from each other and still good, best first.
+
+        Greedy maximum a posteriori of a determinantal point process with kernel
+        L_ij = q_i (1 - distance_ij) q_j (Kulesza & Taskar 2012, eq. 3.16; greedy as in Chen et al. 2018,
+        algorithm 1), where q_i = exp(quality_weight / 2 * z_i) and z_i is the thought's quality,
+        standardised over the set. `quality` is `mean_logprob` or the name of a score that every
+        thought carries (higher is better); `quality_weight=0` looks at difference alone.
+        Do not report the score that selected (DESIGN: never select and report with the same scorer).
+
+        Raises `InputError` when k is out of range, or no distances or scores are there.
+        """
+        from thoughtmix.core.selection import select_diverse
+
+        n = len(self.thoughts)
+        if not 1 <= k <= n:
+            raise InputError(f"Cannot select {k} of {n} thoughts.", f"Pass k between 1 and {n}.")
+        if not self.distances:
+            raise InputError("This set has no distances to select by.", "Make it with think(..., measure=True).")
+        missing = [i for i, t in enumerate(self.thoughts) if quality != "mean_logprob" and quality not in t.scores]
+        if missing:
+            raise InputError(
+                f"Thought {missing[0]} has no score {quality!r}.",
+                f"Known: {', '.join(sorted({'mean_logprob', *self.thoughts[missing[0]].scores}))}.",
+            )
+        values = [t.mean_logprob if quality == "mean_logprob" else t.scores[quality] for t in self.thoughts]
+        return self._subset(select_diverse(self.distances, values, k, quality_weight))
+
+    # --- JSON -------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict in the documented, versioned form."""
+        body: dict[str, Any] = {"schema": SCHEMA, "version": SCHEMA_VERSION}
+        for f in dataclasses.fields(self):
+            body[f.name] = getattr(self, f.name)
+        body["thoughts"] = [dataclasses.asdict(t) for t in self.thoughts]
+        return body
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, indent: int | None = 2) -> str:
+        """JSON text; with `path` also written there, whole or not at all (temporary name, then rename)."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+        if path is not None:
+            write_whole(path, text + "\n")
+        return text
+
+    @classmethod
+    def from_dict(cls, body: Any) -> ThoughtSet:
+        """The inverse of `to_dict`. Raises `InputError` naming the first field that does not fit."""
+        if not isinstance(body, Mapping):
+            raise InputError(f"A thought set is a JSON object, not {_kind(body)}.", _HINT)
+        if body.get("schema") != SCHEMA:
+            raise InputError(f"Not a thought set: schema is {body.get('schema')!r}.", _HINT)
+        version = body.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise InputError(f"Not a thought set: version is {version!r}.", _HINT)
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"This thought set has version {version}; this thoughtmix reads up to {SCHEMA_VERSION}.",
+                "Type: pip install --upgrade thoughtmix",
+            )
+        thoughts = _list(body, "thoughts")
+        return cls(
+            prompt=_text(body, "prompt"),
+            thoughts=tuple(_thought(t, f"thoughts[{i}]") for i, t in enumerate(thoughts)),
+            messages=tuple(_messages(_list(body, "messages"))),
+            thinker=_text(body, "thinker"),
+            model=_text(body, "model"),
+            settings=_mapping(body, "settings"),
+            metrics=_numbers(body, "metrics"),
+            distances=tuple(
+                tuple(_number(v, f"distances[{i}]") for v in _as_list(row, f"distances[{i}]"))
+                for i, row in enumerate(_list(body, "distances"))
+            ),
+            run=_mapping(body, "run"),
+        )
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> ThoughtSet:
+        """Read JSON text, or the file at a path (a `Path`, or a string that does not begin with `{`)."""
+        text = str(source)
+        if isinstance(source, os.PathLike) or not text.lstrip().startswith("{"):
+            try:
+                text = Path(source).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise InputError(f"Cannot read the thought set: {error}.", _HINT) from None
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"Not JSON: {error}.", _HINT) from None
+        return cls.from_dict(body)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from thoughtmix.report.html import fragment
+
+        return fragment(self)
+
+
+_HINT = "Write one with: thoughtmix think PROMPT --json > thoughts.json"
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` or leave `path` as it was: temporary file beside it, flush, rename."""
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)  # mkstemp makes 0600, which a web server could not read
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {target}: {error.strerror or error}.", "Name a file in a folder you can write to."
+        ) from None
+
+
+def _kind(value: Any) -> str:
+    return {type(None): "null", dict: "an object", list: "a list", str: "a text"}.get(type(value), repr(value)[:40])
+
+
+def _as_list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{where} must be a list, not {_kind(value)}.", _HINT)
+    return list(value)
+
+
+def _list(body: Mapping[str, Any], key: str) -> list[Any]:
+    return _as_list(body.get(key, []), key)
+
+
+def _text(body: Mapping[str, Any], key: str, where: str = "") -> str:
+    value = body.get(key)
+    if not isinstance(value, str):
+        raise InputError(f"{where}{key} must be a text, not {_kind(value)}.", _HINT)
+    return value
+
+
+def _mapping(body: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
+    value = body.get(key, {})
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where}{key} must be an object, not {_kind(value)}.", _HINT)
+    return dict(value)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{where} must hold numbers, not {_kind(value)}.", _HINT)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{where} must hold finite numbers.", _HINT)
+    return number
+
+
+def _integer(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{where} must be a whole number, not {_kind(value)}.", _HINT)
+    return value
+
+
+def _numbers(body: Mapping[str, Any], key: str, where: str = "") -> dict[str, float]:
+    return {name: _number(v, f"{where}{key}.{name}") for name, v in _mapping(body, key, where).items()}
+
+
+def _messages(items: list[Any]) -> Iterator[dict[str, str]]:
+    for i, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise InputError(f"messages[{i}] must be an object, not {_kind(item)}.", _HINT)
+        yield {key: _text(item, key, f"messages[{i}].") for key in item}
+
+
+def _thought(body: Any, where: str) -> Thought:
+    if not isinstance(body, Mapping):
+        raise InputError(f"{where} must be an object, not {_kind(body)}.", _HINT)
+    finish = body.get("finish", "length")
+    if not isinstance(finish, str) or finish not in _FINISH:
+        raise InputError(f"{where}.finish is {finish!r}.", f"Known: {', '.join(sorted(_FINISH))}.")
+    ids = _as_list(body.get("token_ids", []), f"{where}.token_ids")
+    logprobs = _as_list(body.get("token_logprobs", []), f"{where}.token_logprobs")
+    return Thought(
+        text=_text(body, "text", f"{where}."),
+        token_ids=tuple(_integer(v, f"{where}.token_ids") for v in ids),
+        seed=_integer(body.get("seed", 0), f"{where}.seed"),
+        logprob=_number(body.get("logprob", 0.0), f"{where}.logprob"),
+        finish=finish,  # type: ignore[arg-type]  # checked against _FINISH above
+        token_logprobs=tuple(_number(v, f"{where}.token_logprobs") for v in logprobs),
+        origin=_mapping(body, "origin", f"{where}."),
+        scores=_numbers(body, "scores", f"{where}."),
+    )

@@ -1,0 +1,1 @@
+"""How a batch is stepped through a model: fused, shared or expanded; `probe` chooses by trying."""

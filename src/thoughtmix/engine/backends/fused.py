@@ -1,0 +1,339 @@
+"""A decoding step for Llama-like models over weights that are fused and packed once.
+
+At one new token a row, a model's forward is bound by reading weights and by the number of operations, not
+by arithmetic. So, per layer, q/k/v and gate/up become one product each, norm gains and the attention scale are
+folded into the weights, the weights are packed (linear.py), and the head dimensions of q and k are reordered so
+that a rotary embedding is one complex product (attention scores do not change under a common reordering).
+
+Only exact, unhooked module classes are taken (`fits`), and thought branches on down projections; anything else, another
+adapter say, decodes through its own forward (shared.py). The result is compared with the model's forward before first
+use (probe.py).
+
+A graft's A lies below the down projection's weight, so that one product gives both; what a row's route and held noise
+do to A x are two numbers a rank (`RowLora`), so that grafted rows cost one small product and one elementwise operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.llama import modeling_llama as llama
+from transformers.models.mistral import modeling_mistral as mistral
+from transformers.models.qwen2 import modeling_qwen2 as qwen2
+from transformers.models.qwen3 import modeling_qwen3 as qwen3
+
+from thoughtmix.engine.backends.base import blocks
+from thoughtmix.engine.backends.packing import Kind, Linear, pack
+from thoughtmix.engine.beginnings import Beginnings
+from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
+from thoughtmix.engine.prefix_cache import Prefix, kept, resumed
+from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+_FAMILIES: dict[type, tuple[type, type, type, type]] = {  # model -> (attention, mlp, norm, rotary) classes
+    llama.LlamaForCausalLM: (llama.LlamaAttention, llama.LlamaMLP, llama.LlamaRMSNorm, llama.LlamaRotaryEmbedding),
+    mistral.MistralForCausalLM: (
+        mistral.MistralAttention, mistral.MistralMLP, mistral.MistralRMSNorm, mistral.MistralRotaryEmbedding,
+    ),
+    qwen2.Qwen2ForCausalLM: (qwen2.Qwen2Attention, qwen2.Qwen2MLP, qwen2.Qwen2RMSNorm, qwen2.Qwen2RotaryEmbedding),
+    qwen3.Qwen3ForCausalLM: (qwen3.Qwen3Attention, qwen3.Qwen3MLP, qwen3.Qwen3RMSNorm, qwen3.Qwen3RotaryEmbedding),
+}  # fmt: skip
+
+
+def fits(model: PreTrainedModel) -> bool:
+    """Whether the step below computes exactly what this model's forward would."""
+    family = _FAMILIES.get(type(model))
+    config = model.config
+    if family is None or model.training or config.rope_parameters.get("rope_type", "default") != "default":
+        return False
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
+        return False
+    if type(model) is mistral.MistralForCausalLM and config.sliding_window is not None:
+        return False
+    body: Any = model.model
+    act = type(body.layers[0].mlp.act_fn)
+    if act.__name__ not in {"SiLU", "SiLUActivation"}:
+        return False
+    known = {*family, type(model), type(body), type(body.layers[0]), act, nn.Linear, nn.Embedding, nn.ModuleList}
+    branches = {layer.mlp.down_proj for layer in body.layers if hasattr(layer.mlp.down_proj, "thought_graft")}
+    inside = {part for layer in branches for part in layer.children() if isinstance(part, nn.ParameterDict)}
+    for module in model.modules():
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+        foreign = any(not _of_graft(hook) for some in hooks for hook in some.values())
+        if foreign or "forward" in vars(module):
+            return False
+        if type(module) not in known and module not in branches and module not in inside:
+            return False
+    devices = {p.device for p in model.parameters()}
+    return len(devices) == 1 and not any(d.type == "meta" for d in devices)
+
+
+def _of_graft(hook: Any) -> bool:
+    return bool(getattr(getattr(hook, "__self__", None), "thought_hooks", False))
+
+
+def fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Changes when any weight is replaced or written in place, so that packed copies are never stale, and when another
+    graft is at work."""
+    body: Any = model.model
+    grafts = {id(getattr(layer.mlp.down_proj, "thought_graft", None)) for layer in body.layers}
+    return (grafts, *((p.data_ptr(), p._version) for p in model.parameters()))
+
+
+@dataclass(slots=True)
+class _Layer:
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear  # with a graft: its A below
+    update: tuple[int, Linear] | None  # the graft's number of this layer, and its B
+    q_gain: Tensor | None  # (d,) Qwen 3's norm of each query head, scale and order folded in
+    k_gain: Tensor | None
+
+
+class FusedWeights:
+    """Everything a step needs, made once for a model and a packing."""
+
+    def __init__(self, model: PreTrainedModel, kind: Kind) -> None:
+        config: Any = model.config
+        body: Any = model.model
+        self.kind = kind
+        self.dtype = model.dtype if kind == "native" else torch.float32
+        self.epsilon = torch.full((1, 1), float(config.rms_norm_eps), device=model.device)
+        attention = body.layers[0].self_attn
+        self.d = int(attention.head_dim)
+        self.h = int(config.num_key_value_heads)
+        self.g = int(config.num_attention_heads) // self.h
+        # Rotary pairs (i, i + d/2) become neighbours (2i, 2i + 1): one complex number each.
+        self.order = torch.arange(self.d, device=model.device).view(2, -1).T.reshape(-1)
+        self.frequencies = body.rotary_emb.inv_freq.float()  # (d / 2,)
+        self.embed = body.embed_tokens.weight
+        with torch.no_grad():
+            self.layers = [self._layer(layer) for layer in body.layers]
+            self.grafted = any(layer.update for layer in self.layers)
+            self.head = self._pack(model.lm_head.weight, model.lm_head.bias, gain=body.norm.weight)
+
+    def _pack(self, weight: Tensor, bias: Tensor | None, gain: Tensor | None = None) -> Linear:
+        if gain is not None:
+            weight = (weight.float() * gain.float()).to(weight.dtype)
+        largest = float(weight.abs().max())
+        kind: Kind = "native" if self.kind == "fp16" and largest > 65504 else self.kind
+        return pack(weight if self.kind == "native" else weight.float(), bias, kind)
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        scale = float(attention.scaling)
+
+        def heads(part: nn.Linear, reorder: bool, factor: float = 1.0) -> tuple[Tensor, Tensor | None]:
+            def turn(x: Tensor) -> Tensor:
+                x = x.unflatten(0, (-1, self.d))
+                return ((x[:, self.order] if reorder else x) * factor).flatten(0, 1)
+
+            return turn(part.weight), None if part.bias is None else turn(part.bias)
+
+        parts = [
+            heads(attention.q_proj, True, 1.0 if q_norm else scale),
+            heads(attention.k_proj, True),
+            heads(attention.v_proj, False),
+        ]
+        biases = [b for _, b in parts if b is not None]
+        gain = layer.input_layernorm.weight
+        down, update = self._down(mlp.down_proj)
+        return _Layer(
+            qkv=self._pack(torch.cat([w for w, _ in parts]), torch.cat(biases) if biases else None, gain),
+            out=self._pack(attention.o_proj.weight, attention.o_proj.bias),
+            gate_up=self._pack(
+                torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+                None if mlp.gate_proj.bias is None else torch.cat([mlp.gate_proj.bias, mlp.up_proj.bias]),
+                layer.post_attention_layernorm.weight,
+            ),
+            down=down,
+            update=update,
+            q_gain=q_norm.weight[self.order].to(self.dtype) * scale if q_norm else None,
+            k_gain=k_norm.weight[self.order].to(self.dtype) if k_norm else None,
+        )
+
+    def _down(self, module: Any) -> tuple[Linear, tuple[int, Linear] | None]:
+        found = module.thought_update() if hasattr(module, "thought_graft") else None
+        if found is None:
+            return self._pack(module.weight, module.bias), None
+        number, a, b = found  # (m, f), (d, m)
+        bias = None if module.bias is None else F.pad(module.bias, (0, len(a)))
+        a, b = a.to(module.weight.dtype), b.to(module.weight.dtype)
+        return self._pack(torch.cat([module.weight, a]), bias), (number, self._pack(b, None))
+
+    def norm(self, x: Tensor) -> Tensor:
+        """x / sqrt(mean(x^2) + eps), in float32; the gain is in the weights that follow."""
+        y = x.float()
+        length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        return (y * torch.addcmul(self.epsilon, length, length, value=1 / x.shape[-1]).rsqrt_()).to(x.dtype)
+
+    def run(self, tokens: Tensor, positions: Tensor, attend: Attend, row_lora: RowLora | None = None) -> Tensor:
+        """Hidden states (rows, width) after the last layer. `attend(layer, q, k, v)` gets q (rows, h g, d),
+        already scaled, and k, v (rows, h, d), and returns (rows, h g d). row_lora: what rows do to a graft's
+        ranks; None: the model as it was."""
+        moves = [] if row_lora is None else _by_layer(row_lora, self.dtype)
+        h, g, d = self.h, self.g, self.d
+        angle = positions[:, None].float() * self.frequencies  # (rows, d / 2)
+        turn = torch.polar(torch.ones_like(angle), angle)[:, None]  # (rows, 1, d / 2) complex
+        x = F.embedding(tokens, self.embed).to(self.dtype)  # (rows, width)
+        for index, layer in enumerate(self.layers):
+            qk, v = layer.qkv(self.norm(x)).view(-1, h * g + 2 * h, d).split([h * g + h, h], 1)
+            if layer.q_gain is not None and layer.k_gain is not None:
+                q, k = qk.split([h * g, h], 1)
+                qk = torch.cat([self.norm(q) * layer.q_gain, self.norm(k) * layer.k_gain], 1)
+            qk = torch.view_as_real(torch.view_as_complex(qk.float().unflatten(-1, (-1, 2))) * turn)
+            q, k = qk.flatten(-2).to(self.dtype).split([h * g, h], 1)
+            x = x + layer.out(attend(index, q, k, v))
+            gate, up = layer.gate_up(self.norm(x)).chunk(2, -1)
+            y = layer.down(F.silu(gate).mul_(up))
+            if layer.update is None:
+                x = x + y
+                continue
+            width = x.shape[1]
+            x = x + y[:, :width]
+            if moves:
+                number, out = layer.update
+                shift, scale = moves[number % len(moves)]
+                z = y[:, width:]
+                x = x + out(z * scale if shift is None else torch.addcmul(shift, z, scale))
+        return x
+
+
+def _by_layer(row_lora: RowLora, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor]]:
+    """(shift, scale) of each updated layer, or one pair for all."""
+    scales = row_lora.scale.to(dtype).unbind(1)
+    if row_lora.shift is None:
+        return [(None, scale) for scale in scales]
+    shifts = row_lora.shift.to(dtype).unbind(1)
+    return list(zip(shifts, scales * len(shifts) if len(scales) == 1 else scales, strict=True))
+
+
+class FusedPath:
+    name = "fused"
+
+    def __init__(self, weights: FusedWeights, row_state: RowState = NO_ROW_STATE, read: Read = "shared") -> None:
+        self.weights, self.row_state, self.read = weights, row_state, read
+        self.state: SharedPrefix | None = None
+        self.spared = 0  # tokens of prompts that an earlier prompt of the same call had read
+        self.bases: dict[int, Prefix] = {}  # prompts whose prefixes rows have handed out, or began from
+        self.row_lora: Callable[[], RowLora | None] | None = getattr(
+            row_state, "row_lora", None
+        )  # of the rows that are left
+
+    @torch.inference_mode()
+    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+        if self.read == "each":
+            return self._read_each(prompts[0], rows[0], capacity)
+        logits, read = [], []
+        known, self.spared = Beginnings(), 0
+        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
+            began = known.of(self.weights, ids) if self.row_state is NO_ROW_STATE else None
+            past = began.length if began else 0
+            with self.row_state.prefilling(mine, "shared"):
+                last, prompt = self._read(ids[past:], began)
+            if len(prompts) > 1:
+                known.keep(self.weights, ids, prompt)
+            self.spared += past
+            prompt.rows = n
+            read.append(prompt)
+            logits.append(last)
+        self.state = SharedPrefix(read, capacity)
+        return torch.stack(logits)
+
+    @torch.inference_mode()
+    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
+        places = blocks(rows)
+
+        def read(index: int, ids: list[int], before: Prompt | None) -> Prompt:
+            with self.row_state.prefilling(places[index], "shared"):
+                return self._read(ids, before)[1]
+
+        prompts_read, self.bases, tokens = resumed(prompts, known, rows, self.weights, read)
+        self.state = SharedPrefix(prompts_read, capacity)
+        return tokens
+
+    @torch.inference_mode()
+    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
+        assert self.state is not None
+        return kept(self.state, self.bases, self.weights, row, prompt, ids)
+
+    def _read(self, ids: list[int], past: Prompt | None = None) -> tuple[Tensor, Prompt]:
+        """Read one prompt with the same packed weights: its next-token logits, its keys and values. past: what stands
+        before `ids`, and comes first in the result."""
+        w = self.weights
+        device = w.embed.device
+        t, before = len(ids), 0 if past is None else past.length
+        prompt = Prompt([], [], before + t, 0)
+        seen = None if past is None else torch.ones(t, before + t, dtype=torch.bool, device=device).tril(before)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # (heads, t, d)
+            if past is not None:
+                k, v = torch.cat([past.keys[layer], k], 1), torch.cat([past.values[layer], v], 1)
+            prompt.keys.append(k.contiguous())
+            prompt.values.append(v.contiguous())
+            k, v = (x.repeat_interleave(w.g, 0)[None] for x in (k, v))
+            mixed = F.scaled_dot_product_attention(q[None], k, v, seen, is_causal=seen is None, scale=1.0)
+            return mixed[0].transpose(0, 1).flatten(1)
+
+        hidden = w.run(torch.tensor(ids, device=device), torch.arange(before, before + t, device=device), attend)
+        return w.head(w.norm(hidden[-1:]))[0], prompt
+
+    def _read_each(self, ids: list[int], n: int, capacity: int) -> Tensor:
+        """One prompt, by each of its n rows: their next-token logits. To the state these are tokens of the rows' own,
+        after a prompt of none."""
+        w, t = self.weights, len(ids)
+        device = w.embed.device
+        none = torch.empty(w.h, 0, w.d, dtype=w.dtype, device=device)
+        state = SharedPrefix([Prompt([none] * len(w.layers), [none] * len(w.layers), 0, n)], t + capacity)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (x.unflatten(0, (n, t)).transpose(1, 2) for x in (q, k, v))  # (n, heads, t, d)
+            state.begin(layer, k, v)
+            k, v = (x.repeat_interleave(w.g, 1) for x in (k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+            return mixed.transpose(1, 2).reshape(n * t, -1)
+
+        row_lora = self._row_lora()
+        if row_lora is not None:  # of each token
+            shift = None if row_lora.shift is None else row_lora.shift.repeat_interleave(t, 0)
+            row_lora = RowLora(row_lora.scale.repeat_interleave(t, 0), shift)
+        with self.row_state.prefilling(slice(0, n), "each"):
+            tokens, positions = torch.tensor(ids, device=device).repeat(n), torch.arange(t, device=device).repeat(n)
+            hidden = w.run(tokens, positions, attend, row_lora)
+        state.begun(t)
+        self.state = state
+        return w.head(w.norm(hidden.unflatten(0, (n, t))[:, -1].contiguous()))
+
+    def _row_lora(self) -> RowLora | None:
+        return self.row_lora() if self.row_lora is not None and self.weights.grafted else None
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        assert self.state is not None
+        state, w = self.state, self.weights
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            state.store(layer, k, v)
+            return state.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
+
+        hidden = w.run(tokens, state.positions(tokens.device), attend, self._row_lora())
+        state.advance()
+        return w.head(w.norm(hidden))
+
+    @torch.inference_mode()
+    def drop(self, gone: list[int]) -> list[int]:
+        assert self.state is not None
+        return self.state.drop(gone)
+
+    def close(self) -> None:
+        self.state, self.bases = None, {}

@@ -1,0 +1,355 @@
+"""Many callers, one model: their decodes join one running batch, which a thread of its own steps.
+
+    scheduler = Scheduler(lm)
+    with scheduler, Session(scheduler).entered():
+        thinker.think(lm, ...)          # whatever it decodes shares its steps with everybody else's rows
+
+Rows that carry something through the model other than a graft's standing routes, that each read the prompt, that want
+another path or what only the one-shot loop does, decode beside the batch: in the caller's thread, taking turns with it
+step by step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.thinker import StepEvent
+from thoughtmix.engine.backends.fused import FusedPath
+from thoughtmix.engine.backends.probe import Weights, choose
+from thoughtmix.engine.backends.shared import SharedPath
+from thoughtmix.engine.beginnings import Beginnings
+from thoughtmix.engine.continuous import Continuous, Job
+from thoughtmix.engine.fair_lock import Turns
+from thoughtmix.engine.loop import ELSEWHERE, Continuation, Decoded
+from thoughtmix.engine.prefill import Reading
+from thoughtmix.engine.row_state import NO_ROW_STATE
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+_JOINS = frozenset({"max_new_tokens", "end_ids", "on_step", "top", "row_state", "tail"})
+"""What of `decode`'s arguments a job in the batch honours; any other that is not at its default decodes beside it."""
+
+
+_MANY = 4
+"""A single decode may have so many times the batch's rows."""
+
+
+class Cancelled(ThoughtmixError):
+    """Nobody waits for this any more."""
+
+
+class TimedOut(ThoughtmixError):
+    """The time is up and there is nothing whole to give."""
+
+
+class _Beside(Exception):
+    """This model's rows cannot join."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One turn of the scheduler: rows drawn for, jobs that wait, tokens drawn, prompt tokens read, seconds of each."""
+
+    rows: int
+    waiting: int
+    tokens: int
+    read: int
+    step_seconds: float
+    read_seconds: float
+
+
+@dataclass(eq=False)
+class Session:
+    """One caller: when its time is up, whether it still waits, and what was decoded for it. deadline: of
+    `time.monotonic`. top: note so many likeliest tokens of every step."""
+
+    scheduler: Scheduler
+    deadline: float = float("inf")
+    top: int = 0
+    cancelled: bool = False
+    late: bool = False
+    first: float | None = None
+    """When its first token was drawn, by `time.monotonic`."""
+    decoded: list[Continuation] = field(default_factory=list)
+
+    @contextmanager
+    def entered(self) -> Iterator[Session]:
+        """What this thread decodes meanwhile is the session's."""
+        token = ELSEWHERE.set(self._decode)
+        try:
+            yield self
+        finally:
+            ELSEWHERE.reset(token)
+
+    def cancel(self) -> None:
+        """Its rows leave before the next step, and what it waits for raises `Cancelled`."""
+        self.cancelled = True
+        self.scheduler.wake()
+
+    def check(self) -> None:
+        """Raises `Cancelled` or `TimedOut`."""
+        self.check_cancelled()
+        if self.overdue():
+            raise TimedOut("The request's time is up.", "Ask for fewer or shorter thoughts, or try again later.")
+
+    def check_cancelled(self) -> None:
+        if self.cancelled:
+            raise _cancelled()
+
+    def begun(self) -> None:
+        self.first = self.first or time.monotonic()
+
+    def between(self, listener: Callable[[StepEvent], None] | None) -> Callable[[StepEvent], None]:
+        """An `on_step` for work beside the batch, which holds the turn: others have theirs at each step. Raises
+        `Cancelled`, or KeyboardInterrupt when the time is up, which gives what is there."""
+
+        def step(event: StepEvent) -> None:
+            self.begun()
+            if listener is not None:
+                listener(event)
+            self.check_cancelled()
+            if self.overdue():
+                raise KeyboardInterrupt
+            self.scheduler.turns.pass_on()
+
+        return step
+
+    def overdue(self) -> bool:
+        if time.monotonic() >= self.deadline:
+            self.late = True
+        return self.late
+
+    def _decode(self, decode: Callable[..., Decoded], *args: Any, **how: Any) -> Decoded:
+        self.check()
+        given = inspect.signature(decode).bind(*args, **how)
+        how = dict(given.arguments)
+        how["top"] = max(how.get("top", 0), self.top)
+        done = self.scheduler.decode(self, decode, how)
+        self.decoded += done.rows
+        return done
+
+
+class Scheduler:
+    """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many,
+    and then runs when the batch is empty); tokens: most tokens whose keys and values it holds. chunk: prompt
+    tokens read between two steps; four times as many while more rows wait than run. observe: called after every
+    turn, in the scheduler's thread. weights: of the steps, as in `decode`; who asks for others decodes beside the
+    batch."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rows: int = 64,
+        tokens: int = 1 << 20,
+        chunk: int = 128,
+        observe: Callable[[Tick], None] | None = None,
+        weights: Weights = "auto",
+    ) -> None:
+        self.lm, self.most_rows, self.most_tokens, self.chunk, self.observe = lm, rows, tokens, chunk, observe
+        self.weights = weights
+        self.turns = Turns()
+        self._batch = Continuous()
+        self._known = Beginnings()
+        self._wake = threading.Condition()
+        self._waiting: deque[tuple[Session, Job]] = deque()
+        self._sessions: dict[Job, Session] = {}
+        self._reading: tuple[Session, Job, Reading] | None = None
+        self._closed = True
+        self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the batch now."""
+        return self._batch.rows
+
+    @property
+    def waiting(self) -> int:
+        """Decodes that are not in it yet."""
+        return len(self._waiting) + (self._reading is not None)
+
+    def __enter__(self) -> Scheduler:
+        self._closed = False
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Everything that is still there is cancelled."""
+        self._closed = True
+        self.wake()
+        self._thread.join()
+
+    def wake(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    # --- the caller's side ---
+
+    def decode(self, session: Session, decode: Callable[..., Decoded], how: dict[str, Any]) -> Decoded:
+        """`decode(**how)` of this session, in the batch where that can be. Raises `InputError` for one that the memory
+        would not hold, whatever a thinker's options made of the request."""
+        rows, held = len(how["rows"]), sum(map(len, how["prompts"])) + len(how["rows"]) * how["max_new_tokens"]
+        if rows > _MANY * self.most_rows or held > self.most_tokens:
+            raise InputError(
+                f"{rows} rows of {how['max_new_tokens']} tokens at once are more than this server holds.",
+                "Ask for fewer or shorter thoughts, or for less in the thinker's options.",
+            )
+        defaults = {p.name: p.default for p in inspect.signature(decode).parameters.values()}
+        defaults["weights"] = self.weights
+        own = {k: v for k, v in how.items() if k not in _JOINS and k not in {"lm", "prompts", "rows"}}
+        row_state, order = how.get("row_state", NO_ROW_STATE), [row.prompt for row in how["rows"]]
+        # A state that was put in another order for the batch could not decode beside it any more.
+        joins = row_state is NO_ROW_STATE or (row_state.is_lora and order == sorted(order))
+        if how["lm"].model is self.lm.model and joins and all(
+            not v or v == defaults[k] for k, v in {"weights": "auto", **own}.items()
+        ):  # fmt: skip
+            try:
+                return self._join(session, how)
+            except _Beside:
+                pass
+        return self._beside(session, decode, how)
+
+    def _join(self, session: Session, how: dict[str, Any]) -> Decoded:
+        job = Job(
+            how["lm"], how["prompts"], how["rows"], how["max_new_tokens"],
+            how.get("end_ids"), how.get("on_step"), how["top"], how.get("row_state", NO_ROW_STATE), how.get("tail", 0),
+        )  # fmt: skip
+        with self._wake:
+            if self._closed:
+                raise Cancelled("The server stops.", "Send it to another.")
+            self._waiting.append((session, job))
+            self._wake.notify()
+        return job.result.result()
+
+    def _beside(self, session: Session, decode: Callable[..., Decoded], how: dict[str, Any]) -> Decoded:
+        with self.turns:
+            return decode(**{**how, "on_step": session.between(how.get("on_step"))})
+
+    # --- the scheduler's thread ---
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._closed or self._batch.jobs or self._waiting or self._reading):
+                    self._wake.wait()
+                if self._closed:
+                    break
+            with self.turns:
+                self._turn()
+        self._abandon()
+
+    def _turn(self) -> None:
+        began = time.perf_counter()
+        rows = read = tokens = 0
+        middle = began
+        try:
+            self._leave()
+            read = self._read()
+            middle = time.perf_counter()
+            rows = self._batch.rows
+            tokens = self._batch.step()
+        except Exception as error:  # the model itself: nobody in the batch can go on
+            self._batch.fail(error)
+        self._sessions = {job: self._sessions[job] for job in self._batch.jobs}
+        if self.observe is not None:
+            now = time.perf_counter()
+            self.observe(Tick(rows, self.waiting, tokens, read, now - middle, middle - began))
+
+    def _leave(self) -> None:
+        """Let go who was cancelled or is late."""
+        for job, session in list(self._sessions.items()):
+            if session.cancelled:
+                self._batch.remove(job, _cancelled())
+            elif session.overdue():
+                self._batch.remove(job)
+        with self._wake:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            for session, job in waiting:
+                if not self._refused(session, job):
+                    self._waiting.append((session, job))
+        if self._reading is not None and self._refused(*self._reading[:2]):
+            self._reading = None
+
+    def _refused(self, session: Session, job: Job) -> bool:
+        try:
+            session.check()
+        except ThoughtmixError as error:
+            job.result.set_exception(error)
+            return True
+        return False
+
+    def _read(self) -> int:
+        """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
+        chunk, or four while more rows wait than run."""
+        with self._wake:
+            ahead = sum(len(job.rows) for _, job in self._waiting) > self._batch.rows
+        read, most = 0, self.chunk * (4 if ahead else 1)
+        while read < most or not self._batch.jobs:
+            if self._reading is None and not self._begin():
+                break
+            assert self._reading is not None
+            session, job, reading = self._reading
+            try:
+                read += reading.advance(max(1, most - read) if self._batch.jobs else self.chunk)
+                if reading.done:
+                    self._reading = None
+                    self._batch.join(job, reading)
+                    self._sessions[job] = session
+                    session.begun()
+            except Exception as error:  # out of memory, say
+                self._reading = None
+                job.result.set_exception(error)
+                continue
+            if self._reading is not None and not self._batch.jobs:
+                break  # come back after a look at who was cancelled
+        return read
+
+    def _begin(self) -> bool:
+        """Take the first in line, if there is room for it."""
+        with self._wake:
+            if not self._waiting or not self._room(self._waiting[0][1]):
+                return False
+            session, job = self._waiting.popleft()
+        try:
+            route = choose(self.lm.model, weights=self.weights, row_state=job.row_state, prompts=len(job.prompts))
+            fits = isinstance(route, FusedPath) or (isinstance(route, SharedPath) and job.row_state is NO_ROW_STATE)
+            if not fits or not self._batch.fits(route):  # type: ignore[arg-type]
+                raise _Beside
+            self._reading = (session, job, Reading(route, job.heads, job.counts, job.capacity, self._known))  # type: ignore[arg-type]
+        except Exception as error:
+            job.result.set_exception(error)
+            return self._begin()
+        return True
+
+    def _room(self, job: Job) -> bool:
+        if not self._batch.jobs:
+            return True
+        held = sum(other.tokens for other in self._batch.jobs)
+        fits = self._batch.rows + len(job.rows) <= self.most_rows
+        return fits and held + job.tokens <= self.most_tokens
+
+    def _abandon(self) -> None:
+        error = Cancelled("The server stops.", "Send it to another.")
+        self._batch.fail(error)
+        with self._wake:
+            left = [job for _, job in self._waiting] + ([self._reading[1]] if self._reading else [])
+            self._waiting.clear()
+            self._reading = None
+        for job in left:
+            job.result.set_exception(error)
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("The request was cancelled.", "Send it again.")
+
+
+__all__: Sequence[str] = ["Cancelled", "Scheduler", "Session", "Tick", "TimedOut"]
