@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import get_peft_model
 
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.graft import MoTConfig
 from thoughtmix.graft.context import graft_of
@@ -40,12 +40,10 @@ def grafted(lm: Any, config: MoTConfig) -> Any:
 
 def seconds(lm: Any, n: int, tokens: int, read: Any, graft: Any, weights: Any) -> tuple[float, float, str]:
     """(a step, the prefill, the path)"""
-    rows = [Row(seed=i, sampler=Sampler(temperature=0.7, min_p=0.1)) for i in range(n)]
+    ids, sampling = tuple(lm.encode(PROMPT)), SamplingParams(temperature=0.7, min_p=0.1)
+    rows = [SequenceRequest(ids, i, sampling, tokens, end_ids=frozenset()) for i in range(n)]
     row_state = NO_ROW_STATE if graft is None else graft.row_state(range(n), [1.0] * n, lm.device)
-    done = decode(
-        lm, [lm.encode(PROMPT)], rows, max_new_tokens=tokens, end_ids=frozenset(), row_state=row_state, read=read,
-        weights=weights,
-    )  # fmt: skip
+    done = LocalEngine(lm, weights=weights).generate(rows, row_state=row_state, read=read)
     return (done.seconds - done.prefill_seconds) / (tokens - 1), done.prefill_seconds, done.path
 
 

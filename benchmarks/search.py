@@ -30,7 +30,7 @@ from thoughtmix.bench.statistics import holm, mean_difference
 from thoughtmix.bench.tasks import countdown, partial, writing
 from thoughtmix.bench.tasks.item import Reading
 from thoughtmix.bench.tasks.puzzles import Puzzle
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.models import load_model
 from thoughtmix.search import Evaluators, Limits, SamplingProposal, Settings, TreeSearch, Verifier
 from thoughtmix.search.answers import valid
@@ -121,10 +121,10 @@ def result(distinct: set[str], thoughts: int, tokens: int) -> dict[str, Any]:
 
 def stream(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator[tuple[list[int], bool]]:
     """Thoughts without end, each of its own seed: (tokens, True)."""
-    ids, sampler = lm.encode(one.prompt, raw=True), Sampler(temperature=temperature, min_p=MIN_P)
+    ids, sampler = lm.encode(one.prompt, raw=True), SamplingParams(temperature=temperature, min_p=MIN_P)
     for start in itertools.count(seed * 1_000_003, 16):
-        rows = [Row(start + i, sampler, stop=("\n",)) for i in range(16)]
-        for row in decode(lm, [ids], rows, max_new_tokens=LONGEST).rows:
+        rows = [SequenceRequest(tuple(ids), start + i, sampler, LONGEST, ("\n",)) for i in range(16)]
+        for row in LocalEngine(lm).generate(rows).outputs:
             yield row.token_ids, True
 
 
@@ -132,7 +132,7 @@ def rejecting(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator
     """The same, but a thought ends at the first token after which the partial check gives it up: (its tokens up to
     there, False). Drawn a few tokens at a time, from prefixes, so that little is drawn past that token; what is drawn
     past it does not count."""
-    ids, sampler = lm.encode(one.prompt, raw=True), Sampler(temperature=temperature, min_p=MIN_P)
+    ids, sampler = lm.encode(one.prompt, raw=True), SamplingParams(temperature=temperature, min_p=MIN_P)
     root: Any = None  # the prompt, read once
     for start in itertools.count(seed * 1_000_003, 32):
         out: list[tuple[list[int], bool] | None] = [None] * 32
@@ -140,17 +140,23 @@ def rejecting(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator
         for part, length in enumerate((2, 2, 4, 8, 8)):
             if not alive:
                 break
-            rows = [Row((start + i) * 8 + part, sampler, j, ("\n",)) for j, (i, _, _) in enumerate(alive)]
-            texts, known = [[*ids, *tokens] for _, tokens, _ in alive], [prefix for _, _, prefix in alive]
-            if part == 0:
-                texts, known = [ids], [root]
-                rows = [Row(row.seed, sampler, 0, row.stop) for row in rows]
-            done = decode(lm, texts, rows, max_new_tokens=length, known=known, keep=True)
+            rows = [
+                SequenceRequest(
+                    (*ids, *tokens),
+                    (start + i) * 8 + part,
+                    sampler,
+                    length,
+                    ("\n",),
+                    prefix=root if part == 0 else prefix,
+                )
+                for i, tokens, prefix in alive
+            ]
+            done = LocalEngine(lm).generate(rows, keep_prefixes=True)
             first = done.prefixes[0]
             if root is None and first is not None and first.parent is not None:
                 root = first.parent.cut(len(ids) - 1)
             going = []
-            for (i, before, _), row, prefix in zip(alive, done.rows, done.prefixes, strict=True):
+            for (i, before, _), row, prefix in zip(alive, done.outputs, done.prefixes, strict=True):
                 tokens, ended = [*before, *row.token_ids], row.finish == "stop" or part == 4
                 dead = next((at for at in range(len(before) + 1, len(tokens) + (not ended))
                              if one.so_far(lm.decode(tokens[:at]).split("\n")[0]) <= 0), None)  # fmt: skip
@@ -187,7 +193,7 @@ def searched(lm: Any, one: Instance, how: dict[str, Any], budget: int, seed: int
         Settings(LONGEST, how["step"], how["width"], how["batch"], exploration=how["exploration"],
                  stop=("\n",)),
         Evaluators(((Verifier(check, lambda text: one.read(text).answer), 1.0), (Likelihood(), 0.02))),
-        SamplingProposal(Sampler(temperature=how["temperature"], min_p=MIN_P)), seed=seed,
+        SamplingProposal(SamplingParams(temperature=how["temperature"], min_p=MIN_P)), seed=seed,
     )  # fmt: skip
     limits = Limits(budget)
     search.explore(limits, 1)

@@ -121,18 +121,24 @@ def client(url: str, number: int, load: Load, until: float, args: argparse.Names
 
 
 def engine(clients: int, n: int, tokens: int) -> float:
-    """Tokens a second of one `decode` with as many rows, prompts read included."""
-    from thoughtmix.engine import Row, Sampler, decode
+    """Tokens a second of one generation with as many rows, prompts read included."""
+    from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
     from thoughtmix.models import load_model
 
-    lm = load_model()
-    prompts = [lm.encode(prompt(c, 0)) for c in range(clients)]
-    rows = [Row(seed_of(c, 0) + i, Sampler(min_p=0.1), prompt=c) for c in range(clients) for i in range(n)]
-    decode(lm, prompts, rows, max_new_tokens=2, end_ids=frozenset())  # packs the weights
+    lm, sampling = load_model(), SamplingParams(min_p=0.1)
+    local, prompts = LocalEngine(lm), [tuple(lm.encode(prompt(c, 0))) for c in range(clients)]
+
+    def rows(tokens: int) -> list[SequenceRequest]:
+        places = [(c, i) for c in range(clients) for i in range(n)]
+        return [
+            SequenceRequest(prompts[c], seed_of(c, 0) + i, sampling, tokens, end_ids=frozenset()) for c, i in places
+        ]
+
+    local.generate(rows(2))  # packs the weights
     began = time.perf_counter()
     for _ in range(2):
-        decode(lm, prompts, rows, max_new_tokens=tokens, end_ids=frozenset())
-    return 2 * len(rows) * tokens / (time.perf_counter() - began)
+        local.generate(rows(tokens))
+    return 2 * clients * n * tokens / (time.perf_counter() - began)
 
 
 def engine_apart(args: argparse.Namespace) -> float:

@@ -125,15 +125,19 @@ def test_a_thinker_of_another_package(monkeypatch: pytest.MonkeyPatch, tinyland:
     """Found by its entry point, listed, used, and its options checked."""
     from importlib.metadata import EntryPoint
 
-    from thoughtmix.core import registry
+    from thoughtmix.core.options import ThinkerOptions, option
     from thoughtmix.core.types import Thought
+    from thoughtmix.thinkers import registry
 
-    class Echo:
-        name, summary, options = "echo", "Says the prompt again.", {"times": "how often"}
+    class Echo(thoughtmix.Thinker):
+        name, summary = "echo", "Says the prompt again."
 
-        def think(self, model: Any, prompt_ids: Any, request: Any) -> Any:
-            text = model.decode(prompt_ids) * int(request.options.get("times", 1))
-            return [Thought(text, tuple(prompt_ids), s, 0.0, "stop") for s in request.seeds], {}
+        class Options(ThinkerOptions):
+            times: int = option(1, "How often.", ge=1)
+
+        def think(self, engine: Any, prompt: Any, request: Any) -> Any:
+            text = prompt.text * request.options.times
+            return [Thought(text, (), s, 0.0, "stop") for s in request.seeds], {}
 
     monkeypatch.setitem(sys.modules, "echo_plugin", type(sys)("echo_plugin"))
     sys.modules["echo_plugin"].THINKER = Echo()  # type: ignore[attr-defined]

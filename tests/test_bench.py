@@ -196,22 +196,22 @@ class TestContestants:
 
     def test_same_kl(self, tinyland: Any) -> None:
         from thoughtmix.bench.kl import divergence, own_logits, same_divergence, same_kl_ladder
-        from thoughtmix.engine import Sampler
+        from thoughtmix.engine import SamplingParams
 
         lm = Pipeline().model
         logits = own_logits(lm, [OPEN[0].prompt, OPEN[1].prompt])
-        assert divergence(logits, Sampler())[0] == pytest.approx(0, abs=1e-6)
+        assert divergence(logits, SamplingParams())[0] == pytest.approx(0, abs=1e-6)
         for t in (0.6, 1.7):
-            assert same_divergence(logits, Sampler(temperature=t)) == pytest.approx(t, abs=1e-4), "itself"
-        for sampler in (Sampler(min_p=0.1), Sampler(top_p=0.8), Sampler(top_k=5, temperature=0.9)):
+            assert same_divergence(logits, SamplingParams(temperature=t)) == pytest.approx(t, abs=1e-4), "itself"
+        for sampler in (SamplingParams(min_p=0.1), SamplingParams(top_p=0.8), SamplingParams(top_k=5, temperature=0.9)):
             t = same_divergence(logits, sampler)
             assert t < 1, "truncation is careful"
-            assert divergence(logits, Sampler(temperature=t))[0] == pytest.approx(
+            assert divergence(logits, SamplingParams(temperature=t))[0] == pytest.approx(
                 divergence(logits, sampler)[0], rel=1e-3
             )
         kept = logits.log_softmax(-1)
         k5 = kept.exp().topk(5).values.sum(-1)
-        assert divergence(logits, Sampler(top_k=5))[0] == pytest.approx(float(-k5.log().mean()), rel=1e-4), (
+        assert divergence(logits, SamplingParams(top_k=5))[0] == pytest.approx(float(-k5.log().mean()), rel=1e-4), (
             "-log of the mass kept"
         )
         assert (

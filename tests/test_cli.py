@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_thoughts import some
 
 from thoughtmix import ThoughtSet, cli
-from thoughtmix.core.thinker import StepEvent
+from thoughtmix.core.request import StepEvent
 
 pytest_plugins = ["tinyland"]
 PROMPT = "w5 w9 w77 w33"

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 from test_decoding import PATHS, lm
 from tiny import VOCABULARY, fresh, tiny, tiny_mixture
 
 from thoughtmix.core.errors import InputError, NumericsError
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import SamplingParams
 from thoughtmix.engine import continuous as continuous_module
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.beginnings import Beginnings
@@ -36,11 +37,11 @@ def some_call(number: int) -> dict[str, Any]:
     rows = [
         Row(
             seed=dice.randrange(2**40),
-            sampler=Sampler(temperature=dice.choice([0.0, 0.7, 1.3]), top_k=dice.choice([0, 9]), min_p=dice.choice([0.0, 0.1])),
+            sampling=SamplingParams(temperature=dice.choice([0.0, 0.7, 1.3]), top_k=dice.choice([0, 9]), min_p=dice.choice([0.0, 0.1])),
             prompt=dice.randrange(len(prompts)),
             stop=dice.choice([(), ("w7", "w10 w")]),
             max_new_tokens=dice.choice([None, 1, 5]),
-            code=dice.choice([None, None, dice.random()]),
+            offset=dice.choice([None, None, dice.random()]),
         )
         for _ in range(dice.choice([1, 4, 6]))
     ]  # fmt: skip
@@ -54,9 +55,9 @@ def some_call(number: int) -> dict[str, Any]:
 
 
 def same(got: Any, want: Any) -> None:
-    assert [r.token_ids for r in got.rows] == [r.token_ids for r in want.rows]
-    assert [(r.text, r.finish) for r in got.rows] == [(r.text, r.finish) for r in want.rows]
-    for one, other in zip(got.rows, want.rows, strict=True):
+    assert [r.token_ids for r in got.outputs] == [r.token_ids for r in want.outputs]
+    assert [(r.text, r.finish) for r in got.outputs] == [(r.text, r.finish) for r in want.outputs]
+    for one, other in zip(got.outputs, want.outputs, strict=True):
         torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=2e-4, rtol=1e-4)
         assert [ids for ids, _ in one.top] == [ids for ids, _ in other.top]
 
@@ -180,8 +181,8 @@ def test_a_late_request_ends_with_what_it_has(path: str) -> None:
     with scheduled(model) as scheduler:
         session = Session(scheduler, time.monotonic() + 0.15)
         done = call_of(session, model, call, on_step=lambda event: time.sleep(0.01))
-        assert all(1 <= len(r.token_ids) < 250 for r in done.rows)
-        assert {r.finish for r in done.rows} == ({"length"} if path == "auto" else {"cancelled"})
+        assert all(1 <= len(r.token_ids) < 250 for r in done.outputs)
+        assert {r.finish for r in done.outputs} == ({"length"} if path == "auto" else {"cancelled"})
         assert done.interrupted == (path == "expanded") and session.late
         with pytest.raises(TimedOut):
             call_of(session, model, call)
@@ -206,7 +207,7 @@ def test_a_listeners_error_is_its_own() -> None:
         )
         with pytest.raises(ZeroDivisionError):
             broken.result(10)
-        assert [len(r.token_ids) for r in stopped.result(10).rows] == [2, 2, 2] and stopped.result().interrupted
+        assert [len(r.token_ids) for r in stopped.result(10).outputs] == [2, 2, 2] and stopped.result().interrupted
         same(fine.result(10), want)
 
 
@@ -219,11 +220,11 @@ def test_bad_numbers_and_bad_input_are_their_own() -> None:
     model = lm(broken)
     call = {
         "prompts": [[5, 9, 77]],
-        "rows": [Row(seed=s, sampler=Sampler(top_k=5)) for s in range(3)],
+        "rows": [Row(seed=s, sampling=SamplingParams(top_k=5)) for s in range(3)],
         "max_new_tokens": 30,
     }
     want = decode(model, weights="native", **call)
-    assert all(7 not in r.token_ids for r in want.rows)
+    assert all(7 not in r.token_ids for r in want.outputs)
     with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
         good, bad = pool.submit(call_of, Session(scheduler), model, call), pool.submit(
             call_of, Session(scheduler), model, {**call, "prompts": [[5, 7]]}

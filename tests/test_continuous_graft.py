@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 from graftland import base, grafted
 from test_continuous import call_of, same, scheduled, some_call
 from test_decoding import lm
 
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import SamplingParams
 from thoughtmix.engine.row_state import RowLora, stack_row_loras
 from thoughtmix.engine.scheduler import Session
 
@@ -41,7 +42,7 @@ def thought_call(model: Any, number: int) -> dict[str, Any]:
     row_state = graft.row_state(seeds, [dice.choice([0.0, 1.0, 1.7]) for _ in seeds], torch.device("cpu"))
     return {
         "prompts": [[dice.randrange(3, 60) for _ in range(dice.choice([1, 2, 9, 30]))]],
-        "rows": [Row(seed=s, sampler=Sampler(temperature=dice.choice([0.0, 1.0])), code=dice.choice([None, dice.random()]),
+        "rows": [Row(seed=s, sampling=SamplingParams(temperature=dice.choice([0.0, 1.0])), offset=dice.choice([None, dice.random()]),
                      max_new_tokens=dice.choice([None, 4])) for s in seeds],
         "max_new_tokens": dice.choice([6, 14]),
         "end_ids": frozenset({2, 50, 51}),
@@ -74,7 +75,7 @@ def test_law_5_thoughts_and_plain_rows_side_by_side(kind: str) -> None:
         if number in want and kind in STANDING:
             assert got[number].computed == alone.computed
     drawn = sum(tick.tokens for tick in ticks)
-    theirs = {n: sum(len(r.token_ids) for r in got[n].rows) for n in numbers}
+    theirs = {n: sum(len(r.token_ids) for r in got[n].outputs) for n in numbers}
     joined = numbers if kind in STANDING else [n for n in numbers if n >= 100]
     assert drawn == sum(theirs[n] for n in joined), "those whose routes stand share the steps, others take turns"
     for number in thoughts:
@@ -93,7 +94,7 @@ def test_the_branches_are_at_work() -> None:
             Session(scheduler), model,
             {k: v for k, v in {**call, "rows": [Row(seed=5)] * len(call["rows"])}.items() if k not in {"row_state", "tail"}},
         )  # fmt: skip
-    assert [r.logprobs for r in moved.rows] != [r.logprobs for r in still.rows]
+    assert [r.logprobs for r in moved.outputs] != [r.logprobs for r in still.outputs]
 
 
 def test_ranks_beside_each_other() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 
 from thoughtmix import Pipeline, ThoughtSet, cli
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import SamplingParams
 
 pytestmark = pytest.mark.model
 pytest_plugins = ["tinyland"]
@@ -51,18 +52,18 @@ def test_law_6_greedy_equals_generate(exact: Pipeline) -> None:
         prompt, attention_mask=mask, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=2
     )[0, len(ids) :].tolist()
     for path in ("fused", "shared", "expanded"):
-        row = Row(seed=0, sampler=Sampler(temperature=0))
+        row = Row(seed=0, sampling=SamplingParams(temperature=0))
         got = decode(lm, [ids], [row], max_new_tokens=24, end_ids=frozenset(), path=path, weights="native")  # type: ignore[arg-type]
-        assert got.rows[0].token_ids == want, path
+        assert got.outputs[0].token_ids == want, path
 
 
 def test_packed_weights_keep_the_likelihood(exact: Pipeline) -> None:
     """The same tokens scored by both: 16-bit weights move a token's log-probability by less than 0.02 nats."""
     lm = exact.model
     ids = lm.encode(PROMPT)
-    rows = [Row(seed=s, sampler=Sampler(min_p=0.1)) for s in range(4)]
+    rows = [Row(seed=s, sampling=SamplingParams(min_p=0.1)) for s in range(4)]
     packed = decode(lm, [ids], rows, max_new_tokens=24, weights="fp16")
-    for row in packed.rows:
+    for row in packed.outputs:
         logits = lm.model(torch.tensor([ids + row.token_ids])).logits[0, len(ids) - 1 : -1]
         want = logits.log_softmax(-1).gather(1, torch.tensor(row.token_ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(row.logprobs), want, atol=0.02, rtol=0)

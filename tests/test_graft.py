@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 from graftland import base, grafted, inputs, stirred
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from scipy import stats
@@ -18,7 +19,7 @@ from tiny import tokenizer
 from transformers import AutoModelForCausalLM, DynamicCache, Trainer, TrainingArguments
 
 from thoughtmix import InputError, Pipeline
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import SamplingParams
 from thoughtmix.graft import MoTConfig, MoTLayer, export_lora, routed, save_graft, thoughts
 from thoughtmix.graft.blocks import find_blocks
 from thoughtmix.graft.config import FORMAT_VERSION
@@ -402,7 +403,7 @@ def test_the_engine_gives_the_thoughts_of_the_model(family: str, read: Any) -> N
     prompts = [[5, 9, 77, 33, 12], [8, 8, 20]]
     seeds, creativity = [3, 4, 5, 9, 3], [1.5, 1.0, 0.0, 2.0, 1.5]
     rows = [
-        Row(seed=s, sampler=Sampler(temperature=0.0), prompt=p, max_new_tokens=m)
+        Row(seed=s, sampling=SamplingParams(temperature=0.0), prompt=p, max_new_tokens=m)
         for s, p, m in zip(seeds, (0, 0, 0, 1, 1), (6, 3, 6, 5, 6), strict=True)
     ]
     for path in ("auto", "shared", "expanded") if read == "shared" and family not in {"opt", "gpt2"} else ("auto",):
@@ -412,21 +413,21 @@ def test_the_engine_gives_the_thoughts_of_the_model(family: str, read: Any) -> N
         )  # type: ignore[arg-type]
         if read == "shared" and path == "auto":
             assert done.path == {"llama": "fused", "qwen3": "fused"}.get(family, done.path)
-        for row, c, seed, spec in zip(done.rows, creativity, seeds, rows, strict=True):
+        for row, c, seed, spec in zip(done.outputs, creativity, seeds, rows, strict=True):
             prompt = prompts[spec.prompt]
             ids = torch.tensor([prompt + row.token_ids])
             at = len(prompt) if read == "shared" else 0
             log_p = said(lm.model, {"input_ids": ids}, creativity=c, seed=seed, prompt_lengths=at).log_softmax(-1)[0]
             got = log_p[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None])[:, 0]
             torch.testing.assert_close(got, torch.tensor(row.logprobs), atol=0.02, rtol=0.02)
-        assert len({tuple(r.token_ids) for r in done.rows[:3]}) > 1
+        assert len({tuple(r.token_ids) for r in done.outputs[:3]}) > 1
 
 
 def test_fused_steps_are_exact(lm: Any) -> None:
     """Native weights, float32; also with routes by layer, with given weights, and after the branches were trained on."""
     graft = graft_of(lm.model)
     assert graft is not None
-    rows = [Row(seed=s, sampler=Sampler(temperature=0.0)) for s in range(4)]
+    rows = [Row(seed=s, sampling=SamplingParams(temperature=0.0)) for s in range(4)]
     weights = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0, 0, 2]])
     for given in (None, weights):
         ran = {
@@ -437,21 +438,21 @@ def test_fused_steps_are_exact(lm: Any) -> None:
             for path in ("fused", "shared")
         }  # fmt: skip
         assert ran["fused"].path == "fused"
-        for a, b in zip(ran["fused"].rows, ran["shared"].rows, strict=True):
+        for a, b in zip(ran["fused"].outputs, ran["shared"].outputs, strict=True):
             assert a.token_ids == b.token_ids
             torch.testing.assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4, rtol=1e-4)
-    old = ran["fused"].rows[0].logprobs
+    old = ran["fused"].outputs[0].logprobs
     stirred(lm.model, 0.4)
     new = decode(lm, [[5, 9, 77]], rows, max_new_tokens=8, path="fused", end_ids=frozenset(),
                  row_state=graft.row_state(range(4), [1.5] * 4, lm.device, weights))  # fmt: skip
-    assert new.rows[0].logprobs != old, "weights that changed are packed again"
+    assert new.outputs[0].logprobs != old, "weights that changed are packed again"
 
 
 def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
     """One prompt, rows that end early, beside the model's own forward (expanded); several prompts go there."""
     graft = graft_of(lm.model)
     assert graft is not None
-    rows = [Row(seed=s, sampler=Sampler(temperature=0.0), max_new_tokens=3 + s % 3) for s in range(5)]
+    rows = [Row(seed=s, sampling=SamplingParams(temperature=0.0), max_new_tokens=3 + s % 3) for s in range(5)]
     ran = {
         path: decode(
             lm, [[5, 9, 77, 14]], rows, max_new_tokens=8, path=path, weights="native", end_ids=frozenset(), read="each",
@@ -460,7 +461,7 @@ def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
         for path in ("fused", "expanded")
     }  # fmt: skip
     assert ran["fused"].path == "fused"
-    for a, b in zip(ran["fused"].rows, ran["expanded"].rows, strict=True):
+    for a, b in zip(ran["fused"].outputs, ran["expanded"].outputs, strict=True):
         assert a.token_ids == b.token_ids
         torch.testing.assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4, rtol=1e-4)
     two = [Row(seed=s, prompt=s) for s in range(2)]
@@ -471,7 +472,7 @@ def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
 
 def test_what_the_fused_path_leaves_to_others() -> None:
     """Attention, fresh noise, a router that reads: no fused steps. Branches elsewhere than on down projections: never."""
-    rows = [Row(seed=1, sampler=Sampler(temperature=0.0))]
+    rows = [Row(seed=1, sampling=SamplingParams(temperature=0.0))]
     for settings in (
         {"combiner": "attention"},
         {"noise": "fresh"},
@@ -482,10 +483,10 @@ def test_what_the_fused_path_leaves_to_others() -> None:
         row_state = graft_of(lm.model).row_state([1], [1.0], lm.device)  # type: ignore[union-attr]
         done = decode(lm, [[5, 9, 77]], rows, max_new_tokens=4, row_state=row_state, end_ids=frozenset())
         assert done.path == "shared", settings
-        ids = torch.tensor([[5, 9, 77, *done.rows[0].token_ids]])
+        ids = torch.tensor([[5, 9, 77, *done.outputs[0].token_ids]])
         log_p = said(lm.model, {"input_ids": ids}, seed=1, prompt_lengths=3).log_softmax(-1)[0, 2:-1]
         got = log_p.gather(1, ids[0, 3:, None])[:, 0]
-        torch.testing.assert_close(got, torch.tensor(done.rows[0].logprobs), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(got, torch.tensor(done.outputs[0].logprobs), atol=1e-3, rtol=1e-3)
 
 
 def test_sampling_on_a_graft_is_the_base_model(lm: Any) -> None:

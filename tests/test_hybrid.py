@@ -15,9 +15,9 @@ from thoughtmix import Interrupted, Pipeline, cli
 from thoughtmix.bench.contestants import Ask, contestant
 from thoughtmix.bench.tasks import Item
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.hybrid.measures import likelihood, question
-from thoughtmix.hybrid.stages import BY
-from thoughtmix.hybrid.stages import Pipeline as Stages
+from thoughtmix.engine import LocalEngine
+from thoughtmix.thinkers.hybrid import SCORERS, HybridThinker, Stages
+from thoughtmix.thinkers.hybrid import _likelihood as likelihood
 
 pytest_plugins = ["tinyland"]
 PROMPT = "w9 w10 w11"
@@ -72,14 +72,14 @@ def test_difference_keeps_what_differs(pipeline: Pipeline) -> None:
     assert far[0] > far[1]
 
 
-@pytest.mark.parametrize("by", list(BY))
+@pytest.mark.parametrize("by", list(SCORERS))
 def test_what_selects_never_reports(by: str, pipeline: Pipeline, own: dict[str, Any]) -> None:
     got = pipeline(PROMPT, 4, "hybrid", by=by, drafts=4, **own, **SHORT)
     uses = {"relevance": "embedder", "distance": "embedder", "likelihood": "generator", "distinct_2": "wording"}
     assert [row["stage"] for row in got.run["stages"]] == ["sampling", "select", "noise"]
     for row in got.run["stages"]:
         told = {*row["quality"], *row["diversity"]}
-        assert {uses[name] for name in told} == {"embedder", "generator", "wording"} - BY[by]
+        assert {uses[name] for name in told} == {"embedder", "generator", "wording"} - SCORERS[by]
     free = pipeline(PROMPT, 4, "hybrid", stages="sampling>noise", drafts=4, **own, **SHORT)
     assert {*free.run["stages"][0]["quality"], *free.run["stages"][0]["diversity"]} == set(uses)
 
@@ -92,16 +92,11 @@ def test_a_judge_reports_and_the_counts_add_up(pipeline: Pipeline, own: dict[str
     assert rows[2]["tokens"] == sum(len(t.token_ids) for t in got)
     want = likelihood(
         language_model("gpt2"),
-        language_model("gpt2").encode(question(pipeline.model, pipeline.model.encode(PROMPT))),
+        language_model("gpt2").encode(PROMPT),
         got.texts,
     )
     assert rows[2]["quality"]["judge"] == pytest.approx(np.mean(want), abs=1e-3)
     assert {t.origin["idea"] for t in got} <= {d.text for d in pipeline(PROMPT, 4, "sampling", **SHORT)}
-
-
-def test_the_question_is_read_out_of_the_prompt() -> None:
-    chat, plain = chat_model(), language_model("llama")
-    assert question(chat, chat.encode(PROMPT)) == PROMPT == question(plain, plain.encode(PROMPT))
 
 
 def test_creativity_0_is_the_generators(pipeline: Pipeline, own: dict[str, Any]) -> None:
@@ -118,16 +113,17 @@ def test_the_bench_gives_everyone_the_same_budget(
     setting: dict[str, Any], pipeline: Pipeline, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows actually decoded, and tokens, against what `rows` says and the budget."""
-    import thoughtmix.engine.loop as engine
-
     decoded: list[int] = []
-    run = engine._Batch.run
-    monkeypatch.setattr(
-        engine._Batch, "run", lambda batch, *more: (decoded.append(len(batch.rows)), run(batch, *more))[1]
-    )
+    generate = LocalEngine.generate
+
+    def counted(engine: LocalEngine, sequences: Any, **how: Any) -> Any:
+        decoded.append(len(sequences))
+        return generate(engine, sequences, **how)
+
+    monkeypatch.setattr(LocalEngine, "generate", counted)
     ask = Ask(Item("open/x", "open", PROMPT), 8, 0, 9)
     made = contestant("hybrid").answer(pipeline, ask, {**own, "report": False, **setting})
-    assert sum(decoded) == Stages.of(setting).rows(8)
+    assert sum(decoded) == Stages.parse(HybridThinker.Options(**setting)).texts(8)
     assert len(made) == 8 and made.run["tokens"] <= 8 * 9
     decoded.clear()
     made = contestant("noise").answer(pipeline, ask, {**own, "creativity": 1.0})
@@ -138,12 +134,12 @@ def test_bad_pipelines_are_one_line(pipeline: Pipeline) -> None:
     for bad, says in (({"stages": "samplin>noise"}, "Did you mean 'sampling'"), ({"stages": "sampling>slect"}, "Did you mean 'select'"),
                       ({"stages": "hybrid>noise"}, "Unknown first stage"), ({"stages": "sampling>sampling"}, "Unknown later stage"),
                       ({"stages": ""}, "stages is ''"), ({"stages": 3}, "stages is 3"), ({"drafts": 0}, "drafts is 0"), ({"keep": 9}, "keep is 9 of 8"),
-                      ({"by": "luck"}, "Unknown way to select"), ({"level": 2}, "is 2"), ({"temperature": [0.5] * 2}, "one temperature")):  # fmt: skip
+                      ({"by": "luck"}, "Unknown by"), ({"level": 2}, "is 2"), ({"temperature": [0.5] * 2}, "one temperature")):  # fmt: skip
         with pytest.raises(InputError, match=says) as caught:
             pipeline(PROMPT, 2, "hybrid", **SHORT, **bad)
         assert caught.value.hint
     with pytest.raises(UnknownName):
-        Stages.of({"stages": "x"})
+        Stages.parse(HybridThinker.Options(stages="x"))
 
 
 def test_ctrl_c_in_any_stage(pipeline: Pipeline, own: dict[str, Any]) -> None:

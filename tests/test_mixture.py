@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 from tiny import tokenizer
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import SamplingParams
 from thoughtmix.engine.counter_rng import gumbel, key, normal, uniform
 from thoughtmix.mixture.branch import Noise, NoiseInjection, ThoughtBranch
 from thoughtmix.mixture.combiner import AttentionCombiner
@@ -71,8 +72,8 @@ def ids(b: int, t: int, seed: int = 0) -> torch.Tensor:
 
 
 def think(model: Any, seeds: list[int], creativity: float = 1.0, tokens: int = 14, **more: Any) -> Any:
-    sampler = more.pop("sampler", Sampler(temperature=0.8))
-    rows = [Row(seed=s, sampler=sampler, prompt=more.get("prompt", 0)) for s in seeds]
+    sampling = more.pop("sampling", SamplingParams(temperature=0.8))
+    rows = [Row(seed=s, sampling=sampling, prompt=more.get("prompt", 0)) for s in seeds]
     more.pop("prompt", None)
     prompts = more.pop("prompts", [PROMPT])
     row_state = BranchRowState(seeds, [creativity] * len(seeds), torch.device("cpu"))
@@ -137,20 +138,22 @@ def test_law_5_in_the_engine(kind: str, read: str) -> None:
     together = think(model, list(range(8)), read=read)
     assert together.path == ("shared" if read == "shared" else "expanded")
     for seed in (0, 3, 7):
-        assert think(model, [seed], read=read).rows[0].token_ids == together.rows[seed].token_ids
-    x = torch.tensor([PROMPT + r.token_ids for r in together.rows])
+        assert think(model, [seed], read=read).outputs[0].token_ids == together.outputs[seed].token_ids
+    x = torch.tensor([PROMPT + r.token_ids for r in together.outputs])
     begins = len(PROMPT) if read == "shared" else 0
     logits = model(x, thought_seeds=list(range(8)), prompt_lengths=begins).logits[:, len(PROMPT) - 1 : -1]
     want = logits.log_softmax(-1).gather(2, x[:, len(PROMPT) :, None])[..., 0]
-    torch.testing.assert_close(torch.tensor([r.logprobs for r in together.rows]), want, atol=5e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.tensor([r.logprobs for r in together.outputs]), want, atol=5e-4, rtol=1e-3)
     if read == "shared":
         prompts = [PROMPT, [44, 17, 3]]
-        rows = [Row(seed=s, sampler=Sampler(temperature=0.8), prompt=s % 2, max_new_tokens=4 + s) for s in range(6)]
+        rows = [
+            Row(seed=s, sampling=SamplingParams(temperature=0.8), prompt=s % 2, max_new_tokens=4 + s) for s in range(6)
+        ]
         row_state = BranchRowState(list(range(6)), [1.0] * 6, torch.device("cpu"))
         for path in ("shared", "expanded"):
             mixed = decode(lm(model), prompts, rows, max_new_tokens=14, row_state=row_state, path=path)  # type: ignore[arg-type]
             for s in (0, 2, 4):
-                assert mixed.rows[s].token_ids == together.rows[s].token_ids[: 4 + s]
+                assert mixed.outputs[s].token_ids == together.outputs[s].token_ids[: 4 + s]
             row_state = BranchRowState(list(range(6)), [1.0] * 6, torch.device("cpu"))
 
 
@@ -183,7 +186,7 @@ def test_creativity_0_is_deterministic_in_any_mode(kind: str) -> None:
         if kind not in {"standard", "topk"}:
             assert (model(x, thought_seeds=[1, 2, 3, 4]).logits - logits).abs().max() > 0.1
     model.eval()
-    rows = think(model, [1, 2, 3], creativity=0.0, sampler=Sampler(temperature=0)).rows
+    rows = think(model, [1, 2, 3], creativity=0.0, sampling=SamplingParams(temperature=0)).outputs
     assert len({tuple(r.token_ids) for r in rows}) == 1
 
 
@@ -371,7 +374,7 @@ def test_generate_gives_distinct_rows_that_are_their_seeds_own(kind: str) -> Non
     one = model.generate(x, max_new_tokens=12, do_sample=False, thought_seeds=[2])
     assert one[0].tolist() == many[2].tolist()
     begins = model.generate(x.expand(2, -1), max_new_tokens=12, do_sample=False, prompt_lengths=len(PROMPT))
-    rows = think(model, [0, 1], sampler=Sampler(temperature=0), tokens=12).rows
+    rows = think(model, [0, 1], sampling=SamplingParams(temperature=0), tokens=12).outputs
     assert begins[:, len(PROMPT) :].tolist() == [r.token_ids for r in rows]
     sampled = model.generate(x, max_new_tokens=6, do_sample=True, num_return_sequences=3)
     assert sampled.shape == (3, len(PROMPT) + 6)
@@ -505,5 +508,5 @@ def test_the_thinker_needs_a_mixture_and_names_its_routes() -> None:
     assert again[0].text == got[2].text and again[0].origin == got[2].origin
     zero = pipeline("w5 w9", thinker="mixture", n=3, creativity=0.0, measure=False, max_new_tokens=8)
     assert len(set(zero.texts)) == 1
-    with pytest.raises(InputError, match="Unknown way to read"):
+    with pytest.raises(InputError, match="Unknown read 'upside'"):
         pipeline("w5", thinker="mixture", n=2, measure=False, read="upside")

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from decoding import Row, decode
 from test_mixture import KINDS, build, ids, think
 
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import SamplingParams
 from thoughtmix.mixture.step import Step
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
@@ -134,20 +135,20 @@ def test_the_engine_takes_the_models_own_step_where_it_fits(kind: str, monkeypat
         taken[0] = 0
         rows = think(model, [3, 4, 5], creativity=creativity, tokens=6)
         assert taken[0] == ((5 if model.config.follow or kind == "standard" else 4) if kind in OWN else 0)
-        x = torch.tensor([[5, 9, 77, 33, 12, 8, 100, 41, *r.token_ids] for r in rows.rows])
+        x = torch.tensor([[5, 9, 77, 33, 12, 8, 100, 41, *r.token_ids] for r in rows.outputs])
         logits = model(x, creativity=creativity, thought_seeds=[3, 4, 5], prompt_lengths=8).logits[:, 7:-1]
         want = logits.log_softmax(-1).gather(2, x[:, 8:, None])[..., 0]
-        torch.testing.assert_close(torch.tensor([r.logprobs for r in rows.rows]), want, atol=5e-4, rtol=1e-3)
+        torch.testing.assert_close(torch.tensor([r.logprobs for r in rows.outputs]), want, atol=5e-4, rtol=1e-3)
 
 
 def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
     from test_mixture import lm
 
     model = build("standard")
-    rows = [Row(seed=s, sampler=Sampler(temperature=0.8)) for s in range(3)]
+    rows = [Row(seed=s, sampling=SamplingParams(temperature=0.8)) for s in range(3)]
     plain = decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8)
     assert plain.path == "shared" and Step.fits(model)
-    want = [r.token_ids for r in plain.rows]
+    want = [r.token_ids for r in plain.outputs]
     seen = [0]
 
     def hook(*_: Any) -> None:
@@ -155,7 +156,7 @@ def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
 
     model.layers[0].register_forward_hook(hook)
     assert not Step.fits(model)
-    assert [r.token_ids for r in decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8).rows] == want
+    assert [r.token_ids for r in decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8).outputs] == want
     assert seen[0] >= 8
 
 
@@ -163,7 +164,7 @@ def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
 def test_the_own_step_works_in_bfloat16(kind: str) -> None:
     """Near the forward, as far as 8 bits of mantissa go; random models amplify rounding, so their noise is small."""
     model = build(kind, noise_scale=0.1).to(torch.bfloat16)
-    rows = think(model, [3, 4, 5], tokens=5).rows
+    rows = think(model, [3, 4, 5], tokens=5).outputs
     x = torch.tensor([[5, 9, 77, 33, 12, 8, 100, 41, *r.token_ids] for r in rows])
     logits = model(x, thought_seeds=[3, 4, 5], prompt_lengths=8).logits[:, 7:-1].float()
     want = logits.log_softmax(-1).gather(2, x[:, 8:, None])[..., 0]

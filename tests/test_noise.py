@@ -244,8 +244,8 @@ def test_a_draft_cut_by_a_stop_string_goes_on_without_it(pipeline: Pipeline, own
     whole = pipeline(PROMPT, 1, "sampling", creativity=0, max_new_tokens=8, measure=False)[0]
     words = whole.text.split()
     cut = pipeline(PROMPT, 1, "sampling", creativity=0, max_new_tokens=8, stop=words[-1], measure=False)[0]
-    assert Idea.of(whole, pipeline.model).ids == whole.token_ids
-    assert cut.text != whole.text and Idea.of(cut, pipeline.model) == Idea(cut.text)
+    assert Idea.from_thought(whole, pipeline.engine).ids == whole.token_ids
+    assert cut.text != whole.text and Idea.from_thought(cut, pipeline.engine) == Idea(cut.text)
     got = pipeline(PROMPT, 1, "noise", directions=NAMES, file=own, max_new_tokens=8, stop=words[-1], measure=False)[0]
     assert got.origin["idea"] == cut.text
 

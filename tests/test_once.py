@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 from tiny import VOCABULARY, tiny, tokenizer
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Row, Sampler, Taken, decode
+from thoughtmix.engine import Excluded, SamplingParams
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 
@@ -32,23 +33,23 @@ def likely(family: str, ids: list[int], k: int = 3) -> tuple[list[int], list[flo
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
 def test_rows_of_one_prompt_draw_every_token_once(family: str) -> None:
-    rows = [Row(seed, Sampler(top_k=40)) for seed in range(45)]
-    got = run(family, [PROMPT], rows, 1, taken=[()]).rows
+    rows = [Row(seed, SamplingParams(top_k=40)) for seed in range(45)]
+    got = run(family, [PROMPT], rows, 1, exclude=[()]).outputs
     tokens = [row.token_ids[0] for row in got]
     want, shares = likely(family, PROMPT, 40)
     assert sorted(tokens[:40]) == sorted(want), "all that survives the truncation, each once"
     assert len(set(tokens[40:])) <= 5 and set(tokens) == set(want), "then nothing is left, and rows draw freely"
     said = dict(zip(want, shares, strict=True))
     assert [row.shares[0] for row in got] == pytest.approx([said[t] for t in tokens], rel=1e-4)
-    assert run(family, [PROMPT], rows[:1], 1).rows[0].shares == [], "only when asked"
-    free = run(family, [PROMPT], rows, 1).rows
+    assert run(family, [PROMPT], rows[:1], 1).outputs[0].shares == [], "only when asked"
+    free = run(family, [PROMPT], rows, 1).outputs
     assert len({row.token_ids[0] for row in free}) < 35, "free draws repeat themselves"
     assert tokens[0] == free[0].token_ids[0], "the first draw is the free one"
 
 
 def test_what_is_taken_is_drawn_no_more_and_the_rest_as_likely_as_before() -> None:
     """Two tokens from the three likeliest each; two of the nine pairs are taken. Frequencies against the product of
-    conditional probabilities, renormalised; 3,000 draws, four standard deviations."""
+    conditional probabilities, renormalised; 1,000 draws, four standard deviations."""
     firsts, p = likely("llama", PROMPT)
     pairs = {}
     for token, share in zip(firsts, p, strict=True):
@@ -58,34 +59,32 @@ def test_what_is_taken_is_drawn_no_more_and_the_rest_as_likely_as_before() -> No
         max(pairs, key=lambda k: pairs[k][0] * pairs[k][1]),
         (firsts[2], likely("llama", [*PROMPT, firsts[2]])[0][1]),
     ]
-    taken = [Taken(pair, pairs[pair]) for pair in gone]
+    taken = [Excluded(pair, pairs[pair]) for pair in gone]
     count: Counter[tuple[int, ...]] = Counter()
-    for start in range(0, 3000, 300):  # each in a prompt's place of its own, so that rows do not avoid each other
-        rows = [Row(seed, Sampler(top_k=3), seed - start) for seed in range(start, start + 300)]
-        got = run("llama", [PROMPT] * 300, rows, 2, taken=[taken] * 300).rows
+    for seed in range(1000):  # each in a call of its own, so that rows do not avoid each other
+        got = run("llama", [PROMPT], [Row(seed, SamplingParams(top_k=3))], 2, exclude=[taken]).outputs
         count.update(tuple(row.token_ids) for row in got)
     left = {pair: a * b for pair, (a, b) in pairs.items() if pair not in gone}
     whole = sum(left.values())
     assert set(count) <= set(left)
     for pair, share in left.items():
         p_ = share / whole
-        assert abs(count[pair] - 3000 * p_) < 4 * (3000 * p_ * (1 - p_)) ** 0.5 + 1, pair
+        assert abs(count[pair] - 1000 * p_) < 4 * (1000 * p_ * (1 - p_)) ** 0.5 + 1, pair
 
 
 def test_a_first_token_whose_every_continuation_is_taken_is_left_out() -> None:
     firsts, p = likely("llama", PROMPT)
     seconds, q = likely("llama", [*PROMPT, firsts[0]])
-    taken = [Taken((firsts[0], s), (p[0], r)) for s, r in zip(seconds, q, strict=True)]
-    rows = [Row(seed, Sampler(top_k=3), seed) for seed in range(60)]
-    got = run("llama", [PROMPT] * 60, rows, 2, taken=[taken] * 60).rows
+    taken = [Excluded((firsts[0], s), (p[0], r)) for s, r in zip(seconds, q, strict=True)]
+    rows = [Row(seed, SamplingParams(top_k=3)) for seed in range(60)]
+    got = run("llama", [PROMPT], rows, 2, exclude=[taken]).outputs
     assert {row.token_ids[0] for row in got} == set(firsts[1:])
 
 
-def test_codes_and_wrong_counts_are_refused() -> None:
-    for rows, taken in (([Row(0, code=0.5)], [()]), ([Row(0)], [(), ()])):
-        with pytest.raises(InputError, match="without repetition") as caught:
-            run("llama", [PROMPT], rows, 2, taken=taken)
-        assert caught.value.hint
+def test_offsets_are_refused() -> None:
+    with pytest.raises(InputError, match="without replacement") as caught:
+        run("llama", [PROMPT], [Row(0, offset=0.5)], 2, exclude=[()])
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(("family", "spared"), [("llama", 20 + 15), ("gpt2", 0)])
@@ -97,8 +96,8 @@ def test_a_beginning_that_prompts_of_one_call_share_is_read_once(family: str, sp
     got = run(family, prompts, rows, 6)
     for prompt in range(4):
         mine = [Row(row.seed) for row in rows if row.prompt == prompt]
-        alone = run(family, [prompts[prompt]], mine, 6).rows
-        for row, want in zip(got.rows[2 * prompt :], alone, strict=False):
+        alone = run(family, [prompts[prompt]], mine, 6).outputs
+        for row, want in zip(got.outputs[2 * prompt :], alone, strict=False):
             assert row.token_ids == want.token_ids
             assert row.logprobs == pytest.approx(want.logprobs, abs=1e-3)
     assert got.computed == sum(map(len, prompts)) - spared + 8 * 5

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 import weakref
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode, suffix
 from tiny import fresh, language_model, tiny, tokenizer
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Prefix, Row, Sampler, decode
+from thoughtmix.engine import Prefix, SamplingParams
+from thoughtmix.models import wrap_model
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 OTHER = [44, 17, 3]
@@ -22,19 +23,16 @@ FAMILIES = {
     "mixtral": "shared", "bloom": "expanded", "mamba": "expanded",
 }  # fmt: skip
 KEEPS = [family for family, path in FAMILIES.items() if path != "expanded"]
-GREEDY = Sampler(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 
 
 def run(model: Any, prompts: list[list[int]], rows: list[Row], tokens: int = 10, **more: Any) -> Any:
-    lm: Any = SimpleNamespace(
-        model=model, tokenizer=tokenizer(), context_length=256, eos_ids=frozenset(), name="tiny", causal=True
-    )
-    more.setdefault("weights", "native")
-    return decode(lm, prompts, rows, max_new_tokens=tokens, **more)
+    lm = wrap_model(model, tokenizer(), "tiny")
+    return decode(lm, prompts, rows, max_new_tokens=tokens, **{"weights": "native", "end_ids": frozenset(), **more})
 
 
 def alike(a: Any, b: Any) -> None:
-    for x, y in zip(a.rows, b.rows, strict=True):
+    for x, y in zip(a.outputs, b.outputs, strict=True):
         assert x.token_ids == y.token_ids
         torch.testing.assert_close(torch.tensor(x.logprobs), torch.tensor(y.logprobs), atol=5e-4, rtol=1e-4)
 
@@ -42,8 +40,8 @@ def alike(a: Any, b: Any) -> None:
 def grown(model: Any, **more: Any) -> tuple[list[list[int]], list[Prefix]]:
     """Two prompts, three rows each, of different lengths: whole texts and their prefixes."""
     rows = [Row(seed=s, prompt=s % 2, max_new_tokens=2 + s) for s in range(6)]
-    got = run(model, [PROMPT, OTHER], rows, keep=True, **more)
-    return [[*(OTHER if s % 2 else PROMPT), *r.token_ids] for s, r in enumerate(got.rows)], got.prefixes
+    got = run(model, [PROMPT, OTHER], rows, keep_prefixes=True, **more)
+    return [[*(OTHER if s % 2 else PROMPT), *r.token_ids] for s, r in enumerate(got.outputs)], got.prefixes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -54,22 +52,22 @@ def test_a_text_continued_from_a_prefix_is_the_text_read_anew(family: str, globa
     assert [p.ids() for p in prefixes] == [t[:-1] for t in texts]
     texts, prefixes = [*texts, [7, 70, 99, 21]], [*prefixes, None]
     rows = [Row(seed=40 + s, prompt=s % 7) for s in range(14)]
-    plain, known = run(model, texts, rows), run(model, texts, rows, known=prefixes, keep=True)
+    plain, known = run(model, texts, rows), run(model, texts, rows, prefixes=prefixes, keep_prefixes=True)
     assert known.path == path
     alike(plain, known)
-    longer = [[*texts[r.prompt], *c.token_ids] for r, c in zip(rows, known.rows, strict=True)]
+    longer = [[*texts[r.prompt], *c.token_ids] for r, c in zip(rows, known.outputs, strict=True)]
     again = [Row(seed=80 + s, prompt=s) for s in range(14)]
-    alike(run(model, longer, again), run(model, longer, again, known=known.prefixes))
+    alike(run(model, longer, again), run(model, longer, again, prefixes=known.prefixes))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_tokens_computed_are_tokens_new(family: str) -> None:
     model = tiny(family)
-    first = run(model, [PROMPT], [Row(seed=s) for s in range(3)], 6, keep=True)
+    first = run(model, [PROMPT], [Row(seed=s) for s in range(3)], 6, keep_prefixes=True)
     assert first.computed == len(PROMPT) + 3 * 5, "a drawn token is not read before it has to be"
-    texts = [[*PROMPT, *r.token_ids] for r in first.rows]
+    texts = [[*PROMPT, *r.token_ids] for r in first.outputs]
     rows = [Row(seed=s, prompt=s % 3) for s in range(6)]
-    assert run(model, texts, rows, 4, known=first.prefixes).computed == 6 * 4
+    assert run(model, texts, rows, 4, prefixes=first.prefixes).computed == 6 * 4
     spared = 2 * len(PROMPT) if family == "llama" else 0  # on the fused path what they share is read once
     assert run(model, texts, rows, 4).computed == sum(map(len, texts)) - spared + 6 * 3
 
@@ -79,7 +77,7 @@ def test_where_nothing_is_kept_the_text_is_read_again(family: str) -> None:
     texts, prefixes = grown(tiny(family))
     rows = [Row(seed=s, prompt=s) for s in range(6)]
     assert all(p.keys is None for p in prefixes)
-    assert run(tiny(family), texts, rows, 3, known=prefixes).computed == sum(len(t) - 1 for t in texts) + 6 * 3
+    assert run(tiny(family), texts, rows, 3, prefixes=prefixes).computed == sum(len(t) - 1 for t in texts) + 6 * 3
 
 
 @pytest.mark.parametrize("family", KEEPS)
@@ -89,20 +87,23 @@ def test_more_text_after_a_prefix_is_read_at_once(family: str) -> None:
     texts, prefixes = grown(model)
     asked = [[*t, *range(30, 30 + 3 * i)] for i, t in enumerate(texts)]
     rows = [Row(seed=s, prompt=s) for s in range(6)]
-    got = run(model, asked, rows, 5, known=prefixes)
+    got = run(model, asked, rows, 5, prefixes=prefixes)
     alike(run(model, asked, rows, 5), got)
     new = sum(len(a) - p.length for a, p in zip(asked, prefixes, strict=True))
     assert got.computed == new + 6 * 4
-    alike(run(model, texts, rows, 5, tail=3), run(model, texts, rows, 5, known=prefixes, tail=3))
+    alike(
+        run(model, texts, rows, 5, row_state=suffix(3)),
+        run(model, texts, rows, 5, prefixes=prefixes, row_state=suffix(3)),
+    )
 
 
 def test_segments_share_their_parents_tensors() -> None:
     model = tiny("llama")
-    first = run(model, [PROMPT], [Row(seed=s) for s in range(2)], 4, keep=True)
+    first = run(model, [PROMPT], [Row(seed=s) for s in range(2)], 4, keep_prefixes=True)
     a, b = first.prefixes
     assert a.parent is b.parent and a.parent.own == tuple(PROMPT)
-    texts = [[*PROMPT, *r.token_ids] for r in first.rows]
-    second = run(model, texts, [Row(seed=s, prompt=s % 2) for s in range(4)], 4, known=[a, b], keep=True)
+    texts = [[*PROMPT, *r.token_ids] for r in first.outputs]
+    second = run(model, texts, [Row(seed=s, prompt=s % 2) for s in range(4)], 4, prefixes=[a, b], keep_prefixes=True)
     assert [p.parent for p in second.prefixes] == [a, b, a, b]
     assert all(len(p.own) == 4 for p in second.prefixes), "the token that was drawn last, and all new ones but the last"
     assert second.prefixes[0].nbytes == 2 * 3 * 2 * 4 * 8 * 4  # keys and values, layers, heads, tokens, width, float32
@@ -113,10 +114,10 @@ def test_a_prefix_outlives_its_batch_and_its_neighbours_and_goes_when_it_is_let_
     model = tiny("gpt2")
     texts, prefixes = grown(model)
     before = [prefix.tensors()[0].clone() for prefix in prefixes]
-    run(model, texts, [Row(seed=s, prompt=s % 6, max_new_tokens=1 + s % 4) for s in range(12)], 4, known=prefixes)
+    run(model, texts, [Row(seed=s, prompt=s % 6, max_new_tokens=1 + s % 4) for s in range(12)], 4, prefixes=prefixes)
     for prefix, then in zip(prefixes, before, strict=True):
         assert torch.equal(prefix.tensors()[0], then), "nobody writes into a prefix"
-    child = run(model, texts[:1], [Row(seed=0)], 3, known=prefixes[:1], keep=True).prefixes[0]
+    child = run(model, texts[:1], [Row(seed=0)], 3, prefixes=prefixes[:1], keep_prefixes=True).prefixes[0]
     held = [weakref.ref(p) for p in prefixes]
     tensors = [weakref.ref(p.keys) for p in prefixes]
     root = weakref.ref(prefixes[1].parent)
@@ -132,16 +133,16 @@ def test_a_prefix_outlives_its_batch_and_its_neighbours_and_goes_when_it_is_let_
 
 def test_other_weights_and_other_paths_read_again() -> None:
     model = fresh("llama")
-    first = run(model, [PROMPT], [Row(seed=0, sampler=GREEDY)], 6, keep=True)
-    texts = [[*PROMPT, *first.rows[0].token_ids]]
-    row = [Row(seed=0, sampler=GREEDY)]
-    assert run(model, texts, row, 4, known=first.prefixes).computed == 4
-    on_shared = run(model, texts, row, 4, known=first.prefixes, path="shared")
+    first = run(model, [PROMPT], [Row(seed=0, sampling=GREEDY)], 6, keep_prefixes=True)
+    texts = [[*PROMPT, *first.outputs[0].token_ids]]
+    row = [Row(seed=0, sampling=GREEDY)]
+    assert run(model, texts, row, 4, prefixes=first.prefixes).computed == 4
+    on_shared = run(model, texts, row, 4, prefixes=first.prefixes, path="shared")
     assert on_shared.computed == len(texts[0]) + 3
     alike(run(model, texts, row, 4), on_shared)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.mul_(-1.0)
-    changed = run(model, texts, row, 4, known=first.prefixes)
+    changed = run(model, texts, row, 4, prefixes=first.prefixes)
     assert changed.computed == len(texts[0]) + 3, "keys and values of other weights"
     alike(run(model, texts, row, 4), changed)
 
@@ -150,55 +151,58 @@ def test_rows_with_a_state_of_their_own() -> None:
     """A graft's standing routes go on from a prefix; a model that remembers more than keys reads again. Both right."""
     from graftland import grafted
 
+    from thoughtmix.graft.branched import branch_row_state
     from thoughtmix.graft.context import graft_of
-    from thoughtmix.thinkers.mixture import branch_row_state
 
-    base = grafted("llama", router="prior", combiner="router", noise="held").get_base_model()
+    base = grafted("llama", router="prior", combiner="router", noise="held", tail=1).get_base_model()
     graft = graft_of(base)
 
     def ours(prompt: list[int], seed: int, **more: Any) -> Any:
         row_state = graft.row_state([seed], [1.0], base.device)
         return run(base, [prompt], [Row(seed=seed)], 6, row_state=row_state, **more)
 
-    first = ours(PROMPT, 3, tail=1, keep=True)
-    whole = [*PROMPT, *first.rows[0].token_ids]
-    then = ours(whole, 3, known=first.prefixes)
+    first = ours(PROMPT, 3, keep_prefixes=True)
+    whole = [*PROMPT, *first.outputs[0].token_ids]
+    then = ours(whole, 3, prefixes=first.prefixes)
     logits_of = run(base, [whole], [Row(seed=3)], 6)
     assert then.path == "fused" and then.computed == 6
-    assert then.rows[0].logprobs != logits_of.rows[0].logprobs, "the route has a say"
-    longer = run(base, [PROMPT], [Row(seed=3)], 12, row_state=graft.row_state([3], [1.0], base.device), tail=1, top=1)
-    forced = run(base, [whole], [Row(seed=3, sampler=GREEDY)], 1, row_state=graft.row_state([3], [1.0], base.device),
-                 known=first.prefixes, top=1)  # fmt: skip
-    assert longer.rows[0].token_ids[:6] == first.rows[0].token_ids
+    assert then.outputs[0].logprobs != logits_of.outputs[0].logprobs, "the route has a say"
+    longer = run(base, [PROMPT], [Row(seed=3)], 12, row_state=graft.row_state([3], [1.0], base.device), top_logprobs=1)
+    forced = run(base, [whole], [Row(seed=3, sampling=GREEDY)], 1, row_state=graft.row_state([3], [1.0], base.device),
+                 prefixes=first.prefixes, top_logprobs=1)  # fmt: skip
+    assert longer.outputs[0].token_ids[:6] == first.outputs[0].token_ids
     torch.testing.assert_close(
-        torch.tensor(forced.rows[0].top[0][1]), torch.tensor(longer.rows[0].top[6][1]), atol=5e-4, rtol=1e-4
+        torch.tensor(forced.outputs[0].top[0][1]), torch.tensor(longer.outputs[0].top[6][1]), atol=5e-4, rtol=1e-4
     )
     mixture = language_model("mixture")
     got = decode(
-        mixture, [PROMPT], [Row(seed=1)], max_new_tokens=5, row_state=branch_row_state(mixture, [1], [1.0]), keep=True
+        mixture,
+        [PROMPT],
+        [Row(seed=1)],
+        max_new_tokens=5,
+        row_state=branch_row_state(mixture, [1], [1.0]),
+        keep_prefixes=True,
     )
-    text = [*PROMPT, *got.rows[0].token_ids]
-    for row_state in (None, [1.0]):
+    text = [*PROMPT, *got.outputs[0].token_ids]
+    for creativity in (None, [1.0]):
         more: list[Any] = [
-            {} if row_state is None else {"row_state": branch_row_state(mixture, [1], row_state), "tail": 1}
-            for _ in range(2)
+            {} if creativity is None else {"row_state": branch_row_state(mixture, [1], creativity)} for _ in range(2)
         ]
         a = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, **more[0])
-        b = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, known=got.prefixes, **more[1])
+        b = decode(mixture, [text], [Row(seed=1)], max_new_tokens=5, prefixes=got.prefixes, **more[1])
         alike(a, b)
 
 
 @pytest.mark.parametrize(
     ("known", "prompts", "more", "says"),
     [
-        ([], [PROMPT], {}, "0 prefixes for 1 prompts"),
         ([Prefix(tuple(PROMPT))], [PROMPT], {}, "or is all of it"),
         ([Prefix((1, 2))], [PROMPT], {}, "not the beginning of prompt 0"),
         ([Prefix((5,)), None], [PROMPT, [4]], {}, "one token beside known"),
-        (None, [PROMPT], {"read": "each", "keep": True}, "keep no prefix"),
+        (None, [PROMPT], {"read": "each", "keep_prefixes": True}, "keep no prefix"),
     ],
 )
 def test_law_8(known: Any, prompts: Any, more: Any, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
-        run(tiny("llama"), prompts, [Row(seed=0)], 2, known=known, **more)
+        run(tiny("llama"), prompts, [Row(seed=0, prompt=p) for p in range(len(prompts))], 2, prefixes=known, **more)
     assert caught.value.hint

@@ -114,7 +114,7 @@ def test_the_terminal_shows_the_same() -> None:
 
     from rich.console import Console
 
-    from thoughtmix.core.thinker import StepEvent
+    from thoughtmix.core.request import StepEvent
     from thoughtmix.report.terminal import LiveView, render
 
     out = StringIO()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row, decode
 from test_decoding import OTHER, PROMPT, lm
 from tiny import fresh, tiny
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Row, decode
 
 
 class Push:
@@ -73,20 +73,20 @@ def test_a_row_keeps_its_own_state(family: str, path: str, read: str) -> None:
     rows = [Row(seed=7, prompt=i % 2, max_new_tokens=10 - 2 * (i % 3)) for i in range(6)]
     together = pushed(family, values, rows, read=read)
     assert together.path == ("expanded" if read == "each" else path)
-    for value, row, result in zip(values, rows, together.rows, strict=True):
+    for value, row, result in zip(values, rows, together.outputs, strict=True):
         alone = pushed(family, [value], [row], read=read)
-        assert result.token_ids == alone.rows[0].token_ids
-    plain = decode(lm(tiny(family)), [PROMPT, OTHER], rows, max_new_tokens=10, weights="native").rows
-    same = [a.token_ids == b.token_ids for a, b in zip(together.rows, plain, strict=True)]
+        assert result.token_ids == alone.outputs[0].token_ids
+    plain = decode(lm(tiny(family)), [PROMPT, OTHER], rows, max_new_tokens=10, weights="native").outputs
+    same = [a.token_ids == b.token_ids for a, b in zip(together.outputs, plain, strict=True)]
     assert same[0] and same[4], "a state of nothing changes nothing"
     assert not all(same), "the state must reach the model"
 
 
 def test_the_prompt_read_by_each_row_is_its_own() -> None:
     rows = [Row(seed=7, prompt=0, max_new_tokens=1) for _ in range(3)]
-    firsts = [r.logprobs[0] for r in pushed("llama", [0.0, 4.0, -4.0], rows, read="each").rows]
+    firsts = [r.logprobs[0] for r in pushed("llama", [0.0, 4.0, -4.0], rows, read="each").outputs]
     assert len(set(firsts)) == 3
-    shared = [r.logprobs[0] for r in pushed("llama", [0.0, 4.0, -4.0], rows, read="shared").rows]
+    shared = [r.logprobs[0] for r in pushed("llama", [0.0, 4.0, -4.0], rows, read="shared").outputs]
     assert len(set(shared)) == 1, "the first token comes from the shared reading"
 
 
@@ -95,7 +95,7 @@ def test_a_prompt_without_rows_is_skipped() -> None:
         got = decode(
             lm(tiny("gpt2")), [PROMPT, OTHER], [Row(seed=1, prompt=1)] * 2, max_new_tokens=4, read=read, path="expanded"
         )  # type: ignore[arg-type]
-        assert got.rows[0].token_ids == got.rows[1].token_ids
+        assert got.outputs[0].token_ids == got.outputs[1].token_ids
 
 
 def test_reading_in_an_unknown_way() -> None:

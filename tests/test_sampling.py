@@ -18,19 +18,19 @@ from transformers import (
 
 from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.engine.rng import generator, uniforms
-from thoughtmix.engine.sampling import Sampler, SamplerBatch, draw
+from thoughtmix.engine.sampling import SamplingParams, SamplingTensors, draw
 
 STEPS = 4000
 
 
-def frequencies(logits: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+def frequencies(logits: torch.Tensor, sampler: SamplingParams) -> torch.Tensor:
     """Share of each token over an even grid of uniforms: the drawn distribution to within 1 / STEPS, no luck involved."""
     grid = (torch.arange(STEPS, dtype=torch.float64) + 0.5) / STEPS
-    ids = draw(logits.expand(STEPS, -1), grid, SamplerBatch.of([sampler] * STEPS)).ids
+    ids = draw(logits.expand(STEPS, -1), grid, SamplingTensors.of([sampler] * STEPS)).ids
     return torch.bincount(ids, minlength=logits.shape[-1]) / STEPS
 
 
-def reference(logits: torch.Tensor, s: Sampler) -> torch.Tensor:
+def reference(logits: torch.Tensor, s: SamplingParams) -> torch.Tensor:
     """The distribution that transformers' generate would draw from."""
     warpers = LogitsProcessorList()
     if s.temperature != 1:
@@ -45,7 +45,7 @@ def reference(logits: torch.Tensor, s: Sampler) -> torch.Tensor:
 
 
 samplers = st.builds(
-    Sampler,
+    SamplingParams,
     temperature=st.sampled_from([0.3, 0.7, 1.0, 1.6]),
     top_k=st.sampled_from([0, 1, 3, 20, 10_000]),
     top_p=st.sampled_from([1.0, 0.95, 0.5, 0.05]),
@@ -60,7 +60,7 @@ samplers = st.builds(
     spread=st.sampled_from([0.5, 3.0, 8.0]),
     seed=st.integers(0, 10**6),
 )
-def test_same_distribution_as_transformers(sampler: Sampler, size: int, spread: float, seed: int) -> None:
+def test_same_distribution_as_transformers(sampler: SamplingParams, size: int, spread: float, seed: int) -> None:
     logits = torch.from_numpy(generator(seed).normal(0, spread, size)).float()
     got, want = frequencies(logits, sampler), reference(logits, sampler)
     assert (got - want).abs().max() <= 1.5 / STEPS + 1e-6
@@ -69,7 +69,7 @@ def test_same_distribution_as_transformers(sampler: Sampler, size: int, spread: 
 def test_top_nsigma_keeps_exactly_the_logits_within_n_deviations() -> None:
     logits = torch.from_numpy(generator(3).normal(0, 2, 500)).float()
     for n in (0.5, 1.0, 2.0):
-        got = frequencies(logits, Sampler(top_nsigma=n))
+        got = frequencies(logits, SamplingParams(top_nsigma=n))
         kept = logits >= logits.max() - n * logits.std(correction=0)
         want = torch.softmax(torch.where(kept, logits, -torch.inf), -1)
         assert (got - want).abs().max() <= 1.5 / STEPS + 1e-6
@@ -78,22 +78,29 @@ def test_top_nsigma_keeps_exactly_the_logits_within_n_deviations() -> None:
 def test_forbidden_tokens_are_never_drawn_and_do_not_count_for_top_nsigma() -> None:
     logits = torch.from_numpy(generator(4).normal(0, 2, 320)).float()
     logits[::2] = -torch.inf
-    for sampler in (Sampler(), Sampler(temperature=5.0), Sampler(top_k=200), Sampler(top_p=0.99)):
+    for sampler in (
+        SamplingParams(),
+        SamplingParams(temperature=5.0),
+        SamplingParams(top_k=200),
+        SamplingParams(top_p=0.99),
+    ):
         assert frequencies(logits, sampler)[::2].sum() == 0
     allowed = logits[1::2]
     kept = allowed >= allowed.max() - allowed.std(correction=0)
-    assert bool((frequencies(logits, Sampler(top_nsigma=1.0))[1::2] > 0).eq(kept).logical_or(~kept).all())
-    assert frequencies(logits, Sampler(top_nsigma=1.0))[1::2][~kept].sum() == 0
+    assert bool((frequencies(logits, SamplingParams(top_nsigma=1.0))[1::2] > 0).eq(kept).logical_or(~kept).all())
+    assert frequencies(logits, SamplingParams(top_nsigma=1.0))[1::2][~kept].sum() == 0
 
 
 def test_greedy_takes_the_first_largest_whatever_the_uniform() -> None:
     logits = torch.tensor([0.0, 5.0, 5.0, 1.0] * 8)
-    assert frequencies(logits, Sampler(temperature=0.0))[1] == 1
+    assert frequencies(logits, SamplingParams(temperature=0.0))[1] == 1
 
 
 def test_logprob_is_the_untruncated_models() -> None:
     logits = torch.from_numpy(generator(5).normal(0, 3, (6, 640))).float()
-    drawn = draw(logits, uniforms(range(6), 1)[:, 0], SamplerBatch.of([Sampler(top_k=5, temperature=0.5)] * 6))
+    drawn = draw(
+        logits, uniforms(range(6), 1)[:, 0], SamplingTensors.of([SamplingParams(top_k=5, temperature=0.5)] * 6)
+    )
     ids, logprobs = drawn.ids, drawn.logprobs
     want = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
     torch.testing.assert_close(logprobs, want, atol=1e-5, rtol=0)
@@ -102,14 +109,14 @@ def test_logprob_is_the_untruncated_models() -> None:
 def test_a_row_does_not_see_its_neighbours() -> None:
     """Mixed samplers in one batch: bit for bit what each row draws alone."""
     rng = generator(6)
-    kinds = [Sampler(min_p=0.1), Sampler(), Sampler(top_p=0.9), Sampler(temperature=0), Sampler(top_k=3),
-             Sampler(top_nsigma=1.0), Sampler(temperature=3.0), Sampler(top_p=0.999, temperature=2.0)]  # fmt: skip
+    kinds = [SamplingParams(min_p=0.1), SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(temperature=0), SamplingParams(top_k=3),
+             SamplingParams(top_nsigma=1.0), SamplingParams(temperature=3.0), SamplingParams(top_p=0.999, temperature=2.0)]  # fmt: skip
     logits = torch.from_numpy(rng.normal(0, 2, (len(kinds), 2560))).float()
     logits[4] *= 5
     uniform = uniforms(range(len(kinds)), 1)[:, 0]
-    together = draw(logits, uniform, SamplerBatch.of(kinds)).ids
+    together = draw(logits, uniform, SamplingTensors.of(kinds)).ids
     for i, kind in enumerate(kinds):
-        alone = draw(logits[i : i + 1], uniform[i : i + 1], SamplerBatch.of([kind])).ids
+        alone = draw(logits[i : i + 1], uniform[i : i + 1], SamplingTensors.of([kind])).ids
         assert alone.item() == together[i].item()
 
 
@@ -118,7 +125,7 @@ def test_nan_and_infinite_logits_are_refused(bad: float) -> None:
     logits = torch.zeros(3, 64)
     logits[1, 5] = bad
     with pytest.raises(NumericsError, match="NaN or infinite"):
-        draw(logits, torch.zeros(3, dtype=torch.float64), SamplerBatch.of([Sampler()] * 3))
+        draw(logits, torch.zeros(3, dtype=torch.float64), SamplingTensors.of([SamplingParams()] * 3))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +136,7 @@ def test_nan_and_infinite_logits_are_refused(bad: float) -> None:
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
-        Sampler(**wrong)  # type: ignore[arg-type]
+        SamplingParams(**wrong)  # type: ignore[arg-type]
 
 
 def test_uniforms_are_the_seeds_own(global_state_untouched: None) -> None:

@@ -19,7 +19,7 @@ from tinyland import HashEmbedder
 import thoughtmix.search
 from thoughtmix import InputError, NumericsError, UnknownName, think
 from thoughtmix.bench.tasks import countdown, partial, writing
-from thoughtmix.engine import Sampler
+from thoughtmix.engine import LocalEngine, SamplingParams
 from thoughtmix.models import wrap_model
 from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, Tree, TreeSearch, Verifier, saved
 from thoughtmix.search.answers import answers, valid
@@ -57,7 +57,8 @@ def lm(family: str = "llama") -> Any:
 
 def small(model: Any = None, seed: int = 0, **more: Any) -> TreeSearch:
     settings = {"length": 12, "step": 3, "width": 3, "batch": 2, **more.pop("settings", {})}
-    return TreeSearch(model or lm(), PROMPT, Settings(**settings), seed=seed, weights="native", **more)
+    engine = LocalEngine(model or lm(), weights="native")
+    return TreeSearch(engine, PROMPT, Settings(**settings), seed=seed, **more)
 
 
 def picture(search: TreeSearch) -> list[Any]:
@@ -160,7 +161,7 @@ def test_what_is_left_below_a_node_by_hand() -> None:
 def test_a_search_of_which_everything_is_dead_ends_with_what_there_is() -> None:
     never = Verifier(lambda text, done: False)
     search = small(
-        evaluators=Evaluators(((never, 1.0),)), proposal=SamplingProposal(Sampler(top_k=3)), settings={"step": 1}
+        evaluators=Evaluators(((never, 1.0),)), proposal=SamplingProposal(SamplingParams(top_k=3)), settings={"step": 1}
     )
     search.explore(Limits(500), 2)
     search.finish(Limits(500), 2)
@@ -330,10 +331,10 @@ def test_more_search_finds_what_the_evaluators_like() -> None:
         search.explore(limits, 1)
         search.finish(limits, 1)
         found = max(node.value for node in [*search.tree.complete(), *search.ended])
-        from thoughtmix.engine import Row, decode
+        from decoding import Row, decode
 
-        rows = [Row(1000 * seed + i, Sampler(min_p=0.1)) for i in range(budget // 12)]
-        plain = decode(model, [PROMPT], rows, max_new_tokens=12, weights="native").rows
+        rows = [Row(1000 * seed + i, SamplingParams(min_p=0.1)) for i in range(budget // 12)]
+        plain = decode(model, [PROMPT], rows, max_new_tokens=12, weights="native").outputs
         better.append(found - max(float(np.mean(r.logprobs)) for r in plain))
     assert np.mean(better) > 0
 
@@ -361,13 +362,13 @@ def test_a_verifier_prunes_and_distinct_answers_come_first() -> None:
 def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, batch: int) -> None:
     """Three tokens, each one of three: 27 texts, 39 nodes. The right ones are those whose words sum to an even number;
     a search of 39 tokens knows every one of them, and stops by itself. Free draws of as many tokens find less than half."""
-    from thoughtmix.engine import Row, decode
+    from decoding import Row, decode
 
     def even(text: str) -> bool:
         return sum(int(w[1:]) for w in text.split() if w[1:].isdigit()) % 2 == 0
 
     checked = Verifier(lambda text, done: even(text) if done else 0.5)
-    sampler = Sampler(temperature=0.7, top_k=3)
+    sampler = SamplingParams(temperature=0.7, top_k=3)
     search = small(
         evaluators=Evaluators(((checked, 1.0),)), proposal=SamplingProposal(sampler),
         settings={"step": 1, "length": 3, "width": width, "batch": batch},
@@ -382,7 +383,7 @@ def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, b
     assert not search.ended and len(answers(search, 50)) == 50, "nothing is left to complete; some come twice"
     for seed in range(3):
         rows = [Row(100 * seed + i, sampler) for i in range(13)]
-        free = {row.text for row in decode(search.model, [PROMPT], rows, max_new_tokens=3, weights="native").rows}
+        free = {row.text for row in decode(search.model, [PROMPT], rows, max_new_tokens=3, weights="native").outputs}
         assert len({way for way in free if even(way)}) < len(valid(search)) / 2
 
 
@@ -424,7 +425,7 @@ def test_mixture_proposes_through_a_grafts_routes() -> None:
     object.__setattr__(model, "eos_ids", frozenset())
     first, again = (small(model, 3, proposal=MixtureProposal()) for _ in range(2))
     plain, still = (
-        small(model, 3, proposal=SamplingProposal(Sampler(temperature=0.7, min_p=0.1))),
+        small(model, 3, proposal=SamplingProposal(SamplingParams(temperature=0.7, min_p=0.1))),
         small(model, 3, proposal=MixtureProposal(creativity=0.0)),
     )
     for search in (first, again, plain, still):
@@ -571,9 +572,9 @@ def test_thinker_options(tinyland: Any, proposal: str, more: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("more", "says"),
     [({"step": 0}, "step is 0"), ({"tokens": 0}, "tokens is 0"), ({"evaluators": "x"}, "Unknown evaluator 'x'"),
-     ({"evaluators": "judge=1"}, "judge needs a model"), ({"proposal": "x"}, "proposal is 'x'"), ({"apart": "x"}, "apart is"),
+     ({"evaluators": "judge=1"}, "judge needs a model"), ({"proposal": "x"}, "Unknown proposal 'x'"), ({"apart": "x"}, "Unknown apart"),
      ({"temperature": [1.0, 2.0]}, "a search has one tree"), ({"width": 1.5}, "width is 1.5"),
-     ({"creativity": 1.0, "temperature": 1.0}, "both were given"), ({"seconds": 0}, "0 seconds"),
+     ({"creativity": 1.0, "temperature": 1.0}, "both were given"), ({"seconds": 0}, "seconds is 0"),
      ({"exploration": -1}, "exploration is -1")],
 )  # fmt: skip
 def test_law_8(tinyland: Any, more: Any, says: str) -> None:

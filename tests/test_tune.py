@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoding import Row
 from peft import get_peft_model
 from tiny import fresh, tokenizer
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from thoughtmix.bench.tasks import coverage_tasks, family
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Row, Sampler
+from thoughtmix.engine import SamplingParams
 from thoughtmix.graft import MoTConfig, routed
 from thoughtmix.graft.tuning.batches import Student, collate, token_logprobs
 from thoughtmix.graft.tuning.chorus import sing
@@ -128,10 +129,10 @@ def test_an_answer_of_all_contexts_is_its_seeds_own() -> None:
     """Alone, or beside others that end before it."""
     lm = wrap_model(fresh("llama"), words())
     asked = [lm.encode(c.messages("w30 w31")) for c in CONTEXTS]
-    rows = [Row(seed=s, sampler=Sampler(temperature=1.5), prompt=s % K) for s in range(9)]
+    rows = [Row(seed=s, sampling=SamplingParams(temperature=1.5), prompt=s % K) for s in range(9)]
     together = sing(lm, asked, rows, 0.5, 12, 3)
-    assert len({len(r.token_ids) for r in together.rows}) > 1  # some end early
-    for row, found in zip(rows, together.rows, strict=True):
+    assert len({len(r.token_ids) for r in together.outputs}) > 1  # some end early
+    for row, found in zip(rows, together.outputs, strict=True):
         assert sing(lm, asked, [row], 0.5, 12, 3).rows[0].token_ids == found.token_ids
 
 

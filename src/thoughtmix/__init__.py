@@ -10,10 +10,10 @@ Importing this package imports no torch; the first call does.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thoughtmix import _peft_hook
+from thoughtmix.core.lazy import lazy_names
 
 _peft_hook.install()  # stock PEFT then knows grafts
 
@@ -26,16 +26,16 @@ _HOME = {  # public name -> module, imported at first use
     "ModelError": "core.errors",
     "NumericsError": "core.errors",
     "Pipeline": "api",
-    "Request": "core.thinker",
-    "StepEvent": "core.thinker",
-    "Thinker": "core.thinker",
+    "Request": "core.request",
+    "StepEvent": "core.request",
+    "Thinker": "thinkers.base",
     "Thought": "core.types",
     "ThoughtSet": "core.types",
     "ThoughtmixError": "core.errors",
     "UnknownName": "core.errors",
-    "get_thinker": "core.registry",
+    "get_thinker": "thinkers.registry",
     "think": "api",
-    "thinker_names": "core.registry",
+    "thinker_names": "thinkers.registry",
 }
 
 __all__ = [
@@ -69,16 +69,10 @@ if TYPE_CHECKING:
         ThoughtmixError,
         UnknownName,
     )
-    from thoughtmix.core.registry import get_thinker, thinker_names
-    from thoughtmix.core.thinker import Request, StepEvent, Thinker
+    from thoughtmix.core.request import Request, StepEvent
     from thoughtmix.core.types import Thought, ThoughtSet
+    from thoughtmix.thinkers.base import Thinker
+    from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'thoughtmix' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"thoughtmix.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

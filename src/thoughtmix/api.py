@@ -1,6 +1,6 @@
 """`think`, the one call most people need, and `Pipeline`, the same with the model kept loaded.
 
-Data flows one way: prompt -> model -> thinker -> ThoughtSet -> metrics.
+Data flows one way: prompt -> engine -> thinker -> ThoughtSet -> metrics.
 """
 
 from __future__ import annotations
@@ -9,32 +9,53 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from thoughtmix.core.errors import InputError, Interrupted, UnknownName
-from thoughtmix.core.registry import get_thinker
-from thoughtmix.core.thinker import Request, StepEvent, Thinker
+from thoughtmix.core.errors import InputError, Interrupted
+from thoughtmix.core.options import ThinkerOptions, parse_options
+from thoughtmix.core.request import SETTINGS, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
+from thoughtmix.engine.engine import Engine, require
+from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker
 
 if TYPE_CHECKING:
+    from thoughtmix.engine.local import LocalEngine
     from thoughtmix.models import Embedder, LanguageModel
 
-Prompt = str | Sequence[Mapping[str, str]]
 AUTO = "auto"
-"""A thinker's name: mixture where a model was trained or grafted to have thought branches, diffusion where it writes in
-any order, else sampling."""
+"""A thinker's name: the one that the model is made for, `mixture` where it was trained or grafted to have thought
+branches, `diffusion` where it writes in any order, else `sampling`."""
+PathName = Literal["auto", "fused", "shared", "expanded"]
+Weights = Literal["auto", "native", "fp16"]
+_CALL = frozenset({"thinker", "options", "raw", "measure"})  # further names of `Pipeline.__call__`
+_ELSEWHERE = {
+    "select": "select is a method of the result: think(...).select(k).",
+    "num_return_sequences": "Did you mean 'n'?",
+    "num_thoughts": "Did you mean 'n'?",
+    "do_sample": "Pass temperature=0 for the likeliest answer.",
+}
+"""Names that people try and that no spelling is near, with what to type."""
 
 
 class Pipeline:
     """A loaded model that turns prompts into thought sets; call it as often as you like.
 
-    model: None for the default (SmolLM2-135M-Instruct), a local folder, a Hugging Face id, or a `LanguageModel`.
-    dtype: auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16.
-    weights: how a decoding step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs; see
-    `engine.backends.packing`). path: auto, fused, shared or expanded (see `engine.backends.base`).
-    judge: a model that scores every thought's NLL, named like `model`; it should not be the generator.
+    Args:
+        model: None for the default (SmolLM2-135M-Instruct), a local folder, a Hugging Face id, or a `LanguageModel`.
+        dtype: auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16.
+        device: auto, cpu, cuda, ...
+        weights: How a decoding step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
+        path: The decoding path: auto, fused, shared or expanded (see `thoughtmix.engine.backends`).
+        embedder: What measures how far thoughts lie apart; None for the packaged one.
+        judge: A model that scores every thought's NLL, named like `model`; it should not be the generator.
+        engine: Any `Engine`, in place of `model`, `weights` and `path`.
+        on_progress: Called with a line for each long step of loading.
 
-    Models are loaded at the first call. Raises `ModelError` when one cannot be.
+    Models are loaded at the first call.
+
+    Raises:
+        ModelError: A model cannot be loaded.
     """
 
     def __init__(
@@ -43,13 +64,16 @@ class Pipeline:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        weights: str = "auto",
-        path: str = "auto",
+        weights: Weights = "auto",
+        path: PathName = "auto",
         embedder: str | Embedder | None = None,
         judge: str | LanguageModel | None = None,
+        engine: Engine | None = None,
         on_progress: Callable[..., None] | None = None,
     ) -> None:
-        self._model, self._embedder, self._judge = model, embedder, judge
+        if engine is not None and model is not None:
+            raise InputError("A model and an engine were given.", "Pass one of the two.")
+        self._model, self._embedder, self._judge, self._engine = model, embedder, judge, engine
         self.dtype, self.device, self.weights, self.path = dtype, device, weights, path
         self._on_progress = on_progress
 
@@ -62,8 +86,22 @@ class Pipeline:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The generating model."""
+        """The generating model of a pipeline without an engine of its own."""
+        if self._engine is not None:
+            raise InputError(f"This pipeline has an engine ({self._engine.kind}) of its own.", "Ask the engine.")
         return self._load(self._model)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What continues sequences: the engine that was given, else our own loop over `model`."""
+        return self.local_engine if self._engine is None else self._engine
+
+    @cached_property
+    def local_engine(self) -> LocalEngine:
+        """Our own loop over `model`."""
+        from thoughtmix.engine.local import LocalEngine
+
+        return LocalEngine(self.model, self.path, self.weights)
 
     @cached_property
     def judge(self) -> LanguageModel | None:
@@ -81,10 +119,11 @@ class Pipeline:
 
     def __call__(
         self,
-        prompt: Prompt,
+        prompt: PromptLike,
         n: int = 8,
         thinker: str | Thinker = AUTO,
         *,
+        options: Mapping[str, Any] | ThinkerOptions | None = None,
         creativity: float | None = None,
         seed: int = 0,
         max_new_tokens: int = 64,
@@ -96,10 +135,11 @@ class Pipeline:
         stop: str | Sequence[str] = (),
         raw: bool = False,
         measure: bool = True,
-        on_step: Callable[[StepEvent], None] | None = None,
-        **options: Any,
+        on_step: OnStep | None = None,
+        **thinker_options: Any,
     ) -> ThoughtSet:
         """n thoughts for one prompt. See `thoughtmix.think`."""
+        kind = self.thinker(thinker)
         request = Request(
             n=n,
             seed=seed,
@@ -111,30 +151,49 @@ class Pipeline:
             min_p=_frozen(min_p),
             top_nsigma=_frozen(top_nsigma),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            options=options,
+            options=typed_options(kind, options, thinker_options),
             on_step=on_step,
-            path=self.path,  # type: ignore[arg-type]  # checked by decode
-            weights=self.weights,  # type: ignore[arg-type]
+            embedder=lambda: self.embedder,
+            judge=None if self._judge is None else lambda: self.judge,
         )
-        if thinker == AUTO:
-            thinker = self.model.own_thinker
-        kind = get_thinker(thinker) if isinstance(thinker, str) else thinker
-        for name in options:
-            if name not in kind.options:
-                raise UnknownName(f"option of thinker {kind.name!r}:", name, kind.options)
-        ids = self.model.encode(prompt, raw=raw)
+        return self.run(kind, Prompt.from_user(prompt, raw), request, measure=measure)
+
+    def thinker(self, thinker: str | Thinker = AUTO) -> Thinker:
+        """By name; auto: the one that the engine's model is made for. Raises `UnknownName`, `ThoughtmixError`."""
+        if not isinstance(thinker, str):
+            return as_thinker(thinker)
+        return auto_thinker(self.engine) if thinker == AUTO else get_thinker(thinker)
+
+    def run(
+        self, thinker: Thinker, prompt: Prompt, request: Request, *, measure: bool = True, engine: Engine | None = None
+    ) -> ThoughtSet:
+        """A checked request: what `__call__` does once settings are parsed.
+
+        Args:
+            thinker: Whose `Options` `request.options` is.
+            prompt: What is asked.
+            request: The settings.
+            measure: Whether to embed the thoughts and measure the set.
+            engine: In place of the pipeline's own: the server gives each of its callers one.
+
+        Raises:
+            InputError: The request cannot be served.
+            Interrupted: It was stopped; carries what was complete.
+        """
+        engine = self.engine if engine is None else engine
+        require(engine, thinker.needs, f"The thinker {thinker.name}")
         began = time.perf_counter()
-        thoughts, facts = kind.think(self.model, ids, request)
+        thoughts, facts = thinker.think(engine, prompt, request)
         facts = {**facts, "wall_seconds": round(time.perf_counter() - began, 4)}
         interrupted = bool(facts.pop("interrupted", False))
         result = ThoughtSet(
-            prompt=prompt if isinstance(prompt, str) else _last_user(prompt),
-            messages=() if isinstance(prompt, str) else tuple(dict(m) for m in prompt),
+            prompt=prompt.text,
+            messages=prompt.messages,
             thoughts=tuple(thoughts),
-            thinker=kind.name,
-            model=self.model.name,
-            settings={**request.recorded(), "raw": raw},
-            run={**facts, **_environment(self.model)},
+            thinker=thinker.name,
+            model=engine.name,
+            settings={**request.recorded(), "raw": prompt.raw},
+            run={**facts, **engine.environment()},
         )
         if interrupted:
             raise Interrupted(result)
@@ -145,35 +204,107 @@ class Pipeline:
         return result
 
 
+def typed_options(
+    thinker: Thinker, options: Mapping[str, Any] | ThinkerOptions | None, more: Mapping[str, Any]
+) -> ThinkerOptions:
+    """A thinker's options from what a caller gave: `options`, and names that are no settings of the call.
+
+    Raises:
+        UnknownName: A name that is neither; looked up among all settings and options.
+        InputError: A value that does not fit, or one that was given twice.
+    """
+    if isinstance(options, ThinkerOptions):
+        if more or not isinstance(options, thinker.Options):
+            raise InputError(
+                f"options is a {type(options).__qualname__}, and {', '.join(more) or 'the thinker is another'}.",
+                f"Pass all options of {thinker.name} in one place: options=dict(...).",
+            )
+        return options
+    twice = set(more) & set(options or {})
+    if twice:
+        raise InputError(f"{min(twice)} was given twice.", "Pass it in options, or by its name.")
+    for name in more:
+        if name in _ELSEWHERE and name not in thinker.Options.model_fields:
+            raise InputError(f"Unknown setting {name!r}.", _ELSEWHERE[name])
+    return parse_options(thinker.Options, {**(options or {}), **more}, thinker.name, [*SETTINGS, *_CALL])
+
+
 def think(
-    prompt: Prompt,
+    prompt: PromptLike,
     n: int = 8,
     thinker: str | Thinker = AUTO,
     *,
     model: str | LanguageModel | Pipeline | None = None,
     judge: str | LanguageModel | None = None,
-    **settings: Any,
+    options: Mapping[str, Any] | ThinkerOptions | None = None,
+    creativity: float | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 64,
+    temperature: float | Sequence[float] | None = None,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    min_p: float | Sequence[float] | None = None,
+    top_nsigma: float | Sequence[float] = 0.0,
+    stop: str | Sequence[str] = (),
+    raw: bool = False,
+    measure: bool = True,
+    on_step: OnStep | None = None,
+    **thinker_options: Any,
 ) -> ThoughtSet:
-    """Turn one prompt into n thoughts.
+    """Turn one prompt into n thoughts. The same model stays loaded between calls.
 
-    prompt: a text (for a chat model, one user message, unless raw=True) or a list of chat messages
-    `{"role": ..., "content": ...}`. thinker: a name from `thoughtmix.thinker_names()`, a `Thinker`, or auto: what the
-    model is made for.
-    model: None for the default model, a local folder, a Hugging Face id, or a loaded `Pipeline`.
+    Args:
+        prompt: A text (for a chat model, one user message, unless raw=True) or a list of chat messages
+            `{"role": ..., "content": ...}`.
+        n: How many thoughts.
+        thinker: A name from `thoughtmix.thinker_names()`, a `Thinker`, or auto: what the model is made for.
+        model: None for the default model, a local folder, a Hugging Face id, or a loaded `Pipeline`.
+        judge: A model that scores every thought, named like `model`.
+        options: The thinker's own options, by name or as an instance of its `Options`. They may also be given as
+            further keyword arguments, where no setting of the call has the same name.
+        creativity: 0 is deterministic, 1 the default strength, more is bolder.
+        seed: Thought i has seed + i, and can be made again alone by it.
+        max_new_tokens: Longest thought, in tokens.
+        temperature, top_k, top_p, min_p, top_nsigma: How tokens are drawn; each one value, or n.
+        stop: Strings that end a thought.
+        raw: Continue the text as it stands, without the chat template.
+        measure: False leaves out embedding and metrics.
+        on_step: Called with a `StepEvent` after every step.
 
-    Further settings: creativity (0 deterministic, 1 the default strength), seed (thought i has seed + i),
-    max_new_tokens, temperature, top_k, top_p, min_p, top_nsigma (each one value, or n), stop (strings that end a
-    thought), raw, measure (False: no embedding, no metrics), on_step (called with a `StepEvent` a step), and the
-    thinker's own options.
+    Returns:
+        The thoughts in order of their seeds, with distances, scores and metrics.
 
-    The same model stays loaded between calls. Raises `InputError`, `ModelError` or `NumericsError`;
-    on Ctrl-C `Interrupted`, which carries what was complete.
+    Raises:
+        InputError: The request cannot be served as written.
+        ModelError: A model cannot be found or loaded.
+        NumericsError: The model gave NaN or infinity.
+        Interrupted: On Ctrl-C; carries what was complete.
     """
     if isinstance(model, Pipeline):
         if judge is not None:
             raise InputError("A judge was given beside a Pipeline.", "Give it to the Pipeline: Pipeline(judge=...).")
-        return model(prompt, n, thinker, **settings)
-    return _kept(model, judge)(prompt, n, thinker, **settings)
+        pipeline = model
+    else:
+        pipeline = _kept(model, judge)
+    return pipeline(
+        prompt,
+        n,
+        thinker,
+        options=options,
+        creativity=creativity,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        top_nsigma=top_nsigma,
+        stop=stop,
+        raw=raw,
+        measure=measure,
+        on_step=on_step,
+        **thinker_options,
+    )
 
 
 _LAST: list[Pipeline] = []  # at most one: two large models would not fit
@@ -189,23 +320,3 @@ def _kept(model: Any, judge: Any) -> Pipeline:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _last_user(messages: Sequence[Mapping[str, str]]) -> str:
-    said = [m["content"] for m in messages if m.get("role") == "user"]
-    return said[-1] if said else messages[-1]["content"]
-
-
-def _environment(model: LanguageModel) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    from thoughtmix import __version__
-
-    return {
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "thoughtmix": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }

@@ -146,23 +146,32 @@ def _asked(
     name: str,
 ) -> ThoughtSet:
     """n thoughts, thought i for prompt i mod len(ways), in one batch. setting: `draws` and the sampler's own fields."""
-    from thoughtmix.engine import Row, Sampler, decode
-    from thoughtmix.engine.rng import codes
-    from thoughtmix.thinkers._common import DEFAULT_MIN_P, thoughts
+    from thoughtmix.engine import SamplingParams, SequenceRequest
+    from thoughtmix.engine.requests import DEFAULT_MIN_P, as_thoughts
+    from thoughtmix.engine.rng import arithmetic_offset
 
     lm, how = pipeline.model, dict(setting)
     ways = ways[: ask.n]
-    places = codes(how.pop("draws", "independent"), range(ask.seed, ask.seed + ask.n), lm.encode(ask.item.prompt))
-    sampler = Sampler(**{"min_p": DEFAULT_MIN_P, **how})
-    rows = [Row(ask.seed + i, sampler, i % len(ways), code=places[i]) for i in range(ask.n)]
-    done = decode(
-        lm, [lm.encode(w) for w in ways], rows, max_new_tokens=ask.max_new_tokens,
-        path=pipeline.path, weights=pipeline.weights,  # type: ignore[arg-type]  # checked by decode
-    )  # fmt: skip
+    apart, item = how.pop("draws", "independent") == "arithmetic", lm.encode(ask.item.prompt)
+    sampling = SamplingParams(**{"min_p": DEFAULT_MIN_P, **how})
+    prompts, seeds = [tuple(lm.encode(w)) for w in ways], range(ask.seed, ask.seed + ask.n)
+    done = pipeline.engine.generate(
+        [
+            SequenceRequest(
+                prompts[i % len(ways)],
+                seed,
+                sampling,
+                ask.max_new_tokens,
+                offset=arithmetic_offset(seed, item) if apart else None,
+            )
+            for i, seed in enumerate(seeds)
+        ]
+    )
     if done.interrupted:
         raise KeyboardInterrupt
-    origins = [{"thinker": name, "way": row.prompt, "asked": _last(ways[row.prompt])} for row in rows]
-    return _set(pipeline, ask, thoughts(done.rows, [row.seed for row in rows], origins), name, setting, done.facts)
+    numbers = [i % len(ways) for i in range(ask.n)]
+    origins = [{"thinker": name, "way": way, "asked": _last(ways[way])} for way in numbers]
+    return _set(pipeline, ask, as_thoughts(done.outputs, seeds, origins), name, setting, done.facts)
 
 
 def _last(way: str | list[dict[str, str]]) -> str:

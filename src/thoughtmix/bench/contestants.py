@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench import baselines
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.core.registry import thinker_names
+from thoughtmix.thinkers.registry import thinker_names
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline
@@ -53,7 +53,7 @@ def contestant(name: str) -> Contestant:
         summary, fixed, knob, low, high, answer = _BASELINES[name]
         return Contestant(name, summary, lambda count: _steps(knob, low, high, count, fixed), answer)
     if name in thinker_names():
-        from thoughtmix.core.registry import get_thinker
+        from thoughtmix.thinkers.registry import get_thinker
 
         summary = get_thinker(name).summary
         if name in _DRAFTING:
@@ -105,9 +105,11 @@ def _draft(thinker: str) -> Callable[[Pipeline, Ask, Setting], ThoughtSet]:
 
 
 def _hybrid_rows(setting: Setting, n: int) -> int:
-    from thoughtmix.hybrid.stages import Pipeline as Stages
+    from thoughtmix.thinkers.hybrid import HybridThinker, Stages
 
-    return Stages.of(setting).rows(n)
+    return Stages.parse(
+        HybridThinker.Options(**{k: v for k, v in setting.items() if k in HybridThinker.Options.model_fields})
+    ).texts(n)
 
 
 # Texts written in all for n thoughts.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thoughtmix.engine.sampling import Sampler, SamplerBatch, _floor
-from thoughtmix.thinkers._common import DEFAULT_MIN_P
+from thoughtmix.engine.requests import DEFAULT_MIN_P
+from thoughtmix.engine.sampling import SamplingTensors, truncated
+from thoughtmix.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -22,24 +23,25 @@ STEPS = 24  # tokens looked at in each prompt's continuation
 def own_logits(lm: LanguageModel, prompts: Sequence[str], seed: int = 0) -> Tensor:
     """(tokens, vocabulary) float64 logits of the model along its own samples at temperature 1, where samplers are
     compared."""
-    from thoughtmix.engine import Row, decode
+    from thoughtmix.engine import LocalEngine, SequenceRequest
 
-    parts = []
+    engine, parts = LocalEngine(lm), []
     for i, prompt in enumerate(prompts):
         ids = lm.encode(prompt)
-        own = decode(lm, [ids], [Row(seed=seed + i)], max_new_tokens=STEPS, end_ids=frozenset()).rows[0].token_ids
+        asked = SequenceRequest(tuple(ids), seed + i, max_new_tokens=STEPS, end_ids=frozenset())
+        own = engine.generate([asked]).outputs[0].token_ids
         full = torch.tensor([[*ids, *own]], device=lm.device)
         model: Any = lm.model
         parts.append(model(input_ids=full, use_cache=False).logits[0, len(ids) - 1 : -1].double())
     return torch.cat(parts)
 
 
-def divergence(logits: Tensor, sampler: Sampler) -> tuple[float, float]:
+def divergence(logits: Tensor, sampler: SamplingParams) -> tuple[float, float]:
     """KL(sampler || model) in nats a token, and by how much the mean log-probability of a drawn token exceeds that of
     the model's own draws (positive: the sampler is the more careful one). Means over logits (tokens, vocabulary)."""
     own = logits.log_softmax(-1)
-    batch = SamplerBatch.of([sampler] * len(logits), logits.device)
-    kept = logits.float() >= _floor(logits.float(), logits.float().amax(-1), batch)[:, None]
+    batch = SamplingTensors.of([sampler] * len(logits), logits.device)
+    kept = truncated(logits, batch) > -torch.inf
     drawn = torch.where(kept, logits / sampler.temperature, -torch.inf).log_softmax(-1)
     p = drawn.exp()
     kl = torch.where(p > 0, p * (drawn - own), 0.0).sum(-1).mean()
@@ -47,14 +49,14 @@ def divergence(logits: Tensor, sampler: Sampler) -> tuple[float, float]:
     return float(kl), float(shift)
 
 
-def same_divergence(logits: Tensor, sampler: Sampler) -> float:
+def same_divergence(logits: Tensor, sampler: SamplingParams) -> float:
     """The temperature whose KL to the model equals the sampler's: below 1 for a more careful sampler, above 1 for a
     bolder one, within 0.05 to 5. By bisection: the KL grows with the distance from 1."""
     target, shift = divergence(logits, sampler)
     near, far = (1.0, COLDEST) if shift >= 0 else (1.0, HOTTEST)
     for _ in range(40):
         middle = (near + far) / 2
-        if divergence(logits, Sampler(temperature=middle))[0] < target:
+        if divergence(logits, SamplingParams(temperature=middle))[0] < target:
             near = middle
         else:
             far = middle
@@ -66,5 +68,5 @@ def same_kl_ladder(
 ) -> list[dict[str, Any]]:
     """For each setting of a sampler, plain temperature at the same KL, measured along the model's own text."""
     logits = own_logits(lm, prompts)
-    matched = [same_divergence(logits, Sampler(**{"min_p": DEFAULT_MIN_P, **setting})) for setting in ladder]
+    matched = [same_divergence(logits, SamplingParams(**{"min_p": DEFAULT_MIN_P, **setting})) for setting in ladder]
     return [{"min_p": 0.0, "temperature": round(t, 4)} for t in matched]

@@ -16,7 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 def thinkers(json: Json = False) -> None:
     """List the ways to explore, with their options."""
     from thoughtmix.core.errors import ThoughtmixError
-    from thoughtmix.core.registry import get_thinker, thinker_names
+    from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
     rows: dict[str, dict[str, Any]] = {}
     for name in thinker_names():

@@ -14,7 +14,7 @@ from thoughtmix.core.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from thoughtmix.core.types import ThoughtSet
-    from thoughtmix.noise import SemanticNoiser
+    from thoughtmix.methods import SemanticNoiser
 
 
 @app.command()
@@ -104,7 +104,7 @@ def _noiser(
     model: str | None, endpoint: str | None, files: list[str], concurrency: int, timeout: float, retries: int
 ) -> SemanticNoiser:
     from thoughtmix.cli.output import progress
-    from thoughtmix.noise import SemanticNoiser
+    from thoughtmix.methods import SemanticNoiser
 
     if endpoint is None:
         return SemanticNoiser(model, files=files, on_progress=progress())

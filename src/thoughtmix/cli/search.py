@@ -108,7 +108,7 @@ def _asked(body: dict[str, Any], prompt: str, file: Path) -> dict[str, Any]:
 
 def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | None, files: list[Path | None]) -> None:
     """Refuse what cannot work before a model is loaded for it."""
-    from thoughtmix.core.thinker import Request
+    from thoughtmix.core.request import Request
     from thoughtmix.search.evaluators import parse_weights
     from thoughtmix.search.grow import Limits
 
@@ -123,21 +123,17 @@ def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | N
 
 
 class _Grown(SearchThinker):
-    """The thinker, with what the command line adds: a judge, going on, saving, and the tree for drawing."""
+    """The thinker, with what the command line adds: going on, saving, and the tree for drawing."""
 
     def __init__(self, asked: dict[str, Any], body: dict[str, Any] | None, save: Path | None, talk: bool) -> None:
         self.asked, self.body, self.file, self.talk = asked, body, save, talk
         self.search: TreeSearch | None = None
         self.nodes: list[Node] = []
 
-    def begin(self, model: Any, prompt_ids: Any, request: Any) -> TreeSearch:
-        from thoughtmix.models import load_model
+    def begin(self, engine: Any, prompt: Any, request: Any) -> TreeSearch:
         from thoughtmix.search.saved import restore
 
-        judge, named = None, self.asked["judge"]
-        if named is not None:
-            judge = lambda: load_model(named, device=self.asked["device"])  # noqa: E731  loaded only where it is needed
-        self.search = build(model, prompt_ids, request, judge, self.asked["rubric"])
+        self.search = build(engine, prompt, request)
         if self.body is not None:
             restore(self.search, self.body)
         return self.search
@@ -162,10 +158,22 @@ def _run(asked: dict[str, Any], grown: _Grown, n: int, limits: dict[str, Any], m
     from thoughtmix.api import Pipeline
     from thoughtmix.cli.output import progress
 
-    pipeline = Pipeline(asked["model"], dtype=asked["dtype"], device=asked["device"], on_progress=progress())
-    settings = {**asked["settings"], "stop": tuple(asked["settings"]["stop"]), **limits}
+    pipeline = Pipeline(
+        asked["model"], dtype=asked["dtype"], device=asked["device"], judge=asked["judge"], on_progress=progress()
+    )
+    settings = {**asked["settings"], "stop": tuple(asked["settings"]["stop"])}
+    options = {name: settings.pop(name) for name in [*settings] if name in grown.Options.model_fields}
+    rubric = {"rubric": asked["rubric"]} if asked["rubric"] else {}
     try:
-        return pipeline(asked["prompt"], n, grown, measure=measure, on_step=grown.see, **settings)
+        return pipeline(
+            asked["prompt"],
+            n,
+            grown,
+            options={**options, **rubric, **limits},
+            measure=measure,
+            on_step=grown.see,
+            **settings,
+        )
     finally:
         if grown.talk and grown.search is not None:
             print(file=sys.stderr)  # the line that `see` wrote over and over

@@ -78,7 +78,7 @@ def think(
         "stop": tuple(stop or ()),
         "raw": raw,
         "measure": measure,
-        **_options(option or []),
+        "options": _options(option or []),
     }
     _check(settings)
     said: Any = (
@@ -101,13 +101,13 @@ def _check(settings: dict[str, Any]) -> None:
     """Refuse what cannot work before a model is loaded for it."""
     import dataclasses
 
-    from thoughtmix.api import AUTO
-    from thoughtmix.core.registry import get_thinker
-    from thoughtmix.core.thinker import Request
+    from thoughtmix.api import AUTO, typed_options
+    from thoughtmix.core.request import Request
+    from thoughtmix.thinkers.registry import get_thinker
 
     if settings["thinker"] != AUTO:
-        get_thinker(settings["thinker"])
-    known = {f.name for f in dataclasses.fields(Request)}
+        typed_options(get_thinker(settings["thinker"]), settings["options"], {})
+    known = {f.name for f in dataclasses.fields(Request)} - {"options"}
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
     Request(**given)
 
@@ -119,8 +119,8 @@ def _run(
     model: str | None,
     dtype: str,
     device: str,
-    weights: str,
-    path: str,
+    weights: Any,
+    path: Any,
     judge: str | None,
 ) -> ThoughtSet:
     from thoughtmix.cli.output import progress

@@ -7,7 +7,7 @@ at a row's own logits and uniform (law 5; up to the rounding of matrix products 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import NumericsError
-from thoughtmix.core.thinker import StepEvent
+from thoughtmix.core.request import OnStep
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.shared import SharedPath
 from thoughtmix.engine.cohorts import Cohorts, running
-from thoughtmix.engine.loop import Decoded, Row, _Batch, _check
+from thoughtmix.engine.engine import Generation
+from thoughtmix.engine.loop import Grouped, _Batch, _check
 from thoughtmix.engine.prefill import Reading
 from thoughtmix.engine.row_state import NO_ROW_STATE, RowLora, RowState, stack_row_loras
-from thoughtmix.engine.sampling import Drawn, SamplerBatch, draw, not_finite
+from thoughtmix.engine.sampling import Drawn, SamplingTensors, draw, not_finite
 from thoughtmix.engine.wide import Wide
 
 if TYPE_CHECKING:
@@ -35,24 +36,18 @@ class Job(_Batch):
     def __init__(
         self,
         lm: LanguageModel,
-        prompts: Sequence[Sequence[int]],
-        rows: Sequence[Row],
-        max_new_tokens: int,
-        end_ids: frozenset[int] | None = None,
-        on_step: Callable[[StepEvent], None] | None = None,
-        top: int = 0,
+        asked: Grouped,
+        on_step: OnStep | None = None,
         row_state: RowState = NO_ROW_STATE,
-        tail: int = 0,
+        top: int = 0,
     ) -> None:
-        """Raises `InputError` as `decode` does. row_state: a state that is `ranked` (see `RowState`)."""
-        _check(lm, prompts, rows, max_new_tokens)
-        super().__init__(
-            lm, prompts, rows, max_new_tokens, lm.eos_ids if end_ids is None else end_ids, on_step, row_state, tail
-        )  # fmt: skip
-        self.top, self.step, self.began = top, 0, time.perf_counter()
+        """row_state: one that is a per-row LoRA. Raises `InputError` for what cannot be continued."""
+        _check(lm, asked)
+        super().__init__(lm, asked, on_step, row_state, "shared", top)
+        self.step, self.began = 0, time.perf_counter()
         self.ahead = self.tail  # tokens of it that rows have not read yet
         self.prefill, self.read = 0.0, 0  # read: tokens of its prompts that were computed
-        self.result: Future[Decoded] = Future()
+        self.result: Future[Generation] = Future()
 
     @property
     def tokens(self) -> int:
@@ -83,7 +78,7 @@ class Job(_Batch):
         seconds = time.perf_counter() - self.began
         computed = self.read + self.tail * len(self.rows)
         computed += sum(len(r.token_ids) - 1 for r in self.results if r.token_ids)
-        self.result.set_result(Decoded(self.results, path, weights, self.prefill, seconds, interrupted, computed))
+        self.result.set_result(Generation(self.results, path, weights, self.prefill, seconds, interrupted, computed))
 
     def cut(self) -> None:
         """End every row with what it has."""
@@ -103,7 +98,7 @@ class Continuous:
 
     def _clear(self) -> None:
         self._logits = torch.empty(0)  # of each row's next token
-        self._sampler = SamplerBatch.of([])
+        self._sampler = SamplingTensors.of([])
         self._code = self._bits = torch.empty(0, dtype=torch.float64)
         self._row_lora: RowLora | None = None  # of all rows
         self._changed = True  # since they were put together
@@ -256,8 +251,8 @@ def _newer(one: FusedWeights, other: FusedWeights) -> FusedWeights:
     return one if one.grafted and not other.grafted else other
 
 
-def _joined(one: SamplerBatch, other: SamplerBatch) -> SamplerBatch:
+def _joined(one: SamplingTensors, other: SamplingTensors) -> SamplingTensors:
     def column(name: str) -> Any:
         return torch.cat([getattr(one, name), getattr(other, name)])
 
-    return SamplerBatch(*(column(name) for name in SamplerBatch.__dataclass_fields__))
+    return SamplingTensors(*(column(name) for name in SamplingTensors.__dataclass_fields__))

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoughtmix.core.errors import InputError
-
 # What a thought draws for. Each purpose is its own stream, so drawing more of one changes none of the others.
 TOKENS = 0
 ROUTE = 1
@@ -29,7 +27,7 @@ def uniforms(seeds: Sequence[int], steps: int, device: torch.device | str = "cpu
     return torch.from_numpy(draws).to(device)
 
 
-def spread_code(seed: int, prompt: Sequence[int], routed: bool = False) -> float:
+def arithmetic_offset(seed: int, prompt: Sequence[int], routed: bool = False) -> float:
     """A point of [0, 1) for arithmetic sampling (Vilnis et al. 2023), the seed's own: the seed's bits mirrored behind
     the binary point (van der Corput 1935), shifted by the prompt. Any 2^m neighbouring seeds fall into the 2^m equal
     parts of [0, 1), one each, so that their thoughts lie far apart in the model's distribution; a seed alone is
@@ -41,10 +39,3 @@ def spread_code(seed: int, prompt: Sequence[int], routed: bool = False) -> float
         digit = digit ^ digit >> 1 if routed else digit >> 1
     shift = int.from_bytes(hashlib.blake2b(np.asarray(prompt, dtype="<i8").tobytes(), digest_size=6).digest())
     return (number + shift) % 2**48 / 2**48
-
-
-def codes(draws: str, seeds: Sequence[int], prompt: Sequence[int], routed: bool = False) -> list[float | None]:
-    """`Row.code` of each seed. draws: independent (none), or arithmetic. Raises `InputError`."""
-    if draws not in {"independent", "arithmetic"}:
-        raise InputError(f"draws is {draws!r}.", "Pass draws=independent or draws=arithmetic (--option).")
-    return [spread_code(seed, prompt, routed) if draws == "arithmetic" else None for seed in seeds]

@@ -59,11 +59,9 @@ class RowState(Protocol):
     """Rows are named by their position in the batch. At first that is their position in the request; `reorder` is
     called once before anything is read (rows of one prompt become neighbours) and whenever rows leave."""
 
-    @property
-    def unshared_suffix(self) -> int:
-        """How many tokens at the end of a shared prompt each row should read itself, so that its state has a say in its
-        first token."""
-        ...
+    unshared_suffix: int
+    """How many tokens at the end of a shared prompt each row should read itself, so that its state has a say in its
+    first token."""
 
     @property
     def is_lora(self) -> bool:

@@ -11,50 +11,18 @@ tokens tied exactly at a top-p floor are all kept (a sort would drop some of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.core.errors import NumericsError
+from thoughtmix.engine.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
-class Sampler:
-    """How one row draws its tokens.
-
-    temperature: 0 is greedy (the truncations are then idle).
-    top_k: keep the k likeliest (Fan et al. 2018); 0 is off.
-    top_p: keep the smallest set with at least this mass (Holtzman et al. 2020); 1 is off.
-    min_p: keep tokens with at least this share of the likeliest one's probability (Nguyen et al. 2024); 0 is off.
-    top_nsigma: keep logits within n standard deviations of the largest (Tang et al. 2024); 0 is off.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    top_nsigma: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, low, high, hint in (
-            ("temperature", 0.0, math.inf, "Pass 0 (greedy) or more (--temperature 0.8)."),
-            ("top_k", 0, math.inf, "Pass 0 (off) or a count (--top-k 50)."),
-            ("top_p", 0.0, 1.0, "Pass a share above 0 and up to 1, which is off (--top-p 0.9)."),
-            ("min_p", 0.0, 1.0, "Pass a share from 0, which is off, to 1 (--min-p 0.1)."),
-            ("top_nsigma", 0.0, math.inf, "Pass 0 (off) or more (--top-nsigma 1)."),
-        ):
-            value = getattr(self, name)
-            whole = isinstance(value, int) or name != "top_k"
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and whole
-            if not number or not low <= value <= high or math.isinf(value) or (name == "top_p" and value == 0):
-                raise InputError(f"{name} is {value!r}.", hint)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerBatch:
+class SamplingTensors:
     """The samplers of a batch as tensors, one value a row."""
 
     temperature: Tensor  # (rows,) float64, as are the others
@@ -64,14 +32,14 @@ class SamplerBatch:
     top_nsigma: Tensor
 
     @classmethod
-    def of(cls, samplers: Sequence[Sampler], device: torch.device | str = "cpu") -> SamplerBatch:
+    def of(cls, samplers: Sequence[SamplingParams], device: torch.device | str = "cpu") -> SamplingTensors:
         def column(name: str) -> Tensor:
             return torch.tensor([getattr(s, name) for s in samplers], dtype=torch.float64, device=device)
 
         return cls(*(column(f.name) for f in fields(cls)))
 
-    def rows(self, keep: Tensor | slice) -> SamplerBatch:
-        return SamplerBatch(*(getattr(self, f.name)[keep] for f in fields(self)))
+    def rows(self, keep: Tensor | slice) -> SamplingTensors:
+        return SamplingTensors(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +59,7 @@ def not_finite() -> NumericsError:
     return NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
 
 
-def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> Drawn:
+def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors) -> Drawn:
     """One token a row.
 
     logits: (rows, vocabulary), any float type; -inf means forbidden. uniform: (rows,) float64 in [0, 1).
@@ -124,7 +92,7 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplerBatch) -> Drawn:
     return Drawn(ids, x.gather(1, ids[:, None])[:, 0] - _logsumexp(x), share, rest)
 
 
-def truncated(logits: Tensor, sampler: SamplerBatch) -> Tensor:
+def truncated(logits: Tensor, sampler: SamplingTensors) -> Tensor:
     """(rows, vocabulary) float32: the logits of the tokens that survive each row's truncations, -inf for the others."""
     x = logits.float()
     top = x.amax(-1)
@@ -146,7 +114,7 @@ def _blocks(x: Tensor) -> Tensor:
     return x.unflatten(1, (size // width, width))
 
 
-def _floor(x: Tensor, top: Tensor, s: SamplerBatch) -> Tensor:
+def _floor(x: Tensor, top: Tensor, s: SamplingTensors) -> Tensor:
     """(rows,) float32: the lowest logit that survives all truncations. Greedy rows keep the maximum alone."""
     top64 = top.double()
     floor = torch.full_like(top64, -torch.finfo(torch.float32).max)  # not -inf: a forbidden token never survives

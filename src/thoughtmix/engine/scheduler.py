@@ -1,46 +1,39 @@
-"""Many callers, one model: their decodes join one running batch, which a thread of its own steps.
+"""Many callers, one model: their generations join one running batch, which a thread of its own steps.
 
-    scheduler = Scheduler(lm)
-    with scheduler, Session(scheduler).entered():
-        thinker.think(lm, ...)          # whatever it decodes shares its steps with everybody else's rows
+    scheduler = Scheduler(model)
+    with scheduler:
+        SharedEngine(scheduler, Caller()).generate(...)   # shares its steps with everybody else's rows
 
-Rows that carry something through the model other than a graft's standing routes, that each read the prompt, that want
-another path or what only the one-shot loop does, decode beside the batch: in the caller's thread, taking turns with it
-step by step.
+Rows whose state does more to the model than a per-row LoRA, that each read the prompt, or that begin from kept prefixes
+decode beside the batch: in the caller's thread, taking turns with it step by step.
 """
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
-from thoughtmix.core.thinker import StepEvent
+from thoughtmix.core.request import OnStep, StepEvent
 from thoughtmix.engine.backends.fused import FusedPath
 from thoughtmix.engine.backends.probe import Weights, choose
 from thoughtmix.engine.backends.shared import SharedPath
 from thoughtmix.engine.beginnings import Beginnings
 from thoughtmix.engine.continuous import Continuous, Job
+from thoughtmix.engine.engine import Generation
 from thoughtmix.engine.fair_lock import Turns
-from thoughtmix.engine.loop import ELSEWHERE, Continuation, Decoded
 from thoughtmix.engine.prefill import Reading
 from thoughtmix.engine.row_state import NO_ROW_STATE
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
-_JOINS = frozenset({"max_new_tokens", "end_ids", "on_step", "top", "row_state", "tail"})
-"""What of `decode`'s arguments a job in the batch honours; any other that is not at its default decodes beside it."""
-
-
 _MANY = 4
-"""A single decode may have so many times the batch's rows."""
+"""A single generation may have so many times the batch's rows."""
 
 
 class Cancelled(ThoughtmixError):
@@ -68,32 +61,15 @@ class Tick:
 
 
 @dataclass(eq=False)
-class Session:
-    """One caller: when its time is up, whether it still waits, and what was decoded for it. deadline: of
-    `time.monotonic`. top: note so many likeliest tokens of every step."""
+class Caller:
+    """Somebody for whom is decoded: when the time is up, and whether anybody still waits.
 
-    scheduler: Scheduler
+    deadline: by `time.monotonic`. first_token: when the first one was drawn, by the same clock."""
+
     deadline: float = float("inf")
-    top: int = 0
     cancelled: bool = False
     late: bool = False
-    first: float | None = None
-    """When its first token was drawn, by `time.monotonic`."""
-    decoded: list[Continuation] = field(default_factory=list)
-
-    @contextmanager
-    def entered(self) -> Iterator[Session]:
-        """What this thread decodes meanwhile is the session's."""
-        token = ELSEWHERE.set(self._decode)
-        try:
-            yield self
-        finally:
-            ELSEWHERE.reset(token)
-
-    def cancel(self) -> None:
-        """Its rows leave before the next step, and what it waits for raises `Cancelled`."""
-        self.cancelled = True
-        self.scheduler.wake()
+    first_token: float | None = None
 
     def check(self) -> None:
         """Raises `Cancelled` or `TimedOut`."""
@@ -105,45 +81,20 @@ class Session:
         if self.cancelled:
             raise _cancelled()
 
-    def begun(self) -> None:
-        self.first = self.first or time.monotonic()
-
-    def between(self, listener: Callable[[StepEvent], None] | None) -> Callable[[StepEvent], None]:
-        """An `on_step` for work beside the batch, which holds the turn: others have theirs at each step. Raises
-        `Cancelled`, or KeyboardInterrupt when the time is up, which gives what is there."""
-
-        def step(event: StepEvent) -> None:
-            self.begun()
-            if listener is not None:
-                listener(event)
-            self.check_cancelled()
-            if self.overdue():
-                raise KeyboardInterrupt
-            self.scheduler.turns.pass_on()
-
-        return step
-
     def overdue(self) -> bool:
         if time.monotonic() >= self.deadline:
             self.late = True
         return self.late
 
-    def _decode(self, decode: Callable[..., Decoded], *args: Any, **how: Any) -> Decoded:
-        self.check()
-        given = inspect.signature(decode).bind(*args, **how)
-        how = dict(given.arguments)
-        how["top"] = max(how.get("top", 0), self.top)
-        done = self.scheduler.decode(self, decode, how)
-        self.decoded += done.rows
-        return done
+    def begun(self) -> None:
+        self.first_token = self.first_token or time.monotonic()
 
 
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many,
     and then runs when the batch is empty); tokens: most tokens whose keys and values it holds. chunk: prompt
     tokens read between two steps; four times as many while more rows wait than run. observe: called after every
-    turn, in the scheduler's thread. weights: of the steps, as in `decode`; who asks for others decodes beside the
-    batch."""
+    turn, in the scheduler's thread. weights: of the steps."""
 
     def __init__(
         self,
@@ -160,9 +111,9 @@ class Scheduler:
         self._batch = Continuous()
         self._known = Beginnings()
         self._wake = threading.Condition()
-        self._waiting: deque[tuple[Session, Job]] = deque()
-        self._sessions: dict[Job, Session] = {}
-        self._reading: tuple[Session, Job, Reading] | None = None
+        self._waiting: deque[tuple[Caller, Job]] = deque()
+        self._callers: dict[Job, Caller] = {}
+        self._reading: tuple[Caller, Job, Reading] | None = None
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
 
@@ -173,7 +124,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Decodes that are not in it yet."""
+        """Jobs that are not in it yet."""
         return len(self._waiting) + (self._reading is not None)
 
     def __enter__(self) -> Scheduler:
@@ -193,45 +144,50 @@ class Scheduler:
 
     # --- the caller's side ---
 
-    def decode(self, session: Session, decode: Callable[..., Decoded], how: dict[str, Any]) -> Decoded:
-        """`decode(**how)` of this session, in the batch where that can be. Raises `InputError` for one that the memory
-        would not hold, whatever a thinker's options made of the request."""
-        rows, held = len(how["rows"]), sum(map(len, how["prompts"])) + len(how["rows"]) * how["max_new_tokens"]
-        if rows > _MANY * self.most_rows or held > self.most_tokens:
+    def cancel(self, caller: Caller) -> None:
+        """Its rows leave before the next step, and what it waits for raises `Cancelled`."""
+        caller.cancelled = True
+        self.wake()
+
+    def admit(self, rows: int, tokens: int) -> None:
+        """Raises `InputError` for a generation that the memory would not hold, whatever a thinker's options made of the
+        request."""
+        if rows > _MANY * self.most_rows or tokens > self.most_tokens:
             raise InputError(
-                f"{rows} rows of {how['max_new_tokens']} tokens at once are more than this server holds.",
+                f"{rows} rows and {tokens} tokens at once are more than this server holds.",
                 "Ask for fewer or shorter thoughts, or for less in the thinker's options.",
             )
-        defaults = {p.name: p.default for p in inspect.signature(decode).parameters.values()}
-        defaults["weights"] = self.weights
-        own = {k: v for k, v in how.items() if k not in _JOINS and k not in {"lm", "prompts", "rows"}}
-        row_state, order = how.get("row_state", NO_ROW_STATE), [row.prompt for row in how["rows"]]
-        # A state that was put in another order for the batch could not decode beside it any more.
-        joins = row_state is NO_ROW_STATE or (row_state.is_lora and order == sorted(order))
-        if how["lm"].model is self.lm.model and joins and all(
-            not v or v == defaults[k] for k, v in {"weights": "auto", **own}.items()
-        ):  # fmt: skip
-            try:
-                return self._join(session, how)
-            except _Beside:
-                pass
-        return self._beside(session, decode, how)
 
-    def _join(self, session: Session, how: dict[str, Any]) -> Decoded:
-        job = Job(
-            how["lm"], how["prompts"], how["rows"], how["max_new_tokens"],
-            how.get("end_ids"), how.get("on_step"), how["top"], how.get("row_state", NO_ROW_STATE), how.get("tail", 0),
-        )  # fmt: skip
+    def join(self, caller: Caller, job: Job) -> Generation | None:
+        """Decode a job in the batch; None where its rows cannot join."""
         with self._wake:
             if self._closed:
                 raise Cancelled("The server stops.", "Send it to another.")
-            self._waiting.append((session, job))
+            self._waiting.append((caller, job))
             self._wake.notify()
-        return job.result.result()
+        try:
+            return job.result.result()
+        except _Beside:
+            return None
 
-    def _beside(self, session: Session, decode: Callable[..., Decoded], how: dict[str, Any]) -> Decoded:
-        with self.turns:
-            return decode(**{**how, "on_step": session.between(how.get("on_step"))})
+    def between(self, caller: Caller, listener: OnStep | None = None) -> OnStep:
+        """An `on_step` for work beside the batch, which holds the turn: others have theirs at each step. Raises
+        `Cancelled`, or KeyboardInterrupt when the time is up, which gives what is there."""
+
+        def step(event: StepEvent) -> None:
+            caller.begun()
+            if listener is not None:
+                listener(event)
+            self.let_others(caller)
+
+        return step
+
+    def let_others(self, caller: Caller) -> None:
+        """Between steps of work that holds the turn."""
+        caller.check_cancelled()
+        if caller.overdue():
+            raise KeyboardInterrupt
+        self.turns.pass_on()
 
     # --- the scheduler's thread ---
 
@@ -258,30 +214,30 @@ class Scheduler:
             tokens = self._batch.step()
         except Exception as error:  # the model itself: nobody in the batch can go on
             self._batch.fail(error)
-        self._sessions = {job: self._sessions[job] for job in self._batch.jobs}
+        self._callers = {job: self._callers[job] for job in self._batch.jobs}
         if self.observe is not None:
             now = time.perf_counter()
             self.observe(Tick(rows, self.waiting, tokens, read, now - middle, middle - began))
 
     def _leave(self) -> None:
         """Let go who was cancelled or is late."""
-        for job, session in list(self._sessions.items()):
-            if session.cancelled:
+        for job, caller in list(self._callers.items()):
+            if caller.cancelled:
                 self._batch.remove(job, _cancelled())
-            elif session.overdue():
+            elif caller.overdue():
                 self._batch.remove(job)
         with self._wake:
             waiting = list(self._waiting)
             self._waiting.clear()
-            for session, job in waiting:
-                if not self._refused(session, job):
-                    self._waiting.append((session, job))
+            for caller, job in waiting:
+                if not self._refused(caller, job):
+                    self._waiting.append((caller, job))
         if self._reading is not None and self._refused(*self._reading[:2]):
             self._reading = None
 
-    def _refused(self, session: Session, job: Job) -> bool:
+    def _refused(self, caller: Caller, job: Job) -> bool:
         try:
-            session.check()
+            caller.check()
         except ThoughtmixError as error:
             job.result.set_exception(error)
             return True
@@ -297,14 +253,14 @@ class Scheduler:
             if self._reading is None and not self._begin():
                 break
             assert self._reading is not None
-            session, job, reading = self._reading
+            caller, job, reading = self._reading
             try:
                 read += reading.advance(max(1, most - read) if self._batch.jobs else self.chunk)
                 if reading.done:
                     self._reading = None
                     self._batch.join(job, reading)
-                    self._sessions[job] = session
-                    session.begun()
+                    self._callers[job] = caller
+                    caller.begun()
             except Exception as error:  # out of memory, say
                 self._reading = None
                 job.result.set_exception(error)
@@ -318,13 +274,13 @@ class Scheduler:
         with self._wake:
             if not self._waiting or not self._room(self._waiting[0][1]):
                 return False
-            session, job = self._waiting.popleft()
+            caller, job = self._waiting.popleft()
         try:
             route = choose(self.lm.model, weights=self.weights, row_state=job.row_state, prompts=len(job.prompts))
             fits = isinstance(route, FusedPath) or (isinstance(route, SharedPath) and job.row_state is NO_ROW_STATE)
             if not fits or not self._batch.fits(route):  # type: ignore[arg-type]
                 raise _Beside
-            self._reading = (session, job, Reading(route, job.heads, job.counts, job.capacity, self._known))  # type: ignore[arg-type]
+            self._reading = (caller, job, Reading(route, job.heads, job.counts, job.capacity, self._known))  # type: ignore[arg-type]
         except Exception as error:
             job.result.set_exception(error)
             return self._begin()
@@ -350,6 +306,3 @@ class Scheduler:
 
 def _cancelled() -> Cancelled:
     return Cancelled("The request was cancelled.", "Send it again.")
-
-
-__all__: Sequence[str] = ["Cancelled", "Scheduler", "Session", "Tick", "TimedOut"]

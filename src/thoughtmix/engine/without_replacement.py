@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thoughtmix.engine.sampling import SamplerBatch, draw, truncated
+from thoughtmix.engine.sampling import SamplingTensors, draw, truncated
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Excluded:
     """A continuation that is not to be drawn again, and the probability that each of its tokens had in the draw."""
 
     token_ids: tuple[int, ...]
@@ -30,18 +30,18 @@ class Taken:
         return min(math.prod(self.shares[at:]), 1.0)
 
 
-class Once:
+class WithoutReplacement:
     """What is taken, row by row. taken: of each row of a batch; rows of one number in `group` also avoid each other's
     tokens where they have drawn the same until then and this draw is their last."""
 
-    def __init__(self, taken: Sequence[Sequence[Taken]], group: Sequence[int]) -> None:
+    def __init__(self, taken: Sequence[Sequence[Excluded]], group: Sequence[int]) -> None:
         self.taken, self.group = [list(some) for some in taken], list(group)
 
     def draw(
         self,
         logits: Tensor,
         uniform: Tensor,
-        sampler: SamplerBatch,
+        sampler: SamplingTensors,
         rows: Sequence[int],
         before: Sequence[Sequence[int]],
         last: Sequence[bool],
@@ -72,7 +72,7 @@ class Once:
 
 
 def _without(
-    logits: Tensor, uniform: float, sampler: SamplerBatch, gone: Mapping[int, float]
+    logits: Tensor, uniform: float, sampler: SamplingTensors, gone: Mapping[int, float]
 ) -> tuple[int, float, float] | None:
     """A token of one row (1, vocabulary), drawn by the inverse CDF in vocabulary order over what is left; its
     log-probability and its whole share. None: nothing is left."""

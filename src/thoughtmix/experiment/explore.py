@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
 from thoughtmix.metrics import self_bleu, vendi
 from thoughtmix.mixture.state import BranchRowState
+from thoughtmix.models import LanguageModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,18 +47,20 @@ def generate(
     """n texts for each prompt, all in one batch. setting: temperature, top_p, min_p, and creativity for a mixture."""
     ids = [tokenizer(p, add_special_tokens=False)["input_ids"] for p in prompts]
     own: dict[str, Any] = {k: v for k, v in setting.items() if k != "creativity"}
-    sampler = Sampler(**own)
+    sampling = SamplingParams(**own)
     rows = [
-        Row(seed=seed + p * SEED_STEP + i, sampler=sampler, prompt=p) for p in range(len(prompts)) for i in range(n)
+        SequenceRequest(tuple(ids[p]), seed + p * SEED_STEP + i, sampling, tokens, end_ids=frozenset())
+        for p in range(len(prompts))
+        for i in range(n)
     ]
-    lm: Any = SimpleNamespace(model=model, tokenizer=tokenizer, context_length=None, eos_ids=frozenset(), name="")
+    engine = LocalEngine(LanguageModel(model, tokenizer, "experiment"), weights="native")
     row_state: RowState = NO_ROW_STATE
     if model.config.num_branches > 1:
         row_state = BranchRowState([r.seed for r in rows], [setting.get("creativity", 1.0)] * len(rows), model.device)
-    done = decode(lm, ids, rows, max_new_tokens=tokens, row_state=row_state, weights="native")
+    done = engine.generate(rows, row_state=row_state)
     if done.interrupted:
         raise KeyboardInterrupt
-    return [[r.text for r in done.rows[p * n : (p + 1) * n]] for p in range(len(prompts))]
+    return [[r.text for r in done.outputs[p * n : (p + 1) * n]] for p in range(len(prompts))]
 
 
 @torch.no_grad()

@@ -10,9 +10,12 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.core.thinker import Request
+from thoughtmix.core.request import Prompt, Request
 from thoughtmix.core.types import Thought
-from thoughtmix.engine import Row, decode
+from thoughtmix.engine.engine import LocalModelEngine, SequenceRequest
+from thoughtmix.engine.local import LocalEngine
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.engine.row_state import Read
 from thoughtmix.experts.analysis import analyze_expert_specialization
 from thoughtmix.experts.controller import ExpertController
 from thoughtmix.experts.families import find_moe_layers
@@ -20,7 +23,6 @@ from thoughtmix.experts.profile import ROUTER, Profile, all_experts, load_profil
 from thoughtmix.experts.prompts import PROMPTS
 from thoughtmix.experts.row_state import ExpertRowState
 from thoughtmix.experts.specialization import Specialization
-from thoughtmix.thinkers._common import samplers, thoughts
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -74,43 +76,39 @@ def _named(model: LanguageModel, name: str) -> list[Profile]:
 
 
 def think_under(
-    model: LanguageModel,
-    prompt_ids: Sequence[int],
+    engine: LocalModelEngine,
+    prompt: Prompt,
     request: Request,
     assigned: Sequence[Profile],
     *,
     strength: float = 1.0,
     head: int = 0,
-    read: str = "shared",
+    read: Read = "shared",
 ) -> tuple[list[Thought], Mapping[str, Any]]:
     """Thought i of the request under assigned[i]. creativity scales biases and noise; at 0 nothing is steered and,
-    unless a temperature is given, nothing drawn. read: see `thoughtmix.engine.row_state`."""
-    n = request.n
+    unless a temperature is given, nothing drawn. read: see `Engine.generate`."""
     creativity = 1.0 if request.creativity is None else float(request.creativity)
     temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
-    drawn = samplers(request, temperature)
-    with ExpertController(model.model, scoped=True) as controller:
+    params = sampling_params(request, temperature)
+    with ExpertController(engine.model.model, scoped=True) as controller:
         controller.set([p.scaled(strength * creativity) if creativity else ROUTER for p in assigned])
         noise = [creativity if p is NOISE else 0.0 for p in assigned]
         if any(noise):
             controller.perturb(noise, request.seeds, head)
-        decoded = decode(
-            model,
-            [prompt_ids],
-            [Row(seed=s, sampler=x, stop=request.stop) for s, x in zip(request.seeds, drawn, strict=True)],
-            max_new_tokens=request.max_new_tokens,
+        done = engine.generate(
+            [
+                SequenceRequest(prompt, seed, sampling, request.max_new_tokens, request.stop)
+                for seed, sampling in zip(request.seeds, params, strict=True)
+            ],
+            row_state=ExpertRowState(controller, request.n),
+            read=read,
             on_step=request.on_step,
-            path=request.path,
-            weights=request.weights,
-            row_state=ExpertRowState(controller, n),
-            read=read,  # type: ignore[arg-type]  # checked by decode
         )
     origins = [
-        {"thinker": "experts", "profile": p.name, "creativity": creativity, "temperature": sampler.temperature}
-        for sampler, p in zip(drawn, assigned, strict=True)
+        {"thinker": "experts", "profile": p.name, "creativity": creativity, "temperature": sampling.temperature}
+        for sampling, p in zip(params, assigned, strict=True)
     ]
-    facts = {**decoded.facts, "read": read, "interrupted": decoded.interrupted}
-    return thoughts(decoded.rows, request.seeds, origins), facts
+    return as_thoughts(done.outputs, request.seeds, origins), {**run_facts(done), "read": read}
 
 
 def generate_thought_branches(
@@ -119,7 +117,7 @@ def generate_thought_branches(
     profiles: str | Sequence[str | Profile] | None = None,
     *,
     strength: float = 1.0,
-    read: str = "each",
+    read: Read = "each",
     head: int = 0,
     raw: bool = False,
     **settings: Any,
@@ -135,5 +133,5 @@ def generate_thought_branches(
     else:
         chosen = profiles_of(model, profiles)
     request = dataclasses.replace(Request(**settings), n=len(chosen))
-    ids = model.encode(prompt, raw=raw)
-    return think_under(model, ids, request, chosen, strength=strength, head=head, read=read)[0]
+    asked = Prompt.from_user(prompt, raw)
+    return think_under(LocalEngine(model), asked, request, chosen, strength=strength, head=head, read=read)[0]

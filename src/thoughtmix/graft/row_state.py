@@ -30,7 +30,7 @@ class GraftRowState(BranchRowState):
         super().__init__(seeds, creativity, device)
         self.graft = graft
         config = graft.config
-        self.unshared_suffix = config.tail
+        self.unshared_suffix = config.tail if any(c > 0 for c in creativity) else 0
         # Standing noise and weights that no token moves: then a step needs nothing but two numbers a rank.
         self.is_lora = config.combiner == "router" and config.noise != "fresh" and config.router == "prior"
         if weights is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Row, Sampler, decode
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.engine.row_state import Read
 from thoughtmix.mixture.metrics import LayerMetrics
 from thoughtmix.mixture.state import BranchRowState
+from thoughtmix.models import LanguageModel
 
 if TYPE_CHECKING:
     from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
@@ -29,7 +30,7 @@ def generate_parallel_thoughts(
     seed: int = 0,
     temperature: float = 0.8,
     min_p: float = 0.0,
-    read: str = "shared",
+    read: Read = "shared",
 ) -> list[dict[str, Any]]:
     """num_parallel thoughts, each up to max_length new tokens, for every prompt in input_ids (b, t).
 
@@ -44,25 +45,30 @@ def generate_parallel_thoughts(
     prompts = input_ids.tolist()
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
-    lm: Any = SimpleNamespace(
-        model=model, tokenizer=_NoText(), context_length=model.config.max_position_embeddings, eos_ids=ends, name="MoT"
-    )
+    tokenizer: Any = _NoText()
+    engine = LocalEngine(LanguageModel(model, tokenizer, "MoT"))
     rows = [
-        Row(seed=seed + i, sampler=Sampler(temperature=temperature * (levels[i] > 0), min_p=min_p), prompt=p)
+        SequenceRequest(
+            tuple(prompt),
+            seed + i,
+            SamplingParams(temperature=temperature * (levels[i] > 0), min_p=min_p),
+            max_length,
+            end_ids=ends,
+        )
         for i in range(num_parallel)
-        for p in range(len(prompts))
+        for prompt in prompts
     ]
     row_state = BranchRowState([r.seed for r in rows], [c for c in levels for _ in prompts], model.device)
     was_training = model.training
     model.eval()  # dropout is training's; noise is creativity's and stays
     try:
-        decoded = decode(lm, prompts, rows, max_new_tokens=max_length, row_state=row_state, read=read)  # type: ignore[arg-type]
+        done = engine.generate(rows, row_state=row_state, read=read)
     finally:
         model.train(was_training)
     pad = model.config.pad_token_id if model.config.pad_token_id is not None else min(ends, default=0)
     out = []
     for i, level in enumerate(levels):
-        mine = decoded.rows[i * len(prompts) : (i + 1) * len(prompts)]
+        mine = done.outputs[i * len(prompts) : (i + 1) * len(prompts)]
         longest = max(len(r.token_ids) for r in mine)
         full = [p + r.token_ids + [pad] * (longest - len(r.token_ids)) for p, r in zip(prompts, mine, strict=True)]
         ids = torch.tensor(full, device=model.device)

@@ -40,17 +40,6 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
-    @property
-    def own_thinker(self) -> str:
-        """The thinker that this model is made for: mixture, diffusion or sampling."""
-        if not self.causal:
-            return "diffusion"
-        if self.is_default:
-            return "sampling"  # also once its graft is in place: README, "Graft", says what that is good for
-        routed = self.model.config.model_type == "thoughtmix_mixture"
-        branched = routed or any(getattr(m, "thought_graft", None) is not None for m in self.model.modules())
-        return "mixture" if branched else "sampling"
-
     @cached_property
     def context_length(self) -> int | None:
         """Most tokens of prompt and answer together; None when the config names no limit."""

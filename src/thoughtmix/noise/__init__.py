@@ -8,7 +8,16 @@
 Importing this needs no torch.
 """
 
-from thoughtmix.noise.catalogue import LANGUAGES, STRENGTHS, Catalogue, Direction, most_different
-from thoughtmix.noise.noiser import SemanticNoiser
+from thoughtmix.core.lazy import lazy_names
 
 __all__ = ["LANGUAGES", "STRENGTHS", "Catalogue", "Direction", "SemanticNoiser", "most_different"]
+
+_HOME = {
+    "LANGUAGES": "noise.catalogue",
+    "STRENGTHS": "noise.catalogue",
+    "Catalogue": "noise.catalogue",
+    "Direction": "noise.catalogue",
+    "SemanticNoiser": "methods",
+    "most_different": "noise.catalogue",
+}
+__getattr__, __dir__ = lazy_names("thoughtmix", _HOME)

@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from thoughtmix.core.errors import InputError
-from thoughtmix.core.thinker import Request
 from thoughtmix.core.types import Thought
-from thoughtmix.diffusion.load import DiffusionModel, wrap_diffusion
+from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.policies import Random
 from thoughtmix.diffusion.renoise import forget
 from thoughtmix.diffusion.sampler import Meter, Plan, denoise
-from thoughtmix.noise.words import check
 
 if TYPE_CHECKING:
-    from thoughtmix.models import LanguageModel
-    from thoughtmix.noise.rewriting import Idea
+    pass
 
 LEVEL, STEPS = 0.5, 64
-
-
-def denoised(
-    model: LanguageModel, before: Sequence[int], request: Request, idea: Idea | None, seed: int | None
-) -> tuple[list[Thought], Mapping[str, Any]]:
-    """The thinker on a model that writes in any order. Raises `InputError` for directions, which it cannot follow."""
-    from thoughtmix.thinkers.diffusion import THINKER as diffusion
-
-    for name in ("families", "directions", "strength", "language", "order", "file"):
-        if name in request.options:
-            raise InputError(f"{model.name} follows no instructions, {name} was given.", "Pass tokens=0.5 alone.")
-    dm = wrap_diffusion(model.model, model.tokenizer, model.name)
-    text, facts = (idea.text, {}) if idea else ("", {})
-    if idea is None:
-        first = dataclasses.replace(request, n=1, seed=seed or 0, options={}, on_step=None, temperature=None,
-                                    creativity=0.0 if seed is None else None)  # fmt: skip
-        made, found = diffusion.think(model, before, first)
-        text, facts = made[0].text, dict(found)
-        if request.creativity == 0 or facts.pop("interrupted", False) or not text.strip():
-            copies = [dataclasses.replace(made[0], seed=s) for s in request.seeds]
-            return copies, {**facts, "interrupted": made[0].finish == "cancelled"}
-    level = check(request.options.get("tokens", LEVEL), str(request.options.get("mask", "random")))
-    heat = request.temperature if request.temperature is not None else request.creativity
-    if isinstance(heat, tuple):
-        raise InputError("A mask predictor takes one temperature for all thoughts.", "Pass one value.")
-    return renoised(dm, [text] * request.n, list(request.seeds), level, str(request.options.get("mask", "random")),
-                    1.0 if heat is None else float(heat), facts)  # fmt: skip
 
 
 def renoised(

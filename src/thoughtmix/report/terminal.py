@@ -13,7 +13,7 @@ from rich.text import Text
 from thoughtmix.report.text import facts, heat_rows, printable, stage_rows, summary
 
 if TYPE_CHECKING:
-    from thoughtmix.core.thinker import StepEvent
+    from thoughtmix.core.request import StepEvent
     from thoughtmix.core.types import ThoughtSet
 
 # Near to far, dark to light: readable with any kind of colour sight, and the digit says it too.

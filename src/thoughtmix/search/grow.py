@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import Continuation, Decoded, Row, Taken, decode
+from thoughtmix.engine.engine import Generation, LocalModelEngine, SequenceOutput, SequenceRequest
+from thoughtmix.engine.local import LocalEngine
+from thoughtmix.engine.without_replacement import Excluded
 from thoughtmix.search.answers import different
 from thoughtmix.search.apart import Apart, words_apart
 from thoughtmix.search.evaluators import Evaluators, Leaf
@@ -81,13 +83,13 @@ class Spent:
 class TreeSearch:
     """One tree. `explore` as often and as long as you like, `finish` whenever an answer is wanted.
 
-    prompt: what evaluators are told was asked; None: the text of `prompt_ids`. apart: see `answers`. path, weights: as
-    in `decode`.
+    model: a model, or the engine that decodes. prompt: what evaluators are told was asked; None: the text of
+    `prompt_ids`. apart: see `answers`.
     """
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | LocalModelEngine,
         prompt_ids: Sequence[int],
         settings: Settings | None = None,
         evaluators: Evaluators | None = None,
@@ -96,14 +98,13 @@ class TreeSearch:
         seed: int = 0,
         prompt: str | None = None,
         apart: Apart = words_apart,
-        path: Any = "auto",
-        weights: Any = "auto",
     ) -> None:
-        self.model, self.prompt_ids = model, list(prompt_ids)
+        self.engine = model if isinstance(model, LocalModelEngine) else LocalEngine(model)
+        self.model, self.prompt_ids = self.engine.model, list(prompt_ids)
         self.settings, self.evaluators = settings or Settings(), evaluators or Evaluators()
         self.proposal: Proposal = SamplingProposal() if proposal is None else proposal
-        self.prompt = model.decode(prompt_ids) if prompt is None else prompt
-        self.apart, self.path, self.weights = apart, path, weights
+        self.prompt = self.model.decode(prompt_ids) if prompt is None else prompt
+        self.apart = apart
         self.tree = Tree(seed, self.settings.exploration, self.settings.urgency)
         self.spent = Spent()
         self.ended: list[Node] = []  # open leaves that `finish` completed: not of the tree
@@ -150,7 +151,7 @@ class TreeSearch:
         left = [min(each, self.settings.length - len(leaf.tokens)) for leaf, _ in draws]
         done = self._decode(draws, left, keep=False, stop=self.settings.stop)
         self.ended = [
-            self._node(leaf, place, row, last=True) for (leaf, place), row in zip(draws, done.rows, strict=True)
+            self._node(leaf, place, row, last=True) for (leaf, place), row in zip(draws, done.outputs, strict=True)
         ]
         self.spent.drawn += _count(done)
         for node, (value, said) in zip(self.ended, self._judge(self.ended), strict=True):
@@ -247,7 +248,7 @@ class TreeSearch:
         done = self._decode(draws, [min(self.settings.step, self._left(node)) for node, _ in draws], once=True)
         out = _Drawn(tokens=_count(done))
         known = {(id(c.parent), c.token_ids): c for node in chosen for c in node.children}
-        for (parent, place), row, prefix in zip(draws, done.rows, done.prefixes, strict=True):
+        for (parent, place), row, prefix in zip(draws, done.outputs, done.prefixes, strict=True):
             if prefix is not None and prefix.keys is not None:
                 out.read.setdefault(id(parent), prefix.parent if prefix.before and prefix.parent else prefix)
             child = self._node(parent, place, row)
@@ -262,12 +263,12 @@ class TreeSearch:
             left = [self._left(child) for child in going]
             done = self._decode([(child, 0) for child in going], left, keep=False, stop=self.settings.stop)
             out.tokens += _count(done)
-            for child, row in zip(going, done.rows, strict=True):
+            for child, row in zip(going, done.outputs, strict=True):
                 out.ends[child] = self._node(child, 0, row, last=True)
         out.judged = [out.ends.get(child, child) for child in out.new]  # a child with a rollout is judged by it
         return None if done.interrupted else out
 
-    def _node(self, parent: Node, place: int, row: Continuation, last: bool = False) -> Node:
+    def _node(self, parent: Node, place: int, row: SequenceOutput, last: bool = False) -> Node:
         """What a row drew. Not of the tree yet. last: a thought ends here, whatever it lacks."""
         node = Node(-1, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), tuple(row.shares), row.finish)
         self._read(node)
@@ -282,7 +283,7 @@ class TreeSearch:
         keep: bool = True,
         stop: tuple[str, ...] = (),
         once: bool = False,
-    ) -> Decoded:
+    ) -> Generation:
         """One batch: a row for each (parent, place), of at most `left` tokens. once: none that a parent has already."""
         began = time.perf_counter()
         parents = list({id(node): node for node, _ in draws}.values())
@@ -293,27 +294,28 @@ class TreeSearch:
         if any(len(ids) < 2 for ids in prompts):
             known = [None] * len(prompts)
         row_state = self.proposal.row_state(self.model, seeds)
-        tail = row_state.unshared_suffix  # it is for a prompt's end: later, the last token is enough
-        tail = tail if any(node.parent is None for node in parents) else min(tail, 1)
-        done = decode(
-            self.model,
-            prompts,
+        if all(node.parent is not None for node in parents) and row_state.unshared_suffix > 1:
+            row_state.unshared_suffix = 1  # it is for a prompt's end: later, the last token is enough
+        done = self.engine.generate(
             [
-                Row(seed=seed, sampler=self.proposal.sampler, prompt=at[id(node)], stop=stop, max_new_tokens=most)
+                SequenceRequest(
+                    tuple(prompts[at[id(node)]]),
+                    seed,
+                    self.proposal.sampling,
+                    most,
+                    stop,
+                    prefix=known[at[id(node)]],
+                    exclude=_taken(node) if once else (),
+                )
                 for (node, _), seed, most in zip(draws, seeds, left, strict=True)
             ],
-            max_new_tokens=max(left),
-            path=self.path,
-            weights=self.weights,
             row_state=row_state,
-            tail=tail,
-            known=known,
-            keep=keep,
-            taken=[_taken(node) for node in parents] if once else None,
+            keep_prefixes=keep,
+            without_replacement=once,
         )
         self.decoding_path = done.path
         self.spent.computed += done.computed
-        self.spent.steps += max(len(row.token_ids) for row in done.rows)
+        self.spent.steps += max(len(row.token_ids) for row in done.outputs)
         self.spent.model_seconds += time.perf_counter() - began
         return done
 
@@ -354,13 +356,13 @@ class _Drawn:
     read: dict[int, Prefix] = field(default_factory=dict)
 
 
-def _count(done: Decoded) -> int:
-    return sum(len(row.token_ids) for row in done.rows)
+def _count(done: Generation) -> int:
+    return sum(len(row.token_ids) for row in done.outputs)
 
 
-def _taken(node: Node) -> list[Taken]:
+def _taken(node: Node) -> tuple[Excluded, ...]:
     """What is not to be drawn at a node again."""
-    return [Taken(c.token_ids, c.shares) for c in node.children if c.shares]
+    return tuple(Excluded(c.token_ids, c.shares) for c in node.children if c.shares)
 
 
 def _known(node: Node, length: int) -> Prefix | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from thoughtmix.engine import Sampler
+from thoughtmix.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from thoughtmix.engine.row_state import RowState
@@ -18,10 +18,10 @@ class Proposal(Protocol):
     def name(self) -> str: ...
 
     @property
-    def sampler(self) -> Sampler: ...
+    def sampling(self) -> SamplingParams: ...
 
     def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
-        """What the rows of these seeds carry through the model; it may say how long a `tail` they need."""
+        """What the rows of these seeds carry through the model; see `RowState`."""
         ...
 
     def settings(self) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Proposal(Protocol):
 class SamplingProposal:
     """Plain sampling."""
 
-    sampler: Sampler = field(default_factory=lambda: Sampler(min_p=0.1))
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(min_p=0.1))
     name: str = "sampling"
 
     def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
@@ -42,7 +42,7 @@ class SamplingProposal:
         return NO_ROW_STATE
 
     def settings(self) -> dict[str, Any]:
-        return {"name": self.name, **_sampler(self.sampler)}
+        return {"name": self.name, **_sampling(self.sampling)}
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class MixtureProposal:
     so far is read again as a prompt.)"""
 
     creativity: float = 1.0
-    sampler: Sampler = field(default_factory=lambda: Sampler(temperature=0.7, min_p=0.1))
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.7, min_p=0.1))
     name: str = "mixture"
 
     def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
-        from thoughtmix.thinkers.mixture import branch_row_state
+        from thoughtmix.graft.branched import branch_row_state
 
         return branch_row_state(model, seeds, [self.creativity] * len(seeds))
 
     def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "creativity": self.creativity, **_sampler(self.sampler)}
+        return {"name": self.name, "creativity": self.creativity, **_sampling(self.sampling)}
 
 
-def _sampler(sampler: Sampler) -> dict[str, float]:
-    return {name: getattr(sampler, name) for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma")}
+def _sampling(params: SamplingParams) -> dict[str, float]:
+    return {name: getattr(params, name) for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma")}

@@ -7,7 +7,8 @@ import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.engine.scheduler import Session
+from thoughtmix.engine.scheduler import Caller, TimedOut
+from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.serve import answers, schemas
 from thoughtmix.serve.errors import Refused, body_of, refusal
 
@@ -36,9 +37,9 @@ class Film:
     """A denoising in a thread, its frames in the event loop. It takes turns with the decoding steps."""
 
     def __init__(
-        self, service: Service, asked: schemas.DiffuseRequest, session: Session, loop: asyncio.AbstractEventLoop
+        self, service: Service, asked: schemas.DiffuseRequest, caller: Caller, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.service, self.asked, self.session, self._loop = service, asked, session, loop
+        self.service, self.asked, self.caller, self._loop = service, asked, caller, loop
         self._news: asyncio.Queue[dict[str, Any] | Refused | None] = asyncio.Queue()
         self._step = 0
         self._lanes: list[dict[str, Any]] = [
@@ -58,7 +59,7 @@ class Film:
         try:
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
         except RuntimeError:  # the loop is closed: nobody listens
-            self.session.cancelled = True
+            self.caller.cancelled = True
 
     def _work(self) -> None:
         try:
@@ -69,15 +70,15 @@ class Film:
             asked, self.model = self.asked, canvas_model(self.service)
             steps = min(asked.steps, asked.length)
             diffusion = MultiBranchDiffusion(asked.branches, self.model, plan=Plan(policy("random"), steps))
-            with self.service.scheduler.turns:
+            with SharedEngine(self.service.scheduler, self.caller).exclusive() as self._let_others:
                 diffusion.generate_parallel(asked.prompt, asked.length, seed=asked.seed, on_frame=self._seen)
             self._tell(None)
+        except KeyboardInterrupt:
+            self._tell(refusal(TimedOut("The request's time is up.", "Ask for less.")))
         except BaseException as error:
             self._tell(refusal(error))
 
     def _seen(self, frame: Frame) -> None:
-        self.session.check()
-        self.session.begun()
         self._step += 1
         names = dict(zip(frame.names, frame.lanes, strict=True))
         for row, (name, lane) in enumerate(zip(frame.names, frame.lanes, strict=True)):
@@ -90,7 +91,7 @@ class Film:
         self._names = names
         steps = max(self._step, min(self.asked.steps, self.asked.length))
         self._tell({"step": self._step, "steps": steps, "branches": [dict(lane) for lane in self._lanes]})
-        self.service.scheduler.turns.pass_on()
+        self._let_others()
 
     def _origin(self, name: str) -> int | None:
         root = name.rstrip("abcdefghijklmnopqrstuvwxyz")
@@ -123,5 +124,5 @@ async def frames(film: Film, first: dict[str, Any] | None, ticket: Ticket) -> As
         yield answers.sse(body_of(error))
         yield answers.DONE
     finally:
-        ticket.session.cancel()
+        ticket.cancel()
         ticket.leave()

@@ -12,17 +12,17 @@ from fastapi.responses import Response, StreamingResponse
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import ThoughtmixError
-from thoughtmix.core.registry import get_thinker, thinker_names
+from thoughtmix.core.options import served_schema
 from thoughtmix.core.selection import select_diverse
-from thoughtmix.core.thinker import suits
+from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.metrics import pairwise_distances
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
 from thoughtmix.serve import schemas
 from thoughtmix.serve.diffuse import Film, frames
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.openai import FAILURES, STREAMS, while_there
-from thoughtmix.serve.options import offered
 from thoughtmix.serve.service import Service, Ticket
+from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 LANGUAGES = ["en", "fr"]
 
@@ -69,27 +69,29 @@ def router(service: Service) -> APIRouter:
         ticket = service.admit([])
         began = False
         try:
-            film = Film(service, asked, ticket.session, asyncio.get_running_loop())
+            film = Film(service, asked, ticket.caller, asyncio.get_running_loop())
             first = await while_there(request, ticket, film.next())
             began = True
             return StreamingResponse(frames(film, first, ticket), media_type="text/event-stream")
         finally:
             if not began:
-                ticket.session.cancel()
+                ticket.cancel()
                 ticket.leave()
 
     return api
 
 
 def _thinkers(service: Service) -> list[schemas.ThinkerInfo]:
-    rows = []
+    rows, engine = [], SharedEngine(service.scheduler)
     for name in thinker_names():
         try:
             kind = get_thinker(name)
         except ThoughtmixError:  # a broken plug-in does not hide the others
             continue
-        if suits(kind, service.lm):
-            rows.append(schemas.ThinkerInfo(name=name, summary=kind.summary, options=offered(kind)))
+        if kind.suits(engine):
+            schema = served_schema(kind.Options)
+            help = {option: told for option, told in kind.options.items() if option in schema["properties"]}
+            rows.append(schemas.ThinkerInfo(name=name, summary=kind.summary, options=help, option_schema=schema))
     return rows
 
 

@@ -117,7 +117,7 @@ async def _respond(
     ticket = service.admit(calls)
     streams = False
     try:
-        runs = [service.run(call, ticket.session, asked.stream) for call in calls]
+        runs = [service.run(call, ticket.caller, asked.stream) for call in calls]
         if asked.stream:
             first = await while_there(request, ticket, runs[0].news())
             streams = True
@@ -125,7 +125,7 @@ async def _respond(
         made = [await while_there(request, ticket, run.answer()) for run in runs]
     finally:
         if not streams:
-            ticket.session.cancel()  # what is over does not mind
+            ticket.cancel()  # what is over does not mind
             ticket.leave()
     choices = [
         form.choice(i, thought, answer)
@@ -147,7 +147,7 @@ async def while_there(request: Request, ticket: Ticket, work: Awaitable[T]) -> T
         await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
         if doing.done():
             return doing.result()
-        ticket.session.cancel()
+        ticket.cancel()
         ticket.service.meters.cancelled.inc()
         raise Refused(499, "The client left.", code="cancelled")  # nobody reads it
     finally:
@@ -175,7 +175,7 @@ async def _stream(ticket: Ticket, run: Run, first: Any, asked: schemas.Asked, fo
         if not over:
             ticket.service.meters.cancelled.inc()
         last.cancel()
-        ticket.session.cancel()
+        ticket.cancel()
         ticket.leave()
 
 

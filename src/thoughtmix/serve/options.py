@@ -1,44 +1,52 @@
-"""Which of a thinker's own options a request may use, and how far: nobody names the server's files or models from
-outside, and no option multiplies what a request may cost."""
+"""Which of a thinker's own options a request may use, and how far: what its `Options` declare, and nothing else."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from thoughtmix.core.errors import UnknownName
-from thoughtmix.core.thinker import Thinker
+from thoughtmix.core.options import ThinkerOptions, parse_options, served_schema
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import Limits
-
-_OURS = frozenset({("noise", "file"), ("hybrid", "file"), ("hybrid", "judge"), ("hybrid", "mask_model")})
-"""(thinker, option) that name a file or a model."""
-_MAY_NAME_A_FILE = frozenset({("experts", "profiles")})
-_ROWS = frozenset({("hybrid", "drafts"), ("search", "width"), ("search", "batch"), ("diffusion", "branches")})
-_TOKENS = frozenset({("search", "tokens"), ("diffusion", "steps")})
+from thoughtmix.thinkers.base import Thinker
 
 
-def offered(kind: Thinker) -> dict[str, str]:
-    """The options that requests may use, with their help."""
-    return {name: told for name, told in kind.options.items() if (kind.name, name) not in _OURS}
+def served_options(thinker: Thinker, given: Mapping[str, Any], limits: Limits) -> ThinkerOptions:
+    """The thinker's options of a request.
+
+    Raises:
+        UnknownName: A name that is no option.
+        Refused: 400 for an option that is not declared safe for requests, or a value beyond the server's limits.
+        InputError: A value of another type or beyond the option's own bounds.
+    """
+    fields = thinker.Options.model_fields
+    offered = served_schema(thinker.Options)["properties"]
+    for name, value in given.items():
+        if name not in fields:
+            raise UnknownName(f"option of thinker {thinker.name!r}:", name[:80], offered)
+        if name not in offered:
+            known = f"Offered: {', '.join(offered)}." if offered else "This thinker offers none."
+            raise Refused(400, f"The option {name} is not for requests. {known}", param="options")
+        rules = fields[name].json_schema_extra
+        assert isinstance(rules, dict)
+        _check_pattern(name, value, rules.get("served_pattern"))
+    options = parse_options(thinker.Options, given, thinker.name)
+    for name in given:
+        rules = fields[name].json_schema_extra
+        bound = rules.get("served_max") if isinstance(rules, dict) else None
+        most = {"thoughts": limits.thoughts, "tokens": limits.tokens}.get(str(bound))
+        value = getattr(options, name)
+        if most is not None and value is not None and value > most:
+            raise Refused(400, f"{name} is {value}, this server takes up to {most}.", param="options")
+    return options
 
 
-def check_options(kind: Thinker, options: Mapping[str, Any], limits: Limits) -> None:
-    """Raises `UnknownName`, or `Refused` (400)."""
-    for name, value in options.items():
-        if name not in kind.options:
-            raise UnknownName(f"option of thinker {kind.name!r}:", name[:80], offered(kind))
-        at = (kind.name, name)
-        if at in _OURS or (at in _MAY_NAME_A_FILE and ".json" in str(value)):
-            raise Refused(400, f"{name} names a file or a model: the server's are not for requests.", param="options")
-        most = limits.thoughts if at in _ROWS else limits.tokens if at in _TOKENS else None
-        if most is not None and _number(value) > most:
-            raise Refused(400, f"{name} is {str(value)[:40]}, this server takes up to {most}.", param="options")
-
-
-def _number(value: Any) -> float:
-    """What the thinker will read, or 0: it says itself what is wrong with anything else."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
+def _check_pattern(name: str, value: Any, pattern: Any) -> None:
+    texts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if pattern is None or not isinstance(texts, list):
+        return
+    for text in texts:
+        if not isinstance(text, str) or re.fullmatch(str(pattern), text) is None:
+            raise Refused(400, f"{name} is {str(text)[:40]!r}: requests may not say that.", param="options")

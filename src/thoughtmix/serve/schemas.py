@@ -212,7 +212,8 @@ class Models(BaseModel):
 class ThinkerInfo(BaseModel):
     name: str
     summary: str
-    options: dict[str, str]
+    options: dict[str, str] = Field(description="The options that requests may set -> one line of help.")
+    option_schema: dict[str, Any] = Field(description="The same as JSON schema: types, bounds, defaults, choices.")
 
 
 class Info(BaseModel):

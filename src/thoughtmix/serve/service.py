@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from thoughtmix.api import AUTO, Pipeline, Prompt
+from thoughtmix.api import AUTO, Pipeline
 from thoughtmix.core.errors import Interrupted, UnknownName
-from thoughtmix.core.registry import get_thinker
-from thoughtmix.core.thinker import StepEvent, Thinker
+from thoughtmix.core.request import OnStep, Prompt, PromptLike, Request, StepEvent
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.backends.probe import Weights
-from thoughtmix.engine.scheduler import Scheduler, Session
+from thoughtmix.engine.engine import SequenceRequest
+from thoughtmix.engine.local import LocalEngine
+from thoughtmix.engine.scheduler import Caller, Scheduler
+from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.models import Embedder, LanguageModel
-from thoughtmix.serve.errors import LOG, Refused, refusal
+from thoughtmix.serve.errors import Refused, refusal
 from thoughtmix.serve.limits import Limits
 from thoughtmix.serve.meters import Meters
-from thoughtmix.serve.options import check_options
+from thoughtmix.serve.options import served_options
 from thoughtmix.serve.schemas import Asked
 from thoughtmix.serve.threads import Passing
+from thoughtmix.thinkers.base import Thinker
 
-_FAITHFUL = frozenset({"sampling", "mixture", "experts"})
-"""Thinkers whose n-th row is the n-th thought, so that its pieces can be shown as they come. What others do on the way
-is no answer yet: their progress is told, and their thoughts when they stand."""
 _NAMES = ("default", "thoughtmix")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One prompt's request, checked against the limits. fit: it named no length, and may be made to fit behind its
-    prompt. cost: bytes that it may come to hold."""
+    """One prompt's request, checked against the limits. streams: its pieces may be shown as they come; else its
+    progress is told, and its thoughts when they stand. fit: it named no length, and may be made to fit
+    behind its prompt. cost: bytes that it may come to hold."""
 
     prompt: Prompt
     thinker: Thinker
-    settings: Mapping[str, Any]
-    options: Mapping[str, Any]
+    request: Request
     select: int | None
     measure: bool
     top: int
-    faithful: bool
+    streams: bool
     fit: bool
     cost: int
 
@@ -89,7 +89,7 @@ class Service:
         self.pipeline = Pipeline(lm, embedder=self.embedder, weights=weights)
         self.draining = False
         self.threads = Passing("thoughtmix-request")
-        self._sessions: set[Session] = set()
+        self._callers: set[Caller] = set()
         self._held = 0  # bytes
         self._typical = 1.0  # seconds of a request, lately
 
@@ -97,8 +97,8 @@ class Service:
         self.scheduler.__enter__()
 
     def close(self) -> None:
-        for session in list(self._sessions):
-            session.cancel()
+        for caller in list(self._callers):
+            self.scheduler.cancel(caller)
         self.scheduler.__exit__()
 
     def warm(self) -> None:
@@ -107,10 +107,10 @@ class Service:
 
     def _warm(self) -> None:
         if self.lm.causal:
-            from thoughtmix.engine import Row, decode
-
             first = min(self.lm.eos_ids or {0})
-            decode(self.lm, [[first]], [Row(seed=0)], max_new_tokens=2)
+            LocalEngine(self.lm, weights=self.scheduler.weights).generate(
+                [SequenceRequest((first,), seed=0, max_new_tokens=2)]
+            )
 
     # --- what is asked ---
 
@@ -120,39 +120,46 @@ class Service:
             error = UnknownName("model", name[:80], [self.lm.name, *_NAMES])
             raise Refused(404, str(error), param="model", code="model_not_found")
 
-    def call(self, asked: Asked, prompt: Prompt, seed: int, *, raw: bool, top: int, most: int | None) -> Call:
+    def call(self, asked: Asked, prompt: PromptLike, seed: int, *, raw: bool, top: int, most: int | None) -> Call:
         """A request of one prompt, checked. most: its max_tokens by either name. Raises `Refused`, `InputError`."""
         limits, n = self.limits, asked.n
         if n > limits.thoughts:
             raise Refused(400, f"n is {n}, this server makes up to {limits.thoughts}. Ask for fewer.", param="n")
         if asked.select is not None and asked.select > n:
             raise Refused(400, f"Cannot select {asked.select} of {n} thoughts. Pass select 1 to {n}.", param="select")
-        tokens = most or max(1, min(limits.default_tokens, limits.tokens // n))
-        if n * tokens > limits.tokens:
+        thinker = self.pipeline.thinker(AUTO if asked.thinker is None else asked.thinker)
+        options = served_options(thinker, asked.options, limits)
+        texts = max(n, thinker.texts(n, options))
+        tokens = most or max(1, min(limits.default_tokens, limits.tokens // texts))
+        if texts * tokens > limits.tokens:
+            drafts = "" if texts == n else f" ({thinker.name} writes {texts} texts for n = {n})"
             raise Refused(
-                400, f"n x max_tokens is {n * tokens}, the limit is {limits.tokens}. Ask for less.",
+                400, f"n x max_tokens is {texts * tokens}{drafts}, the limit is {limits.tokens}. Ask for less.",
                 param="max_tokens", code="too_many_tokens",
             )  # fmt: skip
-        kind = get_thinker(self.lm.own_thinker if asked.thinker in {None, AUTO} else str(asked.thinker))
-        check_options(kind, asked.options, limits)
-        settings: dict[str, Any] = {
-            "n": n, "seed": seed, "max_new_tokens": tokens, "creativity": asked.creativity,
-            "temperature": asked.temperature, "top_k": asked.top_k or 0, "min_p": asked.min_p,
-            "top_p": 1.0 if asked.top_p is None else asked.top_p, "stop": asked.stops, "raw": raw,
-        }  # fmt: skip
-        cost = (min(self._length(prompt), self.lm.context_length or 2**20) + n * tokens) * self.per_token
+        request = Request(
+            n=n,
+            seed=seed,
+            max_new_tokens=tokens,
+            creativity=asked.creativity,
+            temperature=asked.temperature,
+            top_k=asked.top_k or 0,
+            min_p=asked.min_p,
+            top_p=1.0 if asked.top_p is None else asked.top_p,
+            stop=asked.stops,
+            options=options,
+            embedder=lambda: self.embedder,
+        )
+        read = min(_length(prompt), self.lm.context_length or 2**20)
+        cost = (read + texts * tokens) * self.per_token
         if cost > limits.memory * 2**20:
             raise Refused(
                 400, "The request would need more memory than this server has. Ask for less.", code="too_large"
             )
         measure = asked.measure or asked.select is not None
-        faithful = kind.name in _FAITHFUL and asked.select is None
-        return Call(prompt, kind, settings, asked.options, asked.select, measure, top, faithful, most is None, cost)
-
-    def _length(self, prompt: Prompt) -> int:
-        """Tokens of a prompt at most, or nearly: two bytes each."""
-        texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
-        return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
+        streams = thinker.streams and asked.select is None
+        asks = Prompt.from_user(prompt, raw)
+        return Call(asks, thinker, request, asked.select, measure, top, streams, most is None, cost)
 
     # --- who is let in ---
 
@@ -162,86 +169,69 @@ class Service:
             raise Refused(503, "The server is stopping. Send it to another, or again later.", code="draining", retry=5)
         cost = sum(call.cost for call in calls)
         full = self._held + cost > self.limits.memory * 2**20
-        if len(self._sessions) >= self.limits.queue or (full and self._sessions):
+        if len(self._callers) >= self.limits.queue or (full and self._callers):
             wait = min(60, max(1, math.ceil(self._typical)))
             raise Refused(429, f"The server is full. Try again in {wait} s.", code="queue_full", retry=wait)
-        session = Session(
-            self.scheduler, time.monotonic() + self.limits.seconds, max((call.top for call in calls), default=0)
-        )
+        caller = Caller(time.monotonic() + self.limits.seconds)
         self._held += cost
-        self._sessions.add(session)
-        self.meters.accepted.set(len(self._sessions))
-        return Ticket(self, session, cost)
+        self._callers.add(caller)
+        self.meters.accepted.set(len(self._callers))
+        return Ticket(self, caller, cost)
 
     def left(self, ticket: Ticket) -> None:
         self._held -= ticket.cost
-        self._sessions.discard(ticket.session)
-        self.meters.accepted.set(len(self._sessions))
+        self._callers.discard(ticket.caller)
+        self.meters.accepted.set(len(self._callers))
         took = time.monotonic() - ticket.began
         self._typical += 0.2 * (took - self._typical)
         self.meters.seconds.observe(took)
-        if ticket.session.first is not None:
-            self.meters.first.observe(ticket.session.first - ticket.began)
+        if ticket.caller.first_token is not None:
+            self.meters.first.observe(ticket.caller.first_token - ticket.began)
 
     def drain(self) -> None:
         """Take nothing new; who is in has the grace time to end."""
         self.draining = True
-        for session in list(self._sessions):
-            session.deadline = min(session.deadline, time.monotonic() + self.limits.grace)
+        for caller in list(self._callers):
+            caller.deadline = min(caller.deadline, time.monotonic() + self.limits.grace)
 
     # --- thinking ---
 
-    def run(self, call: Call, session: Session, streaming: bool = False) -> Run:
-        return Run(self, call, session, streaming)
+    def run(self, call: Call, caller: Caller, streaming: bool = False) -> Run:
+        return Run(self, call, caller, streaming)
 
-    def think(self, call: Call, session: Session, on_step: Callable[[StepEvent], None] | None) -> Answer:
+    def think(self, call: Call, caller: Caller, on_step: OnStep | None) -> Answer:
         """In the caller's thread. Raises whatever goes wrong."""
-        settings = dict(call.settings)
-        read = len(self.lm.encode(call.prompt, raw=settings["raw"]))
+        request = dataclasses.replace(call.request, on_step=on_step)
+        engine = SharedEngine(self.scheduler, caller, call.top)
+        read = len(engine.encode(call.prompt))
         if call.fit and self.lm.context_length is not None:
-            settings["max_new_tokens"] = min(settings["max_new_tokens"], max(1, self.lm.context_length - read))
-        turn: Any = nullcontext()
-        if not self.lm.causal:  # nothing of it joins: it takes turns, step by step
-            turn, on_step = self.scheduler.turns, session.between(on_step)
+            fits = min(request.max_new_tokens, max(1, self.lm.context_length - read))
+            request = dataclasses.replace(request, max_new_tokens=fits)
         try:
-            with session.entered(), turn:
-                made = self.pipeline(
-                    call.prompt, thinker=call.thinker, measure=call.measure and self.lm.causal, on_step=on_step,
-                    **settings, **call.options,
-                )  # fmt: skip
-            if call.measure and not self.lm.causal:
-                made = self._measured(made)
+            made = self.pipeline.run(call.thinker, call.prompt, request, measure=call.measure, engine=engine)
         except Interrupted as stopped:
-            session.check_cancelled()
+            caller.check_cancelled()
             made = stopped.thoughts
-        except (TypeError, ValueError, OverflowError) as error:
-            if not call.options or isinstance(error, UnknownName) or hasattr(error, "hint"):
-                raise
-            LOG.warning("thinker %s, options %s", call.thinker.name, dict(call.options), exc_info=error)
-            raise Refused(
-                400, f"The thinker {call.thinker.name!r} cannot use these options. See /api/info.", param="options"
-            ) from error
         drawn = sum(len(t.token_ids) for t in made)
         if call.select is not None and made.distances:
             metrics = made.metrics
             made = made.select(min(call.select, len(made)))
-            made = _with_metrics(made, metrics)
-        top = {tuple(row.token_ids): row.top for row in session.decoded} if call.top else {}
+            made = dataclasses.replace(made, metrics=metrics)  # of all n, which a choice among them does not change
+        top = {tuple(output.token_ids): output.top for output in engine.outputs} if call.top else {}
         return Answer(made, read, drawn, top)
-
-    def _measured(self, made: ThoughtSet) -> ThoughtSet:
-        from thoughtmix.metrics import measure
-
-        return measure(made, embedder=self.embedder)
 
 
 @dataclass
 class Ticket:
     service: Service
-    session: Session
+    caller: Caller
     cost: int
     began: float = field(default_factory=time.monotonic)
     _left: bool = False
+
+    def cancel(self) -> None:
+        """Its rows leave before the next step; what is over does not mind."""
+        self.service.scheduler.cancel(self.caller)
 
     def leave(self) -> None:
         """Give the room back; once."""
@@ -253,25 +243,25 @@ class Ticket:
 class Run:
     """A call on its way, seen from the event loop: `Step`s while it thinks, then its `Answer`, or what went wrong."""
 
-    def __init__(self, service: Service, call: Call, session: Session, streaming: bool) -> None:
+    def __init__(self, service: Service, call: Call, caller: Caller, streaming: bool) -> None:
         self.call = call
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[Step | Answer | Refused] = asyncio.Queue()
-        self._service, self._session = service, session
+        self._service, self._caller = service, caller
         self.thread = service.threads.submit(self._work, self._seen if streaming else None)
 
     def _tell(self, news: Step | Answer | Refused) -> None:
         try:
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
         except RuntimeError:  # the loop is closed: nobody listens
-            self._session.cancelled = True
+            self._caller.cancelled = True
 
     def _seen(self, event: StepEvent) -> None:
-        self._tell(Step(tuple(event.pieces) if self.call.faithful else (), event.done, event.total))
+        self._tell(Step(tuple(event.pieces) if self.call.streams else (), event.done, event.total))
 
     def _work(self, on_step: Callable[[StepEvent], None] | None) -> None:
         try:
-            self._tell(self._service.think(self.call, self._session, on_step))
+            self._tell(self._service.think(self.call, self._caller, on_step))
         except BaseException as error:
             self._tell(refusal(error))
 
@@ -333,12 +323,11 @@ def token_bytes(lm: LanguageModel) -> int:
     return int(2 * layers * kept * each * 4)
 
 
+def _length(prompt: PromptLike) -> int:
+    """Tokens of a prompt at most, or nearly: two bytes each."""
+    texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
+    return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
+
+
 def drawn_seed() -> int:
     return secrets.randbits(31)
-
-
-def _with_metrics(made: ThoughtSet, metrics: Mapping[str, float]) -> ThoughtSet:
-    """The metrics of all n, which a choice among them does not change."""
-    import dataclasses
-
-    return dataclasses.replace(made, metrics=metrics)

@@ -2,59 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.thinker import Request, StepEvent, per_thought
+from thoughtmix.core.options import ThinkerOptions, option
+from thoughtmix.core.request import Prompt, Request, StepEvent, per_thought
+from thoughtmix.core.types import Thought
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
+from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature
 
 if TYPE_CHECKING:
-    from thoughtmix.core.types import Thought
     from thoughtmix.diffusion.branching import Branched, Frame
     from thoughtmix.diffusion.load import DiffusionModel
     from thoughtmix.diffusion.sampler import Plan
-    from thoughtmix.models import LanguageModel
+
+DEFAULT_STEPS = 128
+PolicyName = Literal[
+    "random", "ancestral", "first-hitting", "confidence", "margin", "entropy", "threshold", "factor", "entropy-bound"
+]
 
 
-class DiffusionThinker:
+class DiffusionThinker(Thinker):
     name = "diffusion"
     summary = "Masked diffusion: a thought appears all at once out of noise; creativity is the temperature (0 greedy)."
-    options: Mapping[str, str] = {
-        "steps": "forward passes a thought (default: 128, or a token each where there are fewer)",
-        "policy": "which positions are decided first: random (default), ancestral, first-hitting, confidence, ...",
-        "remask": "take tokens back so that mistakes can be mended: cap, rescale, confidence or loop (default: none)",
-        "block": "fill in this many tokens at a time from left to right (default 0: all)",
-        "branches": "branches of each thought, which compete with each other alone (default 1)",
-        "select": "how they do: best (default), diverse or smc",
-        "score": "what judges them midway: fill (default) or path",
-    }
+    needs = frozenset({Capability.TOKENS, Capability.WEIGHTS})
 
-    def suits(self, model: LanguageModel) -> bool:
-        return not model.causal
+    class Options(ThinkerOptions):
+        steps: int = option(
+            DEFAULT_STEPS,
+            "Forward passes a thought, or a token each where there are fewer",
+            served=True,
+            served_max="tokens",
+            ge=1,
+        )
+        policy: PolicyName | None = option(
+            None, "Which positions are decided first (random; at creativity 0 confidence)", served=True
+        )
+        remask: Literal["cap", "rescale", "confidence", "loop"] | None = option(
+            None, "Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop", served=True
+        )
+        block: int = option(0, "Fill in this many tokens at a time from left to right; 0: all", served=True, ge=0)
+        branches: int = option(
+            1,
+            "Branches of each thought, which compete with each other alone",
+            served=True,
+            served_max="thoughts",
+            ge=1,
+        )
+        select: Literal["best", "diverse", "smc"] = option("best", "How they compete", served=True)
+        score: Literal["fill", "path"] = option("fill", "What judges them midway", served=True)
 
-    def think(
-        self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
-    ) -> tuple[list[Thought], Mapping[str, Any]]:
+    def suits(self, engine: Engine) -> bool:
+        return super().suits(engine) and isinstance(engine, LocalModelEngine) and not engine.model.causal
+
+    def made_for(self, engine: Engine) -> bool:
+        return self.suits(engine)
+
+    def texts(self, n: int, options: ThinkerOptions) -> int:
+        return n * cast("DiffusionThinker.Options", options).branches
+
+    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """A thought's log-probabilities are the model's at the step that kept each token. It depends on its own seed
         alone, whatever n is: branches compete within their thought."""
         from thoughtmix.diffusion.branching import Branching, branch
         from thoughtmix.diffusion.sampler import Meter
 
-        diffusion, plan = _model(model), _plan(request)
-        branches = _whole(request, "branches", 1)
-        select = str(request.options.get("select", "best"))
-        how = Branching(select=select if branches > 1 else "none", score=str(request.options.get("score", "fill")))
-        canvas = _canvas(diffusion, prompt_ids, request)
+        local, options = local_model(engine, self.name), cast("DiffusionThinker.Options", request.options)
+        diffusion, plan, branches = _model(local), _plan(request, options), options.branches
+        how = Branching(select=options.select if branches > 1 else "none", score=options.score)
+        canvas = _canvas(diffusion, local.encode(prompt), request)
         if branches > 1:
             canvas = canvas.fork([i for i in range(request.n) for _ in range(branches)])
-        meter, latest = Meter(), _Latest(request, branches)
-        interrupted = False
-        try:
-            done: Branched | None = branch(
-                diffusion, canvas, how, plan, group=branches, meter=meter, on_frame=latest
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            interrupted, done = True, None
+        meter, interrupted = Meter(), False
+        done: Branched | None = None
+        with local.exclusive() as let_others:
+            latest = _Latest(request, branches, let_others)
+            try:
+                done = branch(diffusion, canvas, how, plan, group=branches, meter=meter, on_frame=latest)
+            except KeyboardInterrupt:
+                interrupted = True
         if done is not None:
             rows = [done.ranked(i)[0] for i in range(request.n)]
             canvas, trees = done.canvas, done.trees
@@ -66,18 +93,23 @@ class DiffusionThinker:
             for row, seed in zip(rows, request.seeds, strict=True)
         ]
         facts: dict[str, Any] = {
-            "path": "diffusion", "policy": plan.policy.name, "row_passes": meter.row_passes, "calls": meter.calls,
-            "tokens": request.n * request.max_new_tokens, "interrupted": interrupted,
-        }  # fmt: skip
+            "path": "diffusion",
+            "policy": plan.policy.name,
+            "row_passes": meter.row_passes,
+            "calls": meter.calls,
+            "tokens": request.n * request.max_new_tokens,
+            "interrupted": interrupted,
+        }
         if branches > 1 and trees:
             facts["ancestry"] = [tree.to_dict() for tree in trees]
         return thoughts, facts
 
 
-def _model(model: LanguageModel) -> DiffusionModel:
+def _model(engine: LocalModelEngine) -> DiffusionModel:
     """Raises `InputError` for a model that writes from left to right."""
     from thoughtmix.diffusion.load import DEFAULT, wrap_diffusion
 
+    model = engine.model
     if model.causal:
         raise InputError(
             f"{model.name} writes from left to right, diffusion needs a mask predictor.",
@@ -86,7 +118,7 @@ def _model(model: LanguageModel) -> DiffusionModel:
     return wrap_diffusion(model.model, model.tokenizer, model.name)
 
 
-def _plan(request: Request) -> Plan:
+def _plan(request: Request, options: DiffusionThinker.Options) -> Plan:
     from thoughtmix.diffusion.policies import policy
     from thoughtmix.diffusion.remask import Remask
     from thoughtmix.diffusion.sampler import Plan
@@ -98,37 +130,28 @@ def _plan(request: Request) -> Plan:
     if isinstance(top_p, tuple) or isinstance(min_p, tuple):
         raise InputError("diffusion takes one top_p and min_p for all thoughts.", "Pass one value (--top-p 0.95).")
     greedy = request.creativity == 0
-    kind = policy(str(request.options.get("policy", "confidence" if greedy else "random")))
+    kind = policy(options.policy or ("confidence" if greedy else "random"))
     if greedy and kind.name in {"ancestral", "first-hitting", "random"}:
         raise InputError(
             f"Policy {kind.name} draws positions, creativity 0 draws nothing.", "Pass --option policy=confidence."
         )
-    remask = request.options.get("remask")
-    steps = None if kind.one else _whole(request, "steps", 128)
-    if remask is not None and greedy:
+    if options.remask is not None and greedy:
         raise InputError("Remasking draws, creativity 0 draws nothing.", "Leave out remask.")
     return Plan(
-        kind, steps if kind.planned else None, _whole(request, "block", 0, least=0),
-        None if remask is None else Remask(str(remask)), top_p=float(top_p), min_p=float(min_p),
-    )  # fmt: skip
+        kind,
+        options.steps if kind.planned and not kind.one else None,
+        options.block,
+        None if options.remask is None else Remask(options.remask),
+        top_p=float(top_p),
+        min_p=float(min_p),
+    )
 
 
-def _whole(request: Request, name: str, default: int, least: int = 1) -> int:
-    value = request.options.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(
-            f"{name} is {value!r}.", f"Pass a whole number of {least} or more (--option {name}={max(default, 1)})."
-        )
-    return value
-
-
-def _canvas(model: DiffusionModel, prompt_ids: Sequence[int], request: Request) -> Any:
+def _canvas(model: DiffusionModel, prompt_ids: list[int], request: Request) -> Any:
     """n rows of the prompt and what is to be written after it."""
     from thoughtmix.diffusion.canvas import blank
 
-    if request.creativity is not None and request.temperature is not None:
-        raise InputError("For diffusion, creativity is the temperature: both were given.", "Pass only one.")
-    heat = request.creativity if request.temperature is None else request.temperature
+    heat = one_temperature(request, "diffusion")
     warm = per_thought("temperature", 1.0 if heat is None else heat, request.n)
     total = len(prompt_ids) + request.max_new_tokens
     if model.context is not None and total > model.context:
@@ -136,16 +159,12 @@ def _canvas(model: DiffusionModel, prompt_ids: Sequence[int], request: Request) 
             f"Prompt and thought have {total} tokens, {model.name} reads {model.context}.",
             "Shorten the prompt, or pass a smaller --max-new-tokens.",
         )
-    return blank(
-        [list(prompt_ids)] * request.n, request.max_new_tokens, list(request.seeds), model.fill, list(warm),
-        model.denoiser.device,
-    )  # fmt: skip
+    prompts, device = [prompt_ids] * request.n, model.denoiser.device
+    return blank(prompts, request.max_new_tokens, list(request.seeds), model.fill, list(warm), device)
 
 
 def _thought(model: DiffusionModel, row: Any, seed: int, request: Request, thinker: str, interrupted: bool) -> Thought:
     """Of one row, cut where a stop string begins; what an interrupted one left undecided is left out."""
-    from thoughtmix.core.types import Thought
-
     written = (row.real & ~row.locked & ~row.masked)[0]
     ids, sure = row.ids[0][written].tolist(), row.confidence[0][written].double().clamp(min=1e-30).log().tolist()
     text, finish = model.decode(ids), "cancelled" if interrupted else "length"
@@ -162,19 +181,19 @@ class _Latest:
     """Keeps the newest canvas, and tells the caller how far it is. Text appears everywhere at once: its pieces are told
     when all is decided."""
 
-    def __init__(self, request: Request, branches: int) -> None:
-        self.request, self.branches = request, branches
+    def __init__(self, request: Request, branches: int, let_others: Callable[[], None]) -> None:
+        self.request, self.branches, self.let_others = request, branches, let_others
         self.canvas: Any = None
 
     def __call__(self, frame: Frame) -> None:
         self.canvas = frame.canvas
-        if self.request.on_step is None:
-            return
-        n, left = self.request.n, frame.canvas.left
-        total = n * self.request.max_new_tokens
-        done = total - int(left.sum()) // self.branches
-        ready = (left.view(n, -1) == 0).all(1).tolist()
-        self.request.on_step(StepEvent([""] * n, done, total, ready))
+        if self.request.on_step is not None:
+            n, left = self.request.n, frame.canvas.left
+            total = n * self.request.max_new_tokens
+            done = total - int(left.sum()) // self.branches
+            ready = (left.view(n, -1) == 0).all(1).tolist()
+            self.request.on_step(StepEvent([""] * n, done, total, ready))
+        self.let_others()
 
 
 THINKER = DiffusionThinker()

@@ -4,71 +4,310 @@ All stages but the last work on a pool of `drafts` texts that depends on prompt 
 the option `draft`). The last stage makes the thoughts: the one of seed s from pool[s mod size], in direction s mod
 (number of directions), with draws of seed s. So `n=1, seed=s+i` is thought i of `seed=s`, as for every thinker.
 
-What each stage added is in `run["stages"]`, by scorers that selected nothing (see `measures`).
+What each stage added is in `run["stages"]`, by scorers that selected nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from thoughtmix.core.errors import InputError
-from thoughtmix.core.thinker import Request, StepEvent
-from thoughtmix.hybrid.stages import Pipeline
-from thoughtmix.noise.options import HELP
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.options import ThinkerOptions, option
+from thoughtmix.core.request import Prompt, Request, StepEvent, TextEmbedder
+from thoughtmix.core.types import Thought, ThoughtSet
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
+from thoughtmix.noise.options import NoiseOptions, turns, ways
+from thoughtmix.noise.rewriting import Idea, rewrite
+from thoughtmix.thinkers.base import Thinker, Thoughts, packaged_embedder
+from thoughtmix.thinkers.noise import together
+from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 if TYPE_CHECKING:
-    from thoughtmix.core.types import Thought
+    from thoughtmix.diffusion.load import DiffusionModel
     from thoughtmix.models import LanguageModel
 
+DEFAULT_STAGES = "sampling>select>noise"
+MOST_STAGES = 16
+REFINERS = ("noise", "renoise")
+By = Literal["likelihood", "relevance", "difference", "both"]
+SCORERS: Mapping[By, frozenset[str]] = {
+    "likelihood": frozenset({"generator"}),
+    "relevance": frozenset({"embedder"}),
+    "difference": frozenset({"embedder"}),
+    "both": frozenset({"generator", "embedder"}),
+}
+"""How drafts are selected -> the scorers that this uses, and that must therefore not report."""
 
-class HybridThinker:
+
+class HybridThinker(Thinker):
     name = "hybrid"
     summary = "Drafts by any thinker, selects, and refines by noise or renoising; says what each stage added."
-    options: Mapping[str, str] = {
-        "stages": "sampling>select>noise (default): a thinker, then select, noise and renoise in any order",
-        "drafts": "texts that are drafted (8)",
-        "keep": "how many drafts a selection leaves (half of them)",
-        "draft": "the first draft's seed (0); drafts do not depend on the thoughts' seeds",
-        "by": "what selects: likelihood (default), relevance, difference, or both (likelihood and difference)",
-        "judge": "a model, named as --model, that reports and selects nothing",
-        "report": "true (default): measure what each stage added",
-        "level": "share of a draft's tokens that renoise forgets (0.5)",
-        "mask_model": "the mask predictor of renoise (shakespeare-diffusion, or the model itself if it is one)",
-        **HELP,
-    }
 
-    def think(
-        self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
-    ) -> tuple[list[Thought], Mapping[str, Any]]:
+    class Options(NoiseOptions):
+        stages: str = option(
+            DEFAULT_STAGES,
+            "A thinker, then select, noise and renoise in any order",
+            served=True,
+            served_pattern=r"[\w\s>-]*",
+        )
+        drafts: int = option(8, "Texts that are drafted", served=True, served_max="thoughts", ge=1)
+        keep: int | None = option(None, "How many drafts a selection leaves (half of them)", served=True, ge=1)
+        draft: int = option(
+            0,
+            "The first draft's seed; drafts do not depend on the thoughts' seeds",
+            served=True,
+            ge=0,
+            lt=2**62,
+        )
+        by: By = option("likelihood", "What selects: both is likelihood and difference", served=True)
+        judge: str | None = option(None, "A model, named as --model, that reports and selects nothing")
+        report: bool = option(True, "Measure what each stage added", served=True)
+        level: float = option(0.5, "Share of a draft's tokens that renoise forgets", served=True, gt=0, le=1)
+        mask_model: str | None = option(
+            None, "The mask predictor of renoise (shakespeare-diffusion, or the model itself if it is one)"
+        )
+
+    def texts(self, n: int, options: ThinkerOptions) -> int:
+        return Stages.parse(cast("HybridThinker.Options", options)).texts(n)
+
+    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Raises `InputError` for settings that differ by thought: a pool has other thoughts than the result."""
-        from thoughtmix.hybrid.running import run
-
-        pipeline = Pipeline.of(request.options)
-        if pipeline.after[-1:] == ("select",) and request.n > pipeline.keep:
-            raise InputError(
-                f"{request.n} thoughts of {pipeline.keep} selected ones.", "Pass a larger keep (--option)."
-            )
+        stages = Stages.parse(cast("HybridThinker.Options", request.options))
+        if stages.after[-1:] == ("select",) and request.n > stages.keep:
+            raise InputError(f"{request.n} thoughts of {stages.keep} selected ones.", "Pass a larger keep (--option).")
         for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma"):
-            if isinstance(getattr(request, name), tuple) and pipeline.after:
+            if isinstance(getattr(request, name), tuple) and stages.after:
                 raise InputError(f"hybrid takes one {name} for all thoughts.", "Pass one value.")
-        made, facts = run(model, prompt_ids, request, pipeline)
-        return [_named(t, s) for t, s in zip(made, request.seeds, strict=True)], facts
+        made, facts = _Run(engine, prompt, request, stages).thoughts()
+        named = [
+            dataclasses.replace(thought, seed=seed, origin={**thought.origin, "thinker": self.name})
+            for thought, seed in zip(made, request.seeds, strict=True)
+        ]
+        return named, facts
 
 
-def _named(thought: Thought, seed: int) -> Thought:
-    return dataclasses.replace(thought, seed=seed, origin={**thought.origin, "thinker": "hybrid"})
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stages:
+    """A pipeline, read and checked. generator: a thinker; after it select, noise and renoise in any order. drafts:
+    texts that every stage but the last makes; keep: how many a selection leaves."""
+
+    generator: str
+    after: tuple[str, ...]
+    drafts: int
+    keep: int
+
+    @classmethod
+    def parse(cls, options: HybridThinker.Options) -> Stages:
+        """From the thinker's options. Raises `InputError`, `UnknownName`."""
+        names = [part.strip() for part in options.stages.split(">", MOST_STAGES)]
+        if not names[0]:
+            raise InputError(f"stages is {options.stages!r}.", f'Pass stages="{DEFAULT_STAGES}".')
+        if len(names) > MOST_STAGES:
+            raise InputError(f"stages names over {MOST_STAGES} stages.", f'Pass stages="{DEFAULT_STAGES}".')
+        generators = [name for name in thinker_names() if name != "hybrid"]
+        if names[0] not in generators:
+            raise UnknownName("first stage", names[0], generators)
+        for name in names[1:]:
+            if name not in {"select", *REFINERS}:
+                raise UnknownName("later stage", name, ("select", *REFINERS))
+        drafts = options.drafts
+        keep = max(1, drafts // 2) if options.keep is None else options.keep
+        if keep > drafts:
+            raise InputError(f"keep is {keep} of {drafts} drafts.", f"Pass keep=1 to {drafts}, or more drafts.")
+        return cls(names[0], tuple(names[1:]), drafts, keep)
+
+    @property
+    def selects(self) -> bool:
+        return "select" in self.after
+
+    def texts(self, n: int) -> int:
+        """Texts that are generated in all for n thoughts: with equal budgets, what each may be long."""
+        own = self.generator == "noise"  # which drafts once more
+        if not self.after:
+            return n + own
+        made = own + self.drafts + sum(self.drafts for name in self.after[:-1] if name in REFINERS)
+        return made + (n if self.after[-1] in REFINERS else 0)
 
 
-class Progress:
+class _Run:
+    """One call: a pool of texts is drafted, selected, refined and measured, stage by stage."""
+
+    def __init__(self, engine: Engine, prompt: Prompt, request: Request, stages: Stages) -> None:
+        self.engine, self.prompt, self.request, self.stages = engine, prompt, request, stages
+        self.options = cast("HybridThinker.Options", request.options)
+        self.causal = Capability.LEFT_TO_RIGHT in engine.capabilities
+        rewrites = "noise" in stages.after and self.causal
+        self.ways = ways(self.options, lambda: self.embedder) if rewrites else []
+        self.judge = self._judge()
+        renoises = "renoise" in stages.after or ("noise" in stages.after and not self.causal)
+        self.mask_predictor = self._mask_predictor() if renoises else None
+        self.progress = _Progress(request, stages.texts(request.n) * request.max_new_tokens)
+        self.facts: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []  # of each stage, what it gave
+
+    @cached_property
+    def embedder(self) -> TextEmbedder:
+        return (self.request.embedder or packaged_embedder)()
+
+    def _judge(self) -> LanguageModel | None:
+        from thoughtmix.models import load_model
+
+        if self.options.judge is not None:
+            return load_model(self.options.judge)
+        return self.request.judge() if self.request.judge is not None else None
+
+    def _mask_predictor(self) -> DiffusionModel:
+        from thoughtmix.diffusion.load import load_diffusion, wrap_diffusion
+
+        name = self.options.mask_model
+        if name is None and not self.causal:
+            model = local_model(self.engine, "renoise").model
+            return wrap_diffusion(model.model, model.tokenizer, model.name)
+        return load_diffusion(name)
+
+    def thoughts(self) -> Thoughts:
+        """n thoughts, and facts with `stages`. Interrupted midway: what the pool holds, as cancelled thoughts."""
+        names = (self.stages.generator, *self.stages.after)
+        pool: list[Thought] = []
+        facts: Mapping[str, Any] = {}
+        for i, name in enumerate(names):
+            last = i == len(names) - 1
+            self.progress.next_stage(last)
+            if name == "select":
+                pool, facts = self._select(pool), {}
+            elif i == 0:
+                pool, facts = self._generate(last)
+            else:
+                pool, facts = self._refine(pool, name, last)
+            if facts.get("interrupted"):
+                return self._stopped(pool, last), {**self.facts, **facts}
+            self._measure(name, pool, facts)
+        if names[-1] == "select":
+            pool = [pool[seed % len(pool)] for seed in self.request.seeds]
+        selected_by = self.options.by if self.stages.selects else None
+        return pool, {**self.facts, "stages": self.rows, "selected_by": selected_by, "interrupted": False}
+
+    def _under(self, last: bool, options: ThinkerOptions) -> Request:
+        """The request of one stage: the thoughts' own seeds in the last, the pool's before."""
+        see = self.progress.see if self.request.on_step else None
+        request = dataclasses.replace(self.request, on_step=see, options=options)
+        return request if last else dataclasses.replace(request, n=self.stages.drafts, seed=self.options.draft)
+
+    def _generate(self, last: bool) -> Thoughts:
+        thinker = get_thinker(self.stages.generator)
+        shared = self.options.model_fields_set & set(NoiseOptions.model_fields) & set(thinker.Options.model_fields)
+        options = thinker.Options(**{name: getattr(self.options, name) for name in shared})
+        return thinker.think(self.engine, self.prompt, self._under(last, options))
+
+    def _refine(self, pool: Sequence[Thought], name: str, last: bool) -> Thoughts:
+        """Each seed's text of the pool, disturbed by that seed."""
+        request = self._under(last, ThinkerOptions())
+        own = [pool[seed % len(pool)] for seed in request.seeds]
+        if request.creativity == 0 or not any(t.text.strip() for t in pool):
+            return own, {}
+        if self.mask_predictor is not None and (name == "renoise" or not self.causal):
+            return self._renoise(own, request, self.mask_predictor)
+        ideas = [Idea.from_thought(t, self.engine) for t in own]
+        found = turns(self.ways, request.seeds)
+        return rewrite(self.engine, ideas, found, request, before=self.prompt, thinker="hybrid")
+
+    def _renoise(self, own: Sequence[Thought], request: Request, model: DiffusionModel) -> Thoughts:
+        from thoughtmix.noise.denoising import renoised
+
+        heat = request.temperature if request.temperature is not None else request.creativity
+        assert not isinstance(heat, tuple), "refused by the thinker"
+        warm, texts = 1.0 if heat is None else heat, [t.text for t in own]
+        try:
+            return renoised(model, texts, list(request.seeds), self.options.level, temperature=warm)
+        except InputError as error:  # a draft, not the user, says what the mask predictor cannot read
+            hint = "Name one that can: --option mask_model=... (or drop renoise)."
+            raise InputError(error.message, hint) from None
+
+    def _select(self, pool: Sequence[Thought]) -> list[Thought]:
+        """The best of the pool, in the order picked."""
+        from thoughtmix.metrics.embedding import pairwise_distances, relevance
+
+        keep, by, texts = min(self.stages.keep, len(pool)), self.options.by, [t.text for t in pool]
+        if by == "likelihood":
+            return _top(pool, self._likelihood(texts), keep)
+        asked, *vectors = self.embedder.encode([self.prompt.text or ".", *(t.strip() or "." for t in texts)])
+        import numpy as np
+
+        found = np.stack(vectors)
+        if by == "relevance":
+            return _top(pool, relevance(found, asked).tolist(), keep)
+        distances = tuple(tuple(float(v) for v in row) for row in pairwise_distances(found))
+        values = self._likelihood(texts) if by == "both" else [0.0] * len(pool)
+        scored = tuple(t.with_scores(picked=v) for t, v in zip(pool, values, strict=True))
+        return list(ThoughtSet(self.prompt.text, scored, distances=distances).select(keep, "picked"))
+
+    def _likelihood(self, texts: Sequence[str]) -> list[float]:
+        local = local_model(self.engine, "by=likelihood")
+        return _likelihood(local.model, local.encode(self.prompt), texts)
+
+    def _measure(self, stage: str, pool: Sequence[Thought], facts: Mapping[str, Any]) -> None:
+        """Add up what the stage cost, and measure what it gave.
+
+        quality: likelihood (nats a token under the generator), relevance (cosine to the prompt), judge (nats a token
+        under another model, if there is one). diversity: distance (mean 1 - cosine over pairs), distinct_2. All higher
+        is better. What needs a scorer that selected is left out."""
+        from thoughtmix.metrics.embedding import mean_distance, relevance
+        from thoughtmix.metrics.text import distinct_n
+
+        self.facts = together(self.facts, facts) if self.facts else dict(facts)
+        row: dict[str, Any] = {"stage": stage, "texts": len(pool), "tokens": int(facts.get("tokens", 0))}
+        self.rows.append(row)
+        if not self.options.report:
+            return
+        texts = [t.text for t in pool]
+        selected = SCORERS[self.options.by] if self.stages.selects else frozenset()
+        quality: dict[str, float] = {}
+        diversity: dict[str, float] = {"distinct_2": distinct_n(texts, 2)}
+        if "embedder" not in selected:
+            vectors = self.embedder.encode([self.prompt.text or ".", *(t.strip() or "." for t in texts)])
+            quality["relevance"] = float(relevance(vectors[1:], vectors[0]).mean())
+            diversity["distance"] = mean_distance(vectors[1:])
+        if "generator" not in selected and self.causal and isinstance(self.engine, LocalModelEngine):
+            quality["likelihood"] = _mean(self._likelihood(texts))
+        if self.judge is not None:
+            quality["judge"] = _mean(_likelihood(self.judge, self.judge.encode(self.prompt.text), texts))
+        row["quality"] = {k: round(v, 4) for k, v in quality.items()}
+        row["diversity"] = {k: round(v, 4) for k, v in diversity.items()}
+
+    def _stopped(self, pool: Sequence[Thought], last: bool) -> list[Thought]:
+        if last:
+            return list(pool)
+        return [dataclasses.replace(pool[s % len(pool)], finish="cancelled") for s in self.request.seeds]
+
+
+def _likelihood(model: LanguageModel, prompt_ids: Sequence[int], texts: Sequence[str]) -> list[float]:
+    """Log-likelihood of a token of each text as an answer to the prompt, in nats: alike for drafts and for what was
+    rewritten under another prompt. Raises `InputError` for a model that does not read from left to right."""
+    from thoughtmix.metrics.judge import ids_nll
+
+    return [-float(v) for v in ids_nll(prompt_ids, texts, model)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _top(pool: Sequence[Thought], values: Sequence[float], keep: int) -> list[Thought]:
+    order = sorted(range(len(pool)), key=lambda i: -values[i])
+    return [pool[i] for i in order[:keep]]
+
+
+class _Progress:
     """The engine's events of one stage after another as those of one run; only the last stage shows text."""
 
     def __init__(self, request: Request, total: int) -> None:
         self.request, self.total, self.before, self.done = request, total, 0, 0
         self.last = False
 
-    def stage(self, last: bool) -> None:
+    def next_stage(self, last: bool) -> None:
         self.before += self.done
         self.done, self.last = 0, last
 

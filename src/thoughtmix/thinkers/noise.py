@@ -8,63 +8,107 @@ directions) and draws its tokens by s. So `n=1, seed=s+i` is thought i of `seed=
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.thinker import Request
-from thoughtmix.noise.options import HELP, turns, ways, whole
+from thoughtmix.core.options import ThinkerOptions, option
+from thoughtmix.core.request import Prompt, Request
+from thoughtmix.core.types import Thought
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, require
+from thoughtmix.engine.requests import as_thoughts
+from thoughtmix.noise.options import NoiseOptions, turns, ways
+from thoughtmix.noise.rewriting import Idea, draft, rewrite
+from thoughtmix.thinkers.base import Thinker, Thoughts, packaged_embedder
 
-if TYPE_CHECKING:
-    from thoughtmix.core.types import Thought
-    from thoughtmix.models import LanguageModel
-    from thoughtmix.noise.rewriting import Idea
+_TYPE_ONE = 'Type one: thoughtmix noise "a cafe where people repair things"'
 
 
-class NoiseThinker:
+class NoiseThinker(Thinker):
     name = "noise"
     summary = "Drafts, then rewrites the draft (or an idea of yours) in n directions; creativity 0 is the draft itself."
-    options: Mapping[str, str] = {
-        **HELP,
-        "idea": "a text to disturb; without it, an answer to the prompt is drafted first",
-        "draft": "a seed: the draft is drawn by it at temperature 1; default: the likeliest answer",
-    }
 
-    def think(
-        self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
-    ) -> tuple[list[Thought], Mapping[str, Any]]:
-        return disturb(model, prompt_ids, request)
+    class Options(NoiseOptions):
+        idea: str | None = option(
+            None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True
+        )
+        draft: int | None = option(
+            None,
+            "A seed: the draft is drawn by it at temperature 1; left out: the likeliest answer",
+            served=True,
+            ge=0,
+            lt=2**63,
+        )
+
+    def texts(self, n: int, options: ThinkerOptions) -> int:
+        return n + (cast("NoiseThinker.Options", options).idea is None)
+
+    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
+        options = cast("NoiseThinker.Options", request.options)
+        if options.idea is not None and not options.idea.strip():
+            raise InputError("The idea is empty.", _TYPE_ONE)
+        if Capability.LEFT_TO_RIGHT not in engine.capabilities:
+            return denoise_anew(engine, prompt, request, options)
+        return disturb(engine, prompt, request, options)
 
 
-def disturb(
-    model: LanguageModel, before: Sequence[int], request: Request
-) -> tuple[list[Thought], Mapping[str, Any]]:  # fmt: skip
-    """What the thinker does. before: the prompt; () with the option `idea`: the text stands alone."""
-    from thoughtmix.models import load_embedder
-    from thoughtmix.noise.rewriting import Idea, draft, rewrite
-
-    idea = _idea(request)
-    seed = whole(request.options, "draft", None)
-    if not model.causal:
-        from thoughtmix.noise.denoising import denoised
-
-        return denoised(model, before, request, idea, seed)
-    found = turns(ways(request.options, load_embedder), request.seeds)
+def disturb(engine: Engine, prompt: Prompt | None, request: Request, options: NoiseThinker.Options) -> Thoughts:
+    """By instructions. prompt None, with an idea: the text stands alone."""
+    found = turns(ways(options, request.embedder or packaged_embedder), request.seeds)
     still = request.creativity == 0
     spent: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "prefill_seconds": 0.0}
-    if idea is None:
-        made = draft(model, before, request, seed)
-        row, spent = made.rows[0], made.facts
-        drafted = _thought(row, request.seed, "draft" if seed is None else f"draft {seed}")
-        if still or made.interrupted or not row.text.strip():
+    if options.idea is not None:
+        idea = Idea(options.idea.strip())
+        if still:
+            return _copies(_given(idea, request), request), {"path": "none", **spent}
+    else:
+        assert prompt is not None, "without an idea there is a prompt"
+        made = draft(engine, prompt, request, options.draft)
+        name = "draft" if options.draft is None else f"draft {options.draft}"
+        drafted = as_thoughts(made.outputs, [request.seed], [_origin(name, "none")])[0]
+        spent = made.facts
+        if still or made.interrupted or not drafted.text.strip():
             return _copies(drafted, request), {**spent, "interrupted": made.interrupted}
-        idea = Idea.of(drafted, model)
-    elif still:
-        return _copies(_given(idea, request), request), {"path": "none", **spent}
-    rewritten, facts = rewrite(
-        model, [idea] * request.n, found, request, before=before, spent=int(spent["tokens"])
-    )  # fmt: skip
+        idea = Idea.from_thought(drafted, engine)
+    before = int(spent["tokens"])
+    rewritten, facts = rewrite(engine, [idea] * request.n, found, request, before=prompt, spent=before)
     return rewritten, together(spent, facts)
+
+
+def denoise_anew(engine: Engine, prompt: Prompt, request: Request, options: NoiseThinker.Options) -> Thoughts:
+    """By forgetting a share of the idea's tokens, on a model that writes in any order. Raises `InputError` for
+    directions, which it cannot follow."""
+    from thoughtmix.diffusion.load import wrap_diffusion
+    from thoughtmix.noise.denoising import LEVEL, renoised
+    from thoughtmix.thinkers.diffusion import THINKER as diffusion
+
+    require(engine, {Capability.WEIGHTS}, "noise on a mask predictor")
+    assert isinstance(engine, LocalModelEngine)
+    for name in ("families", "directions", "strength", "language", "order", "file"):
+        if name in options.model_fields_set:
+            raise InputError(f"{engine.name} follows no instructions, {name} was given.", "Pass tokens=0.5 alone.")
+    text, facts = options.idea or "", dict[str, Any]()
+    if options.idea is None:
+        first = dataclasses.replace(
+            request,
+            n=1,
+            seed=options.draft or 0,
+            options=diffusion.Options(),
+            on_step=None,
+            temperature=None,
+            creativity=0.0 if options.draft is None else None,
+        )
+        made, found = diffusion.think(engine, prompt, first)
+        text, facts = made[0].text, dict(found)
+        if request.creativity == 0 or facts.pop("interrupted", False) or not text.strip():
+            return _copies(made[0], request), {**facts, "interrupted": made[0].finish == "cancelled"}
+    heat = request.temperature if request.temperature is not None else request.creativity
+    if isinstance(heat, tuple):
+        raise InputError("A mask predictor takes one temperature for all thoughts.", "Pass one value.")
+    dm = wrap_diffusion(engine.model.model, engine.model.tokenizer, engine.name)
+    level = LEVEL if options.tokens is None else options.tokens
+    warm = 1.0 if heat is None else float(heat)
+    return renoised(dm, [text] * request.n, list(request.seeds), level, options.mask, warm, facts)
 
 
 def together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,28 +122,14 @@ def together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
-def _idea(request: Request) -> Idea | None:
-    from thoughtmix.noise.rewriting import Idea
-
-    if "idea" not in request.options:
-        return None
-    text = request.options["idea"]
-    if not isinstance(text, str) or not text.strip():
-        raise InputError("The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
-    return Idea(text.strip())
-
-
-def _thought(row: Any, seed: int, direction: str) -> Thought:
-    from thoughtmix.thinkers._common import thoughts
-
-    return thoughts([row], [seed], [{"thinker": "noise", "direction": direction, "family": "none"}])[0]
+def _origin(direction: str, family: str) -> dict[str, Any]:
+    return {"thinker": "noise", "direction": direction, "family": family}
 
 
 def _given(idea: Idea, request: Request) -> Thought:
-    from thoughtmix.core.types import Thought
-
-    origin = {"thinker": "noise", "direction": "none", "family": "none", "idea": idea.text}
-    return Thought(idea.text, idea.ids, request.seed, 0.0, "stop", origin=origin)
+    return Thought(
+        idea.text, idea.ids, request.seed, 0.0, "stop", origin={**_origin("none", "none"), "idea": idea.text}
+    )
 
 
 def _copies(thought: Thought, request: Request) -> list[Thought]:

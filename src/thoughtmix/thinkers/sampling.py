@@ -1,58 +1,61 @@
-"""n rows of one prompt, each with its own sampler and random stream. creativity is the temperature."""
+"""Plain sampling from the model, the baseline that every other thinker must beat: n sequences of one prompt, each with
+its own parameters and random stream. creativity is the temperature."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Literal, cast
 
-from thoughtmix.core.errors import InputError
-from thoughtmix.core.thinker import Request
+from thoughtmix.core.options import ThinkerOptions, option
+from thoughtmix.core.request import Prompt, Request
+from thoughtmix.engine.engine import Capability, Engine, SequenceRequest, local_model, require
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature
 
-if TYPE_CHECKING:
-    from thoughtmix.core.types import Thought
-    from thoughtmix.models import LanguageModel
+Draws = Literal["independent", "arithmetic"]
 
 
-class SamplingThinker:
+def draws_option() -> Draws:
+    """The option of thinkers whose sequences may be drawn apart."""
+    help = "How thoughts are drawn: independent, or arithmetic: neighbouring seeds apart, each still as likely."
+    return cast("Draws", option("independent", help, served=True))
+
+
+class SamplingThinker(Thinker):
     name = "sampling"
     summary = "Plain sampling; creativity is the temperature (0 greedy, 1 the model's own distribution), min-p 0.1."
-    options: Mapping[str, str] = {
-        "draws": "independent (default), or arithmetic: neighbouring seeds drawn apart, each thought still as likely",
-    }
+    needs = frozenset({Capability.LEFT_TO_RIGHT})
+    streams = True
 
-    def suits(self, model: LanguageModel) -> bool:
-        return model.causal
+    class Options(ThinkerOptions):
+        draws: Draws = draws_option()
 
-    def think(
-        self, model: LanguageModel, prompt_ids: Sequence[int], request: Request
-    ) -> tuple[list[Thought], Mapping[str, Any]]:
-        from thoughtmix.engine import Row, decode
-        from thoughtmix.engine.rng import codes
-        from thoughtmix.thinkers._common import samplers, thoughts
-
-        if request.creativity is not None and request.temperature is not None:
-            raise InputError(
-                "For sampling, creativity is the temperature: both were given.",
-                "Pass only one (--creativity or --temperature).",
-            )
-        temperature = request.creativity if request.temperature is None else request.temperature
-        drawn = samplers(request, 1.0 if temperature is None else temperature)
-        places = codes(str(request.options.get("draws", "independent")), request.seeds, prompt_ids)
-        decoded = decode(
-            model,
-            [prompt_ids],
+    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
+        options = cast("SamplingThinker.Options", request.options)
+        temperature = one_temperature(request, self.name)
+        params = sampling_params(request, 1.0 if temperature is None else temperature)
+        offsets = arithmetic_offsets(engine, prompt, request, options.draws)
+        done = engine.generate(
             [
-                Row(seed=s, sampler=sampler, stop=request.stop, code=code)
-                for s, sampler, code in zip(request.seeds, drawn, places, strict=True)
+                SequenceRequest(prompt, seed, sampling, request.max_new_tokens, request.stop, offset=offset)
+                for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
             ],
-            max_new_tokens=request.max_new_tokens,
             on_step=request.on_step,
-            path=request.path,
-            weights=request.weights,
         )
-        origins = [{"thinker": self.name, "temperature": sampler.temperature} for sampler in drawn]
-        facts = {**decoded.facts, "interrupted": decoded.interrupted}
-        return thoughts(decoded.rows, request.seeds, origins), facts
+        origins = [{"thinker": self.name, "temperature": sampling.temperature} for sampling in params]
+        return as_thoughts(done.outputs, request.seeds, origins), run_facts(done)
+
+
+def arithmetic_offsets(
+    engine: Engine, prompt: Prompt, request: Request, draws: Draws, routed: bool = False
+) -> list[float | None]:
+    """`SequenceRequest.offset` of each thought. routed: see `engine.rng.arithmetic_offset`."""
+    if draws == "independent":
+        return [None] * request.n
+    from thoughtmix.engine.rng import arithmetic_offset
+
+    require(engine, {Capability.ARITHMETIC}, "draws=arithmetic")
+    ids = local_model(engine, "draws=arithmetic").encode(prompt)
+    return [arithmetic_offset(seed, ids, routed) for seed in request.seeds]
 
 
 THINKER = SamplingThinker()

@@ -236,7 +236,7 @@ class FusedPath:
         logits, read = [], []
         known, self.spared = Beginnings(), 0
         for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
-            began = known.of(self.weights, ids) if self.row_state is NO_ROW_STATE else None
+            began = known.of(self.weights, ids) if self.row_state.is_lora else None
             past = began.length if began else 0
             with self.row_state.prefilling(mine, "shared"):
                 last, prompt = self._read(ids[past:], began)

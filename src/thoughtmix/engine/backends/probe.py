@@ -61,7 +61,7 @@ def choose(
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
     if path in {"auto", "fused"}:
-        takes = row_state is NO_ROW_STATE or row_state.is_lora
+        takes = row_state.is_lora
         takes = takes and (read == "shared" or prompts == 1)
         made = _fused(model, known, _kind(model, weights)) if takes else None
         if made is not None:

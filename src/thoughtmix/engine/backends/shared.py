@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from thoughtmix.engine.backends.base import blocks, read_prompt
 from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
 from thoughtmix.engine.prefix_cache import Prefix, kept, resumed
-from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
+from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, RowState
 
 NAME = "thoughtmix_shared"
 # Arguments that models hand down to every attention function and that change nothing in its result.
@@ -152,7 +152,7 @@ class SharedPath:
 
     def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
         """Rows that carry a state, and models that remember more than keys and values, read everything again."""
-        if self.row_state is not NO_ROW_STATE or hasattr(self.model, "decoding_step"):
+        if not isinstance(self.row_state, NoRowState) or hasattr(self.model, "decoding_step"):
             self.start(prompts, rows, capacity)
             return sum(map(len, prompts))
 

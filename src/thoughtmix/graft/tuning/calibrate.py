@@ -56,11 +56,11 @@ def calibrate(
 
 def _answers(lm: LanguageModel, prompts: Sequence[str]) -> list[tuple[str, list[int]]]:
     """Each prompt with the base model's own greedy answer."""
-    from thoughtmix.engine import Row, Sampler, decode
+    from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 
-    rows = [Row(0, Sampler(temperature=0), prompt=i) for i in range(len(prompts))]
-    done = decode(lm, [lm.encode(p) for p in prompts], rows, max_new_tokens=TOKENS)
-    return [(p, r.token_ids) for p, r in zip(prompts, done.rows, strict=True)]
+    greedy = SamplingParams(temperature=0)
+    done = LocalEngine(lm).generate([SequenceRequest(tuple(lm.encode(p)), 0, greedy, TOKENS) for p in prompts])
+    return [(p, output.token_ids) for p, output in zip(prompts, done.outputs, strict=True)]
 
 
 def _means(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from thoughtmix.engine import Decoded, Row
+    from thoughtmix.engine import Generation, SequenceRequest
     from thoughtmix.engine.backends.base import Path
     from thoughtmix.models import LanguageModel
 
@@ -67,12 +67,13 @@ class Chorus:
 
 
 @torch.no_grad()
-def sing(
-    lm: LanguageModel, asked: Sequence[Sequence[int]], rows: Sequence[Row], weight: float, max_new_tokens: int, top: int
-) -> Decoded:
-    """Each row drawn from the blend of all contexts and its own (`row.prompt`), with the `top` likeliest tokens of each
-    step. asked: the k contexts with the question, as token ids."""
+def sing(lm: LanguageModel, sequences: Sequence[SequenceRequest], weight: float, top: int) -> Generation:
+    """Each sequence drawn from the blend of all contexts and its own, with the `top` likeliest tokens of each step. The
+    contexts are the different prompts of `sequences`, as token ids."""
     from thoughtmix.engine.backends.probe import choose
+    from thoughtmix.engine.local import encoded
     from thoughtmix.engine.loop import over
 
-    return over(Chorus(choose(lm.model, prompts=len(asked)), weight), lm, asked, rows, max_new_tokens, top)
+    prompts = [encoded(lm, s.prompt) for s in sequences]
+    inner = choose(lm.model, prompts=len({tuple(ids) for ids in prompts}))
+    return over(Chorus(inner, weight), lm, prompts, sequences, top)

@@ -81,21 +81,22 @@ def make_lessons(
 
 
 def _ask(lm: LanguageModel, prompt: str, contexts: Sequence[Context], how: Teaching, open: bool) -> list[Any]:
-    from thoughtmix.engine import Row, Sampler, decode
+    from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 
-    sampler = Sampler(temperature=how.temperature, min_p=how.min_p)
+    sampler = SamplingParams(temperature=how.temperature, min_p=how.min_p)
     own = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) + how.seed * 2**33
-    rows = [Row(own + k * how.samples + i, sampler, prompt=k) for k in range(len(contexts)) for i in range(how.samples)]
     asked = [lm.encode(c.messages(prompt, open) if c.examples or c.instruction else prompt) for c in contexts]
+    places = [(k, own + k * how.samples + i) for k in range(len(contexts)) for i in range(how.samples)]
+    rows = [SequenceRequest(tuple(asked[k]), seed, sampler, how.max_new_tokens) for k, seed in places]
     if how.own != 1 and not open:
-        done = sing(lm, asked, rows, how.own, how.max_new_tokens, how.top)
+        done = sing(lm, rows, how.own, how.top)
     else:
-        done = decode(lm, asked, rows, max_new_tokens=how.max_new_tokens, top=how.top)
+        done = LocalEngine(lm).generate(rows, top_logprobs=how.top)
     if done.interrupted:
         raise KeyboardInterrupt
     return [
-        [row.prompt, r.token_ids, [[ids, [round(v, 3) for v in values]] for ids, values in r.top]]
-        for row, r in zip(rows, done.rows, strict=True)
+        [k, r.token_ids, [[ids, [round(v, 3) for v in values]] for ids, values in r.top]]
+        for (k, _), r in zip(places, done.outputs, strict=True)
     ]
 
 

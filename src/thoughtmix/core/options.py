@@ -1,0 +1,161 @@
+"""A thinker's own options, declared once: type, bounds, default, help, and what a server may take from strangers.
+
+    class Options(ThinkerOptions):
+        width: int = option(4, "Children drawn at a leaf.", ge=1, served=True, served_max="thoughts")
+
+Help texts, refusals, the server's schema and the page's form are all made from these declarations.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from thoughtmix.core.errors import InputError, UnknownName
+
+Limit = Literal["thoughts", "tokens"]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    served: bool = False,
+    served_max: Limit | None = None,
+    served_pattern: str | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field of a `ThinkerOptions`.
+
+    Args:
+        default: The value when nobody gives one.
+        help: One sentence. The default is added where it is shown.
+        served: Whether a request to a server may set it. False, the default, refuses: an option that names a file or a
+            model, or whose cost nobody has thought about, is not for strangers.
+        served_max: The server's limit that bounds its value: its most thoughts or its most tokens of a request.
+        served_pattern: A regular expression that a text must match in full to be taken from a request.
+        bounds: Pydantic's own (`ge`, `gt`, `le`, `lt`, `min_length`, ...).
+    """
+    extra: dict[str, JsonValue] = {"served": served}
+    if served_max is not None:
+        extra["served_max"] = served_max
+    if served_pattern is not None:
+        extra["served_pattern"] = served_pattern
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",")) if value.strip() else ()
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_split)]
+"""Several names: a list, or one text with commas between."""
+
+
+class ThinkerOptions(BaseModel):
+    """Base of every thinker's `Options`; as it is, the options of a thinker that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and bool not in _members(cls.model_fields[info.field_name].annotation):
+            raise ValueError("true and false are no numbers")
+        return value
+
+    def given(self) -> dict[str, Any]:
+        """What was set, as JSON: the rest is the defaults."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+Options = TypeVar("Options", bound=ThinkerOptions)
+
+
+def _members(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, unions taken apart."""
+    inner = typing.get_args(annotation)
+    return {annotation} if not inner else {annotation, *(m for arg in inner for m in _members(arg))}
+
+
+def parse_options(kind: type[Options], given: Mapping[str, Any], thinker: str, other: Iterable[str] = ()) -> Options:
+    """An instance of a thinker's options from names and values of a user.
+
+    Args:
+        kind: The thinker's `Options`.
+        given: Values by name; texts are read as the types say ("4" is 4, "a,b" two names).
+        thinker: Its name, for messages.
+        other: Further names that a misspelt one may stand for (the settings of a call).
+
+    Raises:
+        UnknownName: A name that is no option, with the nearest that is one.
+        InputError: A value of another type or beyond its bounds.
+    """
+    for name in given:
+        if name not in kind.model_fields:
+            raise UnknownName(f"option of thinker {thinker!r}:", name, [*kind.model_fields, *other])
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise explained(kind, error) from None
+
+
+def explained(kind: type[ThinkerOptions], error: ValidationError) -> InputError:
+    """Pydantic's complaint as one line that ends with what to type."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if name not in kind.model_fields:
+        return InputError(first["msg"] + ".", "See: thoughtmix thinkers")
+    field = kind.model_fields[name]
+    value = first["input"]
+    choices = literals(field.annotation)
+    if choices and isinstance(value, str):
+        return UnknownName(name, value[:80], [str(c) for c in choices])
+    says = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    example = field.default if field.default not in (None, ()) else "..."
+    return InputError(f"{name} is {value!r}: it should be {says}.", f"Pass {name}={_plain(example)} (--option).")
+
+
+def literals(annotation: Any) -> tuple[Any, ...]:
+    """The choices of a `Literal`, also within a union; () for other types."""
+    if typing.get_origin(annotation) is Literal:
+        return typing.get_args(annotation)
+    return tuple(choice for arg in typing.get_args(annotation) for choice in literals(arg))
+
+
+def described(kind: type[ThinkerOptions]) -> dict[str, str]:
+    """Name -> one line of help with the default, in the order declared."""
+    return {name: _line(field) for name, field in kind.model_fields.items()}
+
+
+def _line(field: FieldInfo) -> str:
+    said = (field.description or "").rstrip(".")
+    choices = literals(field.annotation)
+    among = f" ({', '.join(map(str, choices))})" if choices and not any(str(c) in said for c in choices) else ""
+    empty = field.default is None or field.default == () or field.default == ""
+    return f"{said}{among}" + ("." if empty else f" (default {_plain(field.default)}).")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def served_schema(kind: type[ThinkerOptions]) -> dict[str, Any]:
+    """JSON schema of the options that a request to a server may set: what the page builds its form from."""
+    schema = kind.model_json_schema()
+    properties = {
+        name: {k: v for k, v in body.items() if k not in {"served", "title"}}
+        for name, body in schema.get("properties", {}).items()
+        if body.get("served")
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}

@@ -1,0 +1,97 @@
+"""The local engine: our decoding loop over a Hugging Face model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.core.request import OnStep, Prompt
+from thoughtmix.engine.backends.probe import PathName, Weights
+from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceRequest
+from thoughtmix.engine.loop import decode
+from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+
+class LocalEngine:
+    """An engine over a loaded model.
+
+    Args:
+        model: What continues the sequences.
+        path: How a step goes through the model: auto (the quickest that reproduces its forward), fused, shared or
+            expanded (see `engine.backends`).
+        weights: How a step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
+    """
+
+    kind = "local"
+
+    def __init__(self, model: LanguageModel, path: PathName = "auto", weights: Weights = "auto") -> None:
+        self.model, self.path, self.weights = model, path, weights
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return EVERYTHING if self.model.causal else frozenset({Capability.TOKENS, Capability.WEIGHTS})
+
+    def environment(self) -> dict[str, Any]:
+        return environment(self.model)
+
+    def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
+        return encoded(self.model, prompt)
+
+    def generate(
+        self,
+        sequences: Sequence[SequenceRequest],
+        *,
+        row_state: RowState = NO_ROW_STATE,
+        read: Read = "shared",
+        top_logprobs: int = 0,
+        keep_prefixes: bool = False,
+        without_replacement: bool = False,
+        on_step: OnStep | None = None,
+    ) -> Generation:
+        """See `Engine.generate`."""
+        return decode(
+            self.model,
+            [encoded(self.model, s.prompt) for s in sequences],
+            sequences,
+            path=self.path,
+            weights=self.weights,
+            row_state=row_state,
+            read=read,
+            top_logprobs=top_logprobs,
+            keep_prefixes=keep_prefixes,
+            without_replacement=without_replacement,
+            on_step=on_step,
+        )
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+
+def environment(model: LanguageModel) -> dict[str, Any]:
+    """See `Engine.environment`."""
+    import torch
+    import transformers
+
+    from thoughtmix import __version__
+
+    return {
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "thoughtmix": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def encoded(model: LanguageModel, prompt: Prompt | tuple[int, ...]) -> list[int]:
+    """Token ids of a prompt. Raises `InputError`."""
+    return model.encode(prompt.content, raw=prompt.raw) if isinstance(prompt, Prompt) else list(prompt)

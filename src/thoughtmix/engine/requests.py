@@ -1,0 +1,57 @@
+"""From a request to sampling parameters, and from outputs to thoughts: what every thinker does alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thoughtmix.core.request import Request, per_thought
+from thoughtmix.core.types import Thought
+from thoughtmix.engine.engine import Generation, SequenceOutput
+from thoughtmix.engine.sampling_params import SamplingParams
+
+DEFAULT_MIN_P = 0.1
+
+
+def sampling_params(request: Request, temperature: float | tuple[float, ...]) -> list[SamplingParams]:
+    """Thought i's parameters: the request's truncations (min-p 0.1 unless it names one) at `temperature`, one for all
+    or one a thought. Raises `InputError`."""
+    n = request.n
+    return [
+        SamplingParams(temperature=t, top_k=k, top_p=p, min_p=m, top_nsigma=s)
+        for t, k, p, m, s in zip(
+            per_thought("temperature", temperature, n),
+            per_thought("top_k", request.top_k, n),
+            per_thought("top_p", request.top_p, n),
+            per_thought("min_p", DEFAULT_MIN_P if request.min_p is None else request.min_p, n),
+            per_thought("top_nsigma", request.top_nsigma, n),
+            strict=True,
+        )
+    ]
+
+
+def as_thoughts(
+    outputs: Sequence[SequenceOutput], seeds: Sequence[int], origins: Sequence[Mapping[str, Any]]
+) -> list[Thought]:
+    """One thought an output, with its seed and where it came from."""
+    return [
+        Thought(
+            text=output.text,
+            token_ids=tuple(output.token_ids),
+            seed=seed,
+            logprob=float(sum(output.logprobs)),
+            finish=output.finish,
+            token_logprobs=tuple(output.logprobs),
+            origin={**origin, **_of_endpoint(output)},
+        )
+        for output, seed, origin in zip(outputs, seeds, origins, strict=True)
+    ]
+
+
+def _of_endpoint(output: SequenceOutput) -> dict[str, Any]:
+    return {**({"tries": output.tries} if output.tries else {}), **({"error": output.error} if output.error else {})}
+
+
+def run_facts(done: Generation) -> dict[str, Any]:
+    """What a thinker says of a generation for `ThoughtSet.run`, and whether it was interrupted."""
+    return {**done.facts, "interrupted": done.interrupted}

@@ -1,0 +1,98 @@
+"""The shared engine: our decoding loop, joined by many callers, each with an engine of its own over one scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.core.request import OnStep, Prompt
+from thoughtmix.engine.continuous import Job
+from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceOutput, SequenceRequest
+from thoughtmix.engine.local import LocalEngine, encoded, environment
+from thoughtmix.engine.loop import grouped
+from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
+from thoughtmix.engine.scheduler import Caller, Scheduler
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+
+class SharedEngine:
+    """One caller's engine: its rows join the scheduler's batch, or decode beside it in turns.
+
+    Args:
+        scheduler: Steps the batch.
+        caller: Whose deadline and cancellation count.
+        top_logprobs: Note at least so many likeliest tokens of every step.
+
+    `outputs` collects all that was made for the caller.
+    """
+
+    kind = "shared"
+
+    def __init__(self, scheduler: Scheduler, caller: Caller | None = None, top_logprobs: int = 0) -> None:
+        self.scheduler, self.caller, self.top_logprobs = scheduler, caller or Caller(), top_logprobs
+        self.outputs: list[SequenceOutput] = []
+
+    @property
+    def model(self) -> LanguageModel:
+        return self.scheduler.lm
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return EVERYTHING if self.model.causal else frozenset({Capability.TOKENS, Capability.WEIGHTS})
+
+    def environment(self) -> dict[str, Any]:
+        return environment(self.model)
+
+    def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
+        return encoded(self.model, prompt)
+
+    def generate(
+        self,
+        sequences: Sequence[SequenceRequest],
+        *,
+        row_state: RowState = NO_ROW_STATE,
+        read: Read = "shared",
+        top_logprobs: int = 0,
+        keep_prefixes: bool = False,
+        without_replacement: bool = False,
+        on_step: OnStep | None = None,
+    ) -> Generation:
+        """See `Engine.generate`. Raises `Cancelled` and `TimedOut`, too."""
+        self.caller.check()
+        asked = grouped([self.encode(s.prompt) for s in sequences], sequences)
+        self.scheduler.admit(len(sequences), sum(map(len, asked.prompts)) + sum(s.max_new_tokens for s in sequences))
+        top = max(top_logprobs, self.top_logprobs)
+        known = any(prefix is not None for prefix in asked.prefixes)
+        # A state that was put in another order for the batch could not decode beside it any more.
+        standing = row_state.is_lora and (row_state is NO_ROW_STATE or asked.prompt == sorted(asked.prompt))
+        done: Generation | None = None
+        if standing and read == "shared" and not (keep_prefixes or known or without_replacement):
+            done = self.scheduler.join(self.caller, Job(self.model, asked, on_step, row_state, top))
+        if done is None:
+            with self.scheduler.turns:
+                done = LocalEngine(self.model, weights=self.scheduler.weights).generate(
+                    sequences,
+                    row_state=row_state,
+                    read=read,
+                    top_logprobs=top,
+                    keep_prefixes=keep_prefixes,
+                    without_replacement=without_replacement,
+                    on_step=self.scheduler.between(self.caller, on_step),
+                )
+        self.outputs += done.outputs
+        return done
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Callable[[], None]]:
+        self.caller.check()
+        with self.scheduler.turns:
+            self.caller.begun()
+            yield partial(self.scheduler.let_others, self.caller)

@@ -1,0 +1,47 @@
+"""Models with thought branches: transformers trained as a mixture, and any model with a graft at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.core.errors import InputError
+from thoughtmix.graft.context import graft_of
+from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+from thoughtmix.mixture.state import BranchRowState
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+
+def has_branches(model: LanguageModel) -> bool:
+    """Whether its thoughts can take routes now (a model whose graft is not in place yet has none)."""
+    return isinstance(model.model, MixtureOfThoughtsTransformer) or graft_of(model.model) is not None
+
+
+def mode_count(model: LanguageModel) -> int:
+    """Of a transformer trained with modes; 0 for other models."""
+    config: Any = model.model.config
+    return int(config.modes) if isinstance(model.model, MixtureOfThoughtsTransformer) else 0
+
+
+def branch_row_state(model: LanguageModel, seeds: Sequence[int], creativity: Sequence[float]) -> BranchRowState:
+    """The `RowState` of thoughts in this model; the default model gets its packaged graft first.
+
+    Raises:
+        InputError: The model has no thought branches.
+    """
+    from thoughtmix.models.adapter import put_shipped
+
+    if isinstance(model.model, MixtureOfThoughtsTransformer):
+        return BranchRowState(seeds, creativity, model.device)
+    if model.is_default:
+        put_shipped(model)
+    graft = graft_of(model.model)
+    if graft is None:
+        raise InputError(
+            f"{model.name} has no thought branches.",
+            "Graft some: thoughtmix graft MODEL --out DIR; or train a model: thoughtmix train mixture --data FILE; "
+            "or type --thinker sampling.",
+        )
+    return graft.row_state(seeds, creativity, model.device)

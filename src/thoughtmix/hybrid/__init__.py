@@ -1,1 +1,0 @@
-"""The thinker `hybrid`: generator -> evaluator -> refiner, with what each stage added."""

@@ -1,0 +1,90 @@
+"""What a thinker is: the one interface between `think` and everything that can produce thoughts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.options import ThinkerOptions, described
+from thoughtmix.core.request import Prompt, Request, TextEmbedder
+from thoughtmix.core.types import Thought
+from thoughtmix.engine.engine import Capability, Engine
+
+Thoughts = tuple[list[Thought], Mapping[str, Any]]
+"""n thoughts in order of their seeds, and facts about the run for `ThoughtSet.run`."""
+
+
+class Thinker(ABC):
+    """Turns one prompt into n thoughts. Stateless; loaded weights live in the engine.
+
+    A subclass declares what everybody needs to know of it; command line, server, page, docs and bench are made from
+    these declarations and know no thinker by name.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `thoughtmix thinkers`."""
+    Options: ClassVar[type[ThinkerOptions]] = ThinkerOptions
+    """Its own options, typed. Anything else is refused."""
+    needs: ClassVar[frozenset[Capability]] = frozenset()
+    """What the engine must be able to do."""
+    streams: ClassVar[bool] = False
+    """Whether sequence i of its last generation is thought i, so that its text may be shown while it grows. What others
+    do on the way is no answer yet."""
+    token_budget_option: ClassVar[str | None] = None
+    """The option that caps all tokens drawn, where it spends by a budget and not by n."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Its options: name -> one line of help."""
+        return described(self.Options)
+
+    def suits(self, engine: Engine) -> bool:
+        """Whether it can work with this engine and model, as far as can be told without trying."""
+        return self.needs <= engine.capabilities
+
+    def made_for(self, engine: Engine) -> bool:
+        """Whether it is what a user of this engine's model expects when no thinker is named."""
+        return False
+
+    def texts(self, n: int, options: ThinkerOptions) -> int:
+        """How many texts it writes in all for n thoughts: drafts and branches count. The server admits by it, and the
+        bench gives everyone equal budgets."""
+        return n
+
+    @abstractmethod
+    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
+        """n thoughts.
+
+        Args:
+            engine: Has everything in `needs`.
+            prompt: What is asked.
+            request: Settings; `request.options` is an instance of `Options`.
+
+        Returns:
+            The thoughts in order of their seeds, and facts about the run. A fact `interrupted` that is true says that
+            the thoughts are what was complete when the run was stopped.
+
+        Raises:
+            InputError: Settings or options that it cannot serve.
+        """
+        ...
+
+
+def one_temperature(request: Request, thinker: str) -> float | tuple[float, ...] | None:
+    """Where creativity is the temperature: the one that was given. Raises `InputError` when both were."""
+    if request.creativity is not None and request.temperature is not None:
+        raise InputError(
+            f"For {thinker}, creativity is the temperature: both were given.",
+            "Pass only one (--creativity or --temperature).",
+        )
+    return request.creativity if request.temperature is None else request.temperature
+
+
+def packaged_embedder() -> TextEmbedder:
+    """For thinkers that embed texts, where the caller brings no embedder."""
+    from thoughtmix.models import load_embedder
+
+    return load_embedder()
