@@ -13,13 +13,11 @@ from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.core.thinker import Request
 from thoughtmix.core.types import Thought
 from thoughtmix.engine import Row, decode
-from thoughtmix.experts.analysis import analyze_expert_specialization
+from thoughtmix.experts.analysis import PROMPTS, Specialization, analyze_expert_specialization
 from thoughtmix.experts.controller import ExpertController
 from thoughtmix.experts.families import find_moe_layers
 from thoughtmix.experts.profile import ROUTER, Profile, all_experts, load_profiles
-from thoughtmix.experts.prompts import PROMPTS
 from thoughtmix.experts.row_state import ExpertRowState
-from thoughtmix.experts.specialization import Specialization
 from thoughtmix.thinkers._common import samplers, thoughts
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from thoughtmix.report.html import _template
 
 if TYPE_CHECKING:
-    from thoughtmix.experts.specialization import Specialization
+    from thoughtmix.experts.analysis import Specialization
 
 SHOWN = 6  # experts a label with their prompts
 CELL = 16
