@@ -124,8 +124,8 @@ def test_the_terminal_shows_the_same() -> None:
     assert "你好" in out.getvalue()
     console = Console(file=StringIO(), width=40, height=6, force_terminal=True)
     with LiveView(console, 20) as view:
-        view.see(StepEvent(["word " * 30] * 20, 20, 40, [False] * 20))
-        view.see(StepEvent(["end"] * 20, 40, 40, [True] * 20))
+        view.update(StepEvent(["word " * 30] * 20, 20, 40, [False] * 20))
+        view.update(StepEvent(["end"] * 20, 40, 40, [True] * 20))
         assert view.texts[0].endswith("end")
         assert "20 of 20 done" in view.status
 

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix import _peft_hook
+from thoughtmix.core.types import register_html
 
 _peft_hook.install()  # stock PEFT then knows grafts
 
@@ -72,6 +73,16 @@ if TYPE_CHECKING:
     from thoughtmix.core.registry import get_thinker, thinker_names
     from thoughtmix.core.thinker import Request, StepEvent, Thinker
     from thoughtmix.core.types import Thought, ThoughtSet
+
+
+def _html(thoughts: ThoughtSet) -> str:
+    """What a notebook shows of a set: the report's business, of which `core` knows nothing."""
+    from thoughtmix.report.html import fragment
+
+    return fragment(thoughts)
+
+
+register_html(_html)
 
 
 def __getattr__(name: str) -> Any:

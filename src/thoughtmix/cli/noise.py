@@ -97,7 +97,7 @@ def _watched(noiser: SemanticNoiser, idea: str, n: int, settings: dict[str, Any]
     else:
         noiser.endpoint.stream = True
     with LiveView(Console(), n) as view:
-        return noiser.disturb(idea, n, on_step=view.see, **settings)
+        return noiser.disturb(idea, n, on_step=view.update, **settings)
 
 
 def _noiser(

@@ -144,7 +144,7 @@ def _run(
     from thoughtmix.report.terminal import LiveView
 
     with LiveView(Console(), settings["n"]) as view:
-        return pipeline(prompt, on_step=view.see, **settings)
+        return pipeline(prompt, on_step=view.update, **settings)
 
 
 def _numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:

@@ -44,8 +44,10 @@ def table(cost: CostEstimate) -> list[list[str]]:
         row(f"  {name}", [gigabytes(value) if value else "" for value in values])
     unit = "machines" if cost.machine.is_cpu else "GPUs"
     row(f"{unit}", [_or_dash(way, _machines(way)) for way in ways])
-    row(f"{unit[:-1]}-hours" if not cost.machine.is_cpu else "hours of one machine",
-        [_or_dash(way, duration(way.gpu_hours)) for way in ways])  # fmt: skip
+    row(
+        f"{unit[:-1]}-hours" if not cost.machine.is_cpu else "hours of one machine",
+        [_or_dash(way, duration(way.gpu_hours)) for way in ways],
+    )
     row("  of it teacher's answers", [duration(way.teacher_hours) if way.teacher_hours else "" for way in ways])
     row("time by the clock", [_or_dash(way, duration(way.hours)) for way in ways])
     row("money", [_or_dash(way, money(way.money)) for way in ways])

@@ -72,7 +72,7 @@ def heat_map(thoughts: ThoughtSet) -> Table:
 
 
 class LiveView:
-    """A line a thought while they grow, with the progress below. Give `see` to `on_step`."""
+    """A line a thought while they grow, with the progress below. Give `update` to `on_step`."""
 
     def __init__(self, console: Console, n: int) -> None:
         from rich.live import Live
@@ -91,7 +91,7 @@ class LiveView:
     def __exit__(self, *error: object) -> None:
         self.live.__exit__(None, None, None)
 
-    def see(self, event: StepEvent) -> None:
+    def update(self, event: StepEvent) -> None:
         now = time.monotonic()
         self.began = self.began or now
         for i, piece in enumerate(event.pieces):

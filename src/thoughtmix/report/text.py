@@ -33,11 +33,13 @@ def summary(thoughts: ThoughtSet) -> str:
     parts += [
         f"{label} {m[name]:.2f}"
         for name, label in (
-            ("mean_distance", "mean distance"), ("distinct_2", "distinct-2"),
-            ("self_bleu", "self-BLEU"), ("judge_nll", "judge NLL"),
+            ("mean_distance", "mean distance"),
+            ("distinct_2", "distinct-2"),
+            ("self_bleu", "self-BLEU"),
+            ("judge_nll", "judge NLL"),
         )
         if name in m
-    ]  # fmt: skip
+    ]
     if run.get("tokens_per_second"):
         parts.append(
             f"{run['tokens']} tokens in {run['seconds']:.1f} s, {run['tokens_per_second']:.0f}/s, {run['path']} path"
