@@ -90,7 +90,7 @@ def _watched(noiser: SemanticNoiser, idea: str, n: int, settings: dict[str, Any]
         return noiser.disturb(idea, n, **settings)
     from rich.console import Console
 
-    from thoughtmix.report.terminal import LiveView
+    from thoughtmix.report.text import LiveView
 
     if noiser.endpoint is None:
         _ = noiser.model  # its progress is said before the live view begins

@@ -141,7 +141,7 @@ def _run(
         return pipeline(prompt, **settings)
     from rich.console import Console
 
-    from thoughtmix.report.terminal import LiveView
+    from thoughtmix.report.text import LiveView
 
     with LiveView(Console(), settings["n"]) as view:
         return pipeline(prompt, on_step=view.update, **settings)

@@ -206,24 +206,7 @@ def analyze_expert_specialization(
         )
     labels, flat, text_labels = _flatten(PROMPTS if texts is None else texts)
     reader = ExpertActivationExtractor(model.model, outputs="")
-    e = max(layer.num_experts for layer in reader.layers)
-    rates = np.zeros((len(flat), len(reader.layers), e))
-    entropy = np.zeros((len(flat), len(reader.layers)))
-    together = np.zeros((len(reader.layers), e, e))
-    tokens = np.zeros(len(flat), dtype=np.int64)
-    limit = min(max_tokens, model.context_length or max_tokens)
-    for i, text in enumerate(flat):
-        ids = model.encode(text, raw=True)[:limit]
-        reader.clear()
-        with reader, torch.no_grad():
-            model.model(input_ids=torch.tensor([ids], device=model.device))
-        tokens[i] = len(ids)
-        activations = reader.activations
-        for j, layer in enumerate(reader.layers):
-            rates[i, j], entropy[i, j], pairs = _count(activations[layer.number], layer, e)
-            together[j] += pairs / len(flat)
-        if on_text is not None:
-            on_text(i + 1, len(flat))
+    counts = _read_texts(model, reader, flat, max_tokens, on_text)
     return Specialization(
         model=model.name,
         labels=labels,
@@ -232,13 +215,10 @@ def analyze_expert_specialization(
         layers=tuple(x.name for x in reader.layers),
         num_experts=tuple(x.num_experts for x in reader.layers),
         top_k=tuple(x.top_k for x in reader.layers),
-        tokens=tokens,
-        rates=rates,
-        entropy=entropy,
-        together=together,
         alpha=alpha,
         permutations=permutations,
-        **_tests(rates, one_hot(text_labels, len(labels)), permutations, alpha, seed),
+        **counts,
+        **_tests(counts["rates"], one_hot(text_labels, len(labels)), permutations, alpha, seed),
     )
 
 
@@ -254,6 +234,33 @@ def _flatten(texts: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], list[
     if any(not isinstance(t, str) or not t.strip() for t in flat):
         raise InputError("A text is empty.", "Leave it out.")
     return labels, flat, np.repeat(np.arange(len(labels)), [len(texts[label]) for label in labels])
+
+
+def _read_texts(
+    model: LanguageModel,
+    reader: ExpertActivationExtractor,
+    texts: Sequence[str],
+    max_tokens: int,
+    on_text: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """The tokens, rates, entropy and together of a `Specialization`."""
+    n, layers, e = len(texts), len(reader.layers), max(layer.num_experts for layer in reader.layers)
+    tokens = np.zeros(n, dtype=np.int64)
+    rates, entropy, together = np.zeros((n, layers, e)), np.zeros((n, layers)), np.zeros((layers, e, e))
+    limit = min(max_tokens, model.context_length or max_tokens)
+    for i, text in enumerate(texts):
+        ids = model.encode(text, raw=True)[:limit]
+        reader.clear()
+        with reader, torch.no_grad():
+            model.model(input_ids=torch.tensor([ids], device=model.device))
+        tokens[i] = len(ids)
+        activations = reader.activations
+        for j, layer in enumerate(reader.layers):
+            rates[i, j], entropy[i, j], pairs = _count(activations[layer.number], layer, e)
+            together[j] += pairs / n
+        if on_text is not None:
+            on_text(i + 1, n)
+    return {"tokens": tokens, "rates": rates, "entropy": entropy, "together": together}
 
 
 def _count(seen: Activations, layer: MoELayer, e: int) -> tuple[Array, float, Array]:

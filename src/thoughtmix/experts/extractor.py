@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.core.types import write_whole
-from thoughtmix.experts.families import MoELayer, layers_to_hook
+from thoughtmix.experts.families import layers_to_hook
 from thoughtmix.experts.hooks import RoutingRecord, attach, detach
 
 SCHEMA = "thoughtmix/expert-activations"
@@ -114,20 +114,31 @@ class ExpertActivationExtractor:
             if outputs and layer.family.unheard:
                 raise ModelError(f"Outputs of {layer.name} mean nothing: {layer.family.unheard}.", 'Pass outputs="".')
         self.outputs: str = outputs
-        self._store = _Store(self.layers, folder, memory_limit)
+        self._recorded = {x.number: _Recorded(x.name) for x in self.layers}
+        self._folder = None if folder is None else Path(folder)
+        self._limit, self._held = memory_limit, 0  # bytes
+        if self._folder is not None:
+            try:
+                self._folder.mkdir(parents=True)
+            except OSError as error:
+                raise InputError(f"Cannot make {folder}: {error.strerror}.", "Name a new folder.") from None
 
     @property
     def activations(self) -> dict[int, Activations]:
         """What was noted so far, by layer number."""
-        return self._store.activations()
-
-    def record(self, seen: RoutingRecord) -> None:
-        """For the hooks: see `hooks.Observer`."""
-        self._store.add(seen)
+        if self._folder is not None:
+            return Activations.load(self._folder)
+        found = {}
+        for number, layer in self._recorded.items():
+            if layer.tokens:
+                tensors: dict[str, Any] = {name: torch.cat(some) for name, some in layer.tensors.items()}
+                found[number] = Activations(layer.name, **{"outputs": None, **tensors}, batches=tuple(layer.batches))
+        return found
 
     def clear(self) -> None:
         """Forget what was noted in memory."""
-        self._store.clear()
+        self._recorded = {x.number: _Recorded(x.name) for x in self.layers}
+        self._held = 0
 
     def __enter__(self) -> Self:
         for layer in self.layers:
@@ -137,35 +148,15 @@ class ExpertActivationExtractor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for layer in self.layers:
             detach(layer, self)
-        self._store.close(whole=kind is None)
+        if self._folder is not None and kind is not None:  # a broken run leaves no folder
+            shutil.rmtree(self._folder, ignore_errors=True)
+        elif self._folder is not None:
+            layers = {number: layer.to_dict() for number, layer in self._recorded.items() if layer.tokens}
+            write_whole(self._folder / _MANIFEST, json.dumps({"schema": SCHEMA, "version": 1, "layers": layers}))
 
-
-@dataclass
-class _Pieces:
-    """What came of one layer, a tensor for each forward and name."""
-
-    name: str
-    tensors: dict[str, list[Tensor]] = field(default_factory=dict)
-    tails: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shape after the tokens
-    tokens: int = 0
-    batches: list[tuple[int, int]] = field(default_factory=list)
-
-
-class _Store:
-    """Where an extractor keeps what it is shown."""
-
-    def __init__(self, layers: Sequence[MoELayer], folder: str | os.PathLike[str] | None, limit: int) -> None:
-        self._layers = {x.number: _Pieces(x.name) for x in layers}
-        self._folder = None if folder is None else Path(folder)
-        self._limit, self._held = limit, 0
-        if self._folder is not None:
-            try:
-                self._folder.mkdir(parents=True)
-            except OSError as error:
-                raise InputError(f"Cannot make {folder}: {error.strerror}.", "Name a new folder.") from None
-
-    def add(self, seen: RoutingRecord) -> None:
-        pieces = self._layers[seen.layer.number]
+    def record(self, seen: RoutingRecord) -> None:
+        """For the hooks: see `hooks.Observer`."""
+        layer = self._recorded[seen.layer.number]
         tensors = {
             "logits": seen.logits,
             "probabilities": seen.layer.probabilities(seen.logits),
@@ -174,61 +165,50 @@ class _Store:
             "outputs": seen.outputs,
         }
         for name, value in tensors.items():
-            if value is not None:
-                kept = value.detach().to("cpu", getattr(torch, _DTYPES[name]), copy=True)
-                self._keep(seen.layer.number, pieces, name, kept)
-        pieces.tokens += len(seen.index)
-        pieces.batches.append((seen.batch, seen.length))
-
-    def _keep(self, number: int, pieces: _Pieces, name: str, value: Tensor) -> None:
-        tail = tuple(value.shape[1:])
-        if pieces.tails.setdefault(name, tail) != tail:
-            raise InputError(
-                f"{pieces.name} ran another number of experts than before.", "Record each setting of the control apart."
-            )
-        if self._folder is None:
-            self._held += value.nbytes
-            if self._held > self._limit:
+            if value is None:
+                continue
+            kept = value.detach().to("cpu", getattr(torch, _DTYPES[name]), copy=True)
+            tail = tuple(kept.shape[1:])
+            if layer.tails.setdefault(name, tail) != tail:
                 raise InputError(
-                    f"What the experts gave is over {self._limit / 2**30:.3g} GiB.",
-                    "Stream it (folder=...), or read fewer layers (layers=...) or no outputs.",
+                    f"{layer.name} ran another number of experts than before.",
+                    "Record each setting of the control apart.",
                 )
-            pieces.tensors.setdefault(name, []).append(value)
-            return
-        try:
-            with (self._folder / f"{number}.{name}").open("ab") as file:
-                file.write(value.contiguous().numpy().tobytes())
-        except OSError as error:
-            raise InputError(f"Cannot write to {self._folder}: {error.strerror}.", "Free some space.") from None
+            if self._folder is None:
+                self._keep(layer, name, kept)
+            else:
+                _append(self._folder / f"{seen.layer.number}.{name}", kept)
+        layer.tokens += len(seen.index)
+        layer.batches.append((seen.batch, seen.length))
 
-    def activations(self) -> dict[int, Activations]:
-        if self._folder is not None:
-            return Activations.load(self._folder)
-        found = {}
-        for number, pieces in self._layers.items():
-            if pieces.tokens:
-                tensors: dict[str, Any] = {name: torch.cat(some) for name, some in pieces.tensors.items()}
-                found[number] = Activations(pieces.name, **{"outputs": None, **tensors}, batches=tuple(pieces.batches))
-        return found
+    def _keep(self, layer: _Recorded, name: str, value: Tensor) -> None:
+        self._held += value.nbytes
+        if self._held > self._limit:
+            raise InputError(
+                f"What the experts gave is over {self._limit / 2**30:.3g} GiB.",
+                "Stream it (folder=...), or read fewer layers (layers=...) or no outputs.",
+            )
+        layer.tensors.setdefault(name, []).append(value)
 
-    def clear(self) -> None:
-        self._layers = {number: _Pieces(pieces.name) for number, pieces in self._layers.items()}
-        self._held = 0
 
-    def close(self, whole: bool) -> None:
-        """Describe the folder, which makes it readable; a broken run leaves no folder."""
-        if self._folder is None:
-            return
-        if not whole:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return
-        layers = {
-            number: {
-                "name": pieces.name,
-                "batches": pieces.batches,
-                "shapes": {name: (pieces.tokens, *tail) for name, tail in pieces.tails.items()},
-            }
-            for number, pieces in self._layers.items()
-            if pieces.tokens
-        }
-        write_whole(self._folder / _MANIFEST, json.dumps({"schema": SCHEMA, "version": 1, "layers": layers}))
+@dataclass(slots=True)
+class _Recorded:
+    """What came of one layer."""
+
+    name: str
+    tensors: dict[str, list[Tensor]] = field(default_factory=dict)  # by name, one a forward; empty with a folder
+    tails: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by name, the shape after the tokens
+    tokens: int = 0
+    batches: list[tuple[int, int]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        shapes = {name: (self.tokens, *tail) for name, tail in self.tails.items()}
+        return {"name": self.name, "batches": self.batches, "shapes": shapes}
+
+
+def _append(file: Path, value: Tensor) -> None:
+    try:
+        with file.open("ab") as stream:
+            stream.write(value.contiguous().numpy().tobytes())
+    except OSError as error:
+        raise InputError(f"Cannot write to {file.parent}: {error.strerror}.", "Free some space.") from None

@@ -7,7 +7,7 @@ table holds those that differ, and those that cannot be controlled, with the rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,16 +186,15 @@ def _layer(
         raise ModelError(f"{name} spreads its experts over devices.", "Load the model without expert parallelism.")
     if family is _PLAIN and (_corrected(block) or _corrected(inner(router))):
         family = _CORRECTED
-    count = _number((mine, inner(router), block), "num_experts", "n_routed_experts", "num_local_experts")
+    count = _number([mine, inner(router), block], "num_experts", "n_routed_experts", "num_local_experts")
     if count is None and isinstance(mine, nn.ModuleDict):
         count = len(mine)
-    top = family.top_k or _number((inner(router), block, mine), "top_k", "num_experts_per_tok", "moe_top_k")
-    if top is None:
-        config: Any = getattr(model, "config", None)
-        top = next(iter(_numbers((config,), "num_experts_per_tok", "moe_top_k", "top_k")), None)
-    if count is None or top is None:
+    top_k = family.top_k or _number([inner(router), block, mine], "top_k", "num_experts_per_tok", "moe_top_k")
+    if top_k is None:
+        top_k = _number([getattr(model, "config", None)], "num_experts_per_tok", "moe_top_k", "top_k")
+    if count is None or top_k is None:
         raise _refusal(name, "it does not say how many experts it has and uses")
-    return MoELayer(number, name, block, router, experts, count, min(top, count), family)
+    return MoELayer(number, name, block, router, experts, count, min(top_k, count), family)
 
 
 def _corrected(module: nn.Module) -> bool:
@@ -204,13 +203,7 @@ def _corrected(module: nn.Module) -> bool:
     return any(name in {"e_score_correction_bias", "expert_bias"} for name in own) or hasattr(module, "moe_statics")
 
 
-def _numbers(parts: tuple[Any, ...], *names: str) -> Iterator[int]:
-    for part in parts:
-        for name in names:
-            value = getattr(part, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                yield value
-
-
-def _number(parts: tuple[Any, ...], *names: str) -> int | None:
-    return next(_numbers(parts, *names), None)
+def _number(parts: Sequence[Any], *names: str) -> int | None:
+    """The first positive whole number that a part has by one of these names."""
+    values = (getattr(part, name, None) for part in parts for name in names)
+    return next((x for x in values if isinstance(x, int) and not isinstance(x, bool) and x > 0), None)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from thoughtmix.core.errors import ModelError
 from thoughtmix.experts.families import MoELayer
-from thoughtmix.experts.layer_control import EditLogits, LayerControl, per_token, run_masked
+from thoughtmix.experts.layer_control import OWN, EditLogits, LayerControl, run_masked
 
 _REPORT = "Choose another family, or report this model class to thoughtmix."
 
@@ -94,7 +94,7 @@ class _ForwardCall:
 
     batch: int
     length: int
-    active: list[tuple[LayerControl, Tensor | None]]
+    controls: list[LayerControl]  # by token, in the order in which they apply
     observers: list[Observer]
     wanted: str  # the most that an observer wants of the outputs
     mode: EditLogits | None = None
@@ -171,16 +171,17 @@ class LayerHooks:
         active = [c for x in self.controllers if (c := x.control(number, batch)) is not None]
         if hidden.ndim == 2 and any(rows is not None for _, rows in active):
             raise ModelError(f"{self.layer.name} is given tokens without their rows.", "Use one profile for all.")
+        controls = [control.by_token(rows, length) for control, rows in active]
         observers = list(self.observers)  # who comes or goes while this runs has no part in it
-        if active or observers:
-            wants = {w.outputs for w in observers}
+        if controls or observers:
+            wants = {x.outputs for x in observers}
             wanted = "all" if "all" in wants else "selected" if "selected" in wants else ""
-            self._local.current = _ForwardCall(batch, length, active, observers, wanted)
+            self._local.current = _ForwardCall(batch, length, controls, observers, wanted)
 
     def _before_router(self, _: nn.Module, args: Any) -> None:
         call = self._current
-        if call is not None and any(c.edits_logits for c, _ in call.active):
-            call.mode = EditLogits(self.layer, call.active, call.length)
+        if call is not None and any(c.edits_logits for c in call.controls):
+            call.mode = EditLogits(self.layer, call.controls)
             call.mode.__enter__()
 
     def _after_router(self, _: nn.Module, args: Any, out: Any) -> Any:
@@ -194,7 +195,7 @@ class LayerHooks:
             return None
         if mode is not None:
             mode.check()
-        if call.observers or any(c.forced is not None and not c.forced.plain for c, _ in call.active):
+        if call.observers or any(c.forced is not None and not c.forced.plain for c in call.controls):
             call.logits = self.layer.logits(out)
         if self.layer.family.format != "input_scale":
             return None
@@ -269,8 +270,8 @@ class LayerHooks:
                 raise ModelError(f"{self.layer.name} calls its experts before its router.", _REPORT)
             return self.layer.probabilities(call.logits)
 
-        for control, rows in call.active:
-            index, weight = control.reroute(index, weight, scores, rows, call.length)
+        for control in call.controls:
+            index, weight = control.reroute(index, weight, scores)
         call.index, call.weight = index, weight
         return index, weight
 
@@ -298,14 +299,11 @@ class LayerHooks:
                 f"Outputs of {self.layer.name} mean nothing: {self.layer.family.unheard}.", "Read routing only."
             )
         self._show(call, None)
-        forced = [(c.forced, rows) for c, rows in call.active if c.forced is not None]
+        forced = [c.forced.mode != OWN for c in call.controls if c.forced is not None]  # (T or 1, 1) each
         if not forced:
             return None
         result = run_masked(experts, hidden, index, weight)
-        taken = torch.zeros(len(hidden), 1, dtype=torch.bool, device=hidden.device)
-        for part, rows in forced:
-            taken = taken | per_token(part.rows, rows, call.length)
-        return torch.where(taken, result, out)
+        return torch.where(functools.reduce(torch.logical_or, forced), result, out)
 
     def _show(self, call: _ForwardCall, outputs: Tensor | None) -> None:
         if not call.observers:

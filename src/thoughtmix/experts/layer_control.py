@@ -1,6 +1,7 @@
 """What is changed at one layer, for n control rows, as tensors; and how that changes logits and choices.
 
-Shapes: n control rows, e experts, T = b t tokens of a forward (t of each batch row, one row after the other).
+Shapes: n control rows, e experts, T = b t tokens of a forward (t of each batch row, one row after the other). Where one
+row holds for all tokens, n or T is 1.
 """
 
 from __future__ import annotations
@@ -19,24 +20,25 @@ from thoughtmix.experts.families import MoELayer
 from thoughtmix.experts.profile import Profile
 
 _ADDS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+OWN, GIVEN, EQUAL, BY_ROUTER = range(4)
+"""What a row of `Forced` does: keep the router's choice; take the weights as they are; share the weight of the router's
+choice equally, or by the router's scores."""
 
 
 @dataclass(slots=True)
 class Forced:
-    """The experts of each control row in place of the router's choice, padded with weight 0."""
+    """The experts of each row in place of the router's choice, padded with weight 0."""
 
     index: Tensor  # (n, K) int64
-    weight: Tensor  # (n, K) float32; for proportional rows the equal shares
-    proportional: Tensor  # (n, 1) bool: times what the router gave its own choice
-    by_router: Tensor  # (n, 1) bool: shares by the router's scores
-    rows: Tensor  # (n, 1) bool: the others keep the router's choice
-    whole: bool  # all rows are forced
-    plain: bool  # no row is proportional
+    weight: Tensor  # (n, K) float32; where the router's weight is shared, the equal shares
+    mode: Tensor  # (n, 1) int64: OWN, GIVEN, EQUAL or BY_ROUTER
+    whole: bool  # no row is OWN
+    plain: bool  # no row is EQUAL or BY_ROUTER
 
 
 @dataclass(slots=True)
 class LayerControl:
-    """The changes at one layer. Any part may be absent."""
+    """The changes at one layer, for n control rows or, after `by_token`, for T tokens. Any part may be absent."""
 
     layer: MoELayer
     bias: Tensor | None = None  # (n, e) added to the logits
@@ -49,14 +51,25 @@ class LayerControl:
     def edits_logits(self) -> bool:
         return self.bias is not None or self.noise is not None or self.excluded is not None
 
-    def edit_logits(self, logits: Tensor, rows: Tensor | None, length: int) -> Tensor:
+    def by_token(self, rows: Tensor | None, length: int) -> LayerControl:
+        """The same for each token of a batch whose row i follows control row rows[i]; None: the only row, by all."""
+        if rows is None:
+            return self
+        token = rows.repeat_interleave(length) if length > 1 else rows  # (T,) control rows
+        bias, noise, excluded = (x if x is None else x[token] for x in (self.bias, self.noise, self.excluded))
+        forced = self.forced
+        if forced is not None:
+            forced = Forced(forced.index[token], forced.weight[token], forced.mode[token], forced.whole, forced.plain)
+        return LayerControl(self.layer, bias, noise, self.head, excluded, forced)
+
+    def edit_logits(self, logits: Tensor) -> Tensor:
         """logits (T, e) float32 -> the same, changed."""
         if self.bias is not None:
-            logits = logits + per_token(self.bias, rows, length)
+            logits = logits + self.bias
         if self.excluded is not None:
-            logits = logits.masked_fill(per_token(self.excluded, rows, length), torch.finfo(torch.float32).min)
+            logits = logits.masked_fill(self.excluded, torch.finfo(torch.float32).min)
         if self.noise is not None:
-            logits = self._add_noise(logits, per_token(self.noise, rows, length))
+            logits = self._add_noise(logits, self.noise)
         return logits
 
     def _add_noise(self, logits: Tensor, noise: Tensor) -> Tensor:
@@ -71,42 +84,29 @@ class LayerControl:
         best = noisy.masked_fill(is_head, lowest).amax(-1, keepdim=True)
         return torch.where(is_head, logits, torch.where(logits > lowest, noisy - best + top.values[:, -1:], logits))
 
-    def reroute(
-        self, index: Tensor, weight: Tensor, scores: Callable[[], Tensor], rows: Tensor | None, length: int
-    ) -> tuple[Tensor, Tensor]:
+    def reroute(self, index: Tensor, weight: Tensor, scores: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """index and weight (T, k) as the router chose -> (T, K) as they shall be. scores(): (T, e), summing to 1."""
         if self.excluded is not None:  # a rule that must take k experts may take an excluded one, at weight 0 or nearly
-            excluded = per_token(self.excluded, rows, length).expand(len(index), -1)
-            weight = weight.masked_fill(excluded.gather(1, index), 0.0)
+            weight = weight.masked_fill(self.excluded.expand(len(index), -1).gather(1, index), 0.0)
         forced = self.forced
         if forced is None:
             return index, weight
-        tokens = len(index)
-        mine = per_token(forced.index, rows, length).expand(tokens, -1)
-        share = per_token(forced.weight, rows, length)
+        mine = forced.index.expand(len(index), -1)
+        share = forced.weight
         if not forced.plain:
             by_score = scores().gather(1, mine) * (share != 0)
             by_score = by_score / by_score.sum(-1, keepdim=True).clamp(min=1e-20)
-            shares = torch.where(per_token(forced.by_router, rows, length), by_score, share)
-            mass = weight.float().sum(-1, keepdim=True)
-            share = torch.where(per_token(forced.proportional, rows, length), shares * mass, share)
-        share = share.expand(tokens, -1).to(weight.dtype)
+            of_router = torch.where(forced.mode == BY_ROUTER, by_score, share) * weight.float().sum(-1, keepdim=True)
+            share = torch.where(forced.mode >= EQUAL, of_router, share)
+        share = share.expand(len(index), -1).to(weight.dtype)
         if forced.whole:
             return mine, share
         width = max(index.shape[1], mine.shape[1])
-        take = per_token(forced.rows, rows, length)
+        take = forced.mode != OWN
         return (
             torch.where(take, _pad(mine, width), _pad(index, width)),
             torch.where(take, F.pad(share, (0, width - share.shape[1])), F.pad(weight, (0, width - weight.shape[1]))),
         )
-
-
-def per_token(x: Tensor, rows: Tensor | None, length: int) -> Tensor:
-    """(n, ...) by control row -> (T, ...) by token, or (1, ...) where there is one row for all."""
-    if rows is None:
-        return x
-    x = x[rows]
-    return x.repeat_interleave(length, 0) if length > 1 else x
 
 
 def run_masked(experts: Any, hidden: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -131,9 +131,9 @@ def _pad(index: Tensor, width: int) -> Tensor:
 class EditLogits(TorchFunctionMode):
     """While a router runs: changes what its linear map to e experts gives, so that its own rule does the rest."""
 
-    def __init__(self, layer: MoELayer, edits: Sequence[tuple[LayerControl, Tensor | None]], length: int) -> None:
+    def __init__(self, layer: MoELayer, controls: Sequence[LayerControl]) -> None:
         super().__init__()
-        self.layer, self.edits, self.length = layer, edits, length
+        self.layer, self.controls = layer, controls
         self.hits = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -142,8 +142,8 @@ class EditLogits(TorchFunctionMode):
         if func is F.linear and out.shape[-1] == e:
             self.hits += 1
             logits = out.reshape(-1, e).float()
-            for control, rows in self.edits:
-                logits = control.edit_logits(logits, rows, self.length)
+            for control in self.controls:
+                logits = control.edit_logits(logits)
             return logits.reshape(out.shape).to(out.dtype)
         if self.hits and getattr(func, "__name__", "") in _ADDS and isinstance(out, Tensor) and out.shape[-1] == e:
             return self._corrected(out, args)
@@ -153,9 +153,9 @@ class EditLogits(TorchFunctionMode):
         """Scores plus a correction of each expert (DeepSeek-V3): an excluded expert must not come back by it."""
         if not any(isinstance(a, Tensor) and a.numel() == out.shape[-1] for a in args):
             return out
-        for control, rows in self.edits:
+        for control in self.controls:
             if control.excluded is not None:
-                excluded = per_token(control.excluded, rows, self.length).expand(out.numel() // out.shape[-1], -1)
+                excluded = control.excluded.expand(out.numel() // out.shape[-1], -1)
                 out = out.masked_fill(excluded.reshape(out.shape), torch.finfo(out.dtype).min / 4)  # pairs are summed
         return out
 
@@ -235,7 +235,7 @@ def _forced(layer: MoELayer, profiles: Sequence[Profile]) -> Forced | None:
         return None
     index = torch.zeros(n, width, dtype=torch.long)
     weight = torch.zeros(n, width)
-    proportional, by_router, rows = (torch.zeros(n, 1, dtype=torch.bool) for _ in range(3))
+    mode = torch.full((n, 1), OWN)
     for row, (experts, p) in enumerate(zip(given, profiles, strict=True)):
         ids = [_expert(layer, x) for x in experts]
         if not ids:
@@ -246,21 +246,12 @@ def _forced(layer: MoELayer, profiles: Sequence[Profile]) -> Forced | None:
         index[row, : len(ids)] = torch.tensor(ids)
         if isinstance(experts, Mapping):
             weight[row, : len(ids)] = torch.tensor(list(experts.values()))
+            mode[row] = GIVEN
         else:
             weight[row, : len(ids)] = 1 / len(ids)
-            proportional[row] = True
-            by_router[row] = p.weights == "router"
-        rows[row] = True
-    device = layer.device
-    return Forced(
-        index.to(device),
-        weight.to(device),
-        proportional.to(device),
-        by_router.to(device),
-        rows.to(device),
-        whole=bool(rows.all()),
-        plain=not bool(proportional.any()),
-    )
+            mode[row] = BY_ROUTER if p.weights == "router" else EQUAL
+    whole, plain = bool((mode != OWN).all()), bool((mode < EQUAL).all())
+    return Forced(index.to(layer.device), weight.to(layer.device), mode.to(layer.device), whole, plain)
 
 
 def _expert(layer: MoELayer, expert: int) -> int:
