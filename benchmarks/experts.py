@@ -41,9 +41,15 @@ Context = Callable[[], AbstractContextManager[Any]]
 def mixtral(hidden: int, layers: int) -> PreTrainedModel:
     """8 experts twice as wide as the model, two a token."""
     config = MixtralConfig(
-        vocab_size=8192, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=4, num_local_experts=8, num_experts_per_tok=2,
-    )  # fmt: skip
+        vocab_size=8192,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+    )
     return MixtralForCausalLM(config)
 
 
@@ -51,10 +57,16 @@ def olmoe(hidden: int, layers: int) -> PreTrainedModel:
     """OLMoE-1B-7B's layers at hidden 2048: 64 experts of half the width, eight a token. Its vocabulary is cut as its
     layers are, so that the head weighs here what it weighs there."""
     config = OlmoeConfig(
-        vocab_size=max(1024, 50304 * layers // 16), hidden_size=hidden, intermediate_size=hidden // 2,
-        num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=16, num_experts=64,
-        num_experts_per_tok=8, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=max(1024, 50304 * layers // 16),
+        hidden_size=hidden,
+        intermediate_size=hidden // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        num_experts=64,
+        num_experts_per_tok=8,
+        pad_token_id=0,
+    )
     return OlmoeForCausalLM(config)
 
 

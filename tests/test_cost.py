@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeepseekV2Config, GPT2Config, LlamaConfig, MixtralConfig, ViTConfig
 
 from thoughtmix.core.errors import InputError, ModelError, UnknownName
-from thoughtmix.cost import Graft, Request, estimate, kinds, memory
-from thoughtmix.cost.hardware import kind
-from thoughtmix.cost.read import build
-from thoughtmix.cost.size import Size, measure
+from thoughtmix.cost import CostRequest, Graft, estimate, get_machine, load_machines
+from thoughtmix.cost.hardware import USABLE, activations
+from thoughtmix.cost.measure import build_on_meta, measure
+from thoughtmix.cost.size import Size
 from thoughtmix.graft import MoTConfig
 
 TOKENS, ROWS = 48, 2
@@ -122,7 +122,7 @@ def test_graft_has_the_parameters_of_the_real_one() -> None:
 )
 def test_real_sizes_without_weights(config: Any) -> None:
     """On the meta device, where the counter runs, too: 7 billion parameters, not one of them made."""
-    model: Any = build(config, "real")
+    model: Any = build_on_meta(config, "real")
     assert {p.device.type for p in model.parameters()} == {"meta"}
     size = measure(model)
     model.set_attn_implementation("eager")
@@ -195,10 +195,10 @@ def test_activations_are_near_what_training_keeps(family: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = model(ids, labels=ids).loss
     there = sum(size for place, size in kept.items() if place not in weights) / (ROWS * TOKENS)
-    ours = memory.activations(measure(model), 4, checkpointing=False)
+    ours = activations(measure(model), 4, checkpointing=False)
     assert loss.isfinite()
     assert 0.7 < ours / there < 1.2
-    assert memory.activations(measure(model), 4, checkpointing=True) < 0.7 * ours
+    assert activations(measure(model), 4, checkpointing=True) < 0.7 * ours
 
 
 def test_sixteen_bytes_a_parameter() -> None:
@@ -222,7 +222,7 @@ def test_state_is_spread_and_activations_are_not() -> None:
     cost = estimate(LLAMA_2["70b"], gpu="h100", sequence=2048)
     full = cost.way("full fine-tuning")
     assert full.fits and full.machines == full.machines_needed
-    room = memory.ROOM * kind("h100").memory * 1e9
+    room = USABLE * get_machine("h100").memory * 1e9
     assert full.memory.spread / full.machines + full.memory.activations <= room
     assert full.memory.spread / (full.machines - 1) + full.memory.activations > room
     few = estimate(LLAMA_2["70b"], gpu="h100", gpus=2)
@@ -284,7 +284,7 @@ def test_everything_given_is_used() -> None:
         estimate(GPT2Config(), memory_gb=1).way("full fine-tuning").machines_needed
         > base.way("full fine-tuning").machines
     )
-    by_request = estimate(GPT2Config(), request=Request(gpu="t4", mfu=0.1))
+    by_request = estimate(GPT2Config(), request=CostRequest(gpu="t4", mfu=0.1))
     assert by_request.ways == estimate(GPT2Config(), gpu="t4", mfu=0.1).ways
 
 
@@ -292,7 +292,7 @@ def test_json_says_it_all() -> None:
     body = json.loads(estimate(GPT2Config(), title="gpt2").to_json())
     assert (body["schema"], body["version"], body["model"]) == ("thoughtmix/cost", 1, "gpt2")
     assert body["ways"][0]["name"] == "pretraining"
-    assert body["machine"]["dated"] == kinds()["h100"].dated.isoformat()
+    assert body["machine"]["dated"] == load_machines()["h100"].dated.isoformat()
     parts = ("weights", "gradients", "optimizer", "activations", "cache")
     assert all(way["memory"]["total"] == pytest.approx(sum(way["memory"][p] for p in parts)) for way in body["ways"])
 
@@ -345,8 +345,8 @@ def test_measuring_leaves_the_generator_alone(global_state_untouched: None) -> N
     estimate(GPT2Config())
 
 
-def test_kinds_are_plausible() -> None:
-    for name, machine in kinds().items():
+def test_machines_are_plausible() -> None:
+    for name, machine in load_machines().items():
         assert machine.name == name and machine.tflops > 0 and 0 < machine.utilisation <= 1 and machine.price > 0
         assert 1 < machine.tflops * 1e12 / (machine.bandwidth * 1e9) < 1000, "FLOPs a byte"
         assert machine.dated.year >= 2026

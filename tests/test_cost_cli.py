@@ -13,7 +13,7 @@ from rich.console import Console
 from test_cli import one_line, run
 from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config
 
-from thoughtmix.cost import estimate, kinds
+from thoughtmix.cost import estimate, load_machines
 from thoughtmix.report.cost import count, duration, gigabytes, money, render
 
 PARTS = ["pretraining", "full fine-tuning", "graft tuning", "calibration", "no training"]
@@ -32,7 +32,7 @@ def test_a_table_with_its_assumptions_below(folder: Path, capsys: Any) -> None:
     assert err == "" and "\x1b" not in out
     assert out.startswith("small: 124.4 M parameters, 12 layers")
     assert all(part in out for part in PARTS)
-    machine = kinds()["h100"]
+    machine = load_machines()["h100"]
     for said in (machine.dated.isoformat(), "40% of the peak", "Hoffmann et al. 2022", "teacher's answers", "money"):
         assert said in out, said
     assert max(map(len, out.splitlines())) <= 110
@@ -91,9 +91,9 @@ def test_an_encoder_decoder(tmp_path: Path, capsys: Any) -> None:
 
 def test_list_gpus(capsys: Any) -> None:
     assert run("cost", "--list-gpus") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(kinds())
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(load_machines())
     assert run("cost", "--list-gpus", "--json") == 0
-    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(kinds())
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(load_machines())
 
 
 @pytest.mark.parametrize(

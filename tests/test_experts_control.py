@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
 from thoughtmix.experts import ExpertActivationExtractor, ExpertController, Profile, find_moe_layers
-from thoughtmix.experts.attached import _GATES
+from thoughtmix.experts.hooks import _HOOKED
 
 EDITED = tuple(f for f in FAMILIES if f != "nllb-moe")  # those whose router is heard
 
@@ -142,7 +142,7 @@ def test_nothing_is_left_behind(family: str, global_state_untouched: None) -> No
     assert torch.equal(logits(model, x), before)
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert not _GATES
+    assert not _HOOKED
     controller.force_expert_selection([2], [1.0])
     assert not torch.equal(logits(model, x), before)
     controller.clear_hooks()
@@ -363,7 +363,7 @@ def test_using_says_which_row_follows_which() -> None:
 
 
 def logits_without(model: Any, x: dict[str, Tensor]) -> Tensor:
-    removed = [(g, g.controllers[:]) for g in _GATES.values()]
+    removed = [(g, g.controllers[:]) for g in _HOOKED.values()]
     try:
         for g, _ in removed:
             g.controllers.clear()

@@ -18,17 +18,17 @@ from tiny_moe import EXPERTS, fresh_moe, tiny_moe
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.engine.rng import generator
 from thoughtmix.experts import Profile, Specialization, analyze_expert_specialization
-from thoughtmix.experts.profile import all_experts, load_profiles, save_profiles
-from thoughtmix.experts.prompts import PROMPTS
-from thoughtmix.experts.statistics import (
+from thoughtmix.experts.analysis import (
+    PROMPTS,
     mutual_information,
+    nearest_mean_accuracy,
     one_hot,
     p_value,
     permuted,
-    recoverer,
     risk_difference,
-    scale_of,
+    risk_difference_std,
 )
+from thoughtmix.experts.profile import all_experts, load_profiles, save_profiles
 from thoughtmix.models import wrap_model
 from thoughtmix.report.experts import experts_page, experts_plain
 
@@ -90,8 +90,8 @@ def test_risk_difference_and_its_scale() -> None:
     np.testing.assert_allclose(got[0], rates[:4].mean(0) - rates[4:].mean(0))
     np.testing.assert_allclose(got[1], -got[0])
     shuffled = permuted(hot, lambda h: risk_difference(rates, h), 4000, 0)
-    np.testing.assert_allclose(shuffled.std(0), scale_of(rates, hot), rtol=0.06)
-    assert np.isinf(scale_of(np.ones((12, 1, 1)), hot)).all()
+    np.testing.assert_allclose(shuffled.std(0), risk_difference_std(rates, hot), rtol=0.06)
+    assert np.isinf(risk_difference_std(np.ones((12, 1, 1)), hot)).all()
 
 
 def test_recovery_by_the_nearest_mean_leaves_the_text_out() -> None:
@@ -103,7 +103,7 @@ def test_recovery_by_the_nearest_mean_leaves_the_text_out() -> None:
     for i in range(15):
         means = [x[[j for j in range(15) if labels[j] == c and j != i]].mean(0) for c in range(3)]
         right += int(np.argmin([((x[i] - m) ** 2).sum() for m in means]) == labels[i])
-    assert recoverer(usage)(one_hot(labels, 3)) == right / 15
+    assert nearest_mean_accuracy(usage)(one_hot(labels, 3)) == right / 15
 
 
 def test_p_values() -> None:

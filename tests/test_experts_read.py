@@ -12,7 +12,7 @@ from tiny_moe import EXPERTS, FAMILIES, inputs, tiny_moe
 
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.experts import Activations, ExpertActivationExtractor, ExpertController, find_moe_layers
-from thoughtmix.experts.attached import _GATES
+from thoughtmix.experts.hooks import _HOOKED
 
 HEARD = tuple(f for f in FAMILIES if f != "nllb-moe")
 
@@ -32,7 +32,7 @@ def test_outputs_are_each_experts_own(family: str, outputs: Any, global_state_un
     for hook in hooks:
         hook.remove()
     torch.testing.assert_close(watched, plain, atol=2e-5, rtol=1e-5)
-    assert torch.equal(logits(model, x), plain) and not _GATES
+    assert torch.equal(logits(model, x), plain) and not _HOOKED
     for layer, hidden in zip(reader.layers, blocks, strict=True):
         seen = reader.activations[layer.number]
         assert seen.name == layer.name and seen.batches == ((2, 7),)

@@ -16,8 +16,8 @@ import thoughtmix
 from thoughtmix import Request
 from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.experts import ExpertController, Profile, generate_thought_branches
-from thoughtmix.experts.attached import _GATES
 from thoughtmix.experts.branches import NOISE, think_under
+from thoughtmix.experts.hooks import _HOOKED
 from thoughtmix.experts.profile import ROUTER, save_profiles
 
 PROMPT = [5, 17, 40, 9, 77, 23]
@@ -54,7 +54,7 @@ def test_each_thought_follows_its_own_profile(family: str, read: str) -> None:
     got = tokens(family, kinds, range(4), read=read, temperature=0.0)
     assert [list(t) for t in got] == [by_hand(family, p, 8, read) for p in kinds]
     assert len(set(got)) > 1 and got[0] == got[3]
-    assert not _GATES
+    assert not _HOOKED
 
 
 @pytest.mark.parametrize("path", ["shared", "expanded"])
@@ -135,7 +135,7 @@ def test_refusals(tmp_path: Path) -> None:
     save_profiles(tmp_path / "far.json", [Profile("far", bias={9: {0: 1.0}})], {})
     with pytest.raises(InputError, match="'far' names layer 9"):
         think(profiles=str(tmp_path / "far.json"))
-    assert not _GATES, "a refusal leaves nothing attached"
+    assert not _HOOKED, "a refusal leaves nothing attached"
     with pytest.raises(ModelError, match="does not choose by its largest logits"):
         thoughtmix.Pipeline(lm("deepseek_v3"))("w5", 2, "experts", head=1, measure=False)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -80,6 +82,16 @@ def test_the_fragment_needs_no_document() -> None:
     assert "card" in fragment(ThoughtSet("p", (Thought("t", (), 0, 0.0),)))
 
 
+def test_a_notebook_needs_only_the_package() -> None:
+    """The report is registered by `import thoughtmix`, and itself imported when a set is first shown."""
+    code = (
+        "import sys, thoughtmix; print([m for m in ('torch', 'jinja2', 'thoughtmix.report') if m in sys.modules]);"
+        "print(thoughtmix.ThoughtSet('p', (thoughtmix.Thought('t', (), 0, 0.0),))._repr_html_()[:24])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines() == ["[]", '<div class="thoughtmix">']
+
+
 def test_the_map_keeps_distances_and_its_frame() -> None:
     flat = np.random.default_rng(0).normal(size=(9, 2))
     d = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
@@ -115,7 +127,7 @@ def test_the_terminal_shows_the_same() -> None:
     from rich.console import Console
 
     from thoughtmix.core.request import StepEvent
-    from thoughtmix.report.terminal import LiveView, render
+    from thoughtmix.report.text import LiveView, render
 
     out = StringIO()
     Console(file=out, width=80, force_terminal=True).print(render(nasty()))
@@ -124,8 +136,8 @@ def test_the_terminal_shows_the_same() -> None:
     assert "你好" in out.getvalue()
     console = Console(file=StringIO(), width=40, height=6, force_terminal=True)
     with LiveView(console, 20) as view:
-        view.see(StepEvent(["word " * 30] * 20, 20, 40, [False] * 20))
-        view.see(StepEvent(["end"] * 20, 40, 40, [True] * 20))
+        view.update(StepEvent(["word " * 30] * 20, 20, 40, [False] * 20))
+        view.update(StepEvent(["end"] * 20, 40, 40, [True] * 20))
         assert view.texts[0].endswith("end")
         assert "20 of 20 done" in view.status
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from thoughtmix import _peft_hook
 from thoughtmix.core.lazy import lazy_names
+from thoughtmix.core.types import register_html
 
 _peft_hook.install()  # stock PEFT then knows grafts
 
@@ -76,3 +77,13 @@ if TYPE_CHECKING:
 
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)
+
+
+def _html(thoughts: ThoughtSet) -> str:
+    """What a notebook shows of a set: the report's business, of which `core` knows nothing."""
+    from thoughtmix.report.html import fragment
+
+    return fragment(thoughts)
+
+
+register_html(_html)

@@ -47,18 +47,36 @@ def tokenizer_of(texts: list[str]) -> PreTrainedTokenizerFast:
 def model_of(vocabulary: int, experts: int, balance: float) -> MixtralForCausalLM:
     """All experts of a layer together are 2048 wide, however many they are; two of them run for a token."""
     config = MixtralConfig(
-        vocab_size=vocabulary, hidden_size=128, intermediate_size=2048 // experts, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=experts, num_experts_per_tok=2,
-        max_position_embeddings=512, router_aux_loss_coef=balance, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=2048 // experts,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=experts,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+        router_aux_loss_coef=balance,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     return MixtralForCausalLM(config)
 
 
 def judge_of(vocabulary: int) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     return LlamaForCausalLM(config)
 
 

@@ -49,12 +49,12 @@ def map_experts(
     say = progress()
     lm = load_model(model, dtype=dtype, device=device, on_progress=say)
 
-    def read(done: int, total: int) -> None:
+    def on_text(done: int, total: int) -> None:
         if done == total or done % max(1, total // 10) == 0:
             say(f"Read {done} of {total} texts" if done < total else "Shuffling labels")
 
     found = analyze_expert_specialization(
-        lm, labelled, permutations=permutations, alpha=alpha, seed=seed, max_tokens=max_tokens, on_text=read
+        lm, labelled, permutations=permutations, alpha=alpha, seed=seed, max_tokens=max_tokens, on_text=on_text
     )
     print(found.to_json() if json else experts_plain(found))
     if html is not None:
@@ -97,10 +97,22 @@ def think_with_experts(
 
     option: list[Any] = [f"profiles={profiles}", f"strength={strength}", f"head={head}", f"read={read}"]
     return think(
-        prompt, n=n, thinker="experts", creativity=creativity, seed=seed, max_new_tokens=max_new_tokens,
-        temperature=temperature, raw=raw, model=model, dtype=dtype, device=device, option=option, measure=measure,
-        json=json, html=html,
-    )  # fmt: skip
+        prompt,
+        n=n,
+        thinker="experts",
+        creativity=creativity,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        raw=raw,
+        model=model,
+        dtype=dtype,
+        device=device,
+        option=option,
+        measure=measure,
+        json=json,
+        html=html,
+    )
 
 
 def _texts(path: Path) -> dict[str, list[str]]:

@@ -90,14 +90,14 @@ def _watched(noiser: SemanticNoiser, idea: str, n: int, settings: dict[str, Any]
         return noiser.disturb(idea, n, **settings)
     from rich.console import Console
 
-    from thoughtmix.report.terminal import LiveView
+    from thoughtmix.report.text import LiveView
 
     if noiser.endpoint is None:
         _ = noiser.model  # its progress is said before the live view begins
     else:
         noiser.endpoint.stream = True
     with LiveView(Console(), n) as view:
-        return noiser.disturb(idea, n, on_step=view.see, **settings)
+        return noiser.disturb(idea, n, on_step=view.update, **settings)
 
 
 def _noiser(

@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
 def show(thoughts: ThoughtSet) -> None:
     """Panels on a terminal, plain text into a pipe."""
+    from thoughtmix.report.text import plain, render
+
     if sys.stdout.isatty():
         from rich.console import Console
 
-        from thoughtmix.report.terminal import render
-
         Console().print(render(thoughts))
     else:
-        from thoughtmix.report.text import plain
-
         print(plain(thoughts))
 
 

@@ -141,10 +141,10 @@ def _run(
         return pipeline(prompt, **settings)
     from rich.console import Console
 
-    from thoughtmix.report.terminal import LiveView
+    from thoughtmix.report.text import LiveView
 
     with LiveView(Console(), settings["n"]) as view:
-        return pipeline(prompt, on_step=view.see, **settings)
+        return pipeline(prompt, on_step=view.update, **settings)
 
 
 def _numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from thoughtmix.core.types import ThoughtSet
+from typing import Any
 
 
 class ThoughtmixError(Exception):
@@ -64,11 +61,12 @@ class NumericsError(ThoughtmixError, ArithmeticError):
 
 
 class Interrupted(ThoughtmixError):
-    """Generation was stopped (Ctrl-C). `thoughts` holds everything written so far, ended or not."""
+    """Generation was stopped (Ctrl-C). `thoughts` is a `ThoughtSet` of everything written so far, ended or not."""
 
     exit_code = 130
+    thoughts: Any  # a ThoughtSet; core.types raises the errors above, so it cannot be named here
 
-    def __init__(self, thoughts: ThoughtSet) -> None:
+    def __init__(self, thoughts: Any) -> None:
         done = sum(t.finish != "cancelled" for t in thoughts)
         super().__init__(
             f"Stopped: {done} of {len(thoughts)} thoughts are complete.", "Type the command again to restart."

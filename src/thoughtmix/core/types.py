@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -202,11 +202,18 @@ class ThoughtSet(Sequence[Thought]):
             raise InputError(f"Not JSON: {error}.", _HINT) from None
         return cls.from_dict(body)
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from thoughtmix.report.html import fragment
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None, where nothing was registered, for the plain text."""
+        return None if _html is None else _html(self)
 
-        return fragment(self)
+
+_html: Callable[[ThoughtSet], str] | None = None
+
+
+def register_html(render: Callable[[ThoughtSet], str]) -> None:
+    """Have notebooks show thought sets as the HTML that `render` makes. `thoughtmix` registers its report at import."""
+    global _html
+    _html = render
 
 
 _HINT = "Write one with: thoughtmix think PROMPT --json > thoughts.json"

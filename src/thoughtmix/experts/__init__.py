@@ -1,8 +1,8 @@
 """Experts: steer, mix and read the routing of mixture-of-experts models, without retraining them.
 
-families.py finds the layers, control.py says what is changed for a row, gate.py changes it as the model runs,
-attached.py keeps the gates; controller.py is the handle on them. extractor.py reads what ran, analysis.py says what
-each expert is for, thinker.py makes thoughts of it. Importing this package imports no torch.
+families.py finds the layers, profile.py says what is changed for a thought, layer_control.py what that is at one layer
+as tensors, hooks.py changes it as the model runs; controller.py is the handle on them. extractor.py reads what ran,
+analysis.py says what each expert is for, branches.py makes thoughts of it. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "Activations": "store",
+    "Activations": "extractor",
     "ExpertActivationExtractor": "extractor",
     "ExpertController": "controller",
     "MoELayer": "families",
     "Profile": "profile",
-    "Specialization": "specialization",
+    "Specialization": "analysis",
     "analyze_expert_specialization": "analysis",
     "find_moe_layers": "families",
     "generate_thought_branches": "branches",
@@ -34,14 +34,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from thoughtmix.experts.analysis import analyze_expert_specialization
+    from thoughtmix.experts.analysis import Specialization, analyze_expert_specialization
     from thoughtmix.experts.branches import generate_thought_branches
     from thoughtmix.experts.controller import ExpertController
-    from thoughtmix.experts.extractor import ExpertActivationExtractor
+    from thoughtmix.experts.extractor import Activations, ExpertActivationExtractor
     from thoughtmix.experts.families import MoELayer, find_moe_layers
     from thoughtmix.experts.profile import Profile
-    from thoughtmix.experts.specialization import Specialization
-    from thoughtmix.experts.store import Activations
 
 
 def __getattr__(name: str) -> Any:

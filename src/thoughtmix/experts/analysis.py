@@ -1,34 +1,177 @@
-"""What is each expert for? Run labelled texts through a model, count, and test."""
+"""What is each expert for? Run labelled texts through a model, count who ran, and test by permuting the labels.
+
+The unit is the text: its tokens are not independent, so labels are shuffled over whole texts, and every text counts
+alike however long it is. Shapes: N texts, C labels, L layers, E experts (the most that a layer has; absent ones are
+never used).
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from thoughtmix.core.errors import InputError
-from thoughtmix.experts.extractor import ExpertActivationExtractor
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.types import write_whole
+from thoughtmix.engine.rng import generator
+from thoughtmix.experts.extractor import Activations, ExpertActivationExtractor
 from thoughtmix.experts.families import MoELayer
-from thoughtmix.experts.prompts import PROMPTS
-from thoughtmix.experts.specialization import Specialization, labelled
-from thoughtmix.experts.statistics import (
-    mutual_information,
-    one_hot,
-    p_value,
-    permuted,
-    recoverer,
-    risk_difference,
-    scale_of,
-)
-from thoughtmix.experts.store import Activations
+from thoughtmix.experts.profile import Profile
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
 Array = NDArray[np.float64]
+SCHEMA = "thoughtmix/experts-map"
+PROMPTS: dict[str, list[str]] = json.loads(files(__package__).joinpath("prompts.json").read_text(encoding="utf-8"))
+"""The built-in labelled texts. Labels differ in what is asked, not in subject (tea, cities, music and work come up
+under each), so that an expert that only knows subjects does not pass for a style."""
+_FLOOR = 0.01  # added to both rates of a ratio: an expert never seen under a label gets a finite bias
+_CHUNK = 64  # permutations in one matrix product
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """What each expert is used for, how sure that is, and profiles made of it."""
+
+    model: str
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+    text_labels: NDArray[np.int64]  # (N,) into labels
+    layers: tuple[str, ...]
+    num_experts: tuple[int, ...]
+    top_k: tuple[int, ...]
+    tokens: NDArray[np.int64]  # (N,)
+    rates: Array  # (N, L, E): share of a text's tokens for which the expert ran
+    entropy: Array  # (N, L): mean entropy of the router's probabilities, nats
+    together: Array  # (L, E, E): share of tokens for which both ran; the diagonal is the load
+    information: Array  # (L,): mutual information of label and expert, nats
+    information_p: Array  # (L,): its p-value by permutation of labels over texts, of each layer
+    total_information: float  # sum over layers
+    total_p: float
+    accuracy: float  # share of texts whose label is recovered by the nearest mean, the text left out
+    accuracy_p: float
+    difference: Array  # (C, L, E): risk difference
+    significant: NDArray[np.bool_]  # (C, L, E): beyond what the largest of all reaches by chance at `alpha`
+    alpha: float
+    permutations: int
+
+    @property
+    def load(self) -> Array:
+        """(L, E): share of tokens for which the expert ran, every text alike; sums to top-k."""
+        out: Array = self.rates.mean(0)
+        return out
+
+    @property
+    def usage(self) -> Array:
+        """(C, L, E): the load of each label's texts."""
+        return np.stack([self.rates[self.text_labels == c].mean(0) for c in range(len(self.labels))])
+
+    @property
+    def imbalance(self) -> Array:
+        """(L,): largest load over the mean load; 1 is even, E / top-k the most."""
+        mean = np.array(self.top_k) / np.array(self.num_experts)
+        out: Array = self.load.max(1) / mean
+        return out
+
+    def typical(self, layer: int, expert: int, count: int = 3) -> tuple[list[int], list[int]]:
+        """Texts (by number) for which the expert runs most and least often; ties in the order given."""
+        order = np.argsort(-self.rates[:, layer, expert], kind="stable").tolist()
+        return order[:count], order[::-1][:count]
+
+    def experts_of(self, label: str) -> list[tuple[int, int, float]]:
+        """(layer, expert, risk difference) of those over-used by a label beyond chance, the strongest first."""
+        difference = self.difference[c := self._label(label)]
+        found = np.argwhere(self.significant[c] & (difference > 0)).tolist()
+        return sorted(((i, e, float(difference[i, e])) for i, e in found), key=lambda x: -x[2])
+
+    def profile(self, label: str, strength: float = 1.0) -> Profile:
+        """A profile that steers towards a label: each expert that it over- or under-uses beyond chance is biased by
+        `strength` times the log of how much more often it runs there than elsewhere. Empty when there is none."""
+        c = self._label(label)
+        mine = self.text_labels == c
+        ratio = np.log((self.rates[mine].mean(0) + _FLOOR) / (self.rates[~mine].mean(0) + _FLOOR))
+        bias: dict[int, dict[int, float]] = {}
+        for layer, expert in np.argwhere(self.significant[c]).tolist():
+            bias.setdefault(layer, {})[expert] = strength * float(ratio[layer, expert])
+        return Profile(label, bias=bias)
+
+    def profiles(self, strength: float = 1.0) -> list[Profile]:
+        """One profile for each label that has one."""
+        return [p for label in self.labels if (p := self.profile(label, strength))]
+
+    def forced(self, label: str, count: int | None = None) -> Profile:
+        """A profile that forces, at every layer, the `count` (None: top-k) experts with the largest difference."""
+        c = self._label(label)
+        force = {}
+        for layer, (e, k) in enumerate(zip(self.num_experts, self.top_k, strict=True)):
+            order = np.argsort(-self.difference[c, layer, :e], kind="stable")
+            force[layer] = order[: count or k].tolist()
+        return Profile(label, force=force)
+
+    def _label(self, label: str) -> int:
+        if label not in self.labels:
+            raise UnknownName("label", label, self.labels)
+        return self.labels.index(label)
+
+    def facts(self) -> dict[str, Any]:
+        """The summary figures, as JSON."""
+        return {
+            "model": self.model,
+            "texts": len(self.texts),
+            "tokens": int(self.tokens.sum()),
+            "labels": list(self.labels),
+            "layers": list(self.layers),
+            "num_experts": list(self.num_experts),
+            "top_k": list(self.top_k),
+            "mutual_information": round(self.total_information, 6),
+            "mutual_information_p": self.total_p,
+            "recovered": round(self.accuracy, 4),
+            "recovered_p": self.accuracy_p,
+            "permutations": self.permutations,
+            "alpha": self.alpha,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that the page shows, as JSON."""
+        return {
+            "schema": SCHEMA,
+            "version": 1,
+            **self.facts(),
+            "by_layer": [self._layer_facts(i) for i in range(len(self.layers))],
+            "over_used": {
+                label: [{"layer": i, "expert": e, "risk_difference": d} for i, e, d in self.experts_of(label)]
+                for label in self.labels
+            },
+            "profiles": [p.to_dict() for p in self.profiles()],
+        }
+
+    def _layer_facts(self, i: int) -> dict[str, Any]:
+        e = self.num_experts[i]
+        return {
+            "name": self.layers[i],
+            "mutual_information": float(self.information[i]),
+            "p": float(self.information_p[i]),
+            "entropy": float(self.entropy[:, i].mean()),
+            "imbalance": float(self.imbalance[i]),
+            "load": self.load[i, :e].tolist(),
+            "usage": {label: self.usage[c, i, :e].tolist() for c, label in enumerate(self.labels)},
+            "together": self.together[i, :e, :e].tolist(),
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The JSON text; also written to `path`, whole or not at all."""
+        text = json.dumps(self.to_dict(), indent=1)
+        if path is not None:
+            write_whole(path, text + "\n")
+        return text
 
 
 def analyze_expert_specialization(
@@ -41,46 +184,83 @@ def analyze_expert_specialization(
     max_tokens: int = 256,
     on_text: Callable[[int, int], None] | None = None,
 ) -> Specialization:
-    """Which experts run for which kind of text.
+    """Find out which experts run for which kind of text, and test it.
 
-    texts: {label: [text, ...]}, at least two labels with three texts each; None: the built-in prompts (analytical,
-    creative, practical, critical). A text is read as it is, without a chat template, its first max_tokens tokens.
-    permutations: shufflings of the labels over texts, from `seed`; alpha: chance that any expert at all is wrongly
-    called over- or under-used (the largest standardised difference of all is compared; Westfall & Young 1993).
-    on_text: called with (done, total).
+    Args:
+        model: A loaded mixture-of-experts model.
+        texts: {label: [text, ...]}, at least two labels with three texts each; None for the built-in prompts
+            (analytical, creative, practical, critical). Texts are read without a chat template.
+        permutations: How often the labels are shuffled over the texts.
+        alpha: The chance that any expert at all is wrongly called over- or under-used: the largest standardised
+            difference of all is compared (Westfall & Young 1993).
+        seed: Of the shufflings.
+        max_tokens: How many tokens of a text are read at most.
+        on_text: Called with (done, total) after each text.
 
-    Raises `InputError` for texts that cannot be compared and for models without mixture-of-experts layers.
+    Raises:
+        InputError: The texts cannot be compared, or the model has no mixture-of-experts layers.
     """
     if permutations < 19 or not 0 < alpha < 1:
         raise InputError(
             f"permutations={permutations}, alpha={alpha} make no test.", "Pass 19 or more, and 0 < alpha < 1."
         )
-    labels, flat, which = labelled(PROMPTS if texts is None else texts)
+    labels, flat, text_labels = _flatten(PROMPTS if texts is None else texts)
     reader = ExpertActivationExtractor(model.model, outputs="")
-    e = max(layer.num_experts for layer in reader.layers)
-    rates = np.zeros((len(flat), len(reader.layers), e))
-    entropy = np.zeros((len(flat), len(reader.layers)))
-    together = np.zeros((len(reader.layers), e, e))
-    tokens = np.zeros(len(flat), dtype=np.int64)
+    counts = _read_texts(model, reader, flat, max_tokens, on_text)
+    return Specialization(
+        model=model.name,
+        labels=labels,
+        texts=tuple(flat),
+        text_labels=text_labels,
+        layers=tuple(x.name for x in reader.layers),
+        num_experts=tuple(x.num_experts for x in reader.layers),
+        top_k=tuple(x.top_k for x in reader.layers),
+        alpha=alpha,
+        permutations=permutations,
+        **counts,
+        **_tests(counts["rates"], one_hot(text_labels, len(labels)), permutations, alpha, seed),
+    )
+
+
+def _flatten(texts: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], list[str], NDArray[np.int64]]:
+    """(labels, texts, label of each). Raises `InputError` when they cannot be compared."""
+    labels = tuple(texts)
+    if len(labels) < 2:
+        raise InputError("There is only one label.", "Pass texts of at least two labels: {label: [text, ...]}.")
+    few = [label for label in labels if len(texts[label]) < 3]
+    if few:
+        raise InputError(f"The label {few[0]!r} has {len(texts[few[0]])} texts.", "Pass three or more of each label.")
+    flat = [text for label in labels for text in texts[label]]
+    if any(not isinstance(t, str) or not t.strip() for t in flat):
+        raise InputError("A text is empty.", "Leave it out.")
+    return labels, flat, np.repeat(np.arange(len(labels)), [len(texts[label]) for label in labels])
+
+
+def _read_texts(
+    model: LanguageModel,
+    reader: ExpertActivationExtractor,
+    texts: Sequence[str],
+    max_tokens: int,
+    on_text: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """The tokens, rates, entropy and together of a `Specialization`."""
+    n, layers, e = len(texts), len(reader.layers), max(layer.num_experts for layer in reader.layers)
+    tokens = np.zeros(n, dtype=np.int64)
+    rates, entropy, together = np.zeros((n, layers, e)), np.zeros((n, layers)), np.zeros((layers, e, e))
     limit = min(max_tokens, model.context_length or max_tokens)
-    for i, text in enumerate(flat):
+    for i, text in enumerate(texts):
         ids = model.encode(text, raw=True)[:limit]
         reader.clear()
         with reader, torch.no_grad():
             model.model(input_ids=torch.tensor([ids], device=model.device))
         tokens[i] = len(ids)
-        for at, layer in enumerate(reader.layers):
-            rates[i, at], entropy[i, at], pairs = _count(reader.activations[layer.number], layer, e)
-            together[at] += pairs / len(flat)
+        activations = reader.activations
+        for j, layer in enumerate(reader.layers):
+            rates[i, j], entropy[i, j], pairs = _count(activations[layer.number], layer, e)
+            together[j] += pairs / n
         if on_text is not None:
-            on_text(i + 1, len(flat))
-    hot = one_hot(which, len(labels))
-    return Specialization(
-        model=model.name, labels=labels, texts=tuple(flat), text_labels=which,
-        layers=tuple(x.name for x in reader.layers), num_experts=tuple(x.num_experts for x in reader.layers),
-        top_k=tuple(x.top_k for x in reader.layers), tokens=tokens, rates=rates, entropy=entropy, together=together,
-        alpha=alpha, permutations=permutations, **_tested(rates, hot, permutations, alpha, seed),
-    )  # fmt: skip
+            on_text(i + 1, n)
+    return {"tokens": tokens, "rates": rates, "entropy": entropy, "together": together}
 
 
 def _count(seen: Activations, layer: MoELayer, e: int) -> tuple[Array, float, Array]:
@@ -92,16 +272,19 @@ def _count(seen: Activations, layer: MoELayer, e: int) -> tuple[Array, float, Ar
     return ran.mean(0).numpy(), entropy, (ran.T @ ran / len(ran)).numpy()
 
 
-def _tested(rates: Array, hot: Array, permutations: int, alpha: float, seed: int) -> dict[str, Any]:
-    """The statistics and what they reach by chance."""
+def _tests(rates: Array, onehot: Array, permutations: int, alpha: float, seed: int) -> dict[str, Any]:
+    """The statistics of a `Specialization`, and what they reach by chance."""
+
+    def by_chance(statistic: Callable[[Array], Array]) -> Array:
+        return permuted(onehot, statistic, permutations, seed)
+
     usage = rates / np.maximum(rates.sum(-1, keepdims=True), 1e-12)
-    information = mutual_information(usage, hot)
-    chance = permuted(hot, lambda h: mutual_information(usage, h), permutations, seed)
-    share = recoverer(usage)
-    accuracy = share(hot)
-    guessed = permuted(hot, lambda h: np.array([share(x) for x in h]), permutations, seed)
-    difference, scale = risk_difference(rates, hot), scale_of(rates, hot)
-    largest = permuted(hot, lambda h: (np.abs(risk_difference(rates, h)) / scale).max((1, 2, 3)), permutations, seed)
+    information = mutual_information(usage, onehot)
+    chance = by_chance(lambda h: mutual_information(usage, h))
+    recovered = nearest_mean_accuracy(usage)
+    accuracy = recovered(onehot)
+    difference, std = risk_difference(rates, onehot), risk_difference_std(rates, onehot)
+    largest = by_chance(lambda h: (np.abs(risk_difference(rates, h)) / std).max((1, 2, 3)))
     threshold = np.quantile(largest, 1 - alpha, method="higher")
     return {
         "information": information,
@@ -109,7 +292,89 @@ def _tested(rates: Array, hot: Array, permutations: int, alpha: float, seed: int
         "total_information": float(information.sum()),
         "total_p": p_value(float(information.sum()), chance.sum(1)),
         "accuracy": accuracy,
-        "accuracy_p": p_value(accuracy, guessed),
+        "accuracy_p": p_value(accuracy, by_chance(lambda h: np.array([recovered(x) for x in h]))),
         "difference": difference,
-        "significant": np.abs(difference) / scale > threshold,
+        "significant": np.abs(difference) / std > threshold,
     }
+
+
+# --- statistics of usage and labels; labels are one-hot ---
+
+
+def one_hot(labels: NDArray[np.int64], classes: int) -> Array:
+    """(N,) -> (N, C)."""
+    return np.eye(classes)[labels]
+
+
+def mutual_information(usage: Array, onehot: Array) -> Array:
+    """(L,) nats: I(label; expert) of a text and one of its uses of a layer drawn at random.
+
+    usage (N, L, E): share of each expert in a text's uses of the layer, sum 1. onehot (..., N, C) -> (..., L).
+    """
+    n, layers, e = usage.shape
+    joint = np.einsum("...nc,nx->...cx", onehot, usage.reshape(n, layers * e)) / n
+    joint = joint.reshape(*onehot.shape[:-2], onehot.shape[-1], layers, e)
+    expert = joint.sum(-3, keepdims=True)
+    label = joint.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(joint > 0, joint * np.log(joint / (expert * label)), 0.0)
+    total: Array = terms.sum((-3, -1))
+    return np.maximum(total, 0.0)
+
+
+def risk_difference(rates: Array, onehot: Array) -> Array:
+    """(C, L, E): how much more often an expert runs for a token of this label than for one of the others, as in
+    SteerMoE (Fayyaz et al. 2025).
+
+    rates (N, L, E): share of a text's tokens for which it ran. onehot (..., N, C) -> (..., C, L, E).
+    """
+    n = len(rates)
+    mine = onehot.sum(-2)[..., :, None]  # texts of each label
+    flat = rates.reshape(n, -1)
+    sums = np.einsum("...nc,nx->...cx", onehot, flat)
+    out: Array = sums / mine - (flat.sum(0) - sums) / (n - mine)
+    return out.reshape(*onehot.shape[:-2], onehot.shape[-1], *rates.shape[1:])
+
+
+def risk_difference_std(rates: Array, onehot: Array) -> Array:
+    """(C, L, E) standard deviation of a risk difference when labels mean nothing; infinite for an expert that always
+    runs equally often, so that it never stands out."""
+    mine = onehot.sum(-2)[:, None]
+    std = rates.reshape(len(rates), -1).std(0, ddof=1) * np.sqrt(1 / mine + 1 / (len(rates) - mine))
+    return np.where(std > 1e-12, std, np.inf).reshape(onehot.shape[-1], *rates.shape[1:])
+
+
+def nearest_mean_accuracy(usage: Array) -> Callable[[Array], float]:
+    """A function of labels (N, C): the share of texts whose label is that of the nearest mean usage, the text itself
+    left out of the means. Features are scaled to unit variance. Chance is about 1 / C."""
+    x = usage.reshape(len(usage), -1)
+    deviation = x.std(0)
+    x = (x - x.mean(0)) / np.where(deviation > 1e-12, deviation, 1.0)
+    gram = x @ x.T  # distances to means need no more, whatever the labels
+
+    def accuracy(onehot: Array) -> float:
+        own = np.diag(gram)[:, None] * onehot  # (N, C)
+        cross = gram @ onehot
+        inside = np.einsum("nc,nc->c", onehot, cross)  # sum over pairs of a label
+        count = onehot.sum(0) - onehot  # texts of the label without this one
+        others = np.maximum(count, 1)
+        distance = -2 * (cross - own) / others + (inside - 2 * cross * onehot + own) / others**2
+        distance = np.where(count > 0, distance, np.inf)
+        return float((distance.argmin(1) == onehot.argmax(1)).mean())
+
+    return accuracy
+
+
+def permuted(onehot: Array, statistic: Callable[[Array], Array], permutations: int, seed: int) -> Array:
+    """(permutations, ...): the statistic of shuffled labels. statistic takes (p, N, C)."""
+    rng = generator(seed)
+    out = []
+    for start in range(0, permutations, _CHUNK):
+        orders = [rng.permutation(len(onehot)) for _ in range(min(_CHUNK, permutations - start))]
+        out.append(statistic(np.stack([onehot[order] for order in orders])))
+    return np.concatenate(out)
+
+
+def p_value(observed: float, shuffled: Array) -> float:
+    """One-sided, never 0: (1 + number at least as large) / (1 + number of permutations) (Phipson & Smyth 2010)."""
+    return float((1 + (shuffled >= observed - 1e-12).sum()) / (1 + len(shuffled)))

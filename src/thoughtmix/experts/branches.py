@@ -16,13 +16,11 @@ from thoughtmix.engine.engine import LocalModelEngine, SequenceRequest
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
 from thoughtmix.engine.row_state import Read
-from thoughtmix.experts.analysis import analyze_expert_specialization
+from thoughtmix.experts.analysis import PROMPTS, Specialization, analyze_expert_specialization
 from thoughtmix.experts.controller import ExpertController
 from thoughtmix.experts.families import find_moe_layers
 from thoughtmix.experts.profile import ROUTER, Profile, all_experts, load_profiles
-from thoughtmix.experts.prompts import PROMPTS
 from thoughtmix.experts.row_state import ExpertRowState
-from thoughtmix.experts.specialization import Specialization
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel

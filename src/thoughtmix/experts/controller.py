@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Self
 
 import torch
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine.rng import ROUTE, generator
-from thoughtmix.experts.attached import changed, join, leave
-from thoughtmix.experts.control import LayerControl, build
-from thoughtmix.experts.families import find_moe_layers, refuse_compiled
+from thoughtmix.experts.families import layers_to_hook
+from thoughtmix.experts.hooks import attach, detach, refresh
+from thoughtmix.experts.layer_control import LayerControl, layer_control
 from thoughtmix.experts.profile import ROUTER, Profile
 
-_OFF = object()
-_FOLLOWED: ContextVar[Mapping[int, Any] | None] = ContextVar("thoughtmix_expert_rows", default=None)
-"""Of each controller (by id): the control row of each batch row, or _OFF."""
+
+class _Followed(threading.local):
+    """Which control row each batch row follows, in this thread: nothing said (None), said to be none (off), or rows."""
+
+    rows: Tensor | None = None
+    off: bool = False
 
 
 class ExpertController:
@@ -32,15 +35,20 @@ class ExpertController:
             controller.perturb(1.0, seeds=[4, 5])            # seeded noise on the router's logits, held per row
             model.generate(...)
 
-    layers: numbers of the layers to steer (see `find_moe_layers`); None: all. Set and attach before torch.compile.
-    rows: how many rows are steered apart; 1 is for any batch, all alike. A forward must then have so many rows, or a
-    multiple, of which neighbours share one (what `generate` makes of num_return_sequences); `using` says otherwise.
-    scoped: steers only forwards inside `using`, of the thread that entered it, so that others may use the model.
-
     Leaving takes everything off: the model is bit for bit as it was. Several controllers add up: biases and noise are
     summed, exclusions united, and the last attached wins where two force. Run backward before leaving.
 
-    Raises `InputError` without mixture-of-experts layers, `ModelError` for what cannot be controlled, naming the layer.
+    Args:
+        model: A model of transformers with mixture-of-experts layers. Set and attach before torch.compile.
+        layers: Numbers of the layers to steer (see `find_moe_layers`); None for all.
+        rows: How many rows are steered apart; 1 is for any batch, all alike. A forward must then have so many rows, or
+            a multiple, of which neighbours share one (what `generate` makes of num_return_sequences), unless `using`
+            says otherwise.
+        scoped: Steer only forwards inside `using`, of the thread that entered it, so that others may use the model.
+
+    Raises:
+        InputError: The model has no mixture-of-experts layers.
+        ModelError: A layer cannot be controlled; the message names it.
     """
 
     def __init__(
@@ -48,16 +56,11 @@ class ExpertController:
     ) -> None:
         if rows < 1:
             raise InputError(f"rows is {rows}.", "Pass 1 or more.")
-        every = find_moe_layers(model)
-        refuse_compiled(model, every)
-        wrong = [x for x in layers or () if not 0 <= x < len(every)]
-        if wrong:
-            raise InputError(f"There is no mixture-of-experts layer {wrong[0]}.", f"Pass 0 to {len(every) - 1}.")
-        self._every = every
-        self.layers = every if layers is None else tuple(every[i] for i in sorted(set(layers)))
+        self._every, self.layers = layers_to_hook(model, layers)
         self._scoped, self._attached = scoped, False
-        self._spread: dict[tuple[int, torch.device], Tensor] = {}
-        self._put((ROUTER,) * rows, None, 0)
+        self._followed = _Followed()
+        self._neighbours: dict[tuple[int, torch.device], Tensor] = {}
+        self._set((ROUTER,) * rows, None, 0)
 
     # --- attached or not ---
 
@@ -65,14 +68,14 @@ class ExpertController:
         """Start steering; what `with` does on entry."""
         if not self._attached:
             for layer in self.layers:
-                join(layer, self, "controllers")
+                attach(layer, controllers=[self])
             self._attached = True
         return self
 
     def detach(self) -> None:
         """Stop steering; what `with` does on exit. What was set is kept for the next time."""
         for layer in self.layers:
-            leave(layer, self, "controllers")
+            detach(layer, self)
         self._attached = False
 
     def __enter__(self) -> Self:
@@ -108,14 +111,14 @@ class ExpertController:
 
     def reset(self) -> Self:
         """The model's own routing again, still attached."""
-        return self._put((ROUTER,) * self.rows, None, 0)
+        return self._set((ROUTER,) * self.rows, None, 0)
 
     def set(self, profiles: Profile | Sequence[Profile]) -> Self:
         """Replace all that was set by these profiles: one for all rows, or one a row."""
         many = (profiles,) if isinstance(profiles, Profile) else tuple(profiles)
         if not many:
             raise InputError("No profile was given.", "Pass at least one (Profile() is the model's own routing).")
-        return self._put(many, None, 0)
+        return self._set(many, None, 0)
 
     def force(
         self,
@@ -126,9 +129,13 @@ class ExpertController:
     ) -> Self:
         """Let these experts run in place of the router's choice, any number of them.
 
-        weights: one a expert, taken as they are (on Llama 4 they scale the expert's input, as its router does); or
-        "router", by the router's scores among them, or "equal", both of which sum to what the router gave its own
-        choice for the token. layers, rows: numbers; None: all (every one that the controller has).
+        Args:
+            experts: Their numbers.
+            weights: One for each expert, taken as they are (on Llama 4 they scale the expert's input, as its router
+                does); or "router", by the router's scores among them, or "equal", both of which sum to what the router
+                gave its own choice for the token.
+            layers: Numbers of the layers; None for every one that the controller has.
+            rows: Numbers of the control rows; None for all.
         """
         given: Any = list(experts)
         if not isinstance(weights, str):
@@ -159,8 +166,11 @@ class ExpertController:
         """Add creativity x standard Gumbel noise to the router's logits, drawn for each (seed, layer, expert) and held
         for all tokens. At 1 a softmax router so samples its experts (Gumbel-top-k, Kool et al. 2019).
 
-        seeds: one for all rows, or one a row; a row's noise is its seed's alone. head: the `head` most likely experts
-        stay, and the others are shuffled below them ("keep the certain head, randomise the tail").
+        Args:
+            creativity: The strength; one for all rows, or one for each seed.
+            seeds: One for all rows, or one for each row; a row's noise is its seed's alone.
+            head: The `head` most likely experts stay, and the others are shuffled below them ("keep the certain head,
+                randomise the tail").
         """
         ids = [seeds] if isinstance(seeds, int) else list(seeds)
         if not ids:
@@ -175,41 +185,43 @@ class ExpertController:
         noise = self._noise(strengths, ids)
         if len(noise) == 1 or self.rows == 1:
             n = max(len(noise), self.rows)
-            return self._put(self._profiles * (n // self.rows), noise.expand(n, -1, -1), head)
+            return self._set(self._profiles * (n // self.rows), noise.expand(n, -1, -1), head)
         if len(noise) != self.rows:
             raise InputError(f"{len(noise)} seeds for {self.rows} rows.", "Pass one, or one a row.")
-        return self._put(self._profiles, noise, head)
+        return self._set(self._profiles, noise, head)
 
     # --- which rows ---
 
     @contextmanager
     def using(self, rows: Sequence[int] | Tensor | None) -> Iterator[None]:
         """Inside, in this thread: batch row i follows control row rows[i]; None: nothing is steered."""
-        value: Any = _OFF if rows is None else torch.as_tensor(rows, dtype=torch.long)
-        if rows is not None and (value.ndim != 1 or bool(((value < 0) | (value >= self.rows)).any())):
+        given = None if rows is None else torch.as_tensor(rows, dtype=torch.long)
+        if given is not None and (given.ndim != 1 or bool(((given < 0) | (given >= self.rows)).any())):
             raise InputError(f"rows must be numbers from 0 to {self.rows - 1}.", "Pass one a batch row.")
-        token = _FOLLOWED.set({**(_FOLLOWED.get() or {}), id(self): value})
+        followed = self._followed
+        before = followed.rows, followed.off
+        followed.rows, followed.off = given, given is None
         try:
             yield
         finally:
-            _FOLLOWED.reset(token)
+            followed.rows, followed.off = before
 
     def steers(self, layer: int) -> bool:
-        """For the gates: whether anything is set at a layer."""
+        """For the hooks: whether anything is set at a layer."""
         return layer in self._controls
 
     def control(self, layer: int, batch: int) -> tuple[LayerControl, Tensor | None] | None:
-        """For the gates: see `gate.Controls`."""
+        """For the hooks: see `hooks.Controller`."""
         control = self._controls.get(layer)
         if control is None:
             return None
-        followed = (_FOLLOWED.get() or {}).get(id(self))
-        if followed is _OFF or (followed is None and self._scoped):
+        rows = self._followed.rows
+        if self._followed.off or (rows is None and self._scoped):
             return None
-        if followed is not None:
-            if len(followed) != batch:
-                raise InputError(f"using() named {len(followed)} rows; the batch has {batch}.", "Name one a row.")
-            return control, followed.to(control.layer.device)
+        if rows is not None:
+            if len(rows) != batch:
+                raise InputError(f"using() named {len(rows)} rows; the batch has {batch}.", "Name one a row.")
+            return control, rows.to(control.layer.device)
         if self.rows == 1:
             return control, None
         if batch % self.rows:
@@ -218,13 +230,13 @@ class ExpertController:
                 f"Pass {batch} profiles, or one for all, or say which rows follow which: using([...]).",
             )
         where = (batch, control.layer.device)
-        if where not in self._spread:
-            self._spread[where] = torch.arange(self.rows, device=where[1]).repeat_interleave(batch // self.rows)
-        return control, self._spread[where]
+        if where not in self._neighbours:
+            self._neighbours[where] = torch.arange(self.rows, device=where[1]).repeat_interleave(batch // self.rows)
+        return control, self._neighbours[where]
 
     # --- helpers ---
 
-    def _put(self, profiles: tuple[Profile, ...], noise: Tensor | None, head: int) -> Self:
+    def _set(self, profiles: tuple[Profile, ...], noise: Tensor | None, head: int) -> Self:
         """Check and compile; on an error all stays as it was."""
         known = {x.number for x in self.layers}
         for p in profiles:
@@ -237,13 +249,13 @@ class ExpertController:
         controls = {}
         for layer in self.layers:
             mine = None if noise is None else noise[:, layer.number, : layer.num_experts]
-            made = build(layer, profiles, mine, head)
+            made = layer_control(layer, profiles, mine, head)
             if made is not None:
                 controls[layer.number] = made
         self._profiles, self._noises, self._head, self._controls = profiles, noise, head, controls
-        self._spread.clear()
+        self._neighbours.clear()
         for layer in self.layers if self._attached else ():
-            changed(layer)
+            refresh(layer)
         return self
 
     def _change(self, rows: Sequence[int] | None, change: Any) -> Self:
@@ -252,7 +264,7 @@ class ExpertController:
         if lost:
             raise InputError(f"There is no row {lost[0]} of {self.rows}.", "Type ExpertController(model, rows=...).")
         new = tuple(change(p) if i in chosen else p for i, p in enumerate(self._profiles))
-        return self._put(new, self._noises, self._head)
+        return self._set(new, self._noises, self._head)
 
     def _numbers(self, layers: Sequence[int] | None) -> list[int]:
         return [x.number for x in self.layers] if layers is None else list(layers)

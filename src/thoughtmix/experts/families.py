@@ -7,7 +7,7 @@ table holds those that differ, and those that cannot be controlled, with the rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,27 +16,27 @@ from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError, ModelError
 
-Kind = Literal["slots", "dense", "onehot", "mask"]
-"""How a choice reaches the experts. slots: experts(hidden, index, weight). dense: the router returns scores (T, E) that
-scale each expert's *input*. onehot: experts(hidden, one-hot (T, k, E), weight (T, k)). mask: experts(hidden, mask
-(T, E), weight (T, E))."""
+RoutingFormat = Literal["index", "input_scale", "onehot", "mask"]
+"""How a choice reaches the experts. index: experts(hidden, index, weight), both (T, k). input_scale: the router returns
+scores (T, e) that scale each expert's *input*. onehot: experts(hidden, one-hot (T, k, e), weight (T, k)). mask:
+experts(hidden, mask (T, e), weight (T, e))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """What must be known of a kind of block beyond its structure."""
 
-    kind: Kind = "slots"
+    format: RoutingFormat = "index"
     sigmoid: bool = False
     """Scores are sigmoids of the logits, not their softmax."""
     logits: int | None = 0
     """Where the router's output has its logits; None: it is the logits."""
     top_k: int | None = None
     """Experts a token, where the modules do not say."""
-    deaf: str = ""
-    """Why the router's choice does not reach the experts, so that only forcing can work."""
+    unheard: str = ""
+    """Why the router's choice does not reach the experts, so that only forcing can work; "" where it does."""
     refused: str = ""
-    """Why nothing here can be controlled."""
+    """Why nothing here can be controlled; "" where something can."""
 
 
 _NLLB = (
@@ -46,9 +46,9 @@ _NLLB = (
 _FAMILIES = {  # by class name of the block, the router or the experts
     "DbrxFFN": Family(logits=None),
     "Ernie4_5_MoeSparseMoeBlock": Family(sigmoid=False),  # corrected, yet softmax
-    "Llama4TextMoe": Family(kind="dense", sigmoid=True, logits=1),
-    "SwitchTransformersSparseMLP": Family(kind="onehot", logits=2, top_k=1),
-    "NllbMoeSparseMLP": Family(kind="mask", logits=2, top_k=2, deaf=_NLLB),
+    "Llama4TextMoe": Family(format="input_scale", sigmoid=True, logits=1),
+    "SwitchTransformersSparseMLP": Family(format="onehot", logits=2, top_k=1),
+    "NllbMoeSparseMLP": Family(format="mask", logits=2, top_k=2, unheard=_NLLB),
     "JetMoeMoE": Family(refused="JetMoE sorts tokens by expert inside its router"),
     "JetMoeMoA": Family(refused="JetMoE routes inside its attention"),
     "LongcatFlashMoE": Family(refused="LongCat routes some tokens to experts that do not exist"),
@@ -77,14 +77,14 @@ class MoELayer:
         return next(self.router.parameters()).device
 
     @property
-    def limited(self) -> bool:
+    def restricted(self) -> bool:
         """Whether the choice is not simply the k largest logits: groups of experts, or a correction of the scores."""
         router = inner(self.router)
         groups = getattr(router, "num_group", None) or getattr(router, "n_group", None) or 1
         return int(groups) > 1 or _corrected(self.block) or _corrected(router)
 
     def logits(self, out: Any) -> Tensor:
-        """(T, E) float32 router logits, from what the router returned."""
+        """(T, e) float32 router logits, from what the router returned."""
         at = self.family.logits
         found = out if at is None else out[at] if isinstance(out, tuple) and len(out) > at else None
         if not isinstance(found, Tensor) or found.shape[-1] != self.num_experts:
@@ -92,7 +92,7 @@ class MoELayer:
         return found.reshape(-1, self.num_experts).float()
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(T, E) scores that sum to 1: softmax of the logits, or their sigmoids by their sum."""
+        """(T, e) scores that sum to 1: softmax of the logits, or their sigmoids by their sum."""
         if not self.family.sigmoid:
             return logits.softmax(-1)
         scores = logits.sigmoid()
@@ -104,9 +104,11 @@ _REPORT = "Choose another family, or report this model class to thoughtmix."
 
 
 def find_moe_layers(model: nn.Module) -> tuple[MoELayer, ...]:
-    """The mixture-of-experts layers of a model, also under PEFT.
+    """The mixture-of-experts layers of a model, also under PEFT, in the order of its modules.
 
-    Raises `InputError` when there are none, `ModelError` for a layer that cannot be controlled, naming it.
+    Raises:
+        InputError: There are none.
+        ModelError: A layer cannot be controlled; the message names it.
     """
     found: list[MoELayer] = []
     for name, module in model.named_modules():
@@ -125,7 +127,24 @@ def find_moe_layers(model: nn.Module) -> tuple[MoELayer, ...]:
     return tuple(found)
 
 
-def refuse_compiled(model: nn.Module, layers: tuple[MoELayer, ...]) -> None:
+def layers_to_hook(
+    model: nn.Module, numbers: Sequence[int] | None
+) -> tuple[tuple[MoELayer, ...], tuple[MoELayer, ...]]:
+    """(all mixture-of-experts layers of a model, those of `numbers`, in order; None: all).
+
+    Raises:
+        InputError: There are none, or a number is none of theirs.
+        ModelError: A layer cannot be controlled, or the model is compiled already.
+    """
+    every = find_moe_layers(model)
+    _refuse_compiled(model, every)
+    wrong = [x for x in numbers or () if not 0 <= x < len(every)]
+    if wrong:
+        raise InputError(f"There is no mixture-of-experts layer {wrong[0]}.", f"Pass 0 to {len(every) - 1}.")
+    return every, every if numbers is None else tuple(every[i] for i in sorted(set(numbers)))
+
+
+def _refuse_compiled(model: nn.Module, layers: tuple[MoELayer, ...]) -> None:
     """Raises `ModelError` when the model was compiled: compiled code ignores what is attached later."""
     way = "Attach first and compile inside the context, or use the model that was given to torch.compile."
     if hasattr(model, "_orig_mod"):
@@ -167,16 +186,15 @@ def _layer(
         raise ModelError(f"{name} spreads its experts over devices.", "Load the model without expert parallelism.")
     if family is _PLAIN and (_corrected(block) or _corrected(inner(router))):
         family = _CORRECTED
-    count = _number((mine, inner(router), block), "num_experts", "n_routed_experts", "num_local_experts")
+    count = _number([mine, inner(router), block], "num_experts", "n_routed_experts", "num_local_experts")
     if count is None and isinstance(mine, nn.ModuleDict):
         count = len(mine)
-    top = family.top_k or _number((inner(router), block, mine), "top_k", "num_experts_per_tok", "moe_top_k")
-    if top is None:
-        config: Any = getattr(model, "config", None)
-        top = next(iter(_numbers((config,), "num_experts_per_tok", "moe_top_k", "top_k")), None)
-    if count is None or top is None:
+    top_k = family.top_k or _number([inner(router), block, mine], "top_k", "num_experts_per_tok", "moe_top_k")
+    if top_k is None:
+        top_k = _number([getattr(model, "config", None)], "num_experts_per_tok", "moe_top_k", "top_k")
+    if count is None or top_k is None:
         raise _refusal(name, "it does not say how many experts it has and uses")
-    return MoELayer(number, name, block, router, experts, count, min(top, count), family)
+    return MoELayer(number, name, block, router, experts, count, min(top_k, count), family)
 
 
 def _corrected(module: nn.Module) -> bool:
@@ -185,13 +203,7 @@ def _corrected(module: nn.Module) -> bool:
     return any(name in {"e_score_correction_bias", "expert_bias"} for name in own) or hasattr(module, "moe_statics")
 
 
-def _numbers(parts: tuple[Any, ...], *names: str) -> Iterator[int]:
-    for part in parts:
-        for name in names:
-            value = getattr(part, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                yield value
-
-
-def _number(parts: tuple[Any, ...], *names: str) -> int | None:
-    return next(_numbers(parts, *names), None)
+def _number(parts: Sequence[Any], *names: str) -> int | None:
+    """The first positive whole number that a part has by one of these names."""
+    values = (getattr(part, name, None) for part in parts for name in names)
+    return next((x for x in values if isinstance(x, int) and not isinstance(x, bool) and x > 0), None)

@@ -22,10 +22,14 @@ _HINT = "Write profiles with: thoughtmix experts map MODEL --profiles FILE"
 class Profile:
     """Changes by layer (numbered as `find_moe_layers` does), then by expert.
 
-    force: the experts that run, instead of the router's choice: {layer: {expert: weight}} with weights as they are, or
-    {layer: [experts]} weighed as `weights` says: by the router's own scores among them, or equal; either way they sum
-    to what the router gave its own choice for that token. bias: nats added to an expert's router logit. exclude:
-    experts that do not run.
+    Args:
+        name: What to call it.
+        force: The experts that run, instead of the router's choice: {layer: {expert: weight}} with weights as they
+            are, or {layer: [experts]} weighed as `weights` says.
+        bias: Nats added to an expert's router logit: {layer: {expert: nats}}.
+        exclude: Experts that do not run: {layer: [experts]}.
+        weights: "router", by the router's own scores among the forced experts, or "equal"; either way they sum to what
+            the router gave its own choice for that token.
     """
 
     name: str = ""

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.report.film import Film, drawing
-from thoughtmix.report.html import _hue, _template
+from thoughtmix.report.html import hue, render_template
 from thoughtmix.report.text import printable
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ def page(made: Threads, film: Film, model: str, settings: dict[str, Any]) -> str
     n = len(made.ancestry.seeds)
     names = [[{key: x[key] for key in ("lane", "name", "ended")} for x in row] for row in nodes]
     data = {**film.to_dict(), "names": names, "seeds": list(made.ancestry.seeds)}
-    return _template("branches.html").render(
+    return render_template(
+        "branches.html",
         made=made, model=model, summary=summary(made, model), settings=settings,
-        hues=[_hue(i, n) for i in range(n)], drawing=drawing(nodes, [r.level for r in made.ancestry.rounds]),
+        hues=[hue(i) for i in range(n)], drawing=drawing(nodes, [r.level for r in made.ancestry.rounds]),
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         seeds=made.ancestry.seeds,
     )  # fmt: skip

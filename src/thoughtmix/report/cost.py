@@ -5,16 +5,15 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from thoughtmix.cost.plan import CALIBRATION_TOKENS, PER_PARAMETER, TEACHER_ROWS
+from thoughtmix.cost.pricing import CALIBRATION_TOKENS, PER_PARAMETER, TEACHER_ROWS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from thoughtmix.cost.hardware import Kind
-    from thoughtmix.cost.plan import Cost, Way
+    from thoughtmix.cost import CostEstimate, Machine, Way
 
 
-def headline(cost: Cost) -> str:
+def headline(cost: CostEstimate) -> str:
     """One line about the model and its graft."""
     size = cost.size
     active = "" if size.active == size.total else f", {count(size.active)} active"
@@ -26,7 +25,7 @@ def headline(cost: Cost) -> str:
     )
 
 
-def table(cost: Cost) -> list[list[str]]:
+def table(cost: CostEstimate) -> list[list[str]]:
     """Rows of cells; the first row and the first column are titles."""
     ways = cost.ways
     rows = [["", *(way.name for way in ways)]]
@@ -45,15 +44,17 @@ def table(cost: Cost) -> list[list[str]]:
         row(f"  {name}", [gigabytes(value) if value else "" for value in values])
     unit = "machines" if cost.machine.is_cpu else "GPUs"
     row(f"{unit}", [_or_dash(way, _machines(way)) for way in ways])
-    row(f"{unit[:-1]}-hours" if not cost.machine.is_cpu else "hours of one machine",
-        [_or_dash(way, duration(way.gpu_hours)) for way in ways])  # fmt: skip
+    row(
+        f"{unit[:-1]}-hours" if not cost.machine.is_cpu else "hours of one machine",
+        [_or_dash(way, duration(way.gpu_hours)) for way in ways],
+    )
     row("  of it teacher's answers", [duration(way.teacher_hours) if way.teacher_hours else "" for way in ways])
     row("time by the clock", [_or_dash(way, duration(way.hours)) for way in ways])
     row("money", [_or_dash(way, money(way.money)) for way in ways])
     return rows
 
 
-def assumptions(cost: Cost) -> list[str]:
+def assumptions(cost: CostEstimate) -> list[str]:
     """What the figures rest on, a line each."""
     machine, asked, again = cost.machine, cost.request, any(way.checkpointing for way in cost.ways)
     tokens = "" if asked.tokens else f"{PER_PARAMETER} an active parameter in pretraining (Hoffmann et al. 2022), "
@@ -69,7 +70,7 @@ def assumptions(cost: Cost) -> list[str]:
         f"not kept, {'' if again else 'nothing '}recomputed; in use {asked.thoughts} thoughts of {cost.sequence // 2} "
         "tokens after a shared prompt as long.",
     ]
-    if cost.size.pairs:
+    if cost.size.encoder_decoder:
         lines.append("Encoder-decoder: a token is one of the source and one of the target.")
     for way in cost.ways:
         if way.refused:
@@ -84,7 +85,7 @@ def assumptions(cost: Cost) -> list[str]:
     return lines
 
 
-def plain(cost: Cost) -> str:
+def plain(cost: CostEstimate) -> str:
     """Text for a pipe."""
     rows = table(cost)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -98,7 +99,7 @@ def plain(cost: Cost) -> str:
     return "\n".join(lines)
 
 
-def render(cost: Cost) -> RenderableType:
+def render(cost: CostEstimate) -> RenderableType:
     """The same in a terminal."""
     from rich import box
     from rich.console import Group
@@ -115,15 +116,15 @@ def render(cost: Cost) -> RenderableType:
     return Group(Text(headline(cost), style="bold"), grid, *(Text(line, style="dim") for line in assumptions(cost)))
 
 
-def kinds_plain(kinds: dict[str, Kind]) -> str:
+def machines_plain(machines: dict[str, Machine]) -> str:
     """The machines, a line each."""
     lines = [
         f"{'name':12} {'TFLOP/s':>8} {'GB':>5} {'GB/s':>6} {'MFU':>5} {'$/h':>7}  what, and where that price is from"
     ]
-    for name, kind in kinds.items():
+    for name, machine in machines.items():
         lines.append(
-            f"{name:12} {kind.tflops:>8g} {kind.memory:>5g} {kind.bandwidth:>6g} {kind.utilisation:>5.0%} "
-            f"{kind.price:>7.2f}  {kind.title}; {kind.place}, {kind.dated.isoformat()}"
+            f"{name:12} {machine.tflops:>8g} {machine.memory:>5g} {machine.bandwidth:>6g} {machine.utilisation:>5.0%} "
+            f"{machine.price:>7.2f}  {machine.title}; {machine.place}, {machine.dated.isoformat()}"
         )
     return "\n".join(lines)
 
@@ -174,7 +175,7 @@ def _machines(way: Way) -> str:
     return f"{way.machines}" if way.fits else f"{way.machines} (needs {way.machines_needed})"
 
 
-def _price(cost: Cost) -> str:
+def _price(cost: CostEstimate) -> str:
     machine = cost.machine
     if cost.request.price is not None:
         return f"${machine.price:g} an hour, as given"

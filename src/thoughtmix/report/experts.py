@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thoughtmix.report.html import _template
+from thoughtmix.report.html import render_template
 
 if TYPE_CHECKING:
-    from thoughtmix.experts.specialization import Specialization
+    from thoughtmix.experts.analysis import Specialization
 
 SHOWN = 6  # experts a label with their prompts
 CELL = 16
@@ -40,13 +39,21 @@ def experts_page(found: Specialization) -> str:
         for x in range(found.num_experts[y])
         for v in [float(found.load[y, x])]
     ]
-    page = _template("experts.html").render(
-        found=found, headline=headline(found), maps=maps, load=load, pairs=_pairs(found, best), best=found.layers[best],
-        best_experts=found.num_experts[best], cell=CELL, wide=max(found.num_experts), tall=len(found.layers),
-        layers=_layers(found), labels=_labels(found),
-        json=base64.b64encode(found.to_json().encode()).decode(),
-    )  # fmt: skip
-    return page.lstrip()  # a macro stands before the document
+    return render_template(
+        "experts.html",
+        found=found,
+        headline=headline(found),
+        maps=maps,
+        load=load,
+        pairs=_pairs(found, best),
+        best=found.layers[best],
+        best_experts=found.num_experts[best],
+        cell=CELL,
+        wide=max(found.num_experts),
+        tall=len(found.layers),
+        layers=_layers(found),
+        labels=_labels(found),
+    )
 
 
 def headline(found: Specialization) -> str:
@@ -80,9 +87,13 @@ def experts_plain(found: Specialization) -> str:
 
 def _cell(x: int, y: int, share: float, strong: bool, title: str) -> dict[str, Any]:
     return {
-        "x": x * CELL, "y": y * CELL, "share": round(abs(share), 3), "sign": "over" if share > 0 else "under",
-        "strong": strong, "title": title,
-    }  # fmt: skip
+        "x": x * CELL,
+        "y": y * CELL,
+        "share": round(abs(share), 3),
+        "sign": "over" if share > 0 else "under",
+        "strong": strong,
+        "title": title,
+    }
 
 
 def _pairs(found: Specialization, layer: int) -> list[dict[str, Any]]:
@@ -123,10 +134,13 @@ def _labels(found: Specialization) -> list[dict[str, Any]]:
             most, least = found.typical(layer, expert)
             shown.append(
                 {
-                    "layer": layer, "expert": expert, "difference": f"{difference:+.1%}",
-                    "most": [_short(found, i) for i in most], "least": [_short(found, i) for i in least],
+                    "layer": layer,
+                    "expert": expert,
+                    "difference": f"{difference:+.1%}",
+                    "most": [_short(found, i) for i in most],
+                    "least": [_short(found, i) for i in least],
                 }
-            )  # fmt: skip
+            )
         out.append({"name": label, "count": len(experts), "experts": shown})
     return out
 

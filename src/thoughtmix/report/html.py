@@ -13,7 +13,7 @@ from thoughtmix.report.text import facts, summary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jinja2 import Environment, Template
+    from jinja2 import Environment
 
     from thoughtmix.core.types import ThoughtSet
 
@@ -22,45 +22,44 @@ WIDTH, HEIGHT, MARGIN = 520, 340, 34
 
 def page(thoughts: ThoughtSet) -> str:
     """A whole document: prompt, summary, map, heat-map, a card a thought, settings, and the JSON to download."""
-    return _template("page.html").render(**_view(thoughts))
+    return render_template("page.html", **_view(thoughts))
 
 
 def fragment(thoughts: ThoughtSet) -> str:
     """The same without the document around it, styles scoped to it: what a notebook shows."""
-    return _template("thoughts.html").render(**_view(thoughts))
+    return render_template("thoughts.html", **_view(thoughts))
+
+
+def render_template(name: str, **values: Any) -> str:
+    """One of templates/, filled in; whole documents extend base.html, which has the style that they share."""
+    return _environment().get_template(name).render(**values)
 
 
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader
 
-    return Environment(loader=PackageLoader("thoughtmix.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-
-
-def _template(name: str) -> Template:
-    return _environment().get_template(name)
+    made = Environment(loader=PackageLoader("thoughtmix.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    return made
 
 
 def _view(thoughts: ThoughtSet) -> dict[str, Any]:
-    n = len(thoughts)
     points = layout(thoughts.distances) if len(thoughts.distances) > 1 else []
     largest = max((max(row) for row in thoughts.distances), default=0.0) or 1.0
     return {
         "set": thoughts,
         "summary": summary(thoughts),
-        "cards": [
-            {"number": i + 1, "hue": _hue(i, n), "thought": t, "facts": facts(t)} for i, t in enumerate(thoughts)
-        ],
-        "points": [{"number": i + 1, "hue": _hue(i, n), "x": x, "y": y} for i, (x, y) in enumerate(points)],
+        "cards": [{"number": i + 1, "hue": hue(i), "thought": t, "facts": facts(t)} for i, t in enumerate(thoughts)],
+        "points": [{"number": i + 1, "hue": hue(i), "x": x, "y": y} for i, (x, y) in enumerate(points)],
         "width": WIDTH,
         "height": HEIGHT,
         "heat": [[{"value": f"{v:.2f}", "share": round(v / largest, 3)} for v in row] for row in thoughts.distances],
-        "json": base64.b64encode(thoughts.to_json().encode()).decode(),
     }
 
 
-def _hue(i: int, n: int) -> int:
-    """Neighbouring numbers get clearly different hues: steps of the golden angle."""
+def hue(i: int) -> int:
+    """The hue of number i, in degrees. Neighbouring numbers look clearly different: steps of the golden angle."""
     return round(200 + 137.508 * i) % 360
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.report.html import _hue, _template
+from thoughtmix.report.html import hue, render_template
 from thoughtmix.report.text import printable
 from thoughtmix.search.saved import to_dict
 from thoughtmix.search.tree import DEAD
@@ -83,22 +82,32 @@ def plain_tree(search: TreeSearch, picked: Sequence[Node], width: int = 100) -> 
 
 def page(search: TreeSearch, picked: Sequence[Node], thoughts: ThoughtSet, asked: dict[str, Any] | None = None) -> str:
     """One document: the tree as a drawing, the thoughts, what each was judged by, and the JSON to download."""
-    dots, lines, size = _drawing(search, picked)
+    drawing = _drawing(search, picked)
     cards = [
         {
-            "number": i, "hue": _hue(i - 1, len(picked)), "text": printable(thought.text),
+            "number": i,
+            "hue": hue(i - 1),
+            "text": printable(thought.text),
             "path": thought.origin["path"],
             "judged": ", ".join(f"{k} {v:.3g}" for k, v in node.scores.items()) or "not judged",
             "finish": thought.finish,
         }
         for i, (node, thought) in enumerate(zip(picked, thoughts, strict=True), 1)
-    ]  # fmt: skip
+    ]
     body = json.dumps(to_dict(search, asked), ensure_ascii=False, separators=(",", ":"))
-    return _template("search.html").render(
-        prompt=thoughts.prompt, summary=summary(search), dots=dots, lines=lines, width=size[0], height=size[1],
-        cards=cards, total=len(search.tree), shown=len(dots), model=thoughts.model, settings=thoughts.settings,
-        metrics=thoughts.metrics, json=base64.b64encode(body.encode()).decode(),
-    )  # fmt: skip
+    return render_template(
+        "search.html",
+        prompt=thoughts.prompt,
+        summary=summary(search),
+        cards=cards,
+        total=len(search.tree),
+        shown=len(drawing["dots"]),
+        model=thoughts.model,
+        settings=thoughts.settings,
+        metrics=thoughts.metrics,
+        json=body,
+        **drawing,
+    )
 
 
 def _children(search: TreeSearch, picked: Sequence[Node]) -> Any:
@@ -131,13 +140,40 @@ def _words(search: TreeSearch, node: Node, most: int = 64) -> str:
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
-def _drawing(search: TreeSearch, picked: Sequence[Node]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Any]:
-    """Dots and lines: a column a depth, a row a leaf; a parent stands in the middle of its children."""
-    keep, below = shown(search, picked, MOST_DOTS), _children(search, picked)
-    hue = {id(a): _hue(i, len(picked)) for i, leaf in reversed(list(enumerate(picked))) for a in leaf.lineage[1:]}
+def _drawing(search: TreeSearch, picked: Sequence[Node]) -> dict[str, Any]:
+    """Dots, lines, and the size of the drawing."""
+    hues = {id(node): hue(i) for i, leaf in reversed(list(enumerate(picked))) for node in leaf.lineage[1:]}
     numbers = {id(node): i for i, node in enumerate(picked, 1)}
-    place: dict[int, tuple[float, float]] = {}
-    order: list[Node] = []
+    places = _layout(search, picked)
+    dots, lines = [], []
+    for node, (x, y) in places.values():
+        words = _words(search, node, 160) or search.prompt
+        dots.append(
+            {
+                "x": x,
+                "y": y,
+                "r": round(2 + min(node.visits, 400) ** 0.4, 1),
+                "share": round(search.tree.mean(node), 3),
+                "dead": node.value == DEAD,
+                "done": node.finish is not None,
+                "hue": hues.get(id(node)),
+                "number": numbers.get(id(node)),
+                "title": f"{node.visits} visits, mean {search.tree.mean(node):.2f}: {words}",
+            }
+        )
+        if node.parent is not None:
+            _, (x1, y1) = places[id(node.parent)]
+            lines.append({"x1": x1, "y1": y1, "x2": x, "y2": y, "hue": hues.get(id(node))})
+    width = max(x for _, (x, _) in places.values()) + 2 * _EDGE  # room for a number beside the last dots
+    height = max(y for _, (_, y) in places.values()) + _EDGE
+    return {"dots": dots, "lines": lines, "width": width, "height": height}
+
+
+def _layout(search: TreeSearch, picked: Sequence[Node]) -> dict[int, tuple[Node, tuple[float, float]]]:
+    """Nodes that are drawn, by id, and where: a column a depth, a row a leaf; a parent is in the middle of its
+    children."""
+    keep, below = shown(search, picked, MOST_DOTS), _children(search, picked)
+    places: dict[int, tuple[Node, tuple[float, float]]] = {}
     rows, stack = 0, [(search.tree.root, 0, False)]
     while stack:  # post-order, no recursion: a tree may be deep
         node, depth, done = stack.pop()
@@ -147,23 +183,8 @@ def _drawing(search: TreeSearch, picked: Sequence[Node]) -> tuple[list[dict[str,
             stack += [(c, depth + 1, False) for c in reversed(children)]
             continue
         if children:
-            y = sum(place[id(c)][1] for c in children) / len(children)
+            y = sum(places[id(c)][1][1] for c in children) / len(children)
         else:
             y, rows = _EDGE + rows * _ROW, rows + 1
-        place[id(node)] = (_EDGE + depth * _COLUMN, round(y, 1))
-        order.append(node)
-    dots = [
-        {
-            "x": place[id(n)][0], "y": place[id(n)][1], "r": round(2 + min(n.visits, 400) ** 0.4, 1),
-            "share": round(search.tree.mean(n), 3), "dead": n.value == DEAD, "done": n.finish is not None,
-            "hue": hue.get(id(n)), "number": numbers.get(id(n)),
-            "title": f"{n.visits} visits, mean {search.tree.mean(n):.2f}: {_words(search, n, 160) or search.prompt}",
-        }
-        for n in order
-    ]  # fmt: skip
-    lines = [
-        {"x1": place[id(n.parent)][0], "y1": place[id(n.parent)][1], "x2": place[id(n)][0], "y2": place[id(n)][1],
-         "hue": hue.get(id(n))}
-        for n in order if n.parent is not None
-    ]  # fmt: skip
-    return dots, lines, (2 * _EDGE + max(x for x, _ in place.values()), 2 * _EDGE + max(rows - 1, 0) * _ROW)
+        places[id(node)] = node, (_EDGE + depth * _COLUMN, round(y, 1))
+    return places
