@@ -19,8 +19,7 @@ from peft import get_peft_model
 
 from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.engine.row_state import NO_ROW_STATE
-from thoughtmix.graft import MoTConfig
-from thoughtmix.graft.context import graft_of
+from thoughtmix.graft import MoTConfig, graft_of
 from thoughtmix.models import load_model, wrap_model
 
 PROMPT = "Give me an unusual idea for a birthday party, and say why people would like it."
@@ -43,9 +42,15 @@ def seconds(lm: Any, n: int, tokens: int, read: Any, graft: Any, weights: Any) -
     rows = [Row(seed=i, sampler=Sampler(temperature=0.7, min_p=0.1)) for i in range(n)]
     row_state = NO_ROW_STATE if graft is None else graft.row_state(range(n), [1.0] * n, lm.device)
     done = decode(
-        lm, [lm.encode(PROMPT)], rows, max_new_tokens=tokens, end_ids=frozenset(), row_state=row_state, read=read,
+        lm,
+        [lm.encode(PROMPT)],
+        rows,
+        max_new_tokens=tokens,
+        end_ids=frozenset(),
+        row_state=row_state,
+        read=read,
         weights=weights,
-    )  # fmt: skip
+    )
     return (done.seconds - done.prefill_seconds) / (tokens - 1), done.prefill_seconds, done.path
 
 

@@ -150,7 +150,7 @@ def test_rows_with_a_state_of_their_own() -> None:
     """A graft's standing routes go on from a prefix; a model that remembers more than keys reads again. Both right."""
     from graftland import grafted
 
-    from thoughtmix.graft.context import graft_of
+    from thoughtmix.graft import graft_of
     from thoughtmix.thinkers.mixture import branch_row_state
 
     base = grafted("llama", router="prior", combiner="router", noise="held").get_base_model()

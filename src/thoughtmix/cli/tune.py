@@ -44,17 +44,18 @@ def tune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> int:
     """Teach the thoughts of a graft; the base model stays as it is."""
-    from thoughtmix.graft.tuning.run import OBJECTIVES, Tuning
+    from thoughtmix.graft.tuning.tune import OBJECTIVES, TuningConfig
 
     calibrating = objective == "calibrate"
     if not calibrating and objective not in OBJECTIVES:
         raise InputError(f"Unknown objective {objective!r}.", f"Pass one of {', '.join([*OBJECTIVES, 'calibrate'])}.")
-    how = Tuning("styles" if calibrating else objective, contrast, samples, own, temperature, max_new_tokens, corpus)
+    named = "styles" if calibrating else objective
+    tuning = TuningConfig(named, contrast, samples, own, temperature, max_new_tokens, corpus)
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder} is no graft.", f"Type: thoughtmix graft SmolLM2-135M-Instruct --out {folder}")
     from thoughtmix.cli.train import progress
     from thoughtmix.graft.tuning.prompts import built_in_contexts, built_in_prompts, read_contexts, read_prompts
-    from thoughtmix.graft.tuning.run import tune as run
+    from thoughtmix.graft.tuning.tune import tune as run
     from thoughtmix.models import load_model
     from thoughtmix.models.hardware import bf16_hardware
     from thoughtmix.training.config import TrainConfig
@@ -63,10 +64,17 @@ def tune(
     asked = asked[: limit or len(asked)]
     taught = read_contexts(contexts) if contexts else built_in_contexts()
     config = TrainConfig(
-        steps=steps, minutes=15.0 if steps is None and minutes is None else minutes, batch_size=batch_size,
-        learning_rate=learning_rate, warmup=20, weight_decay=0.0, evaluate_every=evaluate_every,
-        save_every=evaluate_every, precision="no", seed=seed,
-    )  # fmt: skip
+        steps=steps,
+        minutes=15.0 if steps is None and minutes is None else minutes,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=20,
+        weight_decay=0.0,
+        evaluate_every=evaluate_every,
+        save_every=evaluate_every,
+        precision="no",
+        seed=seed,
+    )
     if dtype == "auto" and bf16_hardware():
         dtype = "bfloat16"  # the base only reads; the branches learn in float32
     lm = load_model(str(folder), dtype=dtype, device=device, on_progress=lambda text: print(text, file=sys.stderr))
@@ -82,7 +90,7 @@ def tune(
             print(f"lessons: {done} of {total} prompts", file=sys.stderr)
 
     with progress() as see:
-        done = run(lm, folder, asked, taught, how, config, resume=resume, on_lesson=lessons, on_step=see)
+        done = run(lm, folder, asked, taught, tuning, config, resume=resume, on_sample=lessons, on_step=see)
     if done.interrupted:
         print(f"thoughtmix: Stopped at step {done.steps}. Type the same with --resume to go on.", file=sys.stderr)
         return 130

@@ -9,30 +9,38 @@ Axis letters: k contexts, b answers, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from thoughtmix.engine import Decoded, Row
-    from thoughtmix.engine.backends.base import Path
-    from thoughtmix.models import LanguageModel
+from thoughtmix.engine import Decoded, Row
+from thoughtmix.engine.backends.base import Path
+from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.loop import over
+from thoughtmix.models import LanguageModel
 
 
 def blend(logprobs: Tensor, own: Tensor, weight: float) -> Tensor:
-    """mean_k + weight * (own context's - mean_k), normalised. logprobs (k, b, v), own (b,) int64; -> (b, v).
-    weight 0: the contexts together; 1: the own one alone."""
+    """mean_k + weight * (own context's - mean_k), normalised.
+
+    Args:
+        logprobs: (k, b, v).
+        own: (b,) int64, the context of each answer.
+        weight: 0: the contexts together; 1: the own one alone.
+
+    Returns:
+        (b, v).
+    """
     mean = logprobs.mean(0)
     mine = logprobs[own, torch.arange(len(own), device=own.device)]
     return (mean + weight * (mine - mean)).log_softmax(-1)
 
 
-class Chorus:
-    """A decoding path (`Stepped`) over another: of its rows, one a (context, answer), one distribution an answer
-    is made. Prompt k of a batch is context k; a row's prompt is its own context."""
+class ProductOfExpertsPath:
+    """A decoding path (`Stepped`) over another: of the inner rows, one a (context, answer), it makes one distribution
+    an answer. Prompt k of a batch is context k; a row's prompt is its own context."""
 
-    name = "chorus"
+    name = "product of experts"
 
     def __init__(self, inner: Path, weight: float) -> None:
         self.inner, self.weight = inner, weight
@@ -67,12 +75,23 @@ class Chorus:
 
 
 @torch.no_grad()
-def sing(
-    lm: LanguageModel, asked: Sequence[Sequence[int]], rows: Sequence[Row], weight: float, max_new_tokens: int, top: int
+def decode_product_of_experts(
+    lm: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    weight: float,
+    max_new_tokens: int,
+    top: int,
 ) -> Decoded:
-    """Each row drawn from the blend of all contexts and its own (`row.prompt`), with the `top` likeliest tokens of each
-    step. asked: the k contexts with the question, as token ids."""
-    from thoughtmix.engine.backends.probe import choose
-    from thoughtmix.engine.loop import over
+    """Decode rows that are drawn from the blend of all contexts and each row's own (`row.prompt`).
 
-    return over(Chorus(choose(lm.model, prompts=len(asked)), weight), lm, asked, rows, max_new_tokens, top)
+    Args:
+        lm: The teacher.
+        contexts: The question under each of k contexts, as token ids.
+        rows: The answers.
+        weight: See `blend`.
+        max_new_tokens: Most tokens of an answer.
+        top: How many likeliest tokens of each step are noted.
+    """
+    path = ProductOfExpertsPath(choose(lm.model, prompts=len(contexts)), weight)
+    return over(path, lm, contexts, rows, max_new_tokens, top)
