@@ -25,6 +25,7 @@ from thoughtmix.graft.config import FORMAT_VERSION
 from thoughtmix.graft.route import dense_weights, draw_routes, held_noise, radical_inverse
 from thoughtmix.mixture.state import state_of_cache
 from thoughtmix.models import load_model, wrap_model
+from thoughtmix.models.grafted import GraftedModule, GraftHooks
 
 DATA = Path(__file__).parent / "data"
 
@@ -232,6 +233,16 @@ def test_beams_keep_their_thoughts() -> None:
     each = torch.stack(best)  # (seeds, sequences)
     # Every finished beam descends from one of the rows that began; only rows' own seeds can explain its score.
     assert bool(((each - out.sequences_scores).abs().min(0).values < 2e-3).all())
+
+
+def test_code_below_knows_a_graft_by_its_protocol() -> None:
+    graft = graft_of(grafted("llama"))
+    assert isinstance(graft, GraftHooks) and graft.thought_hooks
+    layer = graft.layers[1]  # type: ignore[union-attr]
+    assert isinstance(layer, GraftedModule) and layer.thought_graft is graft
+    number, a, b = layer.thought_update()  # type: ignore[misc]
+    assert number == 1 and a.shape == (12, layer.in_features) and b.shape == (layer.out_features, 12)
+    assert not isinstance(layer.base_layer, GraftedModule)
 
 
 # --- PEFT's verbs ---

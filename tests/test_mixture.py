@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import tokenizer
 
+from thoughtmix import mixture
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import Row, Sampler, decode
 from thoughtmix.engine.counter_rng import gumbel, key, normal, uniform
@@ -457,6 +458,24 @@ def test_the_prototypes_usage_runs() -> None:
     assert len({tuple(t["generated_ids"][0].tolist()) for t in thoughts}) == 4
     assert len(thoughts[0]["metrics"]) == 3
     assert model.training, "the model is left in the mode it was in"
+
+
+def test_the_prototypes_names_are_the_packages_own() -> None:
+    """All of them, at first use: the package itself imports no torch."""
+    code = "import sys, thoughtmix.mixture as m; m.RECIPE; assert 'torch' not in sys.modules; print(*m.__all__)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    prototype = {
+        "NoiseInjection",
+        "ThoughtRouter",
+        "ThoughtBranch",
+        "AttentionCombiner",
+        "MixtureOfThoughtsLayer",
+        "MixtureOfThoughtsTransformer",
+        "analyze_thought_patterns",
+        "visualize_branch_activity",
+    }
+    assert prototype <= set(said) and all(hasattr(mixture, name) for name in said)
+    assert mixture.MixtureOfThoughtsTransformer is MixtureOfThoughtsTransformer
 
 
 def test_layer_alone() -> None:

@@ -246,7 +246,7 @@ def losses(folder: Path) -> list[float]:
 def test_styles_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    how = TuningConfig("styles", 0.1, samples=2, max_new_tokens=4)
+    how = TuningConfig("styles", 0.1, DistillationConfig(samples=2, max_new_tokens=4))
 
     def run(where: Path, steps: int, resume: bool = False, stop: int = 0) -> Any:
         config = TrainConfig(

@@ -1,4 +1,10 @@
-"""A graft on disk: an adapter in PEFT's form; and fixed thoughts as plain LoRA, for engines that serve many of them."""
+"""A graft on disk: an adapter in PEFT's form; and fixed thoughts as plain LoRA, for engines that serve many of them.
+
+The branches of a route are, side by side, one low-rank update of the map they sit beside: with ranks a_1..a_s,
+sum_k w_k B_k A_k = [w_1 B_1 | w_2 B_2] [A_1; A_2]. So a thought without noise under combiner="router" is exactly a LoRA
+adapter of rank s r. Noise is left at its mean, 0, and the combiner's attention at the route's weights; what that costs
+is measured, on the files that were written.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +39,12 @@ PROMPTS = (
 )
 
 
-def base_model_name(lm: LanguageModel, asked: str | None) -> str:
-    """What a graft of this model says it is for: the default model's name, a hub id, or where the folder is. asked: as
-    the model was named."""
+def base_model_name(lm: LanguageModel, name: str | None) -> str:
+    """What a graft of this model, which was asked for by `name`, says it is for: the default model's name, a hub id, or
+    where the folder is."""
     if lm.is_default:
         return lm.name
-    return str(Path(asked).expanduser().resolve()) if asked and Path(asked).expanduser().is_dir() else str(asked)
+    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().is_dir() else str(name)
 
 
 def save_graft(peft: Any, folder: str | Path, base: str, half: bool = False) -> None:
@@ -110,11 +116,6 @@ def export_lora(
     on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Write out/thought-0 ... as plain PEFT LoRA adapters, and out/export.json with how near each is to its thought.
-
-    The branches of a route are, side by side, one low-rank update of the map they sit beside: with ranks a_1..a_s,
-    sum_k w_k B_k A_k = [w_1 B_1 | w_2 B_2] [A_1; A_2]. So a thought without noise under combiner="router" is exactly a
-    LoRA adapter of rank s r. Noise is left at its mean, 0, and the combiner's attention at the route's weights; what
-    that costs is measured, on the files that were written.
 
     Args:
         model: A PEFT model with a graft, or the base model that PEFT changed.

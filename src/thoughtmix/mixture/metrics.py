@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,17 @@ from thoughtmix.mixture.layer import LayerTrace
 
 
 def signals(trace: LayerTrace, entropy: bool = True, diversity: bool = True) -> dict[str, Tensor]:
-    """The training signals of one layer, each a scalar, with gradient but where that is not asked for, each to be made
-    small:
+    """The training signals of one layer, to be made small.
 
-    balance: K sum_k f_k P_k (Fedus et al. 2021, eq. 4-6), 1 when branches share the work evenly;
-    entropy: 1 - H(router) / log K, 0 when the router keeps every branch possible;
-    diversity: mean cosine of the outputs of two active branches at one token (every fourth), 1 when all say the same.
+    Args:
+        trace: What the layer did.
+        entropy: Whether that signal is to carry gradient.
+        diversity: Whether that one is.
+
+    Returns:
+        Scalars. balance: K sum_k f_k P_k (Fedus et al. 2021, eq. 4-6), 1 when branches share the work evenly. entropy:
+        1 - H(router) / log K, 0 when the router keeps every branch possible. diversity: mean cosine of the outputs of
+        two active branches at one token (every fourth), 1 when all say the same.
     """
     log_p = trace.route.log_prob
     k = log_p.shape[-1]
@@ -61,11 +66,13 @@ def _sum_over_processes(counts: Tensor) -> Tensor:
 
 
 def layer_metrics(trace: LayerTrace, layer: int) -> dict[str, Any]:
-    """Of one layer, 0-d tensors unless said otherwise:
+    """The metrics of one layer.
 
-    diversity_score: 1 - mean cosine of two active branches' outputs at a token (0 the same, 1 unrelated);
-    router_entropy: of the router's distribution, nats, mean over tokens (0 certain, log K any);
-    active_branches: mean number a token travels through; branch_usage (k,): share of all visits; layer: its number.
+    Returns:
+        0-d tensors, unless said otherwise. diversity_score: 1 - mean cosine of two active branches' outputs at a token
+        (0 the same, 1 unrelated). router_entropy: of the router's distribution, nats, mean over tokens (0 certain,
+        log K any). active_branches: mean number that a token goes through. branch_usage (k,): share of all visits.
+        layer: its number.
     """
     log_p = trace.route.log_prob
     entropy = -(log_p.exp() * log_p).sum(-1)
@@ -92,23 +99,16 @@ class LayerMetrics(Sequence[dict[str, Any]]):
         self._found: list[dict[str, Any]] | None = None
 
     @property
-    def _list(self) -> list[dict[str, Any]]:
+    def _layers(self) -> list[dict[str, Any]]:
         if self._found is None:
             self._found = self._compute()
         return self._found
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        return self._list[index]
+    def __getitem__(self, index: Any) -> Any:
+        return self._layers[index]
 
     def __len__(self) -> int:
-        return len(self._list)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._list)
+        return len(self._layers)
 
     def __repr__(self) -> str:
-        return repr(self._list)
+        return repr(self._layers)

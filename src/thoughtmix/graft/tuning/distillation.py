@@ -46,6 +46,9 @@ class DistillationConfig:
         max_new_tokens: Most tokens of an answer.
         top: How many of the likeliest tokens are noted at each step.
         seed: Of the answers.
+
+    Raises:
+        InputError: A number is too small.
     """
 
     samples: int = 2
@@ -55,6 +58,10 @@ class DistillationConfig:
     max_new_tokens: int = 32
     top: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.max_new_tokens < 1 or self.temperature < 0:
+            raise InputError("A number is below what works.", "Pass --samples 1, --temperature 0, ... or more.")
 
 
 def make_samples(

@@ -42,9 +42,9 @@ class PromptContext:
 NO_CONTEXT = PromptContext("none")
 
 
-def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:
-    """Every "Name ..." prompt, some asked in another way, and as many open ones, shuffled by seed; `most` of them (0:
-    all). None is asked by `thoughtmix bench`."""
+def built_in_prompts(seed: int = 0) -> list[str]:
+    """Every "Name ..." prompt, some put in another way, and as many open ones, shuffled by seed. None is put by
+    `thoughtmix bench`."""
     body = tomllib.loads(_packaged_text("prompts.toml"))
     rng = np.random.default_rng([seed, 77])
     things, also = body["name"]["x"], body["name"]["also"]
@@ -52,8 +52,7 @@ def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:
     short += [also[i % len(also)].format(x=things[at]) for i, at in enumerate(rng.permutation(len(things))[::3])]
     many = sorted(open_prompts())
     chosen = [*short, *(many[i] for i in rng.permutation(len(many))[: len(short)])]
-    order = rng.permutation(len(chosen))
-    return [chosen[i] for i in order[: most or len(order)]]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def open_prompts() -> frozenset[str]:

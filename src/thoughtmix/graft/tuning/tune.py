@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,7 @@ from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.curves import loss_curve
 from thoughtmix.training.trainer import Progress, Trained, Trainer
 
-OBJECTIVES = {
-    "styles": "branch k answers as the base model does under context k (context distillation)",
-    "modes": "the base model's own answers, split among the branches by what each likes best (hard EM)",
-    "lm": "a corpus, through drawn routes",
-}
-
-
-_CLASSES: Mapping[str, Callable[[int, float], Objective]] = {
+OBJECTIVES: Mapping[str, Callable[[int, float], Objective]] = {
     "styles": StylesObjective,
     "modes": ModesObjective,
     "lm": CorpusObjective,
@@ -49,16 +42,12 @@ _CLASSES: Mapping[str, Callable[[int, float], Objective]] = {
 
 @dataclass(frozen=True, slots=True)
 class TuningConfig:
-    """What branches are taught, and from which samples (see `DistillationConfig`).
+    """What branches are taught.
 
     Args:
-        objective: See `OBJECTIVES`.
-        contrast: Weight of the term that makes a branch recoverable from its text (lm: of what keeps two branches
-            apart).
-        samples: Answers of the teacher for each prompt and branch.
-        own: How far each context speaks for itself.
-        temperature: Of the answers.
-        max_new_tokens: Most tokens of an answer; of lm, of a window.
+        objective: A name of `OBJECTIVES`.
+        contrast: Weight of the term that makes a branch recoverable from its text (lm: that keeps two branches apart).
+        distillation: How samples are made; of lm, `max_new_tokens` is the length of a window.
         corpus: The text of lm.
 
     Raises:
@@ -68,10 +57,7 @@ class TuningConfig:
 
     objective: str = "styles"
     contrast: float = 0.1
-    samples: int = 2
-    own: float = 1.0
-    temperature: float = 1.0
-    max_new_tokens: int = 32
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     corpus: Path | None = None
 
     def __post_init__(self) -> None:
@@ -82,8 +68,8 @@ class TuningConfig:
                 "The objective lm, and no other, learns from a corpus.",
                 "Pass --objective lm --corpus FILE, or neither.",
             )
-        if self.samples < 1 or self.max_new_tokens < 1 or self.contrast < 0 or self.temperature < 0:
-            raise InputError("A number is below what works.", "Pass --samples 1, --contrast 0, ... or more.")
+        if self.contrast < 0:
+            raise InputError("A number is below what works.", "Pass --contrast 0, or more.")
 
 
 def tune(
@@ -119,7 +105,7 @@ def tune(
     if k < 2:
         raise InputError("A graft of one branch has no thoughts to tell apart.", "Graft 2 or more (--branches 8).")
     learned, held = _samples(lm, folder, prompts, contexts, tuning, k, on_sample)
-    objective = _CLASSES[tuning.objective](k, tuning.contrast)
+    objective = OBJECTIVES[tuning.objective](k, tuning.contrast)
     task = TuneTask(learned, held, objective, k, graft.config.tail, config.seed)
     for name, p in lm.model.named_parameters():
         p.requires_grad_("mot_" in name and "mot_noise" not in name)
@@ -144,10 +130,10 @@ def _samples(
 ) -> tuple[list[DistillationSample], list[DistillationSample]]:
     """To learn from, and to validate on."""
     if tuning.corpus is not None:
-        return corpus_samples(lm, tuning.corpus, tuning.max_new_tokens)
-    config = DistillationConfig(tuning.samples, tuning.own, tuning.temperature, max_new_tokens=tuning.max_new_tokens)
+        return corpus_samples(lm, tuning.corpus, tuning.distillation.max_new_tokens)
+    config = tuning.distillation
     if tuning.objective == "modes":
-        contexts, config = [NO_CONTEXT], dataclasses.replace(config, samples=tuning.samples * branches, top=0)
+        contexts, config = [NO_CONTEXT], dataclasses.replace(config, samples=config.samples * branches, top=0)
     elif len(contexts) != branches:
         raise InputError(f"{len(contexts)} contexts for {branches} branches.", f"Graft {len(contexts)} (--branches).")
     made = make_samples(lm, prompts, contexts, config, folder / "training", on_sample, open_prompts())
