@@ -19,8 +19,7 @@ from peft import get_peft_model
 
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.row_state import NO_ROW_STATE
-from thoughtmix.graft import MoTConfig
-from thoughtmix.graft.context import graft_of
+from thoughtmix.graft import MoTConfig, graft_of
 from thoughtmix.models import load_model, wrap_model
 
 PROMPT = "Give me an unusual idea for a birthday party, and say why people would like it."

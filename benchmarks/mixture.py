@@ -1,7 +1,7 @@
 """Mixture of Thoughts, ratios in one run: `python benchmarks/mixture.py`
 
-Of the recipe that training takes (mixture/recipe.py), or of another kind by --kind: blind (a route for the whole
-thought, drawn without knowing the text, with held noise).
+Of the recipe that training takes (`thoughtmix.mixture.RECIPE`), or of another kind by --kind: blind (a route for the
+whole thought, drawn without knowing the text, with held noise).
 
 loop      n thoughts of 200 tokens by the engine, beside the loop that the original prototype ran: thought after
           thought, one forward over the whole growing sequence for each token, no cache. The loop here calls our own
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from thoughtmix.mixture import RECIPE
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
-from thoughtmix.mixture.recipe import RECIPE
 from thoughtmix.training.language import active_parameters, equal_active
 from thoughtmix.training.modes import best_modes
 from thoughtmix.training.task import CANDIDATES, GLIMPSE
@@ -37,10 +37,15 @@ def model_of(width: int, layers: int, branches: int, kind: str = "recipe") -> Mi
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = MixtureOfThoughtsConfig(
-            vocab_size=VOCABULARY, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-            num_attention_heads=max(1, width // 32), num_branches=branches, max_position_embeddings=4096,
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=max(1, width // 32),
+            num_branches=branches,
+            max_position_embeddings=4096,
             **KINDS[kind],
-        )  # fmt: skip
+        )
         return MixtureOfThoughtsTransformer(config).eval()
 
 
@@ -106,8 +111,10 @@ def main() -> None:
     parser.add_argument("--parts", default="loop,training,growth", help="which, separated by commas")
     parser.add_argument("--plot", help="also draw the growth here (.svg, .png)")
     a = parser.parse_args()
-    print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"width {a.width}, {a.layers} layers, {a.branches} branches, {a.kind}")  # fmt: skip
+    print(
+        f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"width {a.width}, {a.layers} layers, {a.branches} branches, {a.kind}"
+    )
     parts = set(a.parts.split(","))
     model = model_of(a.width, a.layers, a.branches, a.kind)
     prompt = torch.arange(16)[None] % VOCABULARY
@@ -115,23 +122,32 @@ def main() -> None:
     if "loop" in parts:
         pairs = [(engine(model, prompt, 8, a.tokens), loop(model, prompt, 8, a.tokens)) for _ in range(a.pairs)]
         ratios = [slow / quick for quick, slow in pairs]
-        print(f"8 thoughts of {a.tokens} tokens: {statistics.median(q for q, _ in pairs):.2f} s, the loop "
-              f"{statistics.median(s for _, s in pairs):.1f} s: {statistics.median(ratios):.1f}x "
-              f"({min(ratios):.1f}..{max(ratios):.1f})", flush=True)  # fmt: skip
+        print(
+            f"8 thoughts of {a.tokens} tokens: {statistics.median(q for q, _ in pairs):.2f} s, the loop "
+            f"{statistics.median(s for _, s in pairs):.1f} s: {statistics.median(ratios):.1f}x "
+            f"({min(ratios):.1f}..{max(ratios):.1f})",
+            flush=True,
+        )
     if "training" in parts:
         for batch, context, tried in [(b, c, t) for b, c in ((12, 64), (32, 64), (8, 256)) for t in (False, True)]:
             mixture = model_of(a.width, a.layers, a.branches, a.kind)
             found = training(mixture, batch, context, 4 * a.pairs, tried)
             words = ", trying modes" if tried and mixture.config.modes else ""
-            print(f"training step, {batch} windows of {context}{words}: {statistics.median(found):.2f}x the baseline's "
-                  f"({min(found):.2f}..{max(found):.2f})", flush=True)  # fmt: skip
+            print(
+                f"training step, {batch} windows of {context}{words}: {statistics.median(found):.2f}x the baseline's "
+                f"({min(found):.2f}..{max(found):.2f})",
+                flush=True,
+            )
     if "growth" in parts:
         by_n = [(n, min(engine(model, prompt, n, a.tokens) for _ in range(3))) for n in (1, 8, 16, 32, 48, 64)]
         by_tokens = [(t, min(engine(model, prompt, 8, t) for _ in range(3))) for t in (50, 100, 200, 400, 600, 800)]
         for name, points in (("n", by_n), ("tokens", by_tokens)):
             slope, start, off = line(points)
-            print(f"seconds by {name}:", ", ".join(f"{x}: {y:.2f}" for x, y in points),
-                  f"(line: {start:.3f} + {slope:.5f} {name}, R^2 {off:.4f})")  # fmt: skip
+            print(
+                f"seconds by {name}:",
+                ", ".join(f"{x}: {y:.2f}" for x, y in points),
+                f"(line: {start:.3f} + {slope:.5f} {name}, R^2 {off:.4f})",
+            )
         if a.plot:
             draw(by_n, by_tokens, a.plot)
 

@@ -36,9 +36,17 @@ FAMILIES = (*DENSE, "t5", *EXPERTS)
 def _base(family: str) -> PreTrainedModel:
     if family == "t5":
         config = T5Config(
-            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
-            decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
-        )  # fmt: skip
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+            eos_token_id=2,
+        )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = T5ForConditionalGeneration(config)

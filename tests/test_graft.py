@@ -20,12 +20,13 @@ from transformers import AutoModelForCausalLM, DynamicCache, Trainer, TrainingAr
 
 from thoughtmix import InputError, Pipeline
 from thoughtmix.engine import SamplingParams
-from thoughtmix.graft import MoTConfig, MoTLayer, export_lora, routed, save_graft, thoughts
+from thoughtmix.graft import MoTConfig, MoTLayer, export_lora, graft_of, routed, save_graft, thoughts
 from thoughtmix.graft.blocks import find_blocks
 from thoughtmix.graft.config import FORMAT_VERSION
-from thoughtmix.graft.context import graft_of
-from thoughtmix.graft.route import dense, draw, held_noise, radical_inverse
+from thoughtmix.graft.route import dense_weights, draw_routes, held_noise, radical_inverse
+from thoughtmix.mixture.state import state_of_cache
 from thoughtmix.models import load_model, wrap_model
+from thoughtmix.models.grafted import GraftedModule, GraftHooks
 
 DATA = Path(__file__).parent / "data"
 
@@ -44,10 +45,10 @@ def test_neighbouring_seeds_fall_evenly_over_the_odds() -> None:
         for start in range(0, 64 - 2**m):
             hit = (u[start : start + 2**m] * 2**m).long()
             assert sorted(hit.tolist()) == list(range(2**m))
-    first = draw(torch.zeros(16, 1, 8).log_softmax(-1), torch.arange(3, 19), 1, 1)[0][:, 0, 0]
+    first = draw_routes(torch.zeros(16, 1, 8).log_softmax(-1), torch.arange(3, 19), 1, 1)[0][:, 0, 0]
     assert torch.bincount(first).tolist() == [2] * 8
     odds = torch.tensor([0.6, 0.2, 0.15, 0.05])
-    first = draw(odds.log().expand(256, 1, 4), torch.arange(3, 259), 1, 1)[0][:, 0, 0]
+    first = draw_routes(odds.log().expand(256, 1, 4), torch.arange(3, 259), 1, 1)[0][:, 0, 0]
     assert float((torch.bincount(first) - 256 * odds).abs().max()) <= 2
 
 
@@ -57,7 +58,7 @@ def test_branches_are_drawn_in_proportion_to_the_odds(stratified: bool) -> None:
     p = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     n = 20_000
     seeds = torch.arange(n) * 7919 + 5
-    branch, log_weight = draw(p.log().float().expand(n, 1, 4), seeds, 2, 2, stratified)
+    branch, log_weight = draw_routes(p.log().float().expand(n, 1, 4), seeds, 2, 2, stratified)
     first, second = branch[:, 0, 0], branch[:, 0, 1]
     assert stats.chisquare(torch.bincount(first), n * p).pvalue > 1e-4
     pair = torch.tensor([[p[i] * p[j] / (1 - p[i]) if i != j else 0 for j in range(4)] for i in range(4)])
@@ -71,10 +72,10 @@ def test_branches_are_drawn_in_proportion_to_the_odds(stratified: bool) -> None:
 
 def test_how_many_branches_and_their_weights() -> None:
     odds = torch.zeros(3000, 2, 8).log_softmax(-1).requires_grad_()
-    branch, log_weight = draw(odds, torch.arange(3000), 1, 3)
+    branch, log_weight = draw_routes(odds, torch.arange(3000), 1, 3)
     count = (log_weight > -torch.inf).sum(-1)
     assert stats.chisquare(torch.bincount(count[:, 0])[1:]).pvalue > 1e-4
-    weight = dense(branch, log_weight, 8)
+    weight = dense_weights(branch, log_weight, 8)
     torch.testing.assert_close(weight.sum(-1), torch.ones(3000, 2))
     assert torch.equal((weight > 0).sum(-1), count)
     weight[..., 0].sum().backward()
@@ -89,7 +90,7 @@ def test_a_layer_of_its_own_draws_otherwise() -> None:
     with torch.no_grad(), thoughts(model, seed=0):
         cache = DynamicCache()
         model(**inputs("llama"), past_key_values=cache)
-    branch = cache._thoughtmix_rows.memory["branch"]  # type: ignore[attr-defined]
+    branch = state_of_cache(cache).cache["branch"]  # type: ignore[union-attr]
     assert branch.shape == (3, 3, 1) and len({tuple(row) for row in branch[..., 0].T.tolist()}) > 1
 
 
@@ -175,7 +176,7 @@ def test_a_router_that_reads_the_prompt() -> None:
         with torch.no_grad(), thoughts(model, seed=1, read="shared"):
             for part in (ids[:, :4], ids[:, 4:]):
                 model(input_ids=part, past_key_values=cache)
-        seen.add(int(cache._thoughtmix_rows.memory["branch"]))  # type: ignore[attr-defined]
+        seen.add(int(state_of_cache(cache).cache["branch"]))  # type: ignore[union-attr]
     assert len(seen) > 1, "one seed, other prompts, other branches"
 
 
@@ -214,9 +215,16 @@ def test_beams_keep_their_thoughts() -> None:
     model = grafted("llama")
     with thoughts(model, 1.5, seed=4):
         out = model.generate(
-            **inputs("llama", rows=1), num_beams=3, num_return_sequences=3, max_new_tokens=5, min_new_tokens=5,
-            do_sample=False, output_scores=True, return_dict_in_generate=True, length_penalty=0.0,
-        )  # fmt: skip
+            **inputs("llama", rows=1),
+            num_beams=3,
+            num_return_sequences=3,
+            max_new_tokens=5,
+            min_new_tokens=5,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+            length_penalty=0.0,
+        )
     # A beam's first token comes of beam 0 (all start alike), and its rows' thoughts move with it.
     best = []
     for seed in range(4, 7):
@@ -226,6 +234,16 @@ def test_beams_keep_their_thoughts() -> None:
     each = torch.stack(best)  # (seeds, sequences)
     # Every finished beam descends from one of the rows that began; only rows' own seeds can explain its score.
     assert bool(((each - out.sequences_scores).abs().min(0).values < 2e-3).all())
+
+
+def test_code_below_knows_a_graft_by_its_protocol() -> None:
+    graft = graft_of(grafted("llama"))
+    assert isinstance(graft, GraftHooks) and graft.thought_hooks
+    layer = graft.layers[1]  # type: ignore[union-attr]
+    assert isinstance(layer, GraftedModule) and layer.thought_graft is graft
+    number, a, b = layer.thought_update()  # type: ignore[misc]
+    assert number == 1 and a.shape == (12, layer.in_features) and b.shape == (layer.out_features, 12)
+    assert not isinstance(layer.base_layer, GraftedModule)
 
 
 # --- PEFT's verbs ---
@@ -287,9 +305,16 @@ def test_trainer_and_trl(tmp_path: Path) -> None:
     with torch.no_grad():
         first = float(model(**{k: torch.tensor([v]) for k, v in rows[0].items()}).loss)
     settings: dict[str, Any] = {
-        "output_dir": str(tmp_path), "max_steps": 12, "learning_rate": 0.05, "report_to": [], "use_cpu": True,
-        "per_device_train_batch_size": 4, "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": True,
-    }  # fmt: skip
+        "output_dir": str(tmp_path),
+        "max_steps": 12,
+        "learning_rate": 0.05,
+        "report_to": [],
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": True,
+    }
     trainer = Trainer(model, TrainingArguments(**settings), train_dataset=rows)  # type: ignore[arg-type]
     trainer.train()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
@@ -300,9 +325,12 @@ def test_trainer_and_trl(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_list([{"input_ids": r["input_ids"]} for r in rows])
     sft = trl.SFTTrainer(
-        base("llama"), trl.SFTConfig(**settings, bf16=False), train_dataset=data, processing_class=tokenizer(),
+        base("llama"),
+        trl.SFTConfig(**settings, bf16=False),
+        train_dataset=data,
+        processing_class=tokenizer(),
         peft_config=MoTConfig(num_branches=4, r=3, task_type="CAUSAL_LM"),
-    )  # fmt: skip
+    )
     sft.train()
     assert any(bool(p.any()) for n, p in sft.model.named_parameters() if "mot_B" in n)
 
@@ -432,11 +460,17 @@ def test_fused_steps_are_exact(lm: Any) -> None:
     for given in (None, weights):
         ran = {
             path: decode(
-                lm, [[5, 9, 77]], rows, max_new_tokens=8, path=path, weights="native", end_ids=frozenset(),
+                lm,
+                [[5, 9, 77]],
+                rows,
+                max_new_tokens=8,
+                path=path,
+                weights="native",
+                end_ids=frozenset(),
                 row_state=graft.row_state(range(4), [1.5] * 4, lm.device, given),
             )
             for path in ("fused", "shared")
-        }  # fmt: skip
+        }
         assert ran["fused"].path == "fused"
         for a, b in zip(ran["fused"].outputs, ran["shared"].outputs, strict=True):
             assert a.token_ids == b.token_ids
@@ -455,11 +489,18 @@ def test_each_row_reads_the_prompt_on_the_fused_path(lm: Any) -> None:
     rows = [Row(seed=s, sampling=SamplingParams(temperature=0.0), max_new_tokens=3 + s % 3) for s in range(5)]
     ran = {
         path: decode(
-            lm, [[5, 9, 77, 14]], rows, max_new_tokens=8, path=path, weights="native", end_ids=frozenset(), read="each",
+            lm,
+            [[5, 9, 77, 14]],
+            rows,
+            max_new_tokens=8,
+            path=path,
+            weights="native",
+            end_ids=frozenset(),
+            read="each",
             row_state=graft.row_state(range(5), [1.5, 0.0, 1.0, 2.0, 1.5], lm.device),
         )
         for path in ("fused", "expanded")
-    }  # fmt: skip
+    }
     assert ran["fused"].path == "fused"
     for a, b in zip(ran["fused"].outputs, ran["expanded"].outputs, strict=True):
         assert a.token_ids == b.token_ids

@@ -12,7 +12,7 @@ from decoding import Row, decode
 from test_mixture import KINDS, build, ids, think
 
 from thoughtmix.engine import SamplingParams
-from thoughtmix.mixture.step import Step
+from thoughtmix.mixture.step import DecodingStep
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape, train_language
@@ -122,14 +122,14 @@ def test_modes_find_the_kinds_of_text_that_are_there(tmp_path: Any) -> None:
 def test_the_engine_takes_the_models_own_step_where_it_fits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it computes what the forward does is law 5's test; here: that it was it which ran there."""
     taken = [0]
-    whole = Step.__call__
+    whole = DecodingStep.__call__
 
-    def counting(self: Step, *args: Any) -> Any:
+    def counting(self: DecodingStep, *args: Any) -> Any:
         found = whole(self, *args)
         taken[0] += found is not None
         return found
 
-    monkeypatch.setattr(Step, "__call__", counting)
+    monkeypatch.setattr(DecodingStep, "__call__", counting)
     model = build(kind)
     for creativity in (0.0, 1.0, 1.7):
         taken[0] = 0
@@ -147,7 +147,7 @@ def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
     model = build("standard")
     rows = [Row(seed=s, sampling=SamplingParams(temperature=0.8)) for s in range(3)]
     plain = decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8)
-    assert plain.path == "shared" and Step.fits(model)
+    assert plain.path == "shared" and DecodingStep.supports(model, model.config)
     want = [r.token_ids for r in plain.outputs]
     seen = [0]
 
@@ -155,7 +155,7 @@ def test_the_baseline_takes_it_too_and_hooks_forbid_it() -> None:
         seen[0] += 1
 
     model.layers[0].register_forward_hook(hook)
-    assert not Step.fits(model)
+    assert not DecodingStep.supports(model, model.config)
     assert [r.token_ids for r in decode(lm(model), [[5, 9, 77]], rows, max_new_tokens=8).outputs] == want
     assert seen[0] >= 8
 

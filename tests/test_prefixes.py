@@ -151,8 +151,8 @@ def test_rows_with_a_state_of_their_own() -> None:
     """A graft's standing routes go on from a prefix; a model that remembers more than keys reads again. Both right."""
     from graftland import grafted
 
+    from thoughtmix.graft import graft_of
     from thoughtmix.graft.branched import branch_row_state
-    from thoughtmix.graft.context import graft_of
 
     base = grafted("llama", router="prior", combiner="router", noise="held", tail=1).get_base_model()
     graft = graft_of(base)

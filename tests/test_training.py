@@ -14,7 +14,7 @@ import torch
 
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError, NumericsError, ThoughtmixError
-from thoughtmix.mixture.recipe import RECIPE
+from thoughtmix.mixture import RECIPE
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split
 from thoughtmix.training.language import Shape, active_parameters, build, encode, tokenizer_of, train_language

@@ -1,4 +1,4 @@
-"""Teaching a graft: lessons, objectives, resuming, calibration, and the folder they leave."""
+"""Teaching a graft: samples, objectives, resuming, calibration, and the folder they leave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import Row
 from peft import get_peft_model
 from tiny import fresh, tokenizer
 from torch import Tensor
@@ -17,26 +16,40 @@ from torch import Tensor
 from thoughtmix.bench.tasks import coverage_tasks, family
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine import SamplingParams
+from thoughtmix.engine import SamplingParams, SequenceRequest
 from thoughtmix.graft import MoTConfig, routed
-from thoughtmix.graft.tuning.batches import Student, collate, token_logprobs
-from thoughtmix.graft.tuning.chorus import sing
-from thoughtmix.graft.tuning.lessons import Lesson, Teaching, corpus_lessons, make_lessons
-from thoughtmix.graft.tuning.objectives import Corpus, Modes, Styles, balanced, divergence, recoverable
+from thoughtmix.graft.tuning.distillation import (
+    DistillationConfig,
+    DistillationSample,
+    corpus_samples,
+    make_samples,
+)
+from thoughtmix.graft.tuning.objectives import (
+    CorpusObjective,
+    ModesObjective,
+    Student,
+    StylesObjective,
+    answer_logprobs,
+    balanced,
+    collate,
+    divergence,
+    recoverable,
+)
+from thoughtmix.graft.tuning.product_of_experts import decode_product_of_experts
 from thoughtmix.graft.tuning.prompts import (
-    Context,
+    PromptContext,
     built_in_contexts,
     built_in_prompts,
     open_prompts,
-    parts,
     read_contexts,
+    train_validation_split,
 )
-from thoughtmix.graft.tuning.run import Tuning, tune
+from thoughtmix.graft.tuning.tune import TuningConfig, tune
 from thoughtmix.models import LanguageModel, load_model, wrap_model
 from thoughtmix.training.config import TrainConfig
 
 K = 4
-CONTEXTS = [Context(f"c{k}", ((f"w{10 + k}", f"w{20 + 3 * k} w{21 + 3 * k}"),)) for k in range(K)]
+CONTEXTS = [PromptContext(f"c{k}", ((f"w{10 + k}", f"w{20 + 3 * k} w{21 + 3 * k}"),)) for k in range(K)]
 PROMPTS = [f"w{i} w{i + 1}" for i in range(30, 42)]
 
 
@@ -70,8 +83,8 @@ def grafted(seed: int = 0, **settings: Any) -> LanguageModel:
     return wrap_model(model.get_base_model(), words())
 
 
-def lessons(lm: LanguageModel, **how: Any) -> list[Lesson]:
-    return make_lessons(lm, PROMPTS[:5], CONTEXTS, Teaching(max_new_tokens=5, top=6, **how))
+def samples(lm: LanguageModel, **how: Any) -> list[DistillationSample]:
+    return make_samples(lm, PROMPTS[:5], CONTEXTS, DistillationConfig(max_new_tokens=5, top=6, **how))
 
 
 def test_prompts_are_not_the_benchs() -> None:
@@ -81,78 +94,79 @@ def test_prompts_are_not_the_benchs() -> None:
     assert len(own) == len(set(own)) > 300
     assert not asked & {p.lower() for p in own}
     assert not asked & {q.lower() for c in built_in_contexts() for q, _ in (*c.examples, *c.open)}
-    learned, held = parts(own)
+    learned, held = train_validation_split(own)
     assert not set(learned) & set(held) and sorted(learned + held) == sorted(own)
 
 
-def test_lessons_are_the_base_models_own_under_the_context() -> None:
+def test_samples_are_the_base_models_own_under_the_context() -> None:
     """Whatever branches are there, and whoever asks again: and the noted distribution is the base model's."""
-    made, again = lessons(grafted(0), temperature=0.5), lessons(grafted(1), temperature=0.5)
+    made, again = samples(grafted(0), temperature=0.5), samples(grafted(1), temperature=0.5)
     assert made == again
-    assert {lesson.branch for lesson in made} == set(range(K))
+    assert {sample.branch for sample in made} == set(range(K))
     lm = wrap_model(fresh("llama"), words())
-    for lesson in made[:6]:
-        asked = lm.encode(CONTEXTS[lesson.branch].messages(lesson.prompt))
+    for sample in made[:6]:
+        asked = lm.encode(CONTEXTS[sample.branch].messages(sample.prompt))
         with torch.no_grad():
-            logits = lm.model(torch.tensor([[*asked, *lesson.ids]])).logits[0, len(asked) - 1 : -1]
+            logits = lm.model(torch.tensor([[*asked, *sample.ids]])).logits[0, len(asked) - 1 : -1]
         best = logits.log_softmax(-1).topk(6)
-        assert [ids for ids, _ in lesson.top] == [tuple(row) for row in best.indices.tolist()]
-        assert torch.allclose(torch.tensor([v for _, v in lesson.top]), best.values, atol=2e-2)  # packed weights
+        assert [ids for ids, _ in sample.top] == [tuple(row) for row in best.indices.tolist()]
+        assert torch.allclose(torch.tensor([v for _, v in sample.top]), best.values, atol=2e-2)  # packed weights
 
 
 @pytest.mark.parametrize("own", [0.0, 0.5])
 def test_contexts_teach_together(own: float) -> None:
     """What is noted is the mean of the contexts' log-probabilities, moved towards the own one; rows end apart."""
     lm = wrap_model(fresh("llama"), words())
-    made = make_lessons(lm, PROMPTS[:2], CONTEXTS, Teaching(own=own, max_new_tokens=6, top=5))
-    assert len(made) == 2 * 2 * K and {lesson.branch for lesson in made} == set(range(K))
-    for lesson in made:
-        asked = [lm.encode(c.messages(lesson.prompt)) for c in CONTEXTS]
+    made = make_samples(lm, PROMPTS[:2], CONTEXTS, DistillationConfig(own=own, max_new_tokens=6, top=5))
+    assert len(made) == 2 * 2 * K and {sample.branch for sample in made} == set(range(K))
+    for sample in made:
+        asked = [lm.encode(c.messages(sample.prompt)) for c in CONTEXTS]
         with torch.no_grad():
-            each = torch.stack([
-                lm.model(torch.tensor([[*a, *lesson.ids]])).logits[0, len(a) - 1 : -1].log_softmax(-1) for a in asked
-            ])  # fmt: skip
+            each = torch.stack(
+                [lm.model(torch.tensor([[*a, *sample.ids]])).logits[0, len(a) - 1 : -1].log_softmax(-1) for a in asked]
+            )
         mean = each.mean(0)
-        best = (mean + own * (each[lesson.branch] - mean)).log_softmax(-1).topk(5)
-        assert torch.allclose(torch.tensor([v for _, v in lesson.top]), best.values, atol=2e-2)  # packed weights
+        best = (mean + own * (each[sample.branch] - mean)).log_softmax(-1).topk(5)
+        assert torch.allclose(torch.tensor([v for _, v in sample.top]), best.values, atol=2e-2)  # packed weights
 
 
 def test_open_prompts_are_taught_by_each_context_alone() -> None:
     lm = wrap_model(fresh("llama"), words())
-    how = Teaching(own=0.0, max_new_tokens=4, top=3)
-    alone = Teaching(max_new_tokens=4, top=3)
-    assert make_lessons(lm, PROMPTS[:1], CONTEXTS, how, open=PROMPTS) == make_lessons(lm, PROMPTS[:1], CONTEXTS, alone)
-    assert make_lessons(lm, PROMPTS[:1], CONTEXTS, how) != make_lessons(lm, PROMPTS[:1], CONTEXTS, alone)
+    how = DistillationConfig(own=0.0, max_new_tokens=4, top=3)
+    alone = DistillationConfig(max_new_tokens=4, top=3)
+    assert make_samples(lm, PROMPTS[:1], CONTEXTS, how, open=PROMPTS) == make_samples(lm, PROMPTS[:1], CONTEXTS, alone)
+    assert make_samples(lm, PROMPTS[:1], CONTEXTS, how) != make_samples(lm, PROMPTS[:1], CONTEXTS, alone)
 
 
 def test_an_answer_of_all_contexts_is_its_seeds_own() -> None:
     """Alone, or beside others that end before it."""
     lm = wrap_model(fresh("llama"), words())
-    asked = [lm.encode(c.messages("w30 w31")) for c in CONTEXTS]
-    rows = [Row(seed=s, sampling=SamplingParams(temperature=1.5), prompt=s % K) for s in range(9)]
-    together = sing(lm, asked, rows, 0.5, 12, 3)
+    asked = [tuple(lm.encode(c.messages("w30 w31"))) for c in CONTEXTS]
+    warm = SamplingParams(temperature=1.5)
+    rows = [SequenceRequest(asked[s % K], s, warm, 12) for s in range(9)]
+    together = decode_product_of_experts(lm, asked, rows, 0.5, 3)
     assert len({len(r.token_ids) for r in together.outputs}) > 1  # some end early
     for row, found in zip(rows, together.outputs, strict=True):
-        assert sing(lm, asked, [row], 0.5, 12, 3).rows[0].token_ids == found.token_ids
+        assert decode_product_of_experts(lm, asked, [row], 0.5, 3).outputs[0].token_ids == found.token_ids
 
 
 def test_open_prompts_come_after_their_own_examples() -> None:
-    context = Context("c", (("w1", "w2"),), open=(("w3", "w4 w5"),))
+    context = PromptContext("c", (("w1", "w2"),), open=(("w3", "w4 w5"),))
     assert context.messages("w6", True)[0]["content"] == "w3" and context.messages("w6")[0]["content"] == "w1"
-    assert Context("c", (("w1", "w2"),)).messages("w6", True)[0]["content"] == "w1"
+    assert PromptContext("c", (("w1", "w2"),)).messages("w6", True)[0]["content"] == "w1"
     asked, own = open_prompts(), built_in_prompts()
     assert 0.4 < sum(p in asked for p in own) / len(own) < 0.6
     assert all(c.open for c in built_in_contexts())
 
 
-def test_lessons_are_kept_and_a_torn_line_costs_one_prompt(tmp_path: Path) -> None:
+def test_samples_are_kept_and_a_torn_line_costs_one_prompt(tmp_path: Path) -> None:
     lm, seen = grafted(), []
-    how = Teaching(max_new_tokens=4, top=3)
-    first = make_lessons(lm, PROMPTS[:3], CONTEXTS, how, tmp_path)
+    how = DistillationConfig(max_new_tokens=4, top=3)
+    first = make_samples(lm, PROMPTS[:3], CONTEXTS, how, tmp_path)
     kept = next(tmp_path.glob("lessons-*.jsonl"))
     kept.write_text(kept.read_text()[:-30])
     assert (
-        make_lessons(lm, PROMPTS[:3], CONTEXTS, how, tmp_path, lambda done, total: seen.append((done, total))) == first
+        make_samples(lm, PROMPTS[:3], CONTEXTS, how, tmp_path, lambda done, total: seen.append((done, total))) == first
     )
     assert seen[-1] == (3, 3)
 
@@ -161,18 +175,21 @@ def test_lessons_are_kept_and_a_torn_line_costs_one_prompt(tmp_path: Path) -> No
 def test_a_student_read_in_two_parts_is_the_plain_forward(tail: int) -> None:
     """Prompts of different lengths, read once by the base model, are what one padded forward of each answer alone says."""
     lm = grafted(noise="none")
-    made = [*lessons(lm)[:3], *make_lessons(lm, ["w3 w4 w5 w6 w7"], CONTEXTS, Teaching(max_new_tokens=3, top=4))[:2]]
+    made = [
+        *samples(lm)[:3],
+        *make_samples(lm, ["w3 w4 w5 w6 w7"], CONTEXTS, DistillationConfig(max_new_tokens=3, top=4))[:2],
+    ]
     batch = collate(made, tail)
     got = Student(lm.model, batch, K)(batch["branch"])
-    for i, lesson in enumerate(made):
-        ids = torch.tensor([[*lesson.prompt_ids, *lesson.ids]])
-        own = max(0, len(lesson.prompt_ids) - tail)
-        weight = torch.nn.functional.one_hot(torch.tensor([lesson.branch]), K).float()
+    for i, sample in enumerate(made):
+        ids = torch.tensor([[*sample.prompt_ids, *sample.ids]])
+        own = max(0, len(sample.prompt_ids) - tail)
+        weight = torch.nn.functional.one_hot(torch.tensor([sample.branch]), K).float()
         with routed(lm.model, weight, prompt_lengths=[own]), torch.no_grad():
-            want = lm.model(ids).logits[0, len(lesson.prompt_ids) - 1 : -1].log_softmax(-1)
-        assert torch.allclose(got[i, : len(lesson.ids)], want, atol=2e-5)
-        total = want.gather(1, torch.tensor(lesson.ids)[:, None]).sum()
-        assert float(token_logprobs(got, batch)[i]) == pytest.approx(float(total), abs=1e-3)
+            want = lm.model(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
+        assert torch.allclose(got[i, : len(sample.ids)], want, atol=2e-5)
+        total = want.gather(1, torch.tensor(sample.ids)[:, None]).sum()
+        assert float(answer_logprobs(got, batch)[i]) == pytest.approx(float(total), abs=1e-3)
 
 
 def test_divergence_is_zero_for_the_teacher_and_the_kl_for_others() -> None:
@@ -204,18 +221,22 @@ def test_balanced_gives_everyone_as_much_and_the_best_where_there_is_room() -> N
     assert balanced(everyone_wants_0).bincount(minlength=K).tolist() == [2] * K
 
 
-@pytest.mark.parametrize("objective", [Styles(K, 0.2), Modes(K, 0.2), Corpus(K)], ids=["styles", "modes", "lm"])
+@pytest.mark.parametrize(
+    "objective", [StylesObjective(K, 0.2), ModesObjective(K, 0.2), CorpusObjective(K)], ids=["styles", "modes", "lm"]
+)
 def test_every_objective_reaches_branches_and_nothing_else(objective: Any) -> None:
     lm = grafted()
     for name, p in lm.model.named_parameters():
         p.requires_grad_("mot_" in name)
-    batch = collate(lessons(lm)[:8], 2)
+    batch = collate(samples(lm)[:8], 2)
     loss, logs = objective(lm.model, batch, torch.arange(8))
     loss.backward()
     assert bool(torch.isfinite(loss)) and all(bool(torch.isfinite(v)) for v in logs.values())
     for name, p in lm.model.named_parameters():
         moved = p.grad is not None and float(p.grad.abs().sum()) > 0
-        assert moved == ("mot_A" in name or "mot_B" in name) or ("mot_prior" in name and isinstance(objective, Corpus))
+        assert moved == ("mot_A" in name or "mot_B" in name) or (
+            "mot_prior" in name and isinstance(objective, CorpusObjective)
+        )
 
 
 def losses(folder: Path) -> list[float]:
@@ -226,11 +247,19 @@ def losses(folder: Path) -> list[float]:
 def test_styles_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    how = Tuning("styles", 0.1, samples=2, max_new_tokens=4)
+    how = TuningConfig("styles", 0.1, DistillationConfig(samples=2, max_new_tokens=4))
 
     def run(where: Path, steps: int, resume: bool = False, stop: int = 0) -> Any:
-        config = TrainConfig(steps=steps, batch_size=8, learning_rate=0.05, warmup=2, weight_decay=0.0, evaluate_every=10,
-                             save_every=10, precision="no")  # fmt: skip
+        config = TrainConfig(
+            steps=steps,
+            batch_size=8,
+            learning_rate=0.05,
+            warmup=2,
+            weight_decay=0.0,
+            evaluate_every=10,
+            save_every=10,
+            precision="no",
+        )
 
         def see(progress: Any) -> None:
             if stop and progress.step == stop:
@@ -261,8 +290,21 @@ def test_styles_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: P
 
 
 def test_calibrated_branches_move_towards_their_context(folder: Path) -> None:
-    assert main(["tune", str(folder), "--objective", "calibrate", "--prompts", str(written(folder)),
-                 "--contexts", str(contexts_file(folder))]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "tune",
+                str(folder),
+                "--objective",
+                "calibrate",
+                "--prompts",
+                str(written(folder)),
+                "--contexts",
+                str(contexts_file(folder)),
+            ]
+        )
+        == 0
+    )
     lm = load_model(str(folder))
     layer = next(m for m in lm.model.modules() if hasattr(m, "mot_B"))
     assert bool((layer.mot_B["default"][:, 0].abs().sum(-1) > 0).all())
@@ -277,9 +319,12 @@ def written(folder: Path) -> Path:
 
 def contexts_file(folder: Path) -> Path:
     path = folder.parent / "contexts.toml"
-    path.write_text("\n".join(
-        f'[[context]]\nname = "{c.name}"\nexamples = [["{c.examples[0][0]}", "{c.examples[0][1]}"]]' for c in CONTEXTS
-    ))  # fmt: skip
+    path.write_text(
+        "\n".join(
+            f'[[context]]\nname = "{c.name}"\nexamples = [["{c.examples[0][0]}", "{c.examples[0][1]}"]]'
+            for c in CONTEXTS
+        )
+    )
     assert read_contexts(path) == CONTEXTS
     return path
 
@@ -287,7 +332,7 @@ def contexts_file(folder: Path) -> Path:
 def test_corpus_windows(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{3 + i % 150}" for i in range(400)))
-    learned, held = corpus_lessons(wrap_model(fresh("llama"), words()), text, 8)
+    learned, held = corpus_samples(wrap_model(fresh("llama"), words()), text, 8)
     assert len(held) == -(-(len(learned) + len(held)) // 10)
     assert learned[1].prompt_ids == learned[0].ids and len(learned[0].ids) == 8
 
@@ -313,4 +358,4 @@ def test_law_8_one_line(arguments: list[str], says: str, folder: Path, capsys: A
 
 def test_contexts_need_a_chat_template() -> None:
     with pytest.raises(InputError, match="no chat template"):
-        make_lessons(wrap_model(fresh("llama"), tokenizer()), PROMPTS, CONTEXTS, Teaching())
+        make_samples(wrap_model(fresh("llama"), tokenizer()), PROMPTS, CONTEXTS, DistillationConfig())

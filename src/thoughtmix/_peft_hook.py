@@ -46,7 +46,7 @@ class _WaitsForPeft(MetaPathFinder):
 
 def _register() -> None:
     try:
-        from thoughtmix.graft.register import register
+        from thoughtmix.graft.model import register
 
         register()
     except Exception as error:  # a PEFT of another age must still be importable

@@ -27,7 +27,7 @@ from thoughtmix.experiment.contenders import contender, shape_of
 from thoughtmix.experiment.explore import generate
 from thoughtmix.experiment.plan import TRAINED, Plan, split_prompts
 from thoughtmix.metrics import vendi
-from thoughtmix.mixture.recipe import RECIPE
+from thoughtmix.mixture import RECIPE
 from thoughtmix.models import load_embedder
 from thoughtmix.training import task
 from thoughtmix.training.data import read_text, split

@@ -35,7 +35,7 @@ def experiment(
     if prompts < 12:
         raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
     from thoughtmix.experiment.plan import TRAINED, Plan
-    from thoughtmix.mixture.recipe import RECIPE
+    from thoughtmix.mixture import RECIPE
 
     plan = Plan(
         data=data,

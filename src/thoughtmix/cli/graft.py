@@ -44,22 +44,30 @@ def graft_command(
     from thoughtmix.graft.config import MoTConfig
 
     config = MoTConfig(
-        task_type="CAUSAL_LM", num_branches=branches, r=rank, branches_min=int(low), branches_max=int(high or low),
-        route=route, router=router, noise=noise, combiner=combiner, target_modules=target or None,
+        task_type="CAUSAL_LM",
+        num_branches=branches,
+        r=rank,
+        branches_min=int(low),
+        branches_max=int(high or low),
+        route=route,
+        router=router,
+        noise=noise,
+        combiner=combiner,
+        target_modules=target or None,
         layers=None if layers is None else [int(part) for part in layers.split(",")],
-    )  # fmt: skip
+    )
     from peft import get_peft_model
 
     from thoughtmix.cli.output import progress
-    from thoughtmix.graft.files import base_name, refuse, save_graft
+    from thoughtmix.graft.export import base_model_name, check_replaceable, save_graft
     from thoughtmix.models import load_model
 
-    refuse(out)  # before a model is loaded for it
+    check_replaceable(out)  # before a model is loaded for it
     lm = load_model(model, dtype=dtype, device=device, on_progress=progress())
     before = sum(p.numel() for p in lm.model.parameters())
     made: Any = get_peft_model(lm.model, config)
     added = sum(p.numel() for n, p in made.named_parameters() if ".mot_" in n)
-    save_graft(made, out, base_name(lm, model))
+    save_graft(made, out, base_model_name(lm, model))
     where = ", ".join(sorted(made.peft_config["default"].target_modules)[:3])
     print(
         f"{branches} branches of rank {rank} beside {where}: {added:,} parameters, {added / before:.1%} of {lm.name}."

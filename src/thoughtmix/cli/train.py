@@ -139,7 +139,7 @@ def _end(kind: str, model: Any, done: Trained, out: Path, best: str, then: str) 
 
 def _more(routes: str, branches: int, modes: int | None, segment: int, noise: str | None) -> dict[str, Any]:
     """Fields of `MixtureOfThoughtsConfig`."""
-    from thoughtmix.mixture.recipe import RECIPE
+    from thoughtmix.mixture import RECIPE
 
     if routes not in ("follow", "drawn"):
         raise InputError(f"routes is {routes!r}.", "Pass follow or drawn (--routes).")

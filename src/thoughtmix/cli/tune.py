@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thoughtmix.cli import app
 from thoughtmix.core.errors import InputError
+
+if TYPE_CHECKING:
+    from thoughtmix.graft.tuning.prompts import PromptContext
+    from thoughtmix.graft.tuning.tune import TuningConfig
+    from thoughtmix.models import LanguageModel
+    from thoughtmix.training.config import TrainConfig
 
 
 @app.command()
@@ -44,50 +50,79 @@ def tune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> int:
     """Teach the thoughts of a graft; the base model stays as it is."""
-    from thoughtmix.graft.tuning.run import OBJECTIVES, Tuning
-
-    calibrating = objective == "calibrate"
-    if not calibrating and objective not in OBJECTIVES:
-        raise InputError(f"Unknown objective {objective!r}.", f"Pass one of {', '.join([*OBJECTIVES, 'calibrate'])}.")
-    how = Tuning("styles" if calibrating else objective, contrast, samples, own, temperature, max_new_tokens, corpus)
-    if not (folder / "adapter_config.json").is_file():
-        raise InputError(f"{folder} is no graft.", f"Type: thoughtmix graft SmolLM2-135M-Instruct --out {folder}")
-    from thoughtmix.cli.train import progress
+    from thoughtmix.graft.tuning.calibrate import calibrate
+    from thoughtmix.graft.tuning.distillation import DistillationConfig
     from thoughtmix.graft.tuning.prompts import built_in_contexts, built_in_prompts, read_contexts, read_prompts
-    from thoughtmix.graft.tuning.run import tune as run
+    from thoughtmix.graft.tuning.tune import OBJECTIVES, TuningConfig
     from thoughtmix.models import load_model
     from thoughtmix.models.hardware import bf16_hardware
     from thoughtmix.training.config import TrainConfig
 
-    asked = read_prompts(prompts) if prompts else built_in_prompts(seed)
-    asked = asked[: limit or len(asked)]
+    calibrating = objective == "calibrate"
+    if not calibrating and objective not in OBJECTIVES:
+        raise InputError(f"Unknown objective {objective!r}.", f"Pass one of {', '.join([*OBJECTIVES, 'calibrate'])}.")
+    distillation = DistillationConfig(samples, own, temperature, max_new_tokens=max_new_tokens)
+    tuning = TuningConfig("styles" if calibrating else objective, contrast, distillation, corpus)
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder} is no graft.", f"Type: thoughtmix graft SmolLM2-135M-Instruct --out {folder}")
+    questions = read_prompts(prompts) if prompts else built_in_prompts(seed)
+    questions = questions[: limit or len(questions)]
     taught = read_contexts(contexts) if contexts else built_in_contexts()
     config = TrainConfig(
-        steps=steps, minutes=15.0 if steps is None and minutes is None else minutes, batch_size=batch_size,
-        learning_rate=learning_rate, warmup=20, weight_decay=0.0, evaluate_every=evaluate_every,
-        save_every=evaluate_every, precision="no", seed=seed,
-    )  # fmt: skip
+        steps=steps,
+        minutes=15.0 if steps is None and minutes is None else minutes,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=20,
+        weight_decay=0.0,
+        evaluate_every=evaluate_every,
+        save_every=evaluate_every,
+        precision="no",
+        seed=seed,
+    )
     if dtype == "auto" and bf16_hardware():
         dtype = "bfloat16"  # the base only reads; the branches learn in float32
     lm = load_model(str(folder), dtype=dtype, device=device, on_progress=lambda text: print(text, file=sys.stderr))
-    if calibrating:
-        from thoughtmix.graft.tuning.calibrate import calibrate
+    if not calibrating:
+        return _train(lm, folder, questions, taught, tuning, config, resume)
+    moved = calibrate(lm, folder, questions, taught, strength)
+    print(f"{len(taught)} branches set from {moved} answers each. Now type: {_think(folder)}")
+    return 0
 
-        moved = calibrate(lm, folder, asked, taught, strength)
-        print(f"{len(taught)} branches set from {moved} answers each. Now type: {_think(folder)}")
-        return 0
 
-    def lessons(done: int, total: int) -> None:
+def _train(
+    lm: LanguageModel,
+    folder: Path,
+    prompts: list[str],
+    contexts: list[PromptContext],
+    tuning: TuningConfig,
+    config: TrainConfig,
+    resume: bool,
+) -> int:
+    from thoughtmix.cli.train import progress
+    from thoughtmix.graft.tuning.tune import tune
+
+    def report_samples(done: int, total: int) -> None:
         if done == total or done % max(1, total // 20) == 0:
             print(f"lessons: {done} of {total} prompts", file=sys.stderr)
 
-    with progress() as see:
-        done = run(lm, folder, asked, taught, how, config, resume=resume, on_lesson=lessons, on_step=see)
+    with progress() as report_step:
+        done = tune(
+            lm,
+            folder,
+            prompts,
+            contexts,
+            tuning,
+            config,
+            resume=resume,
+            on_sample=report_samples,
+            on_step=report_step,
+        )
     if done.interrupted:
         print(f"thoughtmix: Stopped at step {done.steps}. Type the same with --resume to go on.", file=sys.stderr)
         return 130
     recovered = done.best["val_recovered"]
-    print(f"{objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
+    print(f"{tuning.objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
     print(f"{done.best['val_loss']:.4f} nats a token, branch recovered from its answer {recovered:.0%} (chance 25%)")
     print(f"Wrote {folder}. Now type: {_think(folder)}")
     return 0

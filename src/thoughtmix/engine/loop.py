@@ -65,12 +65,10 @@ def decode(
 def over(
     route: Stepped,
     lm: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    sequences: Sequence[SequenceRequest],
+    asked: Grouped,
     top_logprobs: int = 0,
 ) -> Generation:
     """`decode` along a path of your own, for rows without state that read their prompts together."""
-    asked = grouped(prompts, sequences)
     _check(lm, asked)
     batch = _Batch(lm, asked)
     batch.top = top_logprobs

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.mixture.recipe import RECIPE
+from thoughtmix.mixture import RECIPE
 
 PROMPTS = ("ROMEO:", "To be or not to be", "Once upon a time", "The meaning of life", "In the beginning")
 

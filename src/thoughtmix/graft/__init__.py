@@ -6,20 +6,20 @@
     with thoughts(model, creativity=0.7, seed=3):          # row i of what follows is thought 3 + i
         model.generate(ids, do_sample=True, num_return_sequences=8)
 
-config.py says what there is to choose, blocks.py finds the feed-forward blocks, layer.py is one grafted map, route.py
-draws, rows.py keeps what the rows of a forward go through, model.py is PEFT's view of it all, export.py writes plain
-LoRA, files.py grafts. thoughtmix/peft_hook.py lets stock PEFT know the method after `import thoughtmix`.
+config.py says what there is to choose, blocks.py finds the feed-forward blocks, route.py draws, context.py keeps what
+the rows of a forward go through, layer.py is one grafted map, adapter.py a graft at work in a model, model.py PEFT's
+view of it, export.py writes grafts and plain LoRA; tuning/ teaches branches. thoughtmix/_peft_hook.py lets stock PEFT
+know the method after `import thoughtmix`.
 """
 
 from __future__ import annotations
 
-import peft  # noqa: F401  first of all: when it is loaded, our method is entered in its tables (peft_hook.py)
+import peft  # noqa: F401  first of all: when it is loaded, our method is entered in its tables (_peft_hook.py)
 
+from thoughtmix.graft.adapter import graft_of, routed, thoughts
 from thoughtmix.graft.config import MoTConfig
-from thoughtmix.graft.context import routed, thoughts
-from thoughtmix.graft.export import export_lora
-from thoughtmix.graft.files import save_graft
+from thoughtmix.graft.export import export_lora, save_graft
 from thoughtmix.graft.layer import MoTLayer
 from thoughtmix.graft.model import MoTModel
 
-__all__ = ["MoTConfig", "MoTLayer", "MoTModel", "export_lora", "routed", "save_graft", "thoughts"]
+__all__ = ["MoTConfig", "MoTLayer", "MoTModel", "export_lora", "graft_of", "routed", "save_graft", "thoughts"]

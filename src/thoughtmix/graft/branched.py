@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.graft.context import graft_of
+from thoughtmix.graft.adapter import Graft, graft_of
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.mixture.state import BranchRowState
 
@@ -44,4 +44,5 @@ def branch_row_state(model: LanguageModel, seeds: Sequence[int], creativity: Seq
             "Graft some: thoughtmix graft MODEL --out DIR; or train a model: thoughtmix train mixture --data FILE; "
             "or type --thinker sampling.",
         )
+    assert isinstance(graft, Graft)
     return graft.row_state(seeds, creativity, model.device)

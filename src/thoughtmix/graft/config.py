@@ -28,26 +28,32 @@ class MoTConfig(PeftConfig):
     """A graft: beside the last linear map of each feed-forward block (or beside a whole block), K low-rank branches.
 
     y = W h + c * sum_k w_k B_k (A_k h + sigma eps_k), with creativity c (0: the model as it was), the weights w of the
-    thought's route, and noise eps of the thought's own. B is 0 at first. Fields beside those of `PeftConfig`:
+    thought's route, and noise eps of the thought's own. B is 0 at first. The fields of `PeftConfig`, and:
 
-    target_modules: last linear maps of feed-forward blocks, or whole blocks (mixtures of experts); names,
-    endings of names, or one regular expression. None: found by structure. exclude_modules: what to leave out.
-    layers: numbers of the blocks to graft, where they are found by structure; None: all.
-    modules_to_save: other modules to train and save whole.
-    num_branches: K. r: rank of a branch.
-    branches_min, branches_max: how many of them a thought travels through, drawn per thought.
-    route: model (one for the whole model and thought) or layer (each layer draws its own).
-    router: prior (learned odds) or prompt (they depend on the prompt, too).
-    draw: stratified (the first branches of neighbouring seeds are spread evenly over the odds) or independent.
-    noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
-    noise_scale: its standard deviation at first, in the units of A_k h; learned within 0.5 to 1.5 of it.
-    combiner: router (branches weigh what the route says) or attention (each token shifts that).
-    tail: tokens at the end of a prompt that each thought reads itself where the rest is read once for all (the turn of
-    a chat template, say), so that branches have a say in the first token, too.
-    creativity_default: of a forward for which none is named.
-    init_seed: of the random A. format_version: of the saved form.
+    Args:
+        target_modules: Last linear maps of feed-forward blocks, or whole blocks (mixtures of experts): names, endings
+            of names, or one regular expression. None: found by structure.
+        exclude_modules: What to leave out.
+        layers: Numbers of the blocks to graft, where they are found by structure; None: all.
+        modules_to_save: Other modules to train and save whole.
+        num_branches: K.
+        r: Rank of a branch.
+        branches_min: Fewest branches that a thought goes through; the number is drawn per thought.
+        branches_max: Most of them.
+        route: model (one for the whole model and thought) or layer (each layer draws its own).
+        router: prior (learned odds) or prompt (they depend on the prompt, too).
+        draw: stratified (the first branches of neighbouring seeds are spread evenly over the odds) or independent.
+        noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
+        noise_scale: Its standard deviation at first, in the units of A_k h; learned within 0.5 to 1.5 of it.
+        combiner: router (branches weigh what the route says) or attention (each token shifts that).
+        tail: Tokens at the end of a prompt that each thought reads itself where the rest is read once for all (the turn
+            of a chat template, say), so that branches have a say in the first token, too.
+        creativity_default: Of a forward for which none is named.
+        init_seed: Of the random A.
+        format_version: Of the saved form.
 
-    Raises `InputError`.
+    Raises:
+        InputError: A value does not fit.
     """
 
     target_modules: list[str] | set[str] | str | None = None

@@ -1,4 +1,4 @@
-"""Fixed thoughts as plain LoRA adapters, for engines that serve many adapters at once.
+"""A graft on disk: an adapter in PEFT's form; and fixed thoughts as plain LoRA, for engines that serve many of them.
 
 The branches of a route are, side by side, one low-rank update of the map they sit beside: with ranks a_1..a_s,
 sum_k w_k B_k A_k = [w_1 B_1 | w_2 B_2] [A_1; A_2]. So a thought without noise under combiner="router" is exactly a LoRA
@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from thoughtmix.core.errors import InputError
-from thoughtmix.graft.context import grafted, thoughts
-from thoughtmix.graft.files import written
+from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.graft.adapter import Graft, require_graft, thoughts
 from thoughtmix.graft.layer import MoTLayer
-from thoughtmix.graft.rows import Graft
-from thoughtmix.mixture.state import Rows
+from thoughtmix.mixture.state import BranchState
+from thoughtmix.models.cache import published
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
 
 MANIFEST = "export.json"
 PROMPTS = (
@@ -34,6 +37,72 @@ PROMPTS = (
     "The river was quiet that morning, and",
     "Write the first line of a poem about winter.",
 )
+
+
+def base_model_name(lm: LanguageModel, name: str | None) -> str:
+    """What a graft of this model, which was asked for by `name`, says it is for: the default model's name, a hub id, or
+    where the folder is."""
+    if lm.is_default:
+        return lm.name
+    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().is_dir() else str(name)
+
+
+def save_graft(peft: Any, folder: str | Path, base: str, half: bool = False) -> None:
+    """Write a grafted model's adapters into a folder, in PEFT's form, for `load_model` and stock PEFT. Asks no hub.
+
+    Args:
+        peft: The PEFT model.
+        folder: A new or empty one, or an earlier graft's, which is replaced.
+        base: See `base_model_name`.
+        half: Keep numbers in 16 bits; they are float32 again when loaded.
+
+    Raises:
+        InputError: The folder holds other things, or cannot be written.
+    """
+    for config in peft.peft_config.values():
+        config.base_model_name_or_path = base
+    with replaced_folder(folder) as work:
+        peft.save_pretrained(work, save_embedding_layers=False)
+        for file in work.rglob("*.safetensors") if half else ():
+            tensors = {name: tensor.half() for name, tensor in load_file(file).items()}
+            save_file(tensors, file, metadata={"format": "pt"})
+
+
+def check_replaceable(folder: Path, mark: str = "adapter_config.json") -> None:
+    """Raises `InputError` where `replaced_folder` would not write."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file()):
+        raise InputError(f"{folder} holds other things.", "Name a new folder.")
+
+
+@contextmanager
+def replaced_folder(folder: str | Path, mark: str = "adapter_config.json") -> Iterator[Path]:
+    """A folder to write into, which then takes the place of `folder`. Only an earlier one, which holds `mark`, or an
+    empty one is replaced. Raises `InputError`."""
+    target = Path(folder).expanduser()
+    check_replaceable(target, mark)
+    try:
+        with published(target) as work:
+            yield work
+    except ThoughtmixError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {target}: {error.strerror or error}.", "Name a folder that you can write to."
+        ) from None
+
+
+def save_weights(lm: LanguageModel, folder: Path) -> None:
+    """The weights of the graft that `lm` was loaded with into its folder, in float16, complete before the old ones are
+    replaced."""
+    named = {name: p for name, p in lm.model.named_parameters() if ".mot_" in name}
+    half = {  # by the names that PEFT gives them
+        f"base_model.model.{name.removesuffix('.default')}": p.detach().to("cpu", torch.float16).contiguous()
+        for name, p in named.items()
+    }
+    part = folder / ".adapter_model.safetensors"
+    save_file(half, part, metadata={"format": "pt"})
+    part.chmod(0o644)  # safetensors writes 0600
+    part.replace(folder / "adapter_model.safetensors")
 
 
 @torch.no_grad()
@@ -48,24 +117,36 @@ def export_lora(
 ) -> dict[str, Any]:
     """Write out/thought-0 ... as plain PEFT LoRA adapters, and out/export.json with how near each is to its thought.
 
-    model: a PEFT model with a graft, or the base model that PEFT changed. thought i is that of seed + i at this
-    creativity, which reads the prompt itself (read="each"). prompts: token ids to measure on; none: not measured.
-    Returns what export.json holds. Raises `InputError`.
+    Args:
+        model: A PEFT model with a graft, or the base model that PEFT changed.
+        out: A new or empty folder, or that of an earlier export, which is replaced.
+        thoughts: How many.
+        seed: Thought i is that of seed + i, which reads the prompt itself (read="each").
+        creativity: Of all thoughts.
+        prompts: Token ids to measure on; none: not measured.
+        on_progress: Is told what is being done.
+
+    Returns:
+        What export.json holds.
+
+    Raises:
+        InputError: There is no graft at work or no thought to export, branches lie beside whole blocks, or the folder
+            cannot be written.
     """
     if thoughts < 1:
         raise InputError(f"{thoughts} thoughts cannot be exported.", "Pass 1 or more (--thoughts 8).")
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    graft = grafted(base)
-    names = _names(base, graft)
-    rows = Rows.of(range(seed, seed + thoughts), creativity, device=base.device)
+    graft = require_graft(base)
+    names = _linear_names(base, graft)
+    state = BranchState.create(range(seed, seed + thoughts), creativity, device=base.device)
     if graft.config.router == "prompt":
         on_progress("The router reads the prompt; fixed thoughts follow its odds without one.")
-    graft.settle(rows)
-    weight = rows.memory["weight"].float()  # (n, l, k)
-    with written(out, MANIFEST) as work:
+    graft.sample_routes(state)
+    weight = state.cache["weight"].float()  # (n, l, k)
+    with replaced_folder(out, MANIFEST) as work:
         for i in range(thoughts):
             on_progress(f"thought {i + 1} of {thoughts}")
-            _write(work / f"thought-{i}", graft, names, weight[i] * creativity)
+            _write_lora(work / f"thought-{i}", graft, names, weight[i] * creativity)
         facts: dict[str, Any] = {
             "format": 1,
             "base_model": graft.config.base_model_name_or_path,
@@ -88,7 +169,7 @@ def export_lora(
     return facts
 
 
-def _names(base: nn.Module, graft: Graft) -> list[str]:
+def _linear_names(base: nn.Module, graft: Graft) -> list[str]:
     """Of the grafted maps, in order."""
     by_layer = {module: name for name, module in base.named_modules() if isinstance(module, MoTLayer)}
     names = [by_layer[layer] for layer in graft.layers]
@@ -102,7 +183,7 @@ def _names(base: nn.Module, graft: Graft) -> list[str]:
     return names
 
 
-def _write(folder: Path, graft: Graft, names: list[str], weight: Tensor) -> None:
+def _write_lora(folder: Path, graft: Graft, names: list[str], weight: Tensor) -> None:
     """weight (l, k), creativity in it."""
     c = graft.config
     rank = c.r * c.branches_max
@@ -129,7 +210,7 @@ def _write(folder: Path, graft: Graft, names: list[str], weight: Tensor) -> None
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def stripped(model: nn.Module) -> Any:
+def without_grafts(model: nn.Module) -> Any:
     """A copy of a grafted model without its grafts."""
     bare: Any = copy.deepcopy(model)
     for name, layer in [(n, m) for n, m in bare.named_modules() if isinstance(m, MoTLayer)]:
@@ -151,7 +232,7 @@ def _measure(
 ) -> None:
     """Add to each thought, over all tokens of the prompts: the mean KL divergence (nats a token) and the largest
     difference of logits between the thought and its adapter, and the KL of the base model, to compare."""
-    bare = stripped(model)
+    bare = without_grafts(model)
     ids = [torch.tensor([list(p)], device=model.device) for p in prompts]
     plain = [bare(x).logits.float() for x in ids]
     peft: Any = None

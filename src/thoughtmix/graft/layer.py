@@ -9,7 +9,7 @@ Axis letters: b rows, t tokens, k branches, r rank, f inputs, d outputs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.graft.config import MoTConfig
+from thoughtmix.graft.context import AttachedGraft, ForwardContext
 from thoughtmix.graft.route import fresh_noise
-
-if TYPE_CHECKING:
-    from thoughtmix.graft.rows import Graft, Plan
 
 NO_MERGE = (
     "Branches differ by thought, so they cannot be merged into one model.",
@@ -53,7 +51,7 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         self.in_features, self.out_features = inputs, outputs
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
-        self.grafts: dict[str, Graft] = {}
+        self.grafts: dict[str, AttachedGraft] = {}
         self.numbers: dict[str, int] = {}  # of this layer among an adapter's
         self._disable_adapters = False
         self._active_adapter: Any = []
@@ -88,8 +86,8 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         return scale * (0.5 + torch.sigmoid(self.mot_noise[adapter]))
 
     @property
-    def thought_graft(self) -> Graft | None:
-        """The adapter at work, if any. Code that must not import this package asks for it by this name."""
+    def thought_graft(self) -> AttachedGraft | None:
+        """The graft at work, if any."""
         if self.disable_adapters:
             return None
         active = [a for a in self.active_adapters if a in self.grafts]
@@ -98,7 +96,7 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         return self.grafts[active[0]] if active else None
 
     def thought_update(self) -> tuple[int, Tensor, Tensor] | None:
-        """For steps over fused weights: this layer's number, A (k r, f) and B (d, k r) of the adapter at work."""
+        """For steps over fused weights (see `GraftedModule`): this layer's number, A (k r, f) and B (d, k r)."""
         graft = self.thought_graft
         if graft is None:
             return None
@@ -109,46 +107,48 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         """Whatever the base layer returns, its hidden states moved by the thought of each row."""
         out = self.base_layer(x, *args, **kwargs)
         graft = self.thought_graft
-        plan = None if graft is None else graft.plan()
-        if graft is None or plan is None or not plan.ready(self.numbers[graft.adapter], x):
+        context = None if graft is None else graft.forward_context()
+        if graft is None or context is None or not context.adds(self.numbers[graft.adapter], x):
             return out
-        if isinstance(out, tuple):
-            return (plan.moved(out[0], self._delta(x, graft, plan)), *out[1:])
-        return plan.moved(out, self._delta(x, graft, plan))
+        delta = self._delta(x, graft, context)
+        return (context.add(out[0], delta), *out[1:]) if isinstance(out, tuple) else context.add(out, delta)
 
-    def _delta(self, x: Tensor, graft: Graft, plan: Plan) -> Tensor:
+    def _delta(self, x: Tensor, graft: AttachedGraft, context: ForwardContext) -> Tensor:
         """x (b, t, f), or (b t, f) from blocks that flatten -> (b, t, d), times creativity."""
         number = self.numbers[graft.adapter]
         a, b = self.mot_A[graft.adapter], self.mot_B[graft.adapter]
-        z = F.linear(plan.by_row(x).to(a.dtype), a.flatten(0, 1))  # (b, t, k r)
-        noise = self._noise(graft, plan, number)
+        z = F.linear(context.by_row(x).to(a.dtype), a.flatten(0, 1))  # (b, t, k r)
+        noise = self._noise(graft, context, number)
         if graft.config.combiner == "attention":
-            u = self._attended(z, noise, graft, plan, number)
+            u = self._attended(z, noise, graft, context, number)
         else:
-            u = plan.scale_of(number)[:, None] * (z if noise is None else z + noise)
+            u = context.of_layer("scale", number)[:, None] * (z if noise is None else z + noise)
         return (u.to(b.dtype) @ b.flatten(0, 1)).view(*x.shape[:-1], -1)
 
-    def _noise(self, graft: Graft, plan: Plan, number: int) -> Tensor | None:
+    def _noise(self, graft: AttachedGraft, context: ForwardContext, number: int) -> Tensor | None:
         """(b, 1, k r) held, (b, t, k r) fresh, at its strength."""
-        if plan.noise is not None:
-            return plan.noise[:, number, None]
-        if plan.noisy is None:
+        cache = context.state.cache
+        if "noise" in cache:
+            return cache["noise"][:, number, None]
+        if "noisy" not in cache:
             return None
         k, r = graft.config.num_branches, graft.config.r
-        noise = fresh_noise(plan.rows.seeds, number, k, r, plan.positions).flatten(2)
-        return noise * self.sigma(graft.adapter, graft.config.noise_scale) * plan.noisy[:, None, None]
+        noise = fresh_noise(context.state.seeds, number, k, r, context.positions).flatten(2)
+        return noise * self.sigma(graft.adapter, graft.config.noise_scale) * cache["noisy"][:, None, None]
 
-    def _attended(self, z: Tensor, noise: Tensor | None, graft: Graft, plan: Plan, number: int) -> Tensor:
-        """Attention across the branches of one position, in rank space: the mean over the route asks."""
+    def _attended(
+        self, z: Tensor, noise: Tensor | None, graft: AttachedGraft, context: ForwardContext, number: int
+    ) -> Tensor:
+        """Attention across the branches of one position, in rank space: the mean over the route is the query."""
         shape, r = (graft.config.num_branches, graft.config.r), graft.config.r
         apart = z.unflatten(-1, shape)  # (b, t, k, r)
-        weight = plan.weight_of(number)[:, None]  # (b, 1, k)
+        weight = context.of_layer("weight", number)[:, None]  # (b, 1, k)
         mean = (weight[..., None].to(z.dtype) * apart).sum(2)  # (b, t, r)
         query, keys = F.linear(mean, self.mot_query[graft.adapter]), F.linear(apart, self.mot_key[graft.adapter])
         bias = weight.clamp(min=1e-30).log().masked_fill(weight == 0, -torch.inf)
         share = torch.softmax((keys * query[:, :, None]).sum(-1).float() * r**-0.5 + bias, -1)  # (b, t, k)
         noisy = apart if noise is None else apart + noise.unflatten(-1, shape)
-        return (share[..., None] * plan.rows.creativity[:, None, None, None] * noisy).flatten(2)
+        return (share[..., None] * context.state.creativity[:, None, None, None] * noisy).flatten(2)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise InputError(*NO_MERGE)

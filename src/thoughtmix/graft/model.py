@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from peft import mapping
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.graft.adapter import Graft, thoughts
 from thoughtmix.graft.blocks import features, find_blocks, stack_of
+from thoughtmix.graft.config import MoTConfig, MoTPeftType
 from thoughtmix.graft.layer import NO_MERGE, MoTLayer
-from thoughtmix.graft.rows import Graft
 
 
 class MoTModel(BaseTuner):
@@ -37,7 +39,7 @@ class MoTModel(BaseTuner):
             if wrong:
                 raise InputError(f"There is no block {wrong[0]}.", f"Pass 0 to {len(blocks) - 1} (layers=).")
             chosen = blocks if peft_config.layers is None else [blocks[i] for i in sorted(set(peft_config.layers))]
-            peft_config.target_modules = _short([block.name for block in chosen], model)
+            peft_config.target_modules = _common_ending([block.name for block in chosen], model)
 
     def _create_and_replace(
         self,
@@ -82,23 +84,21 @@ class MoTModel(BaseTuner):
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own, with `creativity` and `thought_seed` beside its settings (also of a generation config):
         see `thoughtmix.graft.thoughts`."""
-        from thoughtmix.graft.context import thoughts
-
         given = [kwargs.get("generation_config"), getattr(self.model, "generation_config", None)]
-        wish = {}
+        asked = {}
         for name, key in (("creativity", "creativity"), ("thought_seed", "seed")):
             value = kwargs.pop(name, None)
             for config in given:
                 value = getattr(config, name, None) if value is None else value
             if value is not None:
-                wish[key] = value
-        if not wish:
+                asked[key] = value
+        if not asked:
             return self.model.generate(*args, **kwargs)
-        with thoughts(self.model, **wish):
+        with thoughts(self.model, **asked):
             return self.model.generate(*args, **kwargs)
 
 
-def _short(names: list[str], model: nn.Module) -> set[str]:
+def _common_ending(names: list[str], model: nn.Module) -> set[str]:
     """One ending of names, where it means just these modules; else the names in full."""
     for size in (1, 2, 3):
         endings = {".".join(name.split(".")[-size:]) for name in names}
@@ -106,3 +106,15 @@ def _short(names: list[str], model: nn.Module) -> set[str]:
         if sorted(meant) == sorted(names):
             return endings
     return set(names)
+
+
+def register() -> None:
+    """Enter the method in PEFT's tables; its own `register_peft_method` takes only names of its own enumeration. Doing
+    so again changes nothing."""
+    tables: list[tuple[Any, Any]] = [
+        (mapping.PEFT_TYPE_TO_CONFIG_MAPPING, MoTConfig),
+        (mapping.PEFT_TYPE_TO_TUNER_MAPPING, MoTModel),
+        (mapping.PEFT_TYPE_TO_PREFIX_MAPPING, MoTModel.prefix),
+    ]
+    for table, entry in tables:
+        table[MoTPeftType.MOT] = entry

@@ -29,10 +29,19 @@ def radical_inverse(seeds: Tensor) -> Tensor:
     return (x.double() + 0.5) * 2.0**-32
 
 
-def draw(log_odds: Tensor, seeds: Tensor, low: int, high: int, stratified: bool = True) -> tuple[Tensor, Tensor]:
-    """log_odds (b, l, k), seeds (b,) -> branches (b, l, s) int64 and their log-weights (b, l, s), -inf where unused.
+def draw_routes(log_odds: Tensor, seeds: Tensor, low: int, high: int, stratified: bool = True) -> tuple[Tensor, Tensor]:
+    """Draw branches without replacement.
 
-    s = high; each row and layer uses low to high of them, uniformly. The log-weights carry the gradient of log_odds.
+    Args:
+        log_odds: (b, l, k).
+        seeds: (b,) int64.
+        low: Fewest branches that a row and layer uses; the number is uniform.
+        high: Most of them, s.
+        stratified: Spread the first branches of neighbouring seeds evenly over the odds.
+
+    Returns:
+        Branches (b, l, s) int64 and their log-weights (b, l, s), -inf where unused, which carry the gradient of
+        log_odds.
     """
     number = torch.arange(log_odds.shape[1], device=seeds.device)
     keys = key(seeds[:, None], ROUTE, number)  # (b, l)
@@ -52,8 +61,8 @@ def draw(log_odds: Tensor, seeds: Tensor, low: int, high: int, stratified: bool 
     return branch, F.log_softmax(weight, -1)
 
 
-def dense(branch: Tensor, log_weight: Tensor, count: int) -> Tensor:
-    """(b, l, s) routes -> (b, l, k) weights, 0 for branches that are not travelled."""
+def dense_weights(branch: Tensor, log_weight: Tensor, count: int) -> Tensor:
+    """(b, l, s) routes -> (b, l, k) weights, 0 for branches off the route."""
     weight = log_weight.exp()
     return weight.new_zeros(*branch.shape[:-1], count).scatter_add(-1, branch, weight)
 

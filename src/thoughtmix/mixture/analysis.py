@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError
-
-if TYPE_CHECKING:
-    from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+from thoughtmix.mixture.state import BranchState
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Patterns:
-    """labels: of the texts, sorted. affinity (layers, labels, k): the router's mean probability of each branch after
+class ThoughtPatterns:
+    """Which branches serve texts of which label.
+
+    labels: of the texts, sorted. affinity (layers, labels, k): the router's mean probability of each branch after
     (where routes follow the text: while) reading a text of that label. usage (layers, k): its mean over labels. entropy
     (layers, texts): of the router, nats. information (layers,): mutual information of label and branch in nats, and `p`
-    (layers,), how often shuffled labels give as much (permutation test)."""
+    (layers,), how often shuffled labels give as much (permutation test).
+    """
 
     labels: tuple[str, ...]
     affinity: Floats
@@ -36,10 +38,14 @@ class Patterns:
 
 @torch.no_grad()
 def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, texts: Sequence[str]) -> Floats:
-    """(layers, texts, k): what the router of each layer would draw from for a continuation of each text; where routes
-    follow the text, the mean over its tokens."""
-    from thoughtmix.mixture.state import Rows
+    """What the router of each layer would draw from for a continuation of each text.
 
+    Returns:
+        (layers, texts, k); where routes follow the text, the mean over its tokens.
+
+    Raises:
+        InputError: The model has one branch, or a text is empty.
+    """
     if model.config.num_branches < 2:
         raise InputError("This model has one branch.", "Pass a mixture (thoughtmix train mixture ...).")
     out = []
@@ -48,8 +54,8 @@ def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, te
         if not ids:
             raise InputError("A text is empty.", "Pass texts with words.")
         x = torch.tensor([[*ids, ids[-1]]], device=model.device)  # one token of continuation, at creativity 0
-        rows = Rows.of([0], 0.0, len(ids), model.device)
-        _, traces = model._run(x, rows, None, None, torch.arange(x.shape[1], device=x.device)[None], None)
+        state = BranchState.create([0], 0.0, len(ids), model.device)
+        _, traces = model.trace(x, state, None, None, torch.arange(x.shape[1], device=x.device)[None], None)
         p = [trace.route.log_prob[0].exp().double().cpu().numpy() for trace in traces]  # (segments or tokens, k)
         out.append([each[:-1].mean(0) if model.config.follow else each[1] for each in p])
     return np.array(out).transpose(1, 0, 2)
@@ -61,8 +67,19 @@ def analyze_thought_patterns(
     texts: Mapping[str, Sequence[str]],
     shuffles: int = 999,
     seed: int = 0,
-) -> Patterns:
-    """texts: label -> texts. Raises `InputError` for fewer than two labels."""
+) -> ThoughtPatterns:
+    """Find out whether branches specialise in texts of one label.
+
+    Args:
+        model: A mixture.
+        tokenizer: The model's.
+        texts: Label -> texts.
+        shuffles: How often labels are shuffled for the permutation test.
+        seed: Of the shuffles.
+
+    Raises:
+        InputError: There are fewer than two labels, or one has no text.
+    """
     if len(texts) < 2 or not all(texts.values()):
         raise InputError("Specialisation needs texts of two labels.", "Pass {label: [text, ...], ...}.")
     labels = sorted(texts)
@@ -70,16 +87,16 @@ def analyze_thought_patterns(
     which = np.repeat(np.arange(len(labels)), [len(texts[label]) for label in labels])
     p = router_probabilities(model, tokenizer, flat)  # (layers, texts, k)
     rng = np.random.default_rng(seed)
-    information = _information(p, which, len(labels))
-    beaten = sum(_information(p, rng.permutation(which), len(labels)) >= information for _ in range(shuffles))
+    information = _mutual_information(p, which, len(labels))
+    beaten = sum(_mutual_information(p, rng.permutation(which), len(labels)) >= information for _ in range(shuffles))
     affinity = np.stack([p[:, which == i].mean(1) for i in range(len(labels))], 1)
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
-    return Patterns(
+    return ThoughtPatterns(
         tuple(labels), affinity, affinity.mean(1), entropy, information, (1 + np.asarray(beaten)) / (1 + shuffles)
     )
 
 
-def _information(p: Floats, which: NDArray[np.int64], count: int) -> Floats:
+def _mutual_information(p: Floats, which: NDArray[np.int64], count: int) -> Floats:
     """(layers,) I(label; branch) = H(branch) - H(branch | label), nats."""
     share = np.bincount(which, minlength=count) / len(which)
     by_label = np.stack([p[:, which == i].mean(1) for i in range(count)], 1)  # (layers, labels, k)
@@ -94,9 +111,18 @@ def _information(p: Floats, which: NDArray[np.int64], count: int) -> Floats:
 def visualize_branch_activity(
     metrics: Sequence[Mapping[str, Any]], path: str | Path | None = None, width: int = 40
 ) -> str:
-    """How much each branch of each layer was visited, as bars of text; `path` (.svg, .png) draws it as a picture too.
+    """How much each branch of each layer was visited.
 
-    metrics: what `MixtureOfThoughtsTransformer` returns, one dict a layer. Raises `InputError` when there is nothing.
+    Args:
+        metrics: What `MixtureOfThoughtsTransformer` returns, one dict a layer.
+        path: Draw it as a picture here, too (.svg, .png).
+        width: Of the longest bar, in characters.
+
+    Returns:
+        Bars of text.
+
+    Raises:
+        InputError: There are no metrics.
     """
     usage = [np.asarray(m["branch_usage"], dtype=np.float64) for m in metrics]
     if not usage:
@@ -109,11 +135,11 @@ def visualize_branch_activity(
         )
         lines += [f"  branch {k} {'█' * round(width * s)}{'▏' if s else ''} {s:.0%}" for k, s in enumerate(shares)]
     if path is not None:
-        _picture(np.stack(usage), Path(path))
+        _draw_usage(np.stack(usage), Path(path))
     return "\n".join(lines)
 
 
-def _picture(usage: Floats, path: Path) -> None:
+def _draw_usage(usage: Floats, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

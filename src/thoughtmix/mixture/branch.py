@@ -14,10 +14,13 @@ DENSE_TOKENS = 64  # up to here computing all K branches at once beats gathering
 class NoiseInjection(nn.Module):
     """x + amplitude * scale * gate(x) * size(x) * noise.
 
-    The learned scale stays within 0.5 to 1.5 of noise_scale, so that training cannot switch the noise off. The gate,
-    2 sigmoid(Linear(x)), says where it belongs (adaptive=False: everywhere alike). size is the root mean square of x,
-    or 1 for x that is normalised already (relative=False). The amplitude comes from creativity (layer.py), and nothing
-    else governs the noise: not train or eval mode.
+    The amplitude comes from creativity (layer.py), and nothing else governs the noise: not train or eval mode.
+
+    Args:
+        width: Of x.
+        noise_scale: Learned within 0.5 to 1.5 of this, so that training cannot switch the noise off.
+        adaptive: Learn where noise belongs, by the gate 2 sigmoid(Linear(x)); False: everywhere alike.
+        relative: The size is the root mean square of x; False: 1, for x that is normalised already.
     """
 
     def __init__(self, width: int, noise_scale: float = 0.1, adaptive: bool = True, relative: bool = False) -> None:
@@ -30,13 +33,13 @@ class NoiseInjection(nn.Module):
         """x and noise (..., width), amplitude broadcast to (..., 1)."""
         return torch.addcmul(x, self.size(x, amplitude).to(x.dtype), noise.to(x.dtype))
 
-    def strength_of(self, amplitude: Tensor) -> Tensor:
+    def learned_scale(self, amplitude: Tensor) -> Tensor:
         """What is learned for all x alike."""
         return self.noise_scale * (0.5 + torch.sigmoid(self.strength)) * amplitude
 
     def size(self, x: Tensor, amplitude: Tensor) -> Tensor:
         """(..., 1) what the noise is multiplied by."""
-        size = self.strength_of(amplitude)
+        size = self.learned_scale(amplitude)
         if self.gate is not None:
             size = size * 2 * torch.sigmoid(self.gate(x))
         if self.relative:
@@ -45,16 +48,19 @@ class NoiseInjection(nn.Module):
 
 
 @dataclass(slots=True)
-class Noise:
-    """What disturbs (token, slot) pairs: rows of two tables, so that held noise is kept once for all tokens."""
+class BranchNoise:
+    """What disturbs (token, slot) pairs: rows of two tables, so that held noise is kept once for all tokens.
+
+    Axis letters: r rows of the tables, n tokens, s slots, d width, f width of a branch.
+    """
 
     at_input: Tensor  # (r, d)
     latent: Tensor  # (r, f)
     index: Tensor  # (n, s) into r
     amplitude: Tensor  # (n,)
 
-    def of(self, pairs: Tensor, slots: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For flat pair numbers (m,): (m, d), (m, f), (m, 1)."""
+    def gather(self, pairs: Tensor, slots: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The noise at the input (m, d), inside (m, f) and its amplitude (m, 1) of flat pair numbers (m,)."""
         rows = self.index.flatten().index_select(0, pairs)
         amplitude = self.amplitude.index_select(0, pairs // slots)[:, None]
         return self.at_input.index_select(0, rows), self.latent.index_select(0, rows), amplitude
@@ -79,12 +85,18 @@ class ThoughtBranch(nn.Module):
         x: Tensor,
         branch: Tensor | None = None,
         active: Tensor | None = None,
-        noise: Noise | None = None,
+        noise: BranchNoise | None = None,
         dense: bool | None = None,
     ) -> Tensor:
-        """x (n, d), branch (n, s) int64, active (n, s) bool -> (n, s, d) outputs, 0 where inactive.
+        """The outputs (n, s, d) of each token's branches, 0 where inactive.
 
-        dense: compute all K branches for every token (few tokens), or each for its own (many); None: as n says.
+        Args:
+            x: (n, d).
+            branch: (n, s) int64; not needed where there is one branch.
+            active: (n, s) bool.
+            noise: What disturbs the pairs; None: nothing.
+            dense: Compute all K branches for every token, which is quicker for few, or each for its own tokens.
+                None: as n says.
         """
         if self.num_branches == 1:
             return F.linear(F.gelu(F.linear(x, self.up[0])), self.down[0])[:, None]
@@ -93,7 +105,7 @@ class ThoughtBranch(nn.Module):
             dense = len(x) <= DENSE_TOKENS
         return self._dense(x, branch, active, noise) if dense else self._grouped(x, branch, active, noise)
 
-    def _dense(self, x: Tensor, branch: Tensor, active: Tensor, noise: Noise | None) -> Tensor:
+    def _dense(self, x: Tensor, branch: Tensor, active: Tensor, noise: BranchNoise | None) -> Tensor:
         n, s = branch.shape
         k, f, d = self.up.shape
         pairs = torch.arange(n * s, device=x.device)
@@ -101,7 +113,7 @@ class ThoughtBranch(nn.Module):
             every = F.linear(x, self.up.view(k * f, d)).view(n, k, f)
             latent = F.gelu(every.gather(1, branch[..., None].expand(n, s, f)))
         else:
-            at_input, inside, amplitude = noise.of(pairs, s)
+            at_input, inside, amplitude = noise.gather(pairs, s)
             wide = self._input(x.repeat_interleave(s, 0), at_input, amplitude)  # (n s, d): the input differs by branch
             # (n, s, d) to its place in (k, n, d): each branch sees the tokens that chose it, zeros elsewhere
             placed = x.new_zeros(n, k, d).scatter(1, branch[..., None].expand(n, s, d), wide.view(n, s, d))
@@ -112,7 +124,7 @@ class ThoughtBranch(nn.Module):
         out = torch.bmm(placed.transpose(0, 1), self.down.mT).transpose(0, 1)  # (n, k, d)
         return out.gather(1, branch[..., None].expand(n, s, d)) * active[..., None]
 
-    def _grouped(self, x: Tensor, branch: Tensor, active: Tensor, noise: Noise | None) -> Tensor:
+    def _grouped(self, x: Tensor, branch: Tensor, active: Tensor, noise: BranchNoise | None) -> Tensor:
         n, s = branch.shape
         k = self.num_branches
         chosen = torch.where(active, branch, k).flatten()  # inactive pairs sort behind all branches
@@ -122,7 +134,7 @@ class ThoughtBranch(nn.Module):
         inputs = x.index_select(0, order // s)
         inside = amplitude = None
         if noise is not None:
-            at_input, inside, amplitude = noise.of(order, s)
+            at_input, inside, amplitude = noise.gather(order, s)
             inputs = self._input(inputs, at_input, amplitude)
         # unbind, not up[i]: the backward of an index fills a whole stack of zeros for each branch
         ups, downs = self.up.unbind(0), self.down.unbind(0)

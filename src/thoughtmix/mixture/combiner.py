@@ -16,10 +16,19 @@ class AttentionCombiner(nn.Module):
         self.key = nn.Linear(hidden_size, rank, bias=False) if rank else None
 
     def forward(self, x: Tensor, outputs: Tensor, log_weight: Tensor) -> Tensor:
-        """x (n, d), outputs (n, s, d), log_weight (n, s), -inf where inactive -> (n, d)."""
+        """Mix the branches' outputs at each of n tokens.
+
+        Args:
+            x: (n, d), what the branches read.
+            outputs: (n, s, d).
+            log_weight: (n, s), the router's; -inf where inactive.
+
+        Returns:
+            (n, d).
+        """
         score = log_weight
         if self.query is not None and self.key is not None:
-            found = (self.key(outputs) * self.query(x)[:, None]).sum(-1)  # (n, s)
-            score = score + found.float() * self.rank**-0.5
+            likeness = (self.key(outputs) * self.query(x)[:, None]).sum(-1)  # (n, s)
+            score = score + likeness.float() * self.rank**-0.5
         weight = torch.softmax(score, -1).to(outputs.dtype)
         return (weight[..., None] * outputs).sum(1)  # quicker than n tiny products

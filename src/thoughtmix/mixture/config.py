@@ -15,28 +15,33 @@ POSITIONS = ("rope", "learned")
 
 
 class MixtureOfThoughtsConfig(LlamaConfig):
-    """Fields of `LlamaConfig`, of which `intermediate_size` is the feed-forward width that a token passes on average
-    (all active branches together), and:
+    """The fields of `LlamaConfig` and those below.
 
-    num_branches: K. 1 is a standard transformer: no router, no noise, no combiner.
-    branches_min, branches_max: how many of them a thought travels through at one layer; drawn per thought and layer.
-    shared_width: of a part that every token passes undisturbed, beside the branches; None: two fifths of
-    `intermediate_size`; 0: none.
-    branch_width: of one branch; None: such that shared part and mean active branches are `intermediate_size` wide.
-    routing: gumbel draws without replacement; topk takes the likeliest (what mixtures of experts do).
-    segment_length: tokens between two draws of a route; 0: one route for a whole continuation.
-    follow: the route of each token follows its own state; what is drawn is the thought's taste, the noise on the
-    router's logits, held. False: the route itself is drawn for the segment, from what lies before it.
-    modes: learned ways to continue; thought s has mode s mod modes: a direction added to what its branches read and a
-    preference among them, at each layer. 0: none.
-    diversity_bonus: standard deviation of what is added to the router's logits of a thought.
-    noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
-    noise_scale: of input and latent noise at creativity 1, in units of the signal's root mean square; learned within
-    0.5 to 1.5 of it.
-    combiner: attention across branches, or the router's weights alone. combiner_rank: its width.
-    creativity: where a call names none.
-    balance_weight, entropy_weight, diversity_weight: of the training signals beside the language-model loss.
-    position: rope or learned.
+    Args:
+        intermediate_size: The feed-forward width that a token passes on average, all active branches together.
+        num_branches: K. 1 is a standard transformer: no router, no noise, no combiner.
+        branches_min: Fewest branches that a thought goes through at one layer; drawn per thought and layer.
+        branches_max: Most of them.
+        shared_width: Of a part that every token passes undisturbed, beside the branches; None: two fifths of
+            `intermediate_size`; 0: none.
+        branch_width: Of one branch; None: such that shared part and mean active branches are `intermediate_size` wide.
+        routing: gumbel draws without replacement; topk takes the likeliest (what mixtures of experts do).
+        segment_length: Tokens between two draws of a route; 0: one route for a whole continuation.
+        follow: The route of each token follows its own state; what is drawn is noise on the router's logits, held for
+            the thought. False: the route itself is drawn for the segment, from what lies before it.
+        modes: Learned ways to continue; thought s has mode s mod modes: a direction added to what its branches read and
+            a preference among them, at each layer. 0: none.
+        diversity_bonus: Standard deviation of what is added to the router's logits of a thought.
+        noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
+        noise_scale: Of input and latent noise at creativity 1, in units of the signal's root mean square; learned
+            within 0.5 to 1.5 of it.
+        combiner: attention across branches, or the router's weights alone.
+        combiner_rank: Width of that attention.
+        creativity: Where a call names none.
+        balance_weight: Of the signal that makes branches share the work, beside the language-model loss.
+        entropy_weight: Of the signal that keeps the router open.
+        diversity_weight: Of the signal that makes branches differ.
+        position: rope or learned.
     """
 
     model_type = "thoughtmix_mixture"
@@ -116,7 +121,11 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     @classmethod
     def from_any(cls, config: Any) -> MixtureOfThoughtsConfig:
         """From any object with hidden_size, vocab_size, max_position_embeddings and num_hidden_layers, as the original
-        prototype took; whatever else it has by the names above counts too. Raises `InputError` when one is missing."""
+        prototype took; whatever else it has by the names above counts too.
+
+        Raises:
+            InputError: One of the four is missing.
+        """
         if isinstance(config, cls):
             return config
         given: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,24 +17,28 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNor
 from transformers.utils.generic import ModelOutput
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.engine.row_state import Read
 from thoughtmix.mixture.branch import NoiseInjection, ThoughtBranch
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
-from thoughtmix.mixture.layer import MixtureOfThoughtsLayer, Trace, signals
-from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics
-from thoughtmix.mixture.modes import Modes
+from thoughtmix.mixture.layer import LayerTrace, MixtureBlock, Modes
+from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics, signals
 from thoughtmix.mixture.router import ThoughtRouter
-from thoughtmix.mixture.segments import Segments
-from thoughtmix.mixture.state import Rows, current, follow, followed
-from thoughtmix.mixture.step import Step
+from thoughtmix.mixture.state import BranchRowState, BranchState, Segments, active_state, bind_to_cache, state_of_cache
+from thoughtmix.mixture.step import DecodingStep
+from thoughtmix.models import LanguageModel
 
 MODE_STD = 0.3
 
 
 @dataclass
 class MixtureOutput(ModelOutput):
-    """loss: lm_loss + the weighted training signals, where labels were given; lm_loss in nats a token; signals: their
-    means over layers (entropy and diversity with gradient only where the config gives them weight), and
-    `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at."""
+    """What a forward returns.
+
+    loss: lm_loss and the weighted training signals together, where labels were given. lm_loss: nats a token. signals:
+    their means over layers (entropy and diversity with gradient only where the config gives them weight), and
+    `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -44,27 +49,12 @@ class MixtureOutput(ModelOutput):
     metrics: Sequence[dict[str, Any]] | None = None
 
 
-class _Block(nn.Module):
-    def __init__(self, config: MixtureOfThoughtsConfig, index: int) -> None:
-        super().__init__()
-        self.before_attention = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = LlamaAttention(config, index)
-        self.before_mixture = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mixture = MixtureOfThoughtsLayer(config, index)
-
-    def forward(
-        self, x: Tensor, rows: Rows, segments: Segments, factor: Tensor, **attention: Any
-    ) -> tuple[Tensor, Trace | None]:
-        x = x + self.attention(self.before_attention(x), **attention)[0]
-        y, trace = self.mixture(self.before_mixture(x), rows, segments, factor)
-        return x + y, trace
-
-
 class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
     """A causal language model whose rows explore: row i draws its routes and noise from its own seed.
 
-    config: a `MixtureOfThoughtsConfig`, or any object with hidden_size, vocab_size, max_position_embeddings and
-    num_hidden_layers.
+    Args:
+        config: A `MixtureOfThoughtsConfig`, or any object with hidden_size, vocab_size, max_position_embeddings and
+            num_hidden_layers.
     """
 
     config_class = MixtureOfThoughtsConfig
@@ -75,7 +65,7 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _tied_weights_keys = {"lm_head.weight": "embed.weight"}  # noqa: RUF012  transformers' own form
-    _no_split_modules = ["_Block"]  # noqa: RUF012
+    _no_split_modules = ["MixtureBlock"]  # noqa: RUF012
 
     def __init__(self, config: Any) -> None:
         config = MixtureOfThoughtsConfig.from_any(config)
@@ -84,7 +74,7 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         learned = config.position == "learned"
         self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.rotary = LlamaRotaryEmbedding(config)
-        self.layers = nn.ModuleList([_Block(config, i) for i in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([MixtureBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         # learned and global: 2 sigmoid(.) scales all noise
@@ -141,24 +131,31 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> MixtureOutput:
-        """Logits (b, t, v) of input_ids (b, t).
+        """Logits of every token; the arguments that are not named here are those of any causal model of transformers.
 
-        creativity: one value, or one a row; None: the config's. creativity_schedule: one value a layer, in its place,
-        or a factor on it where both are given. thought_seeds: whose draws each row uses; None: 0..b-1 (a new set at
-        each call while training). prompt_lengths: where each row's continuation begins: tokens before it are read
-        deterministically, and the route is drawn from their mean; 0 (default): the whole row is one thought, its
-        route drawn from the learned prior. labels: as in every causal model here, shifted inside, -100 is ignored.
+        Args:
+            input_ids: (b, t).
+            creativity_schedule: One value a layer in place of `creativity`, or a factor on it where both are given.
+            labels: (b, t), shifted inside; -100 is ignored.
+            creativity: One value, or one a row; None: the config's.
+            thought_seeds: Whose draws each row uses; None: 0..b-1 (a new set at each call while training).
+            prompt_lengths: Where each row's continuation begins: tokens before it are read deterministically, and the
+                route is drawn from their mean. 0: the whole row is one thought, its route drawn from the learned prior.
 
-        Raises `InputError` for lengths that do not fit and for creativity below 0.
+        Returns:
+            `MixtureOutput`, its logits (b, t, vocabulary).
+
+        Raises:
+            InputError: Lengths do not fit, or creativity is below 0.
         """
         b, t = input_ids.shape
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        rows = self._rows(b, input_ids.device, creativity, thought_seeds, prompt_lengths, past_key_values)
+        state = self._state(b, input_ids.device, creativity, thought_seeds, prompt_lengths, past_key_values)
         seen = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         if position_ids is None:
             position_ids = torch.arange(seen, seen + t, device=input_ids.device)[None]
-        x, traces = self._run(input_ids, rows, creativity_schedule, attention_mask, position_ids, past_key_values)
+        x, traces = self.trace(input_ids, state, creativity_schedule, attention_mask, position_ids, past_key_values)
         hidden = self.norm(x)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         out = MixtureOutput(
@@ -169,11 +166,11 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         if labels is not None:
             self._losses(out, labels, traces, kwargs.get("num_items_in_batch"))
         elif past_key_values is None:
-            again = (input_ids, rows, creativity_schedule, attention_mask, position_ids)
+            again = (input_ids, state, creativity_schedule, attention_mask, position_ids)
             out.metrics = LayerMetrics(lambda: self._metrics(*again))
         return out
 
-    def _rows(
+    def _state(
         self,
         b: int,
         device: torch.device,
@@ -181,11 +178,11 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         seeds: Any,
         prompt_lengths: Any,
         cache: Any,
-    ) -> Rows:
-        """Whose draws: the engine's rows, else those this cache began with, else what was passed."""
-        rows = current() or followed(cache)
-        if rows is not None:
-            return rows if len(rows.seeds) == b else rows.pick([0] * b)
+    ) -> BranchState:
+        """Of the engine's rows, else of those that this cache began with, else as was passed."""
+        state = active_state() or state_of_cache(cache)
+        if state is not None:
+            return state if len(state.seeds) == b else state.select([0] * b)
         if seeds is None:
             if self.training:
                 self._calls += 1
@@ -195,15 +192,23 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         given = torch.as_tensor(self.config.creativity if creativity is None else creativity, dtype=torch.float32)
         if given.ndim > 1 or given.numel() not in {1, b} or not bool((given >= 0).all()):
             raise InputError(f"creativity is {creativity}.", "Pass 0 or more: one value, or one a row.")
-        rows = Rows.of(seeds, given, 0 if prompt_lengths is None else prompt_lengths, device, cache is not None)
+        state = BranchState.create(
+            seeds, given, 0 if prompt_lengths is None else prompt_lengths, device, cache is not None
+        )
         if cache is not None:
-            follow(cache, rows)
-        return rows
+            bind_to_cache(cache, state)
+        return state
 
-    def _run(
-        self, input_ids: Tensor, rows: Rows, schedule: Any, mask: Tensor | None, position_ids: Tensor, cache: Any
-    ) -> tuple[Tensor, list[Trace]]:
-        """(b, t, d) before the last norm, and what each layer did."""
+    def trace(
+        self,
+        input_ids: Tensor,
+        state: BranchState,
+        schedule: Sequence[float] | None,
+        mask: Tensor | None,
+        position_ids: Tensor,
+        cache: Any,
+    ) -> tuple[Tensor, list[LayerTrace]]:
+        """(b, t, d) before the last norm, and what each layer did: see `forward` for the arguments."""
         config = self.config
         if schedule is not None and len(schedule) != config.num_hidden_layers:
             raise InputError(
@@ -224,21 +229,21 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             x = x + self.positions(position_ids)
             cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
         real = mask[:, -t:].float() if mask is not None and mask.ndim == 2 and not bool(mask.all()) else None
-        segments = Segments.of(rows, position_ids.expand(b, t), config.segment_length, real)
+        segments = Segments.create(state, position_ids.expand(b, t), config.segment_length, real)
         factor = 2 * torch.sigmoid(self.creativity_factor)
         traces = []
         for index, block in enumerate(self.layers):
             here = segments
             if schedule is not None:
-                here = segments.scaled(float(schedule[index]) / (config.creativity or 1.0))
+                here = segments.scale_creativity(float(schedule[index]) / (config.creativity or 1.0))
             x, trace = block(
-                x, rows, here, factor, position_embeddings=(cos, sin), attention_mask=causal, past_key_values=cache
+                x, state, here, factor, position_embeddings=(cos, sin), attention_mask=causal, past_key_values=cache
             )
             if trace is not None:
                 traces.append(trace)
         return x, traces
 
-    def _losses(self, out: MixtureOutput, labels: Tensor, traces: list[Trace], count: Any) -> None:
+    def _losses(self, out: MixtureOutput, labels: Tensor, traces: list[LayerTrace], count: Any) -> None:
         assert out.logits is not None
         logits, target = out.logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
         if count is None:
@@ -256,22 +261,119 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _metrics(
-        self, ids: Tensor, rows: Rows, schedule: Any, mask: Tensor | None, positions: Tensor
+        self, ids: Tensor, state: BranchState, schedule: Any, mask: Tensor | None, positions: Tensor
     ) -> list[dict[str, Any]]:
-        _, traces = self._run(ids, rows, schedule, mask, positions, None)
+        _, traces = self.trace(ids, state, schedule, mask, positions, None)
         return [layer_metrics(trace, i) for i, trace in enumerate(traces)]
 
-    def decoding_step(self) -> Step | None:
-        """For the decoding engine: reads one token a row quicker than the forward; None where that does not fit."""
-        return Step(self) if Step.fits(self) else None
+    def decoding_step(self) -> DecodingStep | None:
+        """What reads one token a row quicker than the forward, for one decoding run; None where nothing does."""
+        plain = type(self) in (MixtureOfThoughtsTransformer, StandardTransformer)
+        return DecodingStep(self) if plain and DecodingStep.supports(self, self.config) else None
 
     def generate_parallel_thoughts(
-        self, input_ids: Tensor, num_parallel: int = 4, max_length: int = 50, **settings: Any
+        self,
+        input_ids: Tensor,
+        num_parallel: int = 4,
+        max_length: int = 50,
+        *,
+        creativity: Sequence[float] | float | None = None,
+        seed: int = 0,
+        temperature: float = 0.8,
+        min_p: float = 0.0,
+        read: Read = "shared",
     ) -> list[dict[str, Any]]:
-        """See `thoughtmix.mixture.parallel.generate_parallel_thoughts`."""
-        from thoughtmix.mixture.parallel import generate_parallel_thoughts
+        """Several thoughts of each prompt at rising creativity, in one batch: the original prototype's call.
 
-        return generate_parallel_thoughts(self, input_ids, num_parallel, max_length, **settings)
+        Args:
+            input_ids: The prompts, (b, t).
+            num_parallel: How many thoughts of each prompt.
+            max_length: Most new tokens of each.
+            creativity: One value, or one a thought; None: evenly spaced from 0.5 to 1.5.
+            seed: Of the first thought; thought i has seed + i.
+            temperature: Of the tokens, where creativity is above 0.
+            min_p: Least probability of a token beside the likeliest.
+            read: "shared", or "each": see `thoughtmix.engine.row_state.Read`.
+
+        Returns:
+            One dict a thought: `generated_ids` (b, t + new), padded on the right with the pad (else end, else first)
+            token where a prompt's thought ended early; `creativity_level`; `metrics`, one dict a layer; `branch_id`,
+            the thought's number; `seed`.
+
+        Raises:
+            InputError: There is no thought to generate, or not one creativity a thought.
+        """
+        if num_parallel < 1:
+            raise InputError(f"num_parallel is {num_parallel}.", "Pass 1 or more.")
+        levels = _creativity_levels(creativity, num_parallel)
+        prompts, ends = input_ids.tolist(), self._end_ids()
+        sequences = [
+            SequenceRequest(
+                tuple(prompt),
+                seed + i,
+                SamplingParams(temperature=temperature * (level > 0), min_p=min_p),
+                max_length,
+                end_ids=ends,
+            )
+            for i, level in enumerate(levels)
+            for prompt in prompts
+        ]
+        thoughts = self._decode_thoughts(prompts, sequences, [c for c in levels for _ in prompts], read)
+        begins = input_ids.shape[1] if read == "shared" else 0
+        found = []
+        for i, (level, ids) in enumerate(zip(levels, thoughts, strict=True)):
+            own = {"creativity": level, "thought_seeds": [seed + i] * len(ids), "prompt_lengths": begins}
+            metrics = LayerMetrics(partial(self._thought_metrics, ids, own))
+            thought = {"generated_ids": ids, "creativity_level": level, "metrics": metrics, "branch_id": i}
+            found.append({**thought, "seed": seed + i})
+        return found
+
+    def _decode_thoughts(
+        self, prompts: list[list[int]], sequences: list[SequenceRequest], creativity: list[float], read: Read
+    ) -> list[Tensor]:
+        """Of each thought, whose rows over the prompts are neighbours: (prompts, t + new)."""
+        tokenizer: Any = _NoText()
+        row_state = BranchRowState([s.seed for s in sequences], creativity, self.device)
+        was_training = self.training
+        self.eval()  # dropout is training's; noise is creativity's and stays
+        try:
+            engine = LocalEngine(LanguageModel(self, tokenizer, "MoT"))
+            done = engine.generate(sequences, row_state=row_state, read=read)
+        finally:
+            self.train(was_training)
+        pad = self.config.pad_token_id if self.config.pad_token_id is not None else min(self._end_ids(), default=0)
+        found = []
+        for at in range(0, len(sequences), len(prompts)):
+            new = [output.token_ids for output in done.outputs[at : at + len(prompts)]]
+            longest = max(map(len, new))
+            full = [p + ids + [pad] * (longest - len(ids)) for p, ids in zip(prompts, new, strict=True)]
+            found.append(torch.tensor(full, device=self.device))
+        return found
+
+    def _end_ids(self) -> frozenset[int]:
+        end = None if self.generation_config is None else self.generation_config.eos_token_id
+        return frozenset(end if isinstance(end, list) else [] if end is None else [end])
+
+    @torch.no_grad()
+    def _thought_metrics(self, ids: Tensor, own: dict[str, Any]) -> list[dict[str, Any]]:
+        return list(self(ids, **own).metrics or [])
+
+
+def _creativity_levels(creativity: Sequence[float] | float | None, n: int) -> list[float]:
+    if creativity is None:
+        return [1.0] if n == 1 else [0.5 + i / (n - 1) for i in range(n)]
+    if isinstance(creativity, (int, float)):
+        return [float(creativity)] * n
+    if len(creativity) != n:
+        raise InputError(f"creativity has {len(creativity)} values for {n} thoughts.", f"Pass one value, or {n}.")
+    return [float(c) for c in creativity]
+
+
+class _NoText:
+    """Stands for a tokenizer where only ids are wanted."""
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return ""
 
 
 class StandardTransformer(MixtureOfThoughtsTransformer):

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import ModelError, ThoughtmixError
+from thoughtmix.models.grafted import GraftedModule
 from thoughtmix.models.packaged import GENERATOR
 
 if TYPE_CHECKING:
@@ -71,5 +72,5 @@ def put_shipped(base: LanguageModel) -> None:
     """Put the graft of this package on the default model, in place, once. Whoever carries no thoughts through it, plain
     sampling say, still has the base model, bit for bit."""
     with _LOCK:
-        if not any(hasattr(module, "thought_graft") for module in base.model.modules()):
+        if not any(isinstance(module, GraftedModule) for module in base.model.modules()):
             put_on(base, SHIPPED)

@@ -34,6 +34,7 @@ from thoughtmix.engine.beginnings import Beginnings
 from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
 from thoughtmix.engine.prefix_cache import Prefix, kept, resumed
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
+from thoughtmix.models.grafted import GraftedModule, GraftHooks
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -62,7 +63,7 @@ def fits(model: PreTrainedModel) -> bool:
     if act.__name__ not in {"SiLU", "SiLUActivation"}:
         return False
     known = {*family, type(model), type(body), type(body.layers[0]), act, nn.Linear, nn.Embedding, nn.ModuleList}
-    branches = {layer.mlp.down_proj for layer in body.layers if hasattr(layer.mlp.down_proj, "thought_graft")}
+    branches = {layer.mlp.down_proj for layer in body.layers if isinstance(layer.mlp.down_proj, GraftedModule)}
     inside = {part for layer in branches for part in layer.children() if isinstance(part, nn.ParameterDict)}
     for module in model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
@@ -76,14 +77,15 @@ def fits(model: PreTrainedModel) -> bool:
 
 
 def _of_graft(hook: Any) -> bool:
-    return bool(getattr(getattr(hook, "__self__", None), "thought_hooks", False))
+    return isinstance(getattr(hook, "__self__", None), GraftHooks)
 
 
 def fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:
     """Changes when any weight is replaced or written in place, so that packed copies are never stale, and when another
     graft is at work."""
     body: Any = model.model
-    grafts = {id(getattr(layer.mlp.down_proj, "thought_graft", None)) for layer in body.layers}
+    maps = [layer.mlp.down_proj for layer in body.layers]
+    grafts = {id(down.thought_graft) if isinstance(down, GraftedModule) else 0 for down in maps}
     return (grafts, *((p.data_ptr(), p._version) for p in model.parameters()))
 
 
@@ -162,7 +164,7 @@ class FusedWeights:
         )
 
     def _down(self, module: Any) -> tuple[Linear, tuple[int, Linear] | None]:
-        found = module.thought_update() if hasattr(module, "thought_graft") else None
+        found = module.thought_update() if isinstance(module, GraftedModule) else None
         if found is None:
             return self._pack(module.weight, module.bias), None
         number, a, b = found  # (m, f), (d, m)

@@ -1,1 +1,1 @@
-"""Teaching thoughts to a graft: lessons by the base model, objectives, and calibration without gradients."""
+"""Teaching thoughts to a graft: samples by the base model, objectives, and calibration without gradients."""

@@ -10,30 +10,42 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.graft.context import grafted, thoughts
-from thoughtmix.graft.tuning.prompts import Context
-
-if TYPE_CHECKING:
-    from thoughtmix.models import LanguageModel
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.graft.adapter import require_graft, thoughts
+from thoughtmix.graft.export import save_weights
+from thoughtmix.graft.layer import MoTLayer
+from thoughtmix.graft.tuning.prompts import PromptContext
+from thoughtmix.models import LanguageModel
 
 PROMPTS, TOKENS = 24, 16
 
 
 @torch.no_grad()
 def calibrate(
-    lm: LanguageModel, folder: Path, prompts: Sequence[str], contexts: Sequence[Context], strength: float = 1.0
+    lm: LanguageModel, folder: Path, prompts: Sequence[str], contexts: Sequence[PromptContext], strength: float = 1.0
 ) -> int:
-    """Set the branches of the graft in `folder`, in seconds, and save them. Returns how many answers each was set from.
-    Context k sets branch k. strength multiplies what creativity 1 adds. Raises `InputError`."""
-    from thoughtmix.graft.tuning.run import save
+    """Set the branches of a graft, in seconds, and save them.
 
-    graft = grafted(lm.model)
+    Args:
+        lm: Loaded from the graft in `folder`.
+        folder: Of the graft.
+        prompts: What is answered; the first ones suffice.
+        contexts: Context k sets branch k.
+        strength: Multiplies what creativity 1 adds.
+
+    Returns:
+        How many answers each branch was set from.
+
+    Raises:
+        InputError: There is not one context a branch, or strength is not above 0.
+    """
+    graft = require_graft(lm.model)
     k = graft.config.num_branches
     if len(contexts) != k:
         raise InputError(f"{len(contexts)} contexts for {k} branches.", f"Graft {len(contexts)} (--branches).")
@@ -50,38 +62,39 @@ def calibrate(
         shown = _means(lm, graft.layers, answers, context)
         for number, layer in enumerate(graft.layers):
             layer.mot_B[graft.adapter][branch, 0] = strength * (shown[1][number] - plain[1][number])
-    save(lm, folder)
+    save_weights(lm, folder)
     return len(answers)
 
 
 def _answers(lm: LanguageModel, prompts: Sequence[str]) -> list[tuple[str, list[int]]]:
     """Each prompt with the base model's own greedy answer."""
-    from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
-
     greedy = SamplingParams(temperature=0)
     done = LocalEngine(lm).generate([SequenceRequest(tuple(lm.encode(p)), 0, greedy, TOKENS) for p in prompts])
     return [(p, output.token_ids) for p, output in zip(prompts, done.outputs, strict=True)]
 
 
 def _means(
-    lm: LanguageModel, layers: Sequence[Any], answers: Sequence[tuple[str, list[int]]], context: Context | None
+    lm: LanguageModel,
+    layers: Sequence[MoTLayer],
+    answers: Sequence[tuple[str, list[int]]],
+    context: PromptContext | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Of every grafted map, float32 means of its input (f) and output (d) over the answers' tokens and the last of the
     prompt, in the base model, the same answers under a context or none."""
     ins: list[Any] = [0.0] * len(layers)
     outs: list[Any] = [0.0] * len(layers)
     for prompt, ids in answers:
-        asked = lm.encode(prompt if context is None else context.messages(prompt))
-        with thoughts(lm.model, creativity=0.0), _seen([layer.base_layer for layer in layers]) as seen:
-            lm.model(torch.tensor([asked + ids], device=lm.device), use_cache=False)
-        for i, (h, y) in enumerate(seen):
-            ins[i] = ins[i] + h[0, len(asked) - 1 :].float().mean(0) / len(answers)
-            outs[i] = outs[i] + y[0, len(asked) - 1 :].float().mean(0) / len(answers)
+        prompt_ids = lm.encode(prompt if context is None else context.messages(prompt))
+        with thoughts(lm.model, creativity=0.0), _record([layer.base_layer for layer in layers]) as recorded:
+            lm.model(torch.tensor([prompt_ids + ids], device=lm.device), use_cache=False)
+        for i, (h, y) in enumerate(recorded):
+            ins[i] = ins[i] + h[0, len(prompt_ids) - 1 :].float().mean(0) / len(answers)
+            outs[i] = outs[i] + y[0, len(prompt_ids) - 1 :].float().mean(0) / len(answers)
     return ins, outs
 
 
 @contextmanager
-def _seen(modules: Sequence[nn.Module]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def _record(modules: Sequence[nn.Module]) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """(input, output) of each module's next forward, in their order."""
     found: list[Any] = [None] * len(modules)
 

@@ -1,19 +1,134 @@
-"""What thoughts are taught: one small class an objective. A loss is nats a token, made small.
+"""What thoughts are taught: samples as tensors, the student that is asked about them, and one small class an objective.
+A loss is nats a token, made small.
 
-Axis letters: b lessons, a answer tokens, k branches, v vocabulary, m likeliest tokens kept of a teacher.
+Axis letters: b samples, p prompt tokens, a answer tokens, k branches, v vocabulary, m likeliest tokens of the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import DynamicCache
 
-from thoughtmix.graft.tuning.batches import Batch, Student, token_logprobs
+from thoughtmix.graft.adapter import routed, thoughts
+from thoughtmix.graft.tuning.distillation import DistillationSample
+
+Batch = dict[str, Tensor]
+
+
+def collate(samples: Sequence[DistillationSample], tail: int) -> Batch:
+    """Samples as tensors: prompts padded on the left, answers on the right, so that all answers begin in one column.
+
+    Args:
+        samples: b of them, prompts of up to p tokens, answers of up to a.
+        tail: Last tokens of a prompt that a thought reads itself.
+
+    Returns:
+        `ids` (b, p + a - 1), all but the answers' last tokens, and their `mask`; `answer` (b, a) and `counted` (b, a)
+        bool; `top_ids`, `top` (b, a, m) of the teacher; `own` (b,) tokens of the prompt before the `tail` (b,); and
+        `branch` (b,).
+    """
+    prompts = [sample.prompt_ids for sample in samples]
+    b, p, a = len(samples), max(map(len, prompts)), max(len(sample.ids) for sample in samples)
+    m = max((len(ids) for sample in samples for ids, _ in sample.top), default=0)
+    ids, mask = torch.zeros(b, p + a, dtype=torch.int64), torch.zeros(b, p + a, dtype=torch.int64)
+    top_ids, top = torch.zeros(b, a, m, dtype=torch.int64), torch.full((b, a, m), -torch.inf)
+    for i, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
+        ids[i, p - len(prompt) : p] = torch.tensor(prompt)
+        ids[i, p : p + len(sample.ids)] = torch.tensor(sample.ids)
+        mask[i, p - len(prompt) : p + len(sample.ids)] = 1
+        for j, (likeliest, values) in enumerate(sample.top):
+            top_ids[i, j, : len(likeliest)], top[i, j, : len(values)] = torch.tensor(likeliest), torch.tensor(values)
+    return {
+        "ids": ids[:, :-1],
+        "mask": mask[:, :-1],
+        "answer": ids[:, p:],
+        "counted": mask[:, p:].bool(),
+        "top_ids": top_ids,
+        "top": top,
+        "own": torch.tensor([max(0, len(x) - tail) for x in prompts]),
+        "tail": torch.tensor([min(tail, len(x)) for x in prompts]),
+        "branch": torch.tensor([sample.branch for sample in samples]),
+    }
+
+
+class Student:
+    """The grafted model before a batch: its prompts are read once, by the base model, up to what thoughts read
+    themselves. What comes after is all that branches touch, so that only this is run with gradients, and for as many
+    branches as an objective asks for."""
+
+    def __init__(self, model: nn.Module, batch: Batch, branches: int) -> None:
+        self.model, self.batch, self.branches = model, batch, branches
+        prompt = batch["ids"].shape[1] + 1 - batch["answer"].shape[1]
+        self.head = prompt - max(1, int(batch["tail"].max()))  # the last token says what comes first
+        self.positions = (batch["mask"].cumsum(1) - 1).clamp(min=0)
+        self.keys: list[tuple[Tensor, Tensor]] = []
+        if self.head > 0 and not getattr(model, "is_gradient_checkpointing", False):
+            self._prefill()
+
+    @torch.no_grad()
+    def _prefill(self) -> None:
+        h = self.head
+        both = torch.cat([self.batch["ids"][:, :h], self.batch["mask"][:, :h]], 1)
+        prompts, row = both.unique(dim=0, return_inverse=True)
+        ids, mask = prompts.split(h, 1)
+        cache = DynamicCache()
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with thoughts(self.model, creativity=0.0), _contiguous_head(self.model):
+            self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        layers: Any = cache.layers
+        if all(getattr(layer, "keys", None) is not None and layer.keys.shape[2] == h for layer in layers):
+            self.keys = [(layer.keys[row], layer.values[row]) for layer in layers]
+
+    def __call__(self, branch: Tensor) -> Tensor:
+        """(b, a, v) float32 log-probabilities of the answers' tokens when row i travels through branch[i] alone."""
+        weights = torch.nn.functional.one_hot(branch, self.branches).float()
+        begin, cache = 0, None
+        if self.keys:
+            begin, cache = self.head, DynamicCache()
+            for i, (keys, values) in enumerate(self.keys):
+                cache.update(keys, values, i)
+        with routed(self.model, weights, prompt_lengths=self.batch["own"]), _contiguous_head(self.model):
+            out = self.model(
+                input_ids=self.batch["ids"][:, begin:],
+                attention_mask=self.batch["mask"],
+                position_ids=self.positions[:, begin:],
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=self.batch["answer"].shape[1],
+            )
+        return out.logits.float().log_softmax(-1)
+
+
+@contextmanager
+def _contiguous_head(model: nn.Module) -> Iterator[None]:
+    """Within, the head gets contiguous hidden states: for a slice, torch would copy its weights for every row."""
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(lambda module, inputs: tuple(x.contiguous() for x in inputs))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def answer_logprobs(logprobs: Tensor, batch: Batch) -> Tensor:
+    """(b,) log-probability of each whole answer, nats."""
+    each = logprobs.gather(-1, batch["answer"][..., None])[..., 0]
+    return (each * batch["counted"]).sum(1)
+
 
 Loss = tuple[Tensor, Mapping[str, Tensor]]
 
@@ -46,7 +161,7 @@ def recoverable(own: Tensor, other: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Styles:
+class StylesObjective:
     """Context distillation: branch k, without a context, answers as the base model does under context k. contrast:
     weight of `recoverable`, whose other branch is drawn among the rest."""
 
@@ -60,17 +175,14 @@ class Styles:
         logs = {"lm_loss": loss}
         if self.contrast:
             other = (branch + 1 + draws % (self.branches - 1)) % self.branches
-            apart = recoverable(
-                token_logprobs(logprobs, batch),
-                token_logprobs(student(other), batch),
-            )
+            apart = recoverable(answer_logprobs(logprobs, batch), answer_logprobs(student(other), batch))
             logs["contrast"] = apart
             loss = loss + self.contrast * apart
         return loss, logs
 
 
 @dataclass(frozen=True, slots=True)
-class Modes:
+class ModesObjective:
     """The model's own answers, each taught to the branch that already likes it best (hard EM), every branch as often as
     any other (`balanced`): a mixture p(y|x) = mean_k p_k(y|x) whose branches split the answers among them. contrast: as
     above, but against the second best branch."""
@@ -81,17 +193,15 @@ class Modes:
     def __call__(self, model: nn.Module, batch: Batch, draws: Tensor) -> Loss:
         student = Student(model, batch, self.branches)
         with torch.no_grad():
-            liked = torch.stack([
-                token_logprobs(student(torch.full_like(batch["branch"], k)), batch)
-                for k in range(self.branches)
-            ], 1)  # (b, k)  # fmt: skip
+            every = [torch.full_like(batch["branch"], k) for k in range(self.branches)]
+            liked = torch.stack([answer_logprobs(student(branch), batch) for branch in every], 1)  # (b, k)
             branch = balanced(liked)
             other = liked.scatter(1, branch[:, None], -torch.inf).argmax(1)
-        own = token_logprobs(student(branch), batch)
+        own = answer_logprobs(student(branch), batch)
         loss = -own.sum() / batch["counted"].sum()
         logs = {"lm_loss": loss, "best": -(liked.amax(1).sum() / batch["counted"].sum())}
         if self.contrast:
-            apart = recoverable(own, token_logprobs(student(other), batch))
+            apart = recoverable(own, answer_logprobs(student(other), batch))
             logs["contrast"] = apart
             loss = loss + self.contrast * apart
         return loss, logs
@@ -111,7 +221,7 @@ def balanced(liked: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class CorpusObjective:
     """A text: windows through drawn routes, two branches a window, with the mixture's own signals. entropy: how far the
     learned odds are from even; diversity: how alike two branches make the next token (their probability overlap)."""
 
@@ -125,7 +235,7 @@ class Corpus:
         student = Student(model, batch, self.branches)
         one, two = student(first), student(second)
         counted = batch["counted"]
-        loss = -(token_logprobs(one, batch) + token_logprobs(two, batch)).sum() / (2 * counted.sum())
+        loss = -(answer_logprobs(one, batch) + answer_logprobs(two, batch)).sum() / (2 * counted.sum())
         overlap = (torch.minimum(one, two).exp().sum(-1) * counted).sum() / counted.sum()
         logs = {"lm_loss": loss, "overlap": overlap}
         loss = loss + self.contrast * overlap

@@ -20,9 +20,12 @@ _WRITE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """A way to answer, for one branch: examples (question, answer) before the prompt, and an instruction after it.
-    open: the examples before prompts that can be answered in many words, where they are others."""
+class PromptContext:
+    """A way to answer, for one branch (context distillation: Askell et al. 2021).
+
+    examples: (question, answer) before the prompt. instruction: after it. open: the examples before prompts that can be
+    answered in many words, where they are others.
+    """
 
     name: str
     examples: tuple[tuple[str, str], ...] = ()
@@ -36,32 +39,35 @@ class Context:
         return [{"role": role, "content": text} for role, text in (*turns, ("user", asked))]
 
 
-NO_ROW_STATE = Context("none")
+NO_CONTEXT = PromptContext("none")
 
 
-def built_in_prompts(seed: int = 0, most: int = 0) -> list[str]:
-    """Every "Name ..." prompt, some asked in another way, and as many open ones, shuffled by seed; `most` of them (0:
-    all). None is asked by `thoughtmix bench`."""
-    body = tomllib.loads(_text("prompts.toml"))
+def built_in_prompts(seed: int = 0) -> list[str]:
+    """Every "Name ..." prompt, some put in another way, and as many open ones, shuffled by seed. None is put by
+    `thoughtmix bench`."""
+    body = tomllib.loads(_packaged_text("prompts.toml"))
     rng = np.random.default_rng([seed, 77])
     things, also = body["name"]["x"], body["name"]["also"]
     short = [t.format(x=x) for t in body["name"]["templates"] for x in things]
     short += [also[i % len(also)].format(x=things[at]) for i, at in enumerate(rng.permutation(len(things))[::3])]
     many = sorted(open_prompts())
     chosen = [*short, *(many[i] for i in rng.permutation(len(many))[: len(short)])]
-    order = rng.permutation(len(chosen))
-    return [chosen[i] for i in order[: most or len(order)]]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def open_prompts() -> frozenset[str]:
     """Those of the built-in prompts that can be answered in many words."""
-    body = tomllib.loads(_text("prompts.toml"))
+    body = tomllib.loads(_packaged_text("prompts.toml"))
     kinds = [body[part] for part in ("open", "use")]
     return frozenset(t.format(x=x) for kind in kinds for t in kind["templates"] for x in kind["x"])
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line: a text, or JSON with `prompt`. Raises `InputError`."""
+    """The prompts of a file, one a line: a text, or JSON with `prompt`.
+
+    Raises:
+        InputError: It cannot be read, or has fewer than 10 prompts.
+    """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         found = [json.loads(line)["prompt"] if line.startswith("{") else line for line in lines]
@@ -72,22 +78,26 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
-def built_in_contexts() -> list[Context]:
+def built_in_contexts() -> list[PromptContext]:
     """The eight that come with thoughtmix."""
-    return _contexts(_text("contexts.toml"), "contexts.toml")
+    return _parse_contexts(_packaged_text("contexts.toml"), "contexts.toml")
 
 
-def read_contexts(path: Path) -> list[Context]:
-    """Contexts of a TOML file. Raises `InputError`."""
+def read_contexts(path: Path) -> list[PromptContext]:
+    """Contexts of a TOML file.
+
+    Raises:
+        InputError: It cannot be read, or holds none.
+    """
     try:
-        return _contexts(path.read_text(encoding="utf-8"), str(path))
+        return _parse_contexts(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.", _WRITE) from None
 
 
-def _contexts(text: str, where: str) -> list[Context]:
+def _parse_contexts(text: str, where: str) -> list[PromptContext]:
     try:
-        found = [_context(row) for row in tomllib.loads(text)["context"]]
+        found = [_parse_context(row) for row in tomllib.loads(text)["context"]]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where} holds no contexts: {error}.", _WRITE) from None
     if not found or len({c.name for c in found}) < len(found):
@@ -95,19 +105,19 @@ def _contexts(text: str, where: str) -> list[Context]:
     return found
 
 
-def _context(row: Any) -> Context:
+def _parse_context(row: Any) -> PromptContext:
     examples, shown = (tuple((str(q), str(a)) for q, a in row.get(part, ())) for part in ("examples", "open"))
     if not examples and not row.get("instruction"):
         raise ValueError(f"{row.get('name')!r} has neither examples nor an instruction")
-    return Context(str(row["name"]), examples, str(row.get("instruction", "")), shown)
+    return PromptContext(str(row["name"]), examples, str(row.get("instruction", "")), shown)
 
 
-def _text(name: str) -> str:
+def _packaged_text(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def parts(items: Sequence[str], seed: int = 0) -> tuple[list[str], list[str]]:
-    """Nine tenths to learn from and one tenth, at least one, to look at while learning."""
+def train_validation_split(items: Sequence[str], seed: int = 0) -> tuple[list[str], list[str]]:
+    """Nine tenths to learn from and one tenth, at least one, to validate on."""
     order = np.random.default_rng([seed, 78]).permutation(len(items))
     held = max(1, len(items) // 10)
     return [items[i] for i in sorted(order[held:])], [items[i] for i in sorted(order[:held])]

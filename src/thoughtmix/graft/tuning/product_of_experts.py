@@ -9,30 +9,39 @@ Axis letters: k contexts, b answers, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from thoughtmix.engine import Generation, SequenceRequest
-    from thoughtmix.engine.backends.base import Path
-    from thoughtmix.models import LanguageModel
+from thoughtmix.engine import Generation, SequenceRequest
+from thoughtmix.engine.backends.base import Path
+from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.local import encoded
+from thoughtmix.engine.loop import Grouped, over
+from thoughtmix.models import LanguageModel
 
 
 def blend(logprobs: Tensor, own: Tensor, weight: float) -> Tensor:
-    """mean_k + weight * (own context's - mean_k), normalised. logprobs (k, b, v), own (b,) int64; -> (b, v).
-    weight 0: the contexts together; 1: the own one alone."""
+    """mean_k + weight * (own context's - mean_k), normalised.
+
+    Args:
+        logprobs: (k, b, v).
+        own: (b,) int64, the context of each answer.
+        weight: 0: the contexts together; 1: the own one alone.
+
+    Returns:
+        (b, v).
+    """
     mean = logprobs.mean(0)
     mine = logprobs[own, torch.arange(len(own), device=own.device)]
     return (mean + weight * (mine - mean)).log_softmax(-1)
 
 
-class Chorus:
-    """A decoding path (`Stepped`) over another: of its rows, one a (context, answer), one distribution an answer
-    is made. Prompt k of a batch is context k; a row's prompt is its own context."""
+class ProductOfExpertsPath:
+    """A decoding path (`Stepped`) over another: of the inner rows, one a (context, answer), it makes one distribution
+    an answer. Prompt k of a batch is context k; a row's prompt is its own context."""
 
-    name = "chorus"
+    name = "product of experts"
 
     def __init__(self, inner: Path, weight: float) -> None:
         self.inner, self.weight = inner, weight
@@ -67,13 +76,22 @@ class Chorus:
 
 
 @torch.no_grad()
-def sing(lm: LanguageModel, sequences: Sequence[SequenceRequest], weight: float, top: int) -> Generation:
-    """Each sequence drawn from the blend of all contexts and its own, with the `top` likeliest tokens of each step. The
-    contexts are the different prompts of `sequences`, as token ids."""
-    from thoughtmix.engine.backends.probe import choose
-    from thoughtmix.engine.local import encoded
-    from thoughtmix.engine.loop import over
+def decode_product_of_experts(
+    lm: LanguageModel,
+    contexts: Sequence[tuple[int, ...]],
+    sequences: Sequence[SequenceRequest],
+    weight: float,
+    top: int,
+) -> Generation:
+    """Decode sequences that are drawn from the blend of all contexts and each one's own.
 
-    prompts = [encoded(lm, s.prompt) for s in sequences]
-    inner = choose(lm.model, prompts=len({tuple(ids) for ids in prompts}))
-    return over(Chorus(inner, weight), lm, prompts, sequences, top)
+    Args:
+        lm: The teacher.
+        contexts: The question under each of k contexts, as token ids.
+        sequences: The answers; the prompt of each is one of `contexts`.
+        weight: See `blend`.
+        top: How many likeliest tokens of each step are noted.
+    """
+    path = ProductOfExpertsPath(choose(lm.model, prompts=len(contexts)), weight)
+    own = [contexts.index(tuple(encoded(lm, s.prompt))) for s in sequences]
+    return over(path, lm, Grouped([list(ids) for ids in contexts], own, sequences), top)
