@@ -12,8 +12,9 @@ from tiny import language_model
 from tinyland import HashEmbedder
 
 from thoughtmix import Interrupted, Pipeline, cli
-from thoughtmix.bench.contestants import Ask, contestant
+from thoughtmix.bench.systems import get_system
 from thoughtmix.bench.tasks import Item
+from thoughtmix.bench.trials import TrialRequest
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.hybrid.measures import likelihood, question
 from thoughtmix.hybrid.stages import BY
@@ -125,12 +126,12 @@ def test_the_bench_gives_everyone_the_same_budget(
     monkeypatch.setattr(
         engine._Batch, "run", lambda batch, *more: (decoded.append(len(batch.rows)), run(batch, *more))[1]
     )
-    ask = Ask(Item("open/x", "open", PROMPT), 8, 0, 9)
-    made = contestant("hybrid").answer(pipeline, ask, {**own, "report": False, **setting})
+    request = TrialRequest(Item("open/x", "open", PROMPT), 8, 0, 9)
+    made = get_system("hybrid").answer(pipeline, request, {**own, "report": False, **setting})
     assert sum(decoded) == Stages.of(setting).rows(8)
     assert len(made) == 8 and made.run["tokens"] <= 8 * 9
     decoded.clear()
-    made = contestant("noise").answer(pipeline, ask, {**own, "creativity": 1.0})
+    made = get_system("noise").answer(pipeline, request, {**own, "creativity": 1.0})
     assert sum(decoded) == 9 and made.run["tokens"] <= 8 * 9
 
 

@@ -27,7 +27,7 @@ def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_siz
 
 def ids_nll(
     start: Sequence[int], texts: Sequence[str], judge: LanguageModel, batch_size: int = 8
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """The same after the judge's own tokens of a prompt."""
     import torch
     import torch.nn.functional as F

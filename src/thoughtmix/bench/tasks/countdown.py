@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,11 +11,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from thoughtmix.bench.tasks.item import UNREAD, Item, Reading
+from thoughtmix.bench.tasks.items import NO_ANSWER, Item, ParsedAnswer
 
 _OPS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\\times": "*", "\\div": "/", "[": "(", "]": ")"}
 _EXPRESSION = re.compile(r"[\d(][\d\s+\-*/()]*[\d)]")
 _CUE = re.compile(r"\b(?:answer|solution|expression|result)\b[^\n:=]{0,20}(?::|\bis\b)", re.IGNORECASE)
+_SHAPES = ("{0}{3}{1}{4}{2}", "({0}{3}{1}){4}{2}", "{0}{3}({1}{4}{2})")
 _LONGEST = 200  # characters; a right expression of four numbers has under 40
 
 
@@ -47,7 +50,7 @@ def _item(index: int, numbers: list[int], target: int) -> Item:
     return Item(name, "reasoning", f"{ways[0]} {rules}", tuple(f"{way} {rules}" for way in ways[1:]), data)
 
 
-def read(text: str, numbers: Sequence[int], target: int) -> Reading:
+def parse(text: str, numbers: Sequence[int], target: int) -> ParsedAnswer:
     """The expression that a text ends with, and whether it uses each number once and equals the target.
 
     The last one after "answer:" counts, else the last of the text: one claim a text, however many it tries.
@@ -56,10 +59,10 @@ def read(text: str, numbers: Sequence[int], target: int) -> Reading:
     said = text[cues[-1].end() :] if cues and _expressions(text[cues[-1].end() :]) else text
     found = _expressions(said)
     if not found:
-        return UNREAD
+        return NO_ANSWER
     expression = re.sub(r"\s", "", found[0] if said is not text else found[-1])
     used = Counter(int(v) for v in re.findall(r"\d+", expression))
-    return Reading(expression, used == Counter(numbers) and evaluate(expression) == target)
+    return ParsedAnswer(expression, used == Counter(numbers) and evaluate(expression) == target)
 
 
 def _expressions(text: str) -> list[str]:
@@ -110,3 +113,58 @@ def _atom(tokens: list[str], at: int) -> tuple[Fraction, int]:
         value, end = _atom(tokens, at + 1)
         return (-value if tokens[at] == "-" else value), end
     return Fraction(int(tokens[at])), at + 1
+
+
+@functools.lru_cache(maxsize=256)
+def solutions(numbers: tuple[int, ...], target: int) -> tuple[str, ...]:
+    """Every expression, without spaces, that makes the target of three numbers."""
+    tried = (
+        shape.format(*order, *signs)
+        for order in set(itertools.permutations(numbers))
+        for signs in itertools.product("+-*/", repeat=2)
+        for shape in _SHAPES
+    )
+    return tuple(sorted({e for e in tried if evaluate(e) == target}))
+
+
+def reachable_so_far(text: str, numbers: tuple[int, ...], target: int) -> float:
+    """How far an expression has come that must be the beginning of one that reaches the target.
+
+    A check for searches, as is `legal_so_far`: 0 when the text cannot become right, else more the further it has come,
+    and always below 1, since the final word is `parse`'s.
+    """
+    said, ended = _plain(text)
+    ways = solutions(tuple(sorted(numbers)), target)
+    if said in ways:
+        return 0.95
+    if ended or not any(way.startswith(said) for way in ways):
+        return 0.0
+    return 0.1 + 0.25 * len(re.findall(r"\d+(?=\D)", said))
+
+
+def legal_so_far(text: str, numbers: tuple[int, ...], target: int) -> float:
+    """The same of an expression that must be arithmetic and use given numbers once; where it leads is not looked at."""
+    said, ended = _plain(text)
+    if not re.fullmatch(r"(\(*\d+\)*[+\-*/])*\(*(\d+\)*)?", said) or said.count(")") > said.count("("):
+        return 0.0
+    whole = re.findall(r"\d+(?=\D)", said)
+    last = re.search(r"\d+$", said)
+    left = Counter(map(str, numbers))
+    left.subtract(whole)
+    if min(left.values()) < 0 or len(left) > len(set(numbers)):
+        return 0.0
+    rest = [number for number, times in left.items() if times > 0]
+    if last and not any(number.startswith(last[0]) for number in rest):
+        return 0.0
+    used = len(whole) + (last is not None and last[0] in rest)
+    if ended:
+        return 0.95 if evaluate(said) == target and used == len(numbers) else 0.0
+    return 0.1 + 0.25 * len(whole)
+
+
+def _plain(text: str) -> tuple[str, bool]:
+    """Without spaces, in plain signs, up to an equals sign or a full stop; and whether there was one."""
+    for written, meant in (("×", "*"), ("x", "*"), ("÷", "/"), ("−", "-"), ("–", "-")):
+        text = text.replace(written, meant)
+    cut = re.split(r"[=.\n]", text, maxsplit=1)
+    return re.sub(r"\s", "", cut[0]), len(cut) > 1
