@@ -18,7 +18,7 @@ from thoughtmix.bench.baselines import STYLES, list_parts
 from thoughtmix.bench.config import split_items
 from thoughtmix.bench.grids import check_equal_lengths
 from thoughtmix.bench.statistics import Curve
-from thoughtmix.bench.systems import get_system, system_names
+from thoughtmix.bench.systems import equal_budget, get_system, system_names
 from thoughtmix.bench.trials import Stopped, Trial, TrialRequest, TrialStore, run_trials
 
 pytest_plugins = ["tinyland"]
@@ -68,6 +68,20 @@ class TestTrials:
             TrialStore(tmp_path, {"n": 9})
         with pytest.raises(InputError, match="Cannot make the folder"):
             TrialStore(Path("/dev/null/x"), {})
+
+    def test_a_folder_of_the_first_version_is_continued(self, tmp_path: Path) -> None:
+        """Names of that version: `thinkers` and `ladders` in run.json, a line of `cells.jsonl` for each trial."""
+        config = bench_config(("temperature",), seeds=1)
+        assert set(config.to_dict()) == {
+            "thinkers", "ladders", "development", "held_out", "n", "max_new_tokens", "seeds", "keep", "seed",
+            "threshold", "models",
+        }  # fmt: skip
+        (tmp_path / "run.json").write_text(json.dumps(config.to_dict()))
+        (tmp_path / "cells.jsonl").write_text('{"key":"temperature|2|open/1|0","made":"then"}\n')
+        store = TrialStore(tmp_path, config.to_dict())
+        assert Trial("temperature", 2, "open/1", 0).key in store.records
+        run_trials(config.development_trials(), Counting(), store)
+        assert len(store.records) == 9 and store.records["temperature|2|open/1|0"]["made"] == "then"
 
     def test_processes_do_the_same(self, tmp_path: Path) -> None:
         one, two = TrialStore(tmp_path / "1", {}), TrialStore(tmp_path / "2", {})
@@ -215,6 +229,24 @@ class TestSystems:
             "-log of the mass kept"
         )
         assert len(same_kl_grid(lm, [OPEN[0].prompt], [{"temperature": 1.0}, {"top_p": 0.5, "temperature": 1.0}])) == 2
+
+    def test_every_thinker_has_the_same_budget(self) -> None:
+        """What a thinker of another package declares counts, and one that declares nothing draws a text a thought."""
+        from types import SimpleNamespace
+
+        from thoughtmix import get_thinker, thinker_names
+
+        request = TrialRequest(OPEN[0], 4, 0, 9)
+        assert equal_budget(get_thinker("noise"), {}, request) == {"max_new_tokens": 36 // 5}
+        assert equal_budget(get_thinker("noise"), {"idea": "w5"}, request) == {"max_new_tokens": 9, "idea": "w5"}
+        assert equal_budget(get_thinker("search"), {"tokens": 999}, request) == {"max_new_tokens": 9, "tokens": 36}
+        plain: Any = SimpleNamespace(name="plain")
+        assert equal_budget(plain, {"creativity": 1.0}, request) == {"max_new_tokens": 9, "creativity": 1.0}
+        own: Any = SimpleNamespace(
+            name="own", rows_per_request=lambda n, options: n * options["tries"], token_budget_option="most"
+        )
+        assert equal_budget(own, {"tries": 3}, request) == {"max_new_tokens": 3, "tries": 3, "most": 36}
+        assert set(thinker_names()) <= set(system_names())
 
     def test_names(self) -> None:
         for name in system_names():

@@ -44,7 +44,7 @@ def paraphrases(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> 
     return _asked(pipeline, request, (item.prompt, *item.paraphrases), setting, "paraphrase")
 
 
-def style_instructions(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
+def styles(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
     """Thought i follows style instruction i, which is put after the prompt."""
     prompts = [f"{request.item.prompt}\n\n{style}" for style in STYLES]
     return _asked(pipeline, request, prompts, setting, "styles")

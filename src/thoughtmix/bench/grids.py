@@ -44,13 +44,10 @@ def build_grids(
         raise InputError(f"{file} has settings for {unused[0]!r}, who does not take part.", "Add it to --thinkers.")
     out: dict[str, Sequence[Setting]] = {}
     for system in map(get_system, names):
-        if given.get(system.name):
-            out[system.name] = given[system.name]
-        elif system.matches:
-            like = get_system(system.matches).grid(count)
-            out[system.name] = same_kl_grid(models.pipeline().model, [item.prompt for item in items[:PROMPTS]], like)
-        else:
-            out[system.name] = system.grid(count)
+        grid = given.get(system.name) or system.grid(count)
+        if system.same_kl and system.name not in given:
+            grid = same_kl_grid(models.pipeline().model, [item.prompt for item in items[:PROMPTS]], grid)
+        out[system.name] = grid
     check_equal_lengths(out)
     return out
 

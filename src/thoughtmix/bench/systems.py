@@ -39,8 +39,8 @@ class System:
     high: float
     fixed: Setting = field(default_factory=dict)
     """What all its settings have in common."""
-    matches: str = ""
-    """A sampler whose grid it follows at equal KL. Its own grid is measured on the model, see `grids.build_grids`."""
+    same_kl: bool = False
+    """The grid is that of a sampler, which `grids.build_grids` replaces by plain temperatures at the same KL."""
 
     def grid(self, count: int) -> list[Setting]:
         """`count` settings, evenly spaced along the knob. The middle one when there is only one."""
@@ -122,7 +122,7 @@ _MATCHED = [
         like,
         name=f"same-kl:{like.name}",
         summary=f"Plain temperature, each setting as far from the model's own distribution (KL) as {like.name}'s",
-        matches=like.name,
+        same_kl=True,
     )
     for like in _SAMPLERS
 ]
@@ -131,14 +131,7 @@ _GAUSSIAN = "A random direction held per thought, added at the middle layer; tem
 _ARITHMETIC = {"draws": "arithmetic"}
 _BASELINES = [
     System("paraphrase", "Each thought asked in other words", baselines.paraphrases, "temperature", 0.3, 1.5),
-    System(
-        "styles",
-        "Each thought with one of eight style instructions",
-        baselines.style_instructions,
-        "temperature",
-        0.3,
-        1.5,
-    ),
+    System("styles", "Each thought with one of eight style instructions", baselines.styles, "temperature", 0.3, 1.5),
     System("examples", _EXAMPLES, baselines.few_shot_examples, "temperature", 0.5, 2.0, _ARITHMETIC),
     System("list", "n different answers asked for in one prompt", baselines.numbered_list, "temperature", 0.3, 1.5),
     System("beam", "Diverse beam search, n groups of one beam", baselines.diverse_beam_search, "penalty", 0.5, 6.0),

@@ -15,7 +15,7 @@ from thoughtmix.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thoughtmix.bench.config import Models
+    from thoughtmix.bench.config import BenchConfig, Models
     from thoughtmix.bench.tasks import Item
     from thoughtmix.bench.trials import TrialProgress
 
@@ -74,10 +74,6 @@ def bench(
         return
     from thoughtmix.bench.config import BenchConfig, Models, split_items
     from thoughtmix.bench.grids import build_grids
-    from thoughtmix.bench.report import page
-    from thoughtmix.bench.study import run_bench
-    from thoughtmix.bench.trials import TrialStore
-    from thoughtmix.core.types import write_whole
 
     names = tuple(name.strip() for name in thinkers.split(","))
     models = Models(model, judge, embedder, dtype, device)
@@ -95,6 +91,16 @@ def bench(
         threshold=0.3 if pairs is None else _threshold(pairs, models),
         models=models,
     )
+    _run(config, out, workers, ray)
+
+
+def _run(config: BenchConfig, out: Path, workers: int, ray: bool) -> None:
+    """Run what the folder lacks, and write the record and the page into it."""
+    from thoughtmix.bench.report import page
+    from thoughtmix.bench.study import run_bench
+    from thoughtmix.bench.trials import TrialStore
+    from thoughtmix.core.types import write_whole
+
     store = TrialStore(out, config.to_dict())
     if store.records:
         print(f"Continuing: {len(store.records)} trials are there.", file=sys.stderr)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import itertools
+import operator
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from thoughtmix.bench.tasks.items import NO_ANSWER, Item, ParsedAnswer
 
-_OPS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\\times": "*", "\\div": "/", "[": "(", "]": ")"}
+_SIGNS = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\\times": "*", "\\div": "/", "[": "(", "]": ")"}
 _EXPRESSION = re.compile(r"[\d(][\d\s+\-*/()]*[\d)]")
 _CUE = re.compile(r"\b(?:answer|solution|expression|result)\b[^\n:=]{0,20}(?::|\bis\b)", re.IGNORECASE)
+_OPERATORS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _SHAPES = ("{0}{3}{1}{4}{2}", "({0}{3}{1}){4}{2}", "{0}{3}({1}{4}{2})")
 _LONGEST = 200  # characters; a right expression of four numbers has under 40
 
 
 def problems(count: int, seed: int = 0) -> list[Item]:
-    """`count` different problems with 3 numbers of 1 to 12 and a target of 10 to 60; each has a solution, by
-    construction. The same seed gives the same problems, and a longer list begins with the shorter one."""
+    """`count` different problems with 3 numbers of 1 to 12 and a target of 10 to 60. Each has a solution.
+
+    The same seed gives the same problems, and a longer list begins with the shorter one.
+    """
     rng = np.random.default_rng([seed, 4321])
     out: dict[tuple[tuple[int, ...], int], Item] = {}
     while len(out) < count:
@@ -32,11 +42,11 @@ def problems(count: int, seed: int = 0) -> list[Item]:
             target = (target + number, target - number, target * number)[int(rng.integers(3))]
         key = (tuple(sorted(numbers)), int(target))
         if 10 <= target <= 60 and key not in out:
-            out[key] = _item(len(out), sorted(numbers), int(target))
+            out[key] = _item(sorted(numbers), int(target))
     return list(out.values())
 
 
-def _item(index: int, numbers: list[int], target: int) -> Item:
+def _item(numbers: list[int], target: int) -> Item:
     listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
     rules = 'You may add, subtract, multiply and divide. End with the expression alone, after "Answer:".'
     ways = (
@@ -67,7 +77,7 @@ def parse(text: str, numbers: Sequence[int], target: int) -> ParsedAnswer:
 
 def _expressions(text: str) -> list[str]:
     """Substrings that are arithmetic with at least one operator between numbers."""
-    for written, meant in _OPS.items():
+    for written, meant in _SIGNS.items():
         text = text.replace(written, meant)
     text = re.sub(r"(?<=[\d)])\s*x\s*(?=[\d(])", "*", text)
     found = [m[0].strip() for m in _EXPRESSION.finditer(text) if len(m[0]) <= _LONGEST]
@@ -75,44 +85,32 @@ def _expressions(text: str) -> list[str]:
 
 
 def evaluate(expression: str) -> Fraction | None:
-    """The exact value of +, -, *, / and parentheses over whole numbers; None when it is no such expression or divides
-    by zero. Reads the text itself: nothing is ever executed."""
-    tokens = re.findall(r"\d+|\S", expression)
-    if len(expression) > _LONGEST or any(len(t) > 12 for t in tokens):
+    """The exact value of +, -, *, / and parentheses over whole numbers.
+
+    None when it is no such expression or divides by zero. The text is parsed and never executed.
+    """
+    if (
+        len(expression) > _LONGEST
+        or not re.fullmatch(r"[\d\s+\-*/()]+", expression)
+        or re.search(r"\d{13}", expression)
+    ):
         return None
+    plain = re.sub(r"\d+", lambda m: str(int(m[0])), " ".join(expression.split()))  # Python refuses leading zeros
     try:
-        value, end = _sum(tokens, 0)
-    except (IndexError, ValueError, ZeroDivisionError):
+        return _value(ast.parse(plain, mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError):
         return None
-    return value if end == len(tokens) else None
 
 
-def _sum(tokens: list[str], at: int) -> tuple[Fraction, int]:
-    value, at = _product(tokens, at)
-    while at < len(tokens) and tokens[at] in "+-":
-        right, end = _product(tokens, at + 1)
-        value, at = (value + right if tokens[at] == "+" else value - right), end
-    return value, at
-
-
-def _product(tokens: list[str], at: int) -> tuple[Fraction, int]:
-    value, at = _atom(tokens, at)
-    while at < len(tokens) and tokens[at] in "*/":
-        right, end = _atom(tokens, at + 1)
-        value, at = (value * right if tokens[at] == "*" else value / right), end
-    return value, at
-
-
-def _atom(tokens: list[str], at: int) -> tuple[Fraction, int]:
-    if tokens[at] == "(":
-        value, end = _sum(tokens, at + 1)
-        if tokens[end] != ")":
-            raise ValueError("unbalanced")
-        return value, end + 1
-    if tokens[at] in "+-":
-        value, end = _atom(tokens, at + 1)
-        return (-value if tokens[at] == "-" else value), end
-    return Fraction(int(tokens[at])), at + 1
+def _value(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int(value)):
+            return Fraction(value)
+        case ast.UnaryOp(op=ast.UAdd() | ast.USub() as sign, operand=operand):
+            return -_value(operand) if isinstance(sign, ast.USub) else _value(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_value(left), _value(right))
+    raise ValueError("something else than arithmetic")
 
 
 @functools.lru_cache(maxsize=256)
