@@ -397,7 +397,7 @@ def test_grids_from_a_file(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
         str(prompt_file(tmp_path)),
         "--tasks",
         "none",
-        "--ladders",
+        "--grids",
         str(file),
         "--out",
         str(tmp_path / "out"),
