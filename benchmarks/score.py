@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from thoughtmix import metrics as m
-from thoughtmix.bench.tasks import coverage_tasks, reader
+from thoughtmix.bench.tasks import answer_parser, coverage_tasks
 
 
 def texts_of(rng: np.random.Generator, n: int, words: int, answers: Sequence[str]) -> list[str]:
@@ -31,17 +31,22 @@ def texts_of(rng: np.random.Generator, n: int, words: int, answers: Sequence[str
     ]
 
 
-def score(texts: list[str], vectors: Any, prompt: Any, read: Any) -> dict[str, float]:
+def score(texts: list[str], vectors: Any, prompt: Any, parse: Any) -> dict[str, float]:
     """What `measure` computes from texts and embeddings, and the coverage of the answers."""
     distances = m.pairwise_distances(vectors)
-    right = [r.answer for r in map(read, texts) if r.valid]
+    right = [a.answer for a in map(parse, texts) if a.valid]
     return {
         **{f"distinct_{k}": m.distinct_n(texts, k) for k in (1, 2, 3)},
-        "ead": m.ead(texts), "self_bleu": m.self_bleu(texts), "duplicate_rate": m.duplicate_rate(texts),
-        "mean_words": m.mean_words(texts), "vendi": m.vendi(vectors), "mean_distance": m.mean_distance(vectors),
-        "distinct_k": m.distinct_k(texts, distances), "relevance": float(m.relevance(vectors, prompt).mean()),
+        "ead": m.ead(texts),
+        "self_bleu": m.self_bleu(texts),
+        "duplicate_rate": m.duplicate_rate(texts),
+        "mean_words": m.mean_words(texts),
+        "vendi": m.vendi(vectors),
+        "mean_distance": m.mean_distance(vectors),
+        "distinct_k": m.distinct_k(texts, distances),
+        "relevance": float(m.relevance(vectors, prompt).mean()),
         "coverage": len(set(right)) / len(texts),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
         centre = rng.normal(size=args.width)
         vectors = centre + rng.normal(size=(args.n, args.width))
         texts = texts_of(rng, args.n, args.words, ["Kenya", "Peru", "seven"])
-        jobs.append((texts, vectors, centre, reader(tasks[i % len(tasks)])))
+        jobs.append((texts, vectors, centre, answer_parser(tasks[i % len(tasks)])))
     score(*jobs[0])
     began = time.process_time()
     wall = time.perf_counter()

@@ -27,9 +27,8 @@ import numpy as np
 import torch
 
 from thoughtmix.bench.statistics import holm, mean_difference
-from thoughtmix.bench.tasks import countdown, partial, writing
-from thoughtmix.bench.tasks.item import Reading
-from thoughtmix.bench.tasks.puzzles import Puzzle
+from thoughtmix.bench.tasks import ParsedAnswer, countdown, writing
+from thoughtmix.bench.tasks.puzzles import Puzzle, sum_so_far
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.models import load_model
 from thoughtmix.search import Evaluators, Limits, SamplingProposal, Settings, TreeSearch, Verifier
@@ -54,7 +53,7 @@ LADDERS: dict[str, list[dict[str, Any]]] = {
 class Instance:
     name: str
     prompt: str
-    read: Callable[[str], Reading]
+    read: Callable[[str], ParsedAnswer]
     so_far: Callable[[str], float]
 
 
@@ -69,7 +68,7 @@ def countdowns(count: int, seed: int, check: Callable[..., float]) -> list[Insta
         numbers, target = item.data["numbers"], item.data["target"]
         asked = f"{shots}Numbers: {' '.join(map(str, numbers))}. Target: {target}. Answer:"
         out.append(
-            Instance(item.id, asked, functools.partial(countdown.read, numbers=numbers, target=target),
+            Instance(item.id, asked, functools.partial(countdown.parse, numbers=numbers, target=target),
                      functools.partial(check, numbers=tuple(numbers), target=target))
         )  # fmt: skip
     return out
@@ -83,7 +82,7 @@ def writings(count: int, seed: int) -> list[Instance]:
     )
     return [
         Instance(f"{c.words}-{c.letter}-{c.noun}", f"{shots}A sentence of exactly {c.words} words that begins with "
-                 f'{c.letter} and contains "{c.noun}":', c.read, c.so_far)
+                 f'{c.letter} and contains "{c.noun}":', c.parse, c.so_far)
         for c in writing.constraints(count, seed)
     ]  # fmt: skip
 
@@ -102,14 +101,14 @@ def sums(count: int, seed: int) -> list[Instance]:
 
         asked = f"{k} positive whole numbers that sum to {total}:"
         puzzle = Puzzle(asked, (), k, right)
-        out[(k, total)] = Instance(f"{k}-{total}", shots + asked, puzzle.read,
-                                   functools.partial(partial.sum_so_far, count=k, total=total))  # fmt: skip
+        out[(k, total)] = Instance(f"{k}-{total}", shots + asked, puzzle.parse,
+                                   functools.partial(sum_so_far, count=k, total=total))  # fmt: skip
     return list(out.values())
 
 
 FAMILIES: dict[str, Callable[[int, int], list[Instance]]] = {
-    "countdown": functools.partial(countdowns, check=partial.countdown_reach),
-    "countdown, legal": functools.partial(countdowns, check=partial.countdown_legal),
+    "countdown": functools.partial(countdowns, check=countdown.reachable_so_far),
+    "countdown, legal": functools.partial(countdowns, check=countdown.legal_so_far),
     "sums": sums,
     "writing": writings,
 }

@@ -1,4 +1,4 @@
-"""The bench: cells, resuming, choosing and comparing, baselines, the page and the command, on a tiny model."""
+"""The bench: trials, resuming, choosing and comparing, baselines, the page and the command, on a tiny model."""
 
 from __future__ import annotations
 
@@ -10,114 +10,128 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchland import OPEN, Counting, Failing, plan
+from benchland import OPEN, Counting, Failing, bench_config
 
 from thoughtmix import InputError, Pipeline, UnknownName
 from thoughtmix.bench import frontier, study
-from thoughtmix.bench.baselines import STYLES, numbered
-from thoughtmix.bench.cells import Cell, Store
-from thoughtmix.bench.contestants import Ask, check_settings, contestant, contestant_names
-from thoughtmix.bench.plan import split
-from thoughtmix.bench.runner import Stopped, run_cells
+from thoughtmix.bench.baselines import STYLES, list_parts
+from thoughtmix.bench.config import split_items
+from thoughtmix.bench.grids import check_equal_lengths
 from thoughtmix.bench.statistics import Curve
+from thoughtmix.bench.systems import equal_budget, get_system, system_names
+from thoughtmix.bench.trials import Stopped, Trial, TrialRequest, TrialStore, run_trials
 
 pytest_plugins = ["tinyland"]
-CELLS = [Cell("a", s, f"i{i}", k) for k in range(3) for i in range(2) for s in range(2)]
+TRIALS = [Trial("a", s, f"i{i}", k) for k in range(3) for i in range(2) for s in range(2)]
 
 
-class TestCells:
-    def test_each_cell_is_on_disk_before_the_next(self, tmp_path: Path) -> None:
-        store = Store(tmp_path / "run", {"x": 1})
+class TestTrials:
+    def test_each_trial_is_on_disk_before_the_next(self, tmp_path: Path) -> None:
+        store = TrialStore(tmp_path / "run", {"x": 1})
         seen: list[int] = []
-        run_cells(
-            CELLS,
+        run_trials(
+            TRIALS,
             Counting(),
             store,
             on_progress=lambda p: seen.append(len((tmp_path / "run/cells.jsonl").read_text().splitlines())),
         )
-        assert seen == list(range(1, len(CELLS) + 1))
-        again = Store(tmp_path / "run", {"x": 1})
+        assert seen == list(range(1, len(TRIALS) + 1))
+        again = TrialStore(tmp_path / "run", {"x": 1})
         assert again.records == store.records and not again.torn
-        run_cells(CELLS, lambda: pytest.fail("nothing is left to do"), again)
+        run_trials(TRIALS, lambda: pytest.fail("nothing is left to do"), again)
 
     def test_ctrl_c_keeps_what_is_done_and_continuing_gives_the_same(self, tmp_path: Path) -> None:
-        store = Store(tmp_path / "a", {})
-        with pytest.raises(Stopped, match="4 of 12 cells are kept") as caught:
-            run_cells(CELLS, Failing(), store)
+        store = TrialStore(tmp_path / "a", {})
+        with pytest.raises(Stopped, match="4 of 12 trials are kept") as caught:
+            run_trials(TRIALS, Failing(), store)
         assert caught.value.exit_code == 130
-        assert len(Store(tmp_path / "a", {}).records) == 4
-        run_cells(CELLS, Counting(), Store(tmp_path / "a", {}))
-        assert set(Store(tmp_path / "a", {}).records) == {c.key for c in CELLS}
+        assert len(TrialStore(tmp_path / "a", {}).records) == 4
+        run_trials(TRIALS, Counting(), TrialStore(tmp_path / "a", {}))
+        assert set(TrialStore(tmp_path / "a", {}).records) == {c.key for c in TRIALS}
 
-    def test_a_half_written_line_loses_that_cell_alone(self, tmp_path: Path) -> None:
-        run_cells(CELLS, Counting(), Store(tmp_path, {}))
+    def test_a_half_written_line_loses_that_trial_alone(self, tmp_path: Path) -> None:
+        run_trials(TRIALS, Counting(), TrialStore(tmp_path, {}))
         file = tmp_path / "cells.jsonl"
         whole = file.read_bytes()
         file.write_bytes(whole[:-9])
-        store = Store(tmp_path, {})
-        assert store.torn and len(store.records) == len(CELLS) - 1
-        run_cells(CELLS, Counting(), store)
-        assert set(Store(tmp_path, {}).records) == {c.key for c in CELLS}
+        store = TrialStore(tmp_path, {})
+        assert store.torn and len(store.records) == len(TRIALS) - 1
+        run_trials(TRIALS, Counting(), store)
+        assert set(TrialStore(tmp_path, {}).records) == {c.key for c in TRIALS}
         file.write_bytes(b"{}\n" + whole)
         with pytest.raises(InputError, match="line 1 is damaged"):
-            Store(tmp_path, {})
+            TrialStore(tmp_path, {})
 
     def test_another_run_is_refused(self, tmp_path: Path) -> None:
-        Store(tmp_path, {"n": 8})
+        TrialStore(tmp_path, {"n": 8})
         with pytest.raises(InputError, match=r"other settings \(n\)"):
-            Store(tmp_path, {"n": 9})
+            TrialStore(tmp_path, {"n": 9})
         with pytest.raises(InputError, match="Cannot make the folder"):
-            Store(Path("/dev/null/x"), {})
+            TrialStore(Path("/dev/null/x"), {})
+
+    def test_a_folder_of_the_first_version_is_continued(self, tmp_path: Path) -> None:
+        """Names of that version: `thinkers` and `ladders` in run.json, a line of `cells.jsonl` for each trial."""
+        config = bench_config(("temperature",), seeds=1)
+        assert set(config.to_dict()) == {
+            "thinkers", "ladders", "development", "held_out", "n", "max_new_tokens", "seeds", "keep", "seed",
+            "threshold", "models",
+        }  # fmt: skip
+        (tmp_path / "run.json").write_text(json.dumps(config.to_dict()))
+        (tmp_path / "cells.jsonl").write_text('{"key":"temperature|2|open/1|0","made":"then"}\n')
+        store = TrialStore(tmp_path, config.to_dict())
+        assert Trial("temperature", 2, "open/1", 0).key in store.records
+        run_trials(config.development_trials(), Counting(), store)
+        assert len(store.records) == 9 and store.records["temperature|2|open/1|0"]["made"] == "then"
 
     def test_processes_do_the_same(self, tmp_path: Path) -> None:
-        one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
-        run_cells(CELLS, Counting(), one)
-        run_cells(CELLS, Counting(), two, workers=2)
+        one, two = TrialStore(tmp_path / "1", {}), TrialStore(tmp_path / "2", {})
+        run_trials(TRIALS, Counting(), one)
+        run_trials(TRIALS, Counting(), two, workers=2)
         made = [{k: r["made"] for k, r in sorted(s.records.items())} for s in (one, two)]
         assert made[0] == made[1]
         assert not {r["pid"] for r in one.records.values()} & {r["pid"] for r in two.records.values()}
 
     def test_ray_does_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ray = pytest.importorskip("ray")
-        one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
-        run_cells(CELLS, Counting(), one)
+        one, two = TrialStore(tmp_path / "1", {}), TrialStore(tmp_path / "2", {})
+        run_trials(TRIALS, Counting(), one)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that its workers find this test's helpers
         try:
-            run_cells(CELLS, Counting(), two, workers=2, ray=True)
+            run_trials(TRIALS, Counting(), two, workers=2, ray=True)
         finally:
             ray.shutdown()
         assert {k: r["made"] for k, r in one.records.items()} == {k: r["made"] for k, r in two.records.items()}
 
     def test_workers_are_counted(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="0 workers"):
-            run_cells(CELLS, Counting(), Store(tmp_path, {}), workers=0)
+            run_trials(TRIALS, Counting(), TrialStore(tmp_path, {}), workers=0)
 
 
 class TestChoosing:
     def test_the_kept_settings_are_those_of_largest_hypervolume(self) -> None:
         quality, diversity = np.tile([-1.0, -2.0, -2.1, -3.0], (5, 1)), np.tile([2.0, 4.0, 3.0, 5.0], (5, 1))
         own = Curve(quality, diversity)
-        assert frontier.choose(own, 1, (-4, 1)) == [1]
-        assert frontier.choose(own, 3, (-4, 1)) == [0, 1, 3], "the dominated one is left out"
-        assert frontier.choose(own, 4, (-4, 1)) == [0, 1, 2, 3]
+        assert frontier.choose_settings(own, 1, (-4, 1)) == [1]
+        assert frontier.choose_settings(own, 3, (-4, 1)) == [0, 1, 3], "the dominated one is left out"
+        assert frontier.choose_settings(own, 4, (-4, 1)) == [0, 1, 2, 3]
         with pytest.raises(InputError, match="Cannot keep 5 of 4"):
-            frontier.choose(own, 5, (-4, 1))
+            frontier.choose_settings(own, 5, (-4, 1))
         assert frontier.best_setting(own, [0, 1, 3], -2.5) == 1
         assert frontier.best_setting(own, [0, 1, 3], 0.0) == 0
-        assert frontier.levels([own, own], 3) == pytest.approx([-2.325, -2.05, -1.75])
+        assert frontier.quality_levels([own, own], 3) == pytest.approx([-2.325, -2.05, -1.75])
 
     def test_the_split_is_by_seed_and_shares_nothing(self) -> None:
-        a, b = split(OPEN, 0.4, seed=1)
+        a, b = split_items(OPEN, 0.4, seed=1)
         assert {i.id for i in a} & {i.id for i in b} == set() and len(a) + len(b) == len(OPEN)
-        assert split(OPEN, 0.4, seed=1) == (a, b) != split(OPEN, 0.4, seed=2)
-        assert sum(map(len, split(OPEN, 0.5, limit=4))) == 4
+        assert split_items(OPEN, 0.4, seed=1) == (a, b) != split_items(OPEN, 0.4, seed=2)
+        assert sum(map(len, split_items(OPEN, 0.5, limit=4))) == 4
         with pytest.raises(InputError, match="too few"):
-            split(OPEN[:2])
+            split_items(OPEN[:2])
         with pytest.raises(InputError, match="development share"):
-            split(OPEN, 1.0)
+            split_items(OPEN, 1.0)
 
 
-class TestContestants:
+class TestSystems:
     @pytest.mark.parametrize(
         "name",
         ["sampling", "arithmetic", "temperature", "top-k", "top-p", "top-nsigma", "paraphrase", "styles", "examples",
@@ -126,35 +140,35 @@ class TestContestants:
     def test_each_answers_within_the_budget_and_again_the_same(
         self, tinyland: Any, name: str, global_state_untouched: None
     ) -> None:
-        pipeline, ask = Pipeline(), Ask(OPEN[0], 4, 2000, 6)
-        who = contestant(name)
-        ladder = who.ladder(3)
-        assert len(ladder) == 3 and len({json.dumps(s) for s in ladder}) == 3
-        assert len(who.ladder(1)) == 1
-        made = who.answer(pipeline, ask, ladder[1])
+        pipeline, request = Pipeline(), TrialRequest(OPEN[0], 4, 2000, 6)
+        who = get_system(name)
+        grid = who.grid(3)
+        assert len(grid) == 3 and len({json.dumps(s) for s in grid}) == 3
+        assert len(who.grid(1)) == 1
+        made = who.answer(pipeline, request, grid[1])
         assert 1 <= len(made) <= 4
         assert len(made) == 4 or name == "list"
         assert made.prompt == OPEN[0].prompt
         assert 0 < made.run["tokens"] <= 24
-        assert who.answer(pipeline, ask, ladder[1]).texts == made.texts
+        assert who.answer(pipeline, request, grid[1]).texts == made.texts
         if name not in {"beam", "list"}:
             assert [t.seed for t in made] == [2000, 2001, 2002, 2003]
-            other = who.answer(pipeline, Ask(OPEN[0], 4, 3000, 6), ladder[2])
+            other = who.answer(pipeline, TrialRequest(OPEN[0], 4, 3000, 6), grid[2])
             assert other.texts != made.texts
 
     def test_beams_avoid_each_other_by_the_penalty(self, tinyland: Any) -> None:
-        pipeline, ask = Pipeline(), Ask(OPEN[0], 4, 0, 6)
-        who = contestant("beam")
-        assert len(set(who.answer(pipeline, ask, {"penalty": 0.0}).texts)) == 1, "no penalty: greedy, four times"
-        firsts = {t.token_ids[0] for t in who.answer(pipeline, ask, {"penalty": 100.0})}
+        pipeline, request = Pipeline(), TrialRequest(OPEN[0], 4, 0, 6)
+        who = get_system("beam")
+        assert len(set(who.answer(pipeline, request, {"penalty": 0.0}).texts)) == 1, "no penalty: greedy, four times"
+        firsts = {t.token_ids[0] for t in who.answer(pipeline, request, {"penalty": 100.0})}
         assert len(firsts) == 4
         greedy = pipeline(OPEN[0].prompt, 1, temperature=0.0, max_new_tokens=6, measure=False)[0]
-        assert who.answer(pipeline, ask, {"penalty": 100.0})[0].token_ids == greedy.token_ids
+        assert who.answer(pipeline, request, {"penalty": 100.0})[0].token_ids == greedy.token_ids
 
     def test_noise_is_held_scaled_and_gone_afterwards(self, tinyland: Any) -> None:
         import torch
 
-        from thoughtmix.bench.gaussian import middle_layer, noise
+        from thoughtmix.bench.baselines import added_noise, middle_layer
 
         model = Pipeline().model.model
         ids = torch.tensor([[5, 9, 77, 33]])
@@ -165,7 +179,7 @@ class TestContestants:
 
         before = model(ids).logits
         for seed, strength in ((1, 0.0), (1, 0.5), (1, 0.5), (2, 0.5)):
-            with noise(model, seed, strength):
+            with added_noise(model, seed, strength):
                 handle = middle_layer(model).register_forward_hook(note)
                 model(ids)
                 handle.remove()
@@ -177,68 +191,94 @@ class TestContestants:
         assert torch.equal(model(ids).logits, before)
 
     def test_paraphrases_and_styles_are_what_is_asked(self, tinyland: Any) -> None:
-        pipeline, ask = Pipeline(), Ask(OPEN[0], 4, 0, 4)
-        made = contestant("paraphrase").answer(pipeline, ask, {"temperature": 1.0})
+        pipeline, request = Pipeline(), TrialRequest(OPEN[0], 4, 0, 4)
+        made = get_system("paraphrase").answer(pipeline, request, {"temperature": 1.0})
         assert [t.origin["asked"] for t in made] == [OPEN[0].prompt, *OPEN[0].paraphrases, OPEN[0].prompt]
-        styled = contestant("styles").answer(pipeline, ask, {"temperature": 1.0})
+        styled = get_system("styles").answer(pipeline, request, {"temperature": 1.0})
         assert [t.origin["asked"].rpartition("\n\n")[2] for t in styled] == list(STYLES[:4])
-        shown = contestant("examples").answer(pipeline, ask, {"temperature": 1.0})
+        shown = get_system("examples").answer(pipeline, request, {"temperature": 1.0})
         assert [t.origin["way"] for t in shown] == [0, 1, 2, 3]
         assert all(t.origin["asked"].endswith(f"\n\n{OPEN[0].prompt}") for t in shown)
         assert len(set(shown.texts)) > 1
         with pytest.raises(InputError, match="no paraphrases"):
-            contestant("paraphrase").answer(pipeline, Ask(type(OPEN[0])("open/x", "open", "w5"), 2, 0, 4), {})
+            get_system("paraphrase").answer(pipeline, TrialRequest(type(OPEN[0])("open/x", "open", "w5"), 2, 0, 4), {})
 
     def test_lists_are_taken_apart(self) -> None:
-        assert numbered("Sure!\n1. Red\n2) Blue,\n   dark\n**3.** Green") == ["Red", "Blue,\n   dark", "Green"]
-        assert numbered("red\n\nblue") == ["red", "blue"]
-        assert numbered("") == [""]
+        assert list_parts("Sure!\n1. Red\n2) Blue,\n   dark\n**3.** Green") == ["Red", "Blue,\n   dark", "Green"]
+        assert list_parts("red\n\nblue") == ["red", "blue"]
+        assert list_parts("") == [""]
 
     def test_same_kl(self, tinyland: Any) -> None:
-        from thoughtmix.bench.kl import divergence, own_logits, same_divergence, same_kl_ladder
+        from thoughtmix.bench.grids import kl_divergence, own_logits, same_kl_grid, same_kl_temperature
         from thoughtmix.engine import SamplingParams
 
         lm = Pipeline().model
         logits = own_logits(lm, [OPEN[0].prompt, OPEN[1].prompt])
-        assert divergence(logits, SamplingParams())[0] == pytest.approx(0, abs=1e-6)
+        assert kl_divergence(logits, SamplingParams())[0] == pytest.approx(0, abs=1e-6)
         for t in (0.6, 1.7):
-            assert same_divergence(logits, SamplingParams(temperature=t)) == pytest.approx(t, abs=1e-4), "itself"
+            assert same_kl_temperature(logits, SamplingParams(temperature=t)) == pytest.approx(t, abs=1e-4), "itself"
         for sampler in (SamplingParams(min_p=0.1), SamplingParams(top_p=0.8), SamplingParams(top_k=5, temperature=0.9)):
-            t = same_divergence(logits, sampler)
+            t = same_kl_temperature(logits, sampler)
             assert t < 1, "truncation is careful"
-            assert divergence(logits, SamplingParams(temperature=t))[0] == pytest.approx(
-                divergence(logits, sampler)[0], rel=1e-3
+            assert kl_divergence(logits, SamplingParams(temperature=t))[0] == pytest.approx(
+                kl_divergence(logits, sampler)[0], rel=1e-3
             )
         kept = logits.log_softmax(-1)
         k5 = kept.exp().topk(5).values.sum(-1)
-        assert divergence(logits, SamplingParams(top_k=5))[0] == pytest.approx(float(-k5.log().mean()), rel=1e-4), (
+        assert kl_divergence(logits, SamplingParams(top_k=5))[0] == pytest.approx(float(-k5.log().mean()), rel=1e-4), (
             "-log of the mass kept"
         )
-        assert (
-            len(same_kl_ladder(lm, [OPEN[0].prompt], [{"temperature": 1.0}, {"top_p": 0.5, "temperature": 1.0}])) == 2
-        )
+        assert len(same_kl_grid(lm, [OPEN[0].prompt], [{"temperature": 1.0}, {"top_p": 0.5, "temperature": 1.0}])) == 2
+
+    def test_every_thinker_has_the_same_budget(self) -> None:
+        """What a thinker of another package declares counts, and one that declares nothing draws a text a thought."""
+        from thoughtmix import Thinker, get_thinker, thinker_names
+        from thoughtmix.core.options import ThinkerOptions, option
+
+        class Plain(Thinker):
+            name, summary = "plain", "Says nothing of itself."
+
+            def think(self, engine: Any, prompt: Any, request: Any) -> Any:
+                raise NotImplementedError
+
+        class Own(Plain):
+            class Options(ThinkerOptions):
+                tries: int = option(1, "How often.")
+
+            def texts(self, n: int, options: Any) -> int:
+                return n * int(options.tries)
+
+        class Capped(Plain):
+            token_budget_option = "most"
+
+        request = TrialRequest(OPEN[0], 4, 0, 9)
+        assert equal_budget(get_thinker("noise"), {}, request) == {"max_new_tokens": 36 // 5}
+        assert equal_budget(get_thinker("noise"), {"idea": "w5"}, request) == {"max_new_tokens": 9, "idea": "w5"}
+        assert equal_budget(get_thinker("search"), {"tokens": 999}, request) == {"max_new_tokens": 9, "tokens": 36}
+        assert equal_budget(Plain(), {"creativity": 1.0}, request) == {"max_new_tokens": 9, "creativity": 1.0}
+        assert equal_budget(Own(), {"tries": 3}, request) == {"max_new_tokens": 3, "tries": 3}
+        assert equal_budget(Capped(), {}, request) == {"max_new_tokens": 9, "most": 36}
+        assert set(thinker_names()) <= set(system_names())
 
     def test_names(self) -> None:
-        for name in contestant_names():
-            assert contestant(name).summary
+        for name in system_names():
+            assert get_system(name).summary
         with pytest.raises(UnknownName, match="Did you mean 'styles'"):
-            contestant("style")
+            get_system("style")
         with pytest.raises(InputError, match="a has 2, b has 3"):
-            check_settings({"a": [{}, {}], "b": [{}, {}, {}]})
+            check_equal_lengths({"a": [{}, {}], "b": [{}, {}, {}]})
 
 
 def test_a_whole_run_is_the_same_again_and_when_interrupted(
     tinyland: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    the_plan = plan(("temperature", "top-p", "styles"))
-    first = study.run(the_plan, Store(tmp_path / "a", the_plan.about()), resamples=199)
+    config = bench_config(("temperature", "top-p", "styles"))
+    first = study.run_bench(config, TrialStore(tmp_path / "a", config.to_dict()), resamples=199)
     json.dumps(first, allow_nan=False)
-    cells = 3 * 3 * 3 * 2 + 3 * 2 * 5 * 2  # thinkers x settings x prompts x seeds: development, then held out
-    assert first["cells"] == cells
-    from thoughtmix.bench import plan as planned
-
+    trials = 3 * 3 * 3 * 2 + 3 * 2 * 5 * 2  # systems x settings x prompts x seeds: development, then held out
+    assert first["cells"] == trials
     calls = 0
-    whole = planned._measured
+    whole = study._measured
 
     def stop(*a: Any) -> Any:
         nonlocal calls
@@ -247,17 +287,17 @@ def test_a_whole_run_is_the_same_again_and_when_interrupted(
             raise KeyboardInterrupt
         return whole(*a)
 
-    monkeypatch.setattr(planned, "_measured", stop)
-    for says in ("6 of 54", "4 of 60"):  # in the development cells, then in the held-out ones
+    monkeypatch.setattr(study, "_measured", stop)
+    for says in ("6 of 54", "4 of 60"):  # in the development trials, then in the held-out ones
         with pytest.raises(Stopped, match=says):
-            study.run(the_plan, Store(tmp_path / "b", the_plan.about()), resamples=199)
-    second = study.run(the_plan, Store(tmp_path / "b", the_plan.about()), resamples=199)
+            study.run_bench(config, TrialStore(tmp_path / "b", config.to_dict()), resamples=199)
+    second = study.run_bench(config, TrialStore(tmp_path / "b", config.to_dict()), resamples=199)
     assert second["kinds"] == first["kinds"]
     assert second["examples"] == first["examples"]
     assert first["judge"] == first["model"], "nobody else was named"
     kind = first["kinds"]["open"]
     assert {len(c) for c in kind["chosen"].values()} == {2}
-    assert all(kind["best"][t] in kind["chosen"][t] for t in the_plan.thinkers)
+    assert all(kind["best"][t] in kind["chosen"][t] for t in config.systems)
     assert {c["thinker"] for c in kind["comparisons"]} == {"top-p", "styles"}
     assert all(c["adjusted"] is None or c["adjusted"] >= c["interval"]["p"] for c in kind["comparisons"])
     ratio = next(c for c in kind["comparisons"] if c["measure"] == "hypervolume ratio")["interval"]
@@ -335,8 +375,8 @@ def test_a_named_judge_takes_the_red_line_away(tinyland: Any, tmp_path: Path) ->
 def test_what_a_model_writes_cannot_write_the_page(tinyland: Any, tmp_path: Path) -> None:
     from thoughtmix.bench.report import page
 
-    the_plan = plan(("temperature",), seeds=1)
-    result = study.run(the_plan, Store(tmp_path, the_plan.about()), resamples=99)
+    config = bench_config(("temperature",), seeds=1)
+    result = study.run_bench(config, TrialStore(tmp_path, config.to_dict()), resamples=99)
     result["examples"][0]["texts"]["temperature"] = ["<script>alert(1)</script>\x1b[2J"]
     made = page(result)
     assert "<script" not in made and "\x1b" not in made and "&lt;script&gt;" in made
@@ -361,15 +401,15 @@ def test_bad_input_is_one_line(tinyland: Any, capsys: Any, tmp_path: Path, words
     assert says in err
 
 
-def test_ladders_from_a_file(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
-    file = tmp_path / "ladders.json"
+def test_grids_from_a_file(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
+    file = tmp_path / "grids.json"
     file.write_text('{"sampling": [{"temperature": 0.5}, {"temperature": 1.5}]}')
     base = (
         "--prompts",
         str(prompt_file(tmp_path)),
         "--tasks",
         "none",
-        "--ladders",
+        "--grids",
         str(file),
         "--out",
         str(tmp_path / "out"),

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thoughtmix import InputError
-from thoughtmix.bench import novelty
-from thoughtmix.metrics import pairwise_distances
+from thoughtmix.bench import scoring
+from thoughtmix.metrics import novelty_classes, pairwise_distances
+from thoughtmix.metrics.answers import grade_rewards, novelty_bench
 
 
 @settings(max_examples=60, deadline=None)
@@ -23,7 +24,7 @@ from thoughtmix.metrics import pairwise_distances
 )
 def test_no_threshold_agrees_better_with_the_labels(pairs: Any) -> None:
     d, same = np.array([v / 8 for v, _ in pairs]), np.array([label for _, label in pairs])
-    got = novelty.calibrate(d, same.tolist())
+    got = scoring.calibrate_threshold(d, same.tolist())
 
     def accuracy(threshold: float) -> float:
         return float(((d[same] < threshold).mean() + (d[~same] >= threshold).mean()) / 2)
@@ -34,14 +35,14 @@ def test_no_threshold_agrees_better_with_the_labels(pairs: Any) -> None:
 
 
 def test_separable_pairs_give_the_middle_of_the_gap() -> None:
-    got = novelty.calibrate([0.05, 0.1, 0.5, 0.9], [True, True, False, False])
+    got = scoring.calibrate_threshold([0.05, 0.1, 0.5, 0.9], [True, True, False, False])
     assert (got.threshold, got.balanced_accuracy, got.pairs) == (pytest.approx(0.3), 1.0, 4)
 
 
 def test_distinct_falls_as_the_threshold_rises() -> None:
     rng = np.random.default_rng(0)
     texts = [f"a long answer with number {i} in the middle of it" for i in range(12)]
-    counts = novelty.sensitivity(texts, pairwise_distances(rng.normal(size=(12, 3)) + 1.0))
+    counts = scoring.distinct_k_by_threshold(texts, pairwise_distances(rng.normal(size=(12, 3)) + 1.0))
     values = list(counts.values())
     assert values == sorted(values, reverse=True) and values[0] > values[-1]
 
@@ -49,24 +50,24 @@ def test_distinct_falls_as_the_threshold_rises() -> None:
 def test_utility_is_that_of_the_paper() -> None:
     """Three answers, the second like the first: (1 - p) / (1 - p^3) (u1 + p^2 u3)."""
     rewards = {"red": 3.0, "Red": 9.0, "blue": 5.0}
-    got = novelty.utility(
+    got = novelty_bench(
         "?", list(rewards), lambda prompt, texts: [rewards[t] for t in texts], same=lambda a, b: a.lower() == b.lower()
     )
     assert got["distinct_k"] == 2
     assert got["utility_k"] == pytest.approx(0.2 / (1 - 0.8**3) * (3 + 0.64 * 5))
-    assert novelty.classes(["red", "Red!", "blue"]) == [0, 0, 1], "short answers: by their words"
-    assert novelty.graded([-3.0, 0.0, 2.0, 9.0], [0.0, 2.0, 5.0]).tolist() == [1, 2, 3, 4]
+    assert novelty_classes(["red", "Red!", "blue"]) == [0, 0, 1], "short answers: by their words"
+    assert grade_rewards([-3.0, 0.0, 2.0, 9.0], [0.0, 2.0, 5.0]).tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: novelty.calibrate([0.1, 0.2], [True, True]), "all the same"),
-        (lambda: novelty.calibrate([0.1], [True, False]), "labels"),
-        (lambda: novelty.graded([1.0], [2.0, 1.0]), "do not rise"),
-        (lambda: novelty.utility("?", ["a"], lambda p, t: [1.0, 2.0]), "one finite number"),
-        (lambda: novelty.classes([], same=lambda a, b: True), "no texts"),
-        (lambda: novelty.read_pairs("/missing"), "Cannot read"),
+        (lambda: scoring.calibrate_threshold([0.1, 0.2], [True, True]), "all the same"),
+        (lambda: scoring.calibrate_threshold([0.1], [True, False]), "labels"),
+        (lambda: grade_rewards([1.0], [2.0, 1.0]), "do not rise"),
+        (lambda: novelty_bench("?", ["a"], lambda p, t: [1.0, 2.0]), "one finite number"),
+        (lambda: novelty_classes([], same=lambda a, b: True), "no texts"),
+        (lambda: scoring.load_pairs("/missing"), "Cannot read"),
     ],
 )
 def test_bad_input(call: Any, says: str) -> None:
@@ -77,7 +78,7 @@ def test_bad_input(call: Any, says: str) -> None:
 def test_labelled_pairs_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"a": "x", "b": "y", "same": false}\n')
-    assert novelty.read_pairs(file) == ([("x", "y")], [False])
+    assert scoring.load_pairs(file) == ([("x", "y")], [False])
     file.write_text('{"a": "x", "same": 1}\n')
     with pytest.raises(InputError, match="pair 1 lacks"):
-        novelty.read_pairs(file)
+        scoring.load_pairs(file)

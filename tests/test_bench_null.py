@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchland import WORDS, plan
+from benchland import WORDS, bench_config
 
 from thoughtmix.bench import statistics as s
-from thoughtmix.bench.cells import Store
-from thoughtmix.bench.plan import Worker
-from thoughtmix.bench.runner import run_cells
 from thoughtmix.bench.scoring import AXES, score
+from thoughtmix.bench.study import load_worker
 from thoughtmix.bench.tasks import Item
+from thoughtmix.bench.trials import TrialStore, run_trials
 
 pytest_plugins = ["tinyland"]
 Pair = Callable[[np.random.Generator], tuple[s.Curve, s.Curve]]
@@ -52,10 +52,11 @@ def test_a_thinker_against_itself(tinyland: Any, tmp_path: Path) -> None:
     """The whole bench on a tiny model: 48 prompts, 3 settings, 24 seeds are run once; a repetition draws 40 prompts with
     replacement and, for each, two disjoint sets of 3 seeds: the same thinker twice. 2,000 repetitions."""
     items = tuple(Item(f"open/{i}", "open", f"{WORDS[i]} {WORDS[-i]} w9 w77") for i in range(48))
-    the_plan = plan(("temperature",), development=items[:1], held_out=items[1:], n=4, max_new_tokens=8, seeds=24)
-    store = Store(tmp_path, the_plan.about())
-    run_cells(the_plan.held_out_cells({"open": {"temperature": range(3)}}), Worker(the_plan), store)
-    axes, known = AXES["open"], the_plan.items
+    config = bench_config(("temperature",), development=items[:1], held_out=items[1:], n=4, max_new_tokens=8, seeds=24)
+    store = TrialStore(tmp_path, config.to_dict())
+    trials = config.held_out_trials({"open": {"temperature": range(3)}})
+    run_trials(trials, functools.partial(load_worker, config), store)
+    axes, known = AXES["open"], config.items
     pool = np.zeros((2, 47, 3, 24))  # (axis, item, setting, seed)
     for key, record in store.records.items():
         _, setting, item, seed = key.split("|")

@@ -13,7 +13,6 @@ from scipy import stats
 
 from thoughtmix import InputError, NumericsError
 from thoughtmix.bench import statistics as s
-from thoughtmix.bench import student
 
 seeds = st.integers(0, 10**6)
 
@@ -47,15 +46,6 @@ def test_intervals_equal_scipy(seed: int, confidence: float) -> None:
         ).confidence_interval  # fmt: skip
         assert (got.low, got.high) == pytest.approx((want.low, want.high), rel=1e-9, abs=1e-12)
         assert got.value == pytest.approx(statistic(a, b, 0))
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 49, 400])
-def test_student_equals_scipy(freedom: int) -> None:
-    for t in (-40.0, -2.3, -0.1, 0.0, 1.0, 7.5):
-        assert student.cdf(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), rel=1e-9, abs=1e-14)
-    for share in (0.001, 0.025, 0.5, 0.9, 0.995):
-        assert student.quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-9, abs=1e-9)
-    assert student.quantile(0, freedom) == -math.inf == -student.quantile(1, freedom)
 
 
 def test_few_units_give_longer_intervals_by_the_factor_of_t() -> None:

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from thoughtmix import InputError, UnknownName
 from thoughtmix.bench import tasks
-from thoughtmix.bench.tasks import countdown, numbers
-from thoughtmix.bench.tasks.parse import flat
+from thoughtmix.bench.tasks import countdown, puzzles
+from thoughtmix.bench.tasks.answers import answer_sets, flat
 
 ITEMS = {item.id: item for name in tasks.FAMILIES for item in tasks.family(name)}
 
 
 def answer(task: str, text: str) -> tuple[str | None, bool]:
-    reading = tasks.reader(ITEMS[task])(text)
-    return reading.answer, reading.valid
+    parsed = tasks.answer_parser(ITEMS[task])(text)
+    return parsed.answer, parsed.valid
 
 
 def test_there_are_enough_tasks_each_with_answers_and_paraphrases() -> None:
@@ -29,7 +29,7 @@ def test_there_are_enough_tasks_each_with_answers_and_paraphrases() -> None:
     assert len({i.id for i in covered}) == len(covered)
     for item in covered:
         assert len(set(item.paraphrases)) >= 3 and item.prompt not in item.paraphrases, item.id
-    sizes = {name: len(s.answers) for name, (s, _) in tasks._sets().items()}
+    sizes = {name: len(s.answers) for name, s in answer_sets().items()}
     assert sizes["africa"] == 54 and sizes["elements"] == 118 and sizes["us_states"] == 50 and sizes["nato"] == 26
     assert sizes["south_america"] == 12 and sizes["north_america"] == 23 and sizes["oceania"] == 14
     assert sizes["greek_letters"] == 24 and sizes["zodiac"] == 12 and sizes["planets"] == 8
@@ -37,7 +37,7 @@ def test_there_are_enough_tasks_each_with_answers_and_paraphrases() -> None:
 
 
 def test_every_answer_of_every_set_is_read_in_every_way_it_is_written() -> None:
-    for name, (answers, _) in tasks._sets().items():
+    for name, answers in answer_sets().items():
         for right, ways in answers.answers.items():
             for way in (w.removeprefix("=") for w in ways):
                 for text in (
@@ -47,8 +47,8 @@ def test_every_answer_of_every_set_is_read_in_every_way_it_is_written() -> None:
                     f'"{way}"',
                     f"Sure! The answer: {way}, because I like it.",
                 ):
-                    got = answers.read(text)
-                    assert got == tasks.Reading(right, True), (name, way, text, got)
+                    got = answers.parse(text)
+                    assert got == tasks.ParsedAnswer(right, True), (name, way, text, got)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_any_text_is_read_without_an_error(text: str, task: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(value=st.integers(0, 100))
 def test_number_words_round_trip(value: int) -> None:
-    word = next(w for w, v in numbers.WORDS.items() if v == value)
-    assert numbers.whole_numbers(numbers.digits(f"it is {word}.")) == [value]
-    assert numbers.whole_numbers(f"a {value}, b -{value} 3.5 1/2 1,250") == [value, -value, 1250]
+    word = next(w for w, v in puzzles.NUMBER_WORDS.items() if v == value)
+    assert puzzles.whole_numbers(puzzles.with_digits(f"it is {word}.")) == [value]
+    assert puzzles.whole_numbers(f"a {value}, b -{value} 3.5 1/2 1,250") == [value, -value, 1250]
 
 
 class TestCountdown:
@@ -131,7 +131,7 @@ class TestCountdown:
                 if countdown.evaluate(e) == item.data["target"]
             ]  # fmt: skip
             assert found, item.id
-            assert countdown.read(f"Answer: {found[0]}", **item.data).valid
+            assert countdown.parse(f"Answer: {found[0]}", **item.data).valid
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -163,7 +163,7 @@ class TestCountdown:
         ],
     )  # fmt: skip
     def test_claims(self, text: str, valid: bool) -> None:
-        assert countdown.read(text, [3, 4, 5], 32).valid == valid
+        assert countdown.parse(text, [3, 4, 5], 32).valid == valid
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
     assert (first.id, first.prompt, first.paraphrases, first.kind) == ("open/x", "A?", ("B?",), "open")
     assert second.id == "open/line-3"
     with pytest.raises(InputError, match="no known answers"):
-        tasks.reader(first)
+        tasks.answer_parser(first)
 
 
 @pytest.mark.parametrize(

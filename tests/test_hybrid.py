@@ -12,8 +12,9 @@ from tiny import language_model
 from tinyland import HashEmbedder
 
 from thoughtmix import Interrupted, Pipeline, cli
-from thoughtmix.bench.contestants import Ask, contestant
+from thoughtmix.bench.systems import get_system
 from thoughtmix.bench.tasks import Item
+from thoughtmix.bench.trials import TrialRequest
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.engine import LocalEngine
 from thoughtmix.thinkers.hybrid import SCORERS, HybridThinker, Stages
@@ -121,12 +122,12 @@ def test_the_bench_gives_everyone_the_same_budget(
         return generate(engine, sequences, **how)
 
     monkeypatch.setattr(LocalEngine, "generate", counted)
-    ask = Ask(Item("open/x", "open", PROMPT), 8, 0, 9)
-    made = contestant("hybrid").answer(pipeline, ask, {**own, "report": False, **setting})
+    request = TrialRequest(Item("open/x", "open", PROMPT), 8, 0, 9)
+    made = get_system("hybrid").answer(pipeline, request, {**own, "report": False, **setting})
     assert sum(decoded) == Stages.parse(HybridThinker.Options(**setting)).texts(8)
     assert len(made) == 8 and made.run["tokens"] <= 8 * 9
     decoded.clear()
-    made = contestant("noise").answer(pipeline, ask, {**own, "creativity": 1.0})
+    made = get_system("noise").answer(pipeline, request, {**own, "creativity": 1.0})
     assert sum(decoded) == 9 and made.run["tokens"] <= 8 * 9
 
 

@@ -18,7 +18,8 @@ from tinyland import HashEmbedder
 
 import thoughtmix.search
 from thoughtmix import InputError, NumericsError, UnknownName, think
-from thoughtmix.bench.tasks import countdown, partial, writing
+from thoughtmix.bench.tasks import countdown, writing
+from thoughtmix.bench.tasks.puzzles import sum_so_far
 from thoughtmix.engine import LocalEngine, SamplingParams
 from thoughtmix.models import wrap_model
 from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, Tree, TreeSearch, Verifier, saved
@@ -600,33 +601,33 @@ def test_settings_are_checked() -> None:
 def test_partial_checks_never_drop_what_can_become_right() -> None:
     """Every beginning of every right answer is alive, and only beginnings of right answers are."""
     numbers, target = (3, 5, 8), 23
-    for way in partial.solutions(numbers, target):
+    for way in countdown.solutions(numbers, target):
         spaced = " " + " ".join(way)
-        assert countdown.read(spaced, numbers, target).valid
+        assert countdown.parse(spaced, numbers, target).valid
         for text in (way, spaced):
             for end in range(len(text) + 1):
-                assert 0 < partial.countdown_reach(text[:end], numbers, target) < 1
-                assert 0 < partial.countdown_legal(text[:end], numbers, target) < 1
+                assert 0 < countdown.reachable_so_far(text[:end], numbers, target) < 1
+                assert 0 < countdown.legal_so_far(text[:end], numbers, target) < 1
     for text in ("3*5+9", "3*5*", "8+8", "3*5+8+", "x", "3*5=15", "5/3+", "3 plus"):
-        assert partial.countdown_reach(text, numbers, target) == 0
-    assert partial.countdown_legal("5 / 3 +", numbers, target) > 0 == partial.countdown_legal("8 + 8", numbers, target)
+        assert countdown.reachable_so_far(text, numbers, target) == 0
+    assert countdown.legal_so_far("5 / 3 +", numbers, target) > 0 == countdown.legal_so_far("8 + 8", numbers, target)
     for triple in itertools.product(range(1, 25), repeat=3):
         if sum(triple) == 26:
             text = " " + ", ".join(map(str, triple)) + "."
-            assert all(partial.sum_so_far(text[:end], 3, 26) > 0 for end in range(len(text) + 1)), text
+            assert all(sum_so_far(text[:end], 3, 26) > 0 for end in range(len(text) + 1)), text
     for text in ("0, 1", "27", "1, 2, 3,", "20, 7", "1, 2.", "five", "13, 13, "):
-        assert partial.sum_so_far(text, 3, 26) == 0, text
+        assert sum_so_far(text, 3, 26) == 0, text
 
 
 def test_constrained_writing() -> None:
     c = writing.Constraint(6, "M", "school")
     right = " My brother walks to school early."
-    assert c.read(right).valid and c.read(right).answer == "my brother walks to school early"
+    assert c.parse(right).valid and c.parse(right).answer == "my brother walks to school early"
     assert all(0 < c.so_far(right[:end]) < 1 for end in range(len(right) + 1))
     wrong = ("My brother walks to school.", "My brother walks to school very early.", "He likes my old school mornings.",
              "My brother walks to church early.", "My brother walks to school early", "My 2 brothers like school mornings.",
              "My school. It is my best place.")  # fmt: skip
-    assert not any(c.read(text).valid for text in wrong)
+    assert not any(c.parse(text).valid for text in wrong)
     dead = ("He", "My brother walks to church early", "My brother walks to school very early", "My school.", "My 2")
     assert all(c.so_far(text) == 0 for text in dead[:1] + dead[2:])
     assert c.so_far("My brother walks to church ear") == 0, "one word is left, and it is not the one"

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
-from thoughtmix.bench import student
 from thoughtmix.core.types import write_whole
 from thoughtmix.experiment.contenders import contender, shape_of
 from thoughtmix.experiment.explore import generate
@@ -68,7 +68,7 @@ def measure(name: str, seed: int, plan: Plan, folder: Path) -> dict[str, float]:
 def interval(x: np.ndarray[Any, Any]) -> str:
     if len(x) < 2:
         return f"{x.mean():+.4f}"
-    half = student.quantile(0.975, len(x) - 1) * float(x.std(ddof=1)) / len(x) ** 0.5
+    half = float(student_t.ppf(0.975, len(x) - 1)) * float(x.std(ddof=1)) / len(x) ** 0.5
     return f"{x.mean():+.4f} ({x.mean() - half:+.4f} to {x.mean() + half:+.4f})"
 
 

@@ -7,7 +7,7 @@ Every arm gives 4 thoughts for a budget of 8 texts of --tokens tokens: four draf
 the four likeliest are kept; four drafts, each rewritten with "improve it" (polish) or in a direction of the catalogue
 (noise); four drafts of which two are kept and disturbed twice each (full). Selection goes by the generator's
 likelihood, which therefore does not report: tasks with known answers report validity and distinct valid answers / 4,
-open prompts relevance and mean distance (MiniLM) and distinct-2. Cells are kept as they finish; the same command
+open prompts relevance and mean distance (MiniLM) and distinct-2. Trials are kept as they finish; the same command
 continues. Unit: the prompt (seeds averaged); paired BCa bootstrap; Holm's correction over the arms of one measure.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from thoughtmix.api import Pipeline
-from thoughtmix.bench.cells import Cell, Store
 from thoughtmix.bench.scoring import score
 from thoughtmix.bench.statistics import holm, mean_difference
 from thoughtmix.bench.tasks import Item, family, read_prompts
+from thoughtmix.bench.trials import Trial, TrialStore
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.metrics import measure
 
@@ -43,7 +43,7 @@ MEASURES = {
 
 
 def answer(pipeline: Pipeline, item: Item, arm: str, seed: int, tokens: int) -> ThoughtSet:
-    """One cell: unmeasured for known answers, embedded for open prompts."""
+    """One trial: unmeasured for known answers, embedded for open prompts."""
     how = dict(ARMS[arm])
     thinker = how.pop("thinker", "hybrid")
     if thinker == "hybrid":
@@ -59,7 +59,7 @@ def numbers(record: dict[str, Any], item: Item) -> dict[str, float]:
     return score(record, item, N)
 
 
-def report(store: Store, items: list[Item], seeds: int) -> None:
+def report(store: TrialStore, items: list[Item], seeds: int) -> None:
     """A table: each arm's mean, and its difference to the draft."""
     kind = "open" if items[0].kind == "open" else "known"
     print(f"{len(items)} prompts, {seeds} seeds, {N} thoughts\n")
@@ -67,7 +67,7 @@ def report(store: Store, items: list[Item], seeds: int) -> None:
     for name, says in MEASURES[kind]:
         means = {}
         for arm in ARMS:
-            keys = [[Cell(arm, 0, item.id, s).key for s in range(seeds)] for item in items]
+            keys = [[Trial(arm, 0, item.id, s).key for s in range(seeds)] for item in items]
             rows = [[numbers(store.records[k], i)[name] for k in own] for own, i in zip(keys, items, strict=True)]
             means[arm] = np.mean(rows, axis=1)
         gaps = {
@@ -83,7 +83,7 @@ def report(store: Store, items: list[Item], seeds: int) -> None:
                 gap = f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}) | {adjusted[arm]:.2g}"
             print(f"| {arm} | {says} | {mean.mean():.3f} | {gap} |")
     cells = [(i.id, s) for i in items for s in range(seeds)]
-    spent = {arm: [store.records[Cell(arm, 0, *c).key]["set"]["run"]["tokens"] for c in cells] for arm in ARMS}
+    spent = {arm: [store.records[Trial(arm, 0, *c).key]["set"]["run"]["tokens"] for c in cells] for arm in ARMS}
     print("\ntokens a prompt: " + ", ".join(f"{arm} {np.mean(v):.0f}" for arm, v in spent.items()))
 
 
@@ -102,18 +102,18 @@ def main() -> None:
     items = [items[i] for i in np.random.default_rng(1).permutation(len(items))[: a.limit]]
     about = {"arms": {k: {x: str(y) for x, y in v.items() if x != "file"} for k, v in ARMS.items()}, "tokens": a.tokens,
              "model": a.model, "items": [i.id for i in items]}  # fmt: skip
-    store = Store(a.out, about)
-    todo = [Cell(arm, 0, item.id, s) for s in range(a.seeds) for item in items for arm in ARMS]
-    left = [cell for cell in todo if cell.key not in store.records]
+    store = TrialStore(a.out, about)
+    todo = [Trial(arm, 0, item.id, s) for s in range(a.seeds) for item in items for arm in ARMS]
+    left = [trial for trial in todo if trial.key not in store.records]
     if a.report:
-        missing = {cell.item for cell in left}
+        missing = {trial.item for trial in left}
         report(store, [item for item in items if item.id not in missing], a.seeds)
         return
     pipeline, by = Pipeline(a.model), {i.id: i for i in items}
-    for done, cell in enumerate(left, len(todo) - len(left) + 1):
-        store.add(cell, {"set": answer(pipeline, by[cell.item], cell.thinker, cell.seed, a.tokens).to_dict()})
+    for done, trial in enumerate(left, len(todo) - len(left) + 1):
+        store.add(trial, {"set": answer(pipeline, by[trial.item], trial.system, trial.seed, a.tokens).to_dict()})
         if done % 20 == 0:
-            print(f"{done} of {len(todo)} cells", flush=True)
+            print(f"{done} of {len(todo)} trials", flush=True)
     report(store, items, a.seeds)
 
 

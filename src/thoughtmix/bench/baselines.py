@@ -1,21 +1,24 @@
-"""Baselines that are no thinkers: other words, styles, examples, a list in one answer, diverse beams, Gaussian noise.
+"""Baselines that are no thinkers: paraphrases, styles, examples, a list in one answer, diverse beams, Gaussian noise.
 
-Each takes (pipeline, ask, setting) and gives a thought set like any thinker's, within the same token budget.
+Each takes (pipeline, request, setting) and gives a thought set like that of any thinker, within the same token budget.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.errors import InputError
+from thoughtmix.bench.trials import Setting, TrialRequest
+from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.core.types import Thought, ThoughtSet
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from thoughtmix.api import Pipeline
-    from thoughtmix.bench.contestants import Ask
 
 STYLES = (
     "Answer plainly and briefly.",
@@ -27,50 +30,56 @@ STYLES = (
     "Answer as someone from a far country and another time would.",
     "Answer as a cautious expert would.",
 )
-_MARK = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.):](?:\*\*)?[ \t]+", re.MULTILINE)
+_LIST_MARK = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.):](?:\*\*)?[ \t]+", re.MULTILINE)
+Prompt = str | list[dict[str, str]]
 
 
-def paraphrased(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
-    """Thought i is asked in way i: as written first, then the paraphrases, then from the start again."""
-    if not ask.item.paraphrases:
+def paraphrases(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
+    """Thought i is asked in wording i: as written first, then the paraphrases, then from the start again."""
+    item = request.item
+    if not item.paraphrases:
         raise InputError(
-            f"{ask.item.id} has no paraphrases.",
-            "Add `prompt_paraphrases` to its line, or drop the paraphrase baseline.",
+            f"{item.id} has no paraphrases.", "Add `prompt_paraphrases` to its line, or drop the paraphrase baseline."
         )
-    return _asked(pipeline, ask, (ask.item.prompt, *ask.item.paraphrases), setting, "paraphrase")
+    return _asked(pipeline, request, (item.prompt, *item.paraphrases), setting, "paraphrase")
 
 
-def styled(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
-    """Thought i follows style instruction i, put after the prompt."""
-    return _asked(pipeline, ask, [f"{ask.item.prompt}\n\n{style}" for style in STYLES], setting, "styles")
+def styles(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
+    """Thought i follows style instruction i, which is put after the prompt."""
+    prompts = [f"{request.item.prompt}\n\n{style}" for style in STYLES]
+    return _asked(pipeline, request, prompts, setting, "styles")
 
 
-def shown(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
+def few_shot_examples(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
     """Thought i is asked after the examples of context i of a graft's teachers: what a tuned graft does without them.
-    Without a chat template the turns are paragraphs."""
+
+    Without a chat template the turns are paragraphs.
+    """
     from thoughtmix.graft.tuning.prompts import built_in_contexts
 
-    ways = [c.messages(ask.item.prompt, ask.item.kind == "open") for c in built_in_contexts()]
+    item = request.item
+    chats = [context.messages(item.prompt, item.kind == "open") for context in built_in_contexts()]
     if pipeline.model.tokenizer.chat_template:
-        return _asked(pipeline, ask, ways, setting, "examples")
-    return _asked(pipeline, ask, ["\n\n".join(turn["content"] for turn in way) for way in ways], setting, "examples")
+        return _asked(pipeline, request, chats, setting, "examples")
+    texts = ["\n\n".join(turn["content"] for turn in chat) for chat in chats]
+    return _asked(pipeline, request, texts, setting, "examples")
 
 
-def listed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
+def numbered_list(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
     """One answer with n numbered parts and the tokens of all n. What it leaves out is missing, not made up."""
-    prompt = f"{ask.item.prompt}\n\nGive {ask.n} different answers, numbered from 1 to {ask.n}."
-    whole = pipeline(prompt, 1, seed=ask.seed, max_new_tokens=ask.n * ask.max_new_tokens, measure=False, **setting)
-    parts = numbered(whole[0].text)[: ask.n]
+    n, tokens = request.n, request.n * request.max_new_tokens
+    prompt = f"{request.item.prompt}\n\nGive {n} different answers, numbered from 1 to {n}."
+    whole = pipeline(prompt, 1, seed=request.seed, max_new_tokens=tokens, measure=False, **setting)
     thoughts = [
-        Thought(part, (), ask.seed, 0.0, whole[0].finish, origin={"thinker": "list", "part": i})
-        for i, part in enumerate(parts)
+        Thought(part, (), request.seed, 0.0, whole[0].finish, origin={"thinker": "list", "part": i})
+        for i, part in enumerate(list_parts(whole[0].text)[:n])
     ]
-    return _set(pipeline, ask, thoughts, "list", setting, whole.run)
+    return _thought_set(pipeline, request, thoughts, "list", setting, whole.run)
 
 
-def numbered(text: str) -> list[str]:
+def list_parts(text: str) -> list[str]:
     """The parts of a numbered list; without one, the lines that are not empty; never nothing."""
-    marks = list(_MARK.finditer(text))
+    marks = list(_LIST_MARK.finditer(text))
     if marks:
         ends = [m.start() for m in marks[1:]] + [len(text)]
         parts = [text[m.end() : end].strip() for m, end in zip(marks, ends, strict=True)]
@@ -79,40 +88,53 @@ def numbered(text: str) -> list[str]:
     return [p for p in parts if p] or [text]
 
 
-def beamed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
-    """Diverse beam search (Vijayakumar et al. 2018) with n groups of one beam, through `generate`: at each step a group
-    takes its likeliest token after `penalty` nats off for each earlier group that took it. No randomness: every seed
-    gives the same thoughts."""
+def diverse_beam_search(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
+    """Diverse beam search (Vijayakumar et al. 2018) with n groups of one beam, through `generate`.
+
+    At each step a group takes its likeliest token after `penalty` nats are taken off for each earlier group that took
+    it. There is no randomness: every seed gives the same thoughts.
+    """
     import torch
 
     lm = pipeline.model
-    ids = lm.encode(ask.item.prompt)
-    rows = torch.tensor([ids] * ask.n, device=lm.device)
+    ids = lm.encode(request.item.prompt)
+    rows = torch.tensor([ids] * request.n, device=lm.device)
     ends = sorted(lm.eos_ids)
     began = time.perf_counter()
     with torch.inference_mode():
         model: Any = lm.model
         out = model.generate(
-            input_ids=rows, attention_mask=torch.ones_like(rows), max_new_tokens=ask.max_new_tokens, do_sample=False,
-            num_beams=1, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0,
-            logits_processor=[_Apart(float(setting["penalty"]))],
-        )  # fmt: skip
-    texts = [(own := _until_end(row.tolist()[len(ids) :], lm.eos_ids), lm.decode(own)) for row in out]
+            input_ids=rows,
+            attention_mask=torch.ones_like(rows),
+            max_new_tokens=request.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+            logits_processor=[_HammingPenalty(float(setting["penalty"]))],
+        )
+    bodies = [_until_end(row.tolist()[len(ids) :], lm.eos_ids) for row in out]
     thoughts = [
-        Thought(text, tuple(own), ask.seed + i, 0.0, "stop" if own[-1:] and own[-1] in lm.eos_ids else "length")
-        for i, (own, text) in enumerate(texts)
+        Thought(
+            lm.decode(body),
+            tuple(body),
+            request.seed + i,
+            0.0,
+            "stop" if body and body[-1] in lm.eos_ids else "length",
+        )
+        for i, body in enumerate(bodies)
     ]
-    run = {"tokens": sum(len(own) for own, _ in texts), "seconds": round(time.perf_counter() - began, 4)}
-    return _set(pipeline, ask, thoughts, "beam", setting, run)
+    run = {"tokens": sum(map(len, bodies)), "seconds": round(time.perf_counter() - began, 4)}
+    return _thought_set(pipeline, request, thoughts, "beam", setting, run)
 
 
-class _Apart:
+class _HammingPenalty:
     """A logits processor: row by row, what earlier rows take at this step is made less likely."""
 
     def __init__(self, penalty: float) -> None:
         self.penalty = penalty
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         scores = scores.log_softmax(-1)
         taken = scores.new_zeros(scores.shape[1])
         for row in scores:
@@ -121,79 +143,114 @@ class _Apart:
         return scores
 
 
-def perturbed(pipeline: Pipeline, ask: Ask, setting: Mapping[str, Any]) -> ThoughtSet:
-    """Gaussian noise held for a whole thought: a random direction added to the middle layer's output at every position,
-    `strength` times the median length of the prompt's states there. One thought at a time, each with its own."""
-    from thoughtmix.bench.gaussian import noise
+def _until_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
+    """The tokens up to and with the first that ends a text."""
+    stop = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
+    return list(ids[:stop])
 
+
+def gaussian_noise(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
+    """A random direction of `strength` is held for each thought, see `added_noise`. One thought at a time."""
     how = dict(setting)
     strength = float(how.pop("strength"))
     made = []
-    for i in range(ask.n):
-        with noise(pipeline.model.model, ask.seed + i, strength):
-            made.append(
-                pipeline(ask.item.prompt, 1, seed=ask.seed + i, max_new_tokens=ask.max_new_tokens, measure=False, **how)
-            )  # fmt: skip
+    for seed in range(request.seed, request.seed + request.n):
+        with added_noise(pipeline.model.model, seed, strength):
+            one = pipeline(
+                request.item.prompt, 1, seed=seed, max_new_tokens=request.max_new_tokens, measure=False, **how
+            )
+        made.append(one)
     run = {name: sum(m.run[name] for m in made) for name in ("tokens", "seconds")}
-    return _set(pipeline, ask, [m[0] for m in made], "gaussian", setting, run)
+    return _thought_set(pipeline, request, [m[0] for m in made], "gaussian", setting, run)
+
+
+@contextlib.contextmanager
+def added_noise(model: nn.Module, seed: int, strength: float) -> Iterator[None]:
+    """While open, `model` adds strength * r * u to its middle layer's output at every position.
+
+    u is a random unit vector of `seed`, and r the median length of the states of the prompt that was read last (a
+    median, since first tokens are often a hundred times longer). The model is left as it was. Decode one prompt and one
+    row at a time.
+    """
+    import torch
+
+    from thoughtmix.engine.rng import NOISE, generator
+
+    state: dict[str, Tensor] = {}
+
+    def add(module: nn.Module, inputs: Any, output: Any) -> Any:
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output  # (1, t, d)
+        if "unit" not in state:
+            drawn = torch.from_numpy(generator(seed, NOISE).standard_normal(hidden.shape[-1]))
+            state["unit"] = (drawn / drawn.norm()).to(hidden)
+        if hidden.shape[1] > 1 or "length" not in state:  # a prompt is being read
+            state["length"] = hidden.float().norm(dim=-1).median().to(hidden.dtype)
+        changed = hidden + strength * state["length"] * state["unit"]
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = middle_layer(model).register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def middle_layer(model: nn.Module) -> nn.Module:
+    """The middle one of the model's layers: of its longest list of modules. Raises `ModelError` when it has none."""
+    from torch import nn
+
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise ModelError(f"{type(model).__name__} has no list of layers.", "Drop the gaussian baseline.")
+    layers = max(lists, key=len)
+    return layers[len(layers) // 2]
 
 
 def _asked(
-    pipeline: Pipeline,
-    ask: Ask,
-    ways: Sequence[str | list[dict[str, str]]],
-    setting: Mapping[str, Any],
-    name: str,
+    pipeline: Pipeline, request: TrialRequest, prompts: Sequence[Prompt], setting: Setting, name: str
 ) -> ThoughtSet:
-    """n thoughts, thought i for prompt i mod len(ways), in one batch. setting: `draws` and the sampler's own fields."""
+    """n thoughts in one batch, thought i for prompt i mod len(prompts).
+
+    setting: `draws`, and the sampler's own fields.
+    """
     from thoughtmix.engine import SamplingParams, SequenceRequest
     from thoughtmix.engine.requests import DEFAULT_MIN_P, as_thoughts
     from thoughtmix.engine.rng import arithmetic_offset
 
-    lm, how = pipeline.model, dict(setting)
-    ways = ways[: ask.n]
-    apart, item = how.pop("draws", "independent") == "arithmetic", lm.encode(ask.item.prompt)
+    lm, how, n = pipeline.model, dict(setting), request.n
+    apart, item_ids = how.pop("draws", "independent") == "arithmetic", lm.encode(request.item.prompt)
     sampling = SamplingParams(**{"min_p": DEFAULT_MIN_P, **how})
-    prompts, seeds = [tuple(lm.encode(w)) for w in ways], range(ask.seed, ask.seed + ask.n)
-    done = pipeline.engine.generate(
-        [
-            SequenceRequest(
-                prompts[i % len(ways)],
-                seed,
-                sampling,
-                ask.max_new_tokens,
-                offset=arithmetic_offset(seed, item) if apart else None,
-            )
-            for i, seed in enumerate(seeds)
-        ]
-    )
+    prompts, seeds = prompts[:n], range(request.seed, request.seed + n)
+    ids = [tuple(lm.encode(prompt)) for prompt in prompts]
+    ways = [i % len(prompts) for i in range(n)]
+    sequences = [
+        SequenceRequest(
+            ids[way],
+            seed,
+            sampling,
+            request.max_new_tokens,
+            offset=arithmetic_offset(seed, item_ids) if apart else None,
+        )
+        for way, seed in zip(ways, seeds, strict=True)
+    ]
+    done = pipeline.engine.generate(sequences)
     if done.interrupted:
         raise KeyboardInterrupt
-    numbers = [i % len(ways) for i in range(ask.n)]
-    origins = [{"thinker": name, "way": way, "asked": _last(ways[way])} for way in numbers]
-    return _set(pipeline, ask, as_thoughts(done.outputs, seeds, origins), name, setting, done.facts)
+    asked = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
+    origins = [{"thinker": name, "way": way, "asked": asked[way]} for way in ways]
+    return _thought_set(pipeline, request, as_thoughts(done.outputs, seeds, origins), name, setting, done.facts)
 
 
-def _last(way: str | list[dict[str, str]]) -> str:
-    return way if isinstance(way, str) else way[-1]["content"]
-
-
-def _set(
-    pipeline: Pipeline,
-    ask: Ask,
-    thoughts: Sequence[Thought],
-    name: str,
-    setting: Mapping[str, Any],
-    run: Mapping[str, Any],
+def _thought_set(
+    pipeline: Pipeline, request: TrialRequest, thoughts: Sequence[Thought], name: str, setting: Setting, run: Setting
 ) -> ThoughtSet:
     """A thought set of the item's own prompt, so that all are measured against the same question."""
-    settings = {"n": ask.n, "seed": ask.seed, "max_new_tokens": ask.max_new_tokens, **setting}
+    settings = {"n": request.n, "seed": request.seed, "max_new_tokens": request.max_new_tokens, **setting}
     return ThoughtSet(
-        ask.item.prompt, tuple(thoughts), thinker=name, model=pipeline.model.name, settings=settings, run=dict(run)
+        request.item.prompt,
+        tuple(thoughts),
+        thinker=name,
+        model=pipeline.model.name,
+        settings=settings,
+        run=dict(run),
     )
-
-
-def _until_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
-    """The tokens up to the first that ends, and that one."""
-    stop = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
-    return list(ids[:stop])

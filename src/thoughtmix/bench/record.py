@@ -1,11 +1,13 @@
-"""What a result needs to be believed and repeated: commit, versions, machine."""
+"""What a result needs to be believed and repeated: commit, versions, machine. And numbers as JSON can hold them."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,19 +33,15 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of the source tree this runs from, "+" when it has changes; None outside a git tree."""
     here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        where = ["git", "-C", str(here)]
-        head = subprocess.run([*where, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        dirty = subprocess.run(
-            [*where, "status", "--porcelain", "--", str(here.parent)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here.parent)) else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
 def machine() -> dict[str, str]:
@@ -56,3 +54,14 @@ def machine() -> dict[str, str]:
     if info.exists() and (name := re.search(r"^model name\s*: (.*)$", info.read_text(), re.M)):
         facts["processor"] = name[1]
     return facts
+
+
+def finite_json(value: Any) -> Any:
+    """The value with NaN and infinity, which JSON has not, as None."""
+    if isinstance(value, Mapping):
+        return {str(k): finite_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

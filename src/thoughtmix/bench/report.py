@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import functools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.bench import plot
-from thoughtmix.bench.contestants import contestant
+from thoughtmix.bench.systems import get_system
 from thoughtmix.core.errors import UnknownName
 from thoughtmix.report.text import printable
 
@@ -18,47 +18,61 @@ if TYPE_CHECKING:
 
 _TITLES = {"open": "Open prompts", "coverage": "Tasks with known answers", "reasoning": "Countdown arithmetic"}
 _RATES = {
-    "tokens": "tokens a cell", "mean_words": "words a thought", "missing": "missing", "empty": "empty",
-    "duplicate_rate": "duplicates", "unread": "no answer read", "valid": "valid",
-}  # fmt: skip
+    "tokens": "tokens a trial",
+    "mean_words": "words a thought",
+    "missing": "missing",
+    "empty": "empty",
+    "duplicate_rate": "duplicates",
+    "unread": "no answer read",
+    "valid": "valid",
+}
+WIDTH, HEIGHT = 760, 440
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 50
+# Okabe & Ito (2008), told apart with any kind of colour sight; then again with dashes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8a6d00")
+DASHES = ("", "7 4", "2 4")
 
 
 def page(result: Mapping[str, Any]) -> str:
     """The whole document, from the record alone: the same record gives the same page."""
     plan = result["plan"]
-    thinkers = list(plan["thinkers"])
-    return _environment().get_template("bench.html").render(
+    systems = list(plan["thinkers"])
+    rows = [
+        {"name": s, "summary": _summary(s), "grid": [_setting(setting) for setting in plan["ladders"][s]]}
+        for s in systems
+    ]
+    examples = [
+        {**e, "texts": {s: [printable(text) for text in texts] for s, texts in e["texts"].items()}}
+        for e in result["examples"]
+    ]
+    template = _environment().get_template("bench.html")
+    return template.render(
         result=result,
         plan=plan,
-        thinkers=[
-            {"name": t, "summary": _summary(t), "ladder": [_setting(s) for s in plan["ladders"][t]]} for t in thinkers
-        ],
+        systems=rows,
         self_judged="open" in result["kinds"] and result["judge"] == result["model"],
         prompts=sum(len(plan[part]) for part in ("development", "held_out")),
-        kinds=[_kind(name, body, thinkers) for name, body in result["kinds"].items()],
-        examples=[
-            {**e, "texts": {t: [printable(text) for text in texts] for t, texts in e["texts"].items()}}
-            for e in result["examples"]
-        ],
+        kinds=[_kind(name, body, systems) for name, body in result["kinds"].items()],
+        examples=examples,
         duration=_duration,
         json=base64.b64encode(json.dumps(result, ensure_ascii=False).encode()).decode(),
-    )  # fmt: skip
+    )
 
 
-def _kind(name: str, body: Mapping[str, Any], thinkers: list[str]) -> dict[str, Any]:
+def _kind(name: str, body: Mapping[str, Any], systems: list[str]) -> dict[str, Any]:
     return {
         "name": name,
         "title": _TITLES[name],
-        "plot": plot.frontier(body, thinkers),
+        "plot": frontier_plot(body, systems),
         "axes": body["axes"],
         "prompts": body["prompts"],
         "comparisons": [comparison(c) for c in body["comparisons"]],
         "rate_names": [_RATES[r] for r in _rate_keys(body)],
-        "rates": {t: [_number(body["rates"][t].get(r)) for r in _rate_keys(body)] for t in thinkers},
-        "by_item": _by_item(body["by_item"], thinkers) if name != "open" else [],
+        "rates": {t: [_number(body["rates"][t].get(r)) for r in _rate_keys(body)] for t in systems},
+        "by_item": _by_item(body["by_item"], systems) if name != "open" else [],
         "distinct_k": body["distinct_k"],
-        "chosen": {t: [i + 1 for i in body["chosen"][t]] for t in thinkers},
-        "best": {t: body["best"][t] + 1 for t in thinkers},
+        "chosen": {t: [i + 1 for i in body["chosen"][t]] for t in systems},
+        "best": {t: body["best"][t] + 1 for t in systems},
     }
 
 
@@ -84,12 +98,12 @@ def comparison(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_item(by_item: Mapping[str, Mapping[str, float]], thinkers: list[str]) -> list[dict[str, Any]]:
+def _by_item(by_item: Mapping[str, Mapping[str, float]], systems: list[str]) -> list[dict[str, Any]]:
     items = next(iter(by_item.values()))
     return [
         {
             "item": item.partition("/")[2].replace("_", " "),
-            "cells": [{"says": f"{by_item[t][item]:.2f}", "share": round(by_item[t][item], 3)} for t in thinkers],
+            "cells": [{"says": f"{by_item[t][item]:.2f}", "share": round(by_item[t][item], 3)} for t in systems],
         }
         for item in sorted(items)
     ]
@@ -97,7 +111,7 @@ def _by_item(by_item: Mapping[str, Mapping[str, float]], thinkers: list[str]) ->
 
 def _summary(name: str) -> str:
     try:
-        return contestant(name).summary
+        return get_system(name).summary
     except UnknownName:  # a thinker of a package that is not here now
         return ""
 
@@ -125,3 +139,75 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader
 
     return Environment(loader=PackageLoader("thoughtmix.bench"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def frontier_plot(result: Mapping[str, Any], systems: Sequence[str]) -> dict[str, Any]:
+    """What the template draws for one kind of item of a record: axes, and per system its band, line and points."""
+    bands, points = result["bands"], result["held_out"]
+    xs = [p["quality"] for s in systems for p in points[s]]
+    ys = [p["diversity"] for s in systems for p in points[s]]
+    ys += [v for s in systems for name in ("low", "high") for v in bands[s][name] if v is not None]
+    x, y = _Scale(xs, LEFT, WIDTH - RIGHT), _Scale(ys, HEIGHT - BOTTOM, TOP)
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+        "x_ticks": [{"at": x(v), "says": f"{v:g}"} for v in x.ticks],
+        "y_ticks": [{"at": y(v), "says": f"{v:g}"} for v in y.ticks],
+        "lines": [_line(name, index, bands[name], points[name], x, y) for index, name in enumerate(systems)],
+        "levels": [x(v) for v in result["levels"] if x.low <= v <= x.high],
+    }
+
+
+def _line(
+    name: str, index: int, band: Mapping[str, Any], points: Sequence[Mapping[str, Any]], x: _Scale, y: _Scale
+) -> dict[str, Any]:
+    rows = zip(*(band[key] for key in ("quality", "middle", "low", "high")), strict=True)
+    kept = [row for row in rows if None not in row]
+    edge = [(x(q), y(low)) for q, _, low, _ in kept] + [(x(q), y(high)) for q, _, _, high in reversed(kept)]
+    return {
+        "name": name,
+        # 24 different ones
+        "colour": COLOURS[index % len(COLOURS)],
+        "dash": DASHES[index // len(COLOURS) % len(DASHES)],
+        "line": _path([(x(q), y(middle)) for q, middle, _, _ in kept]),
+        "area": _path(edge),
+        "points": [
+            {
+                "x": x(p["quality"]),
+                "y": y(p["diversity"]),
+                "says": f"{name}, setting {p['setting'] + 1}: {p['quality']:.3g}, {p['diversity']:.3g}",
+            }
+            for p in points
+        ],
+    }
+
+
+class _Scale:
+    """Values to pixels, with round ticks."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
+        low, high = min(values), max(values)
+        room = 0.06 * (high - low) or 0.5 * abs(low) or 0.5
+        self.low, self.high = low - room, high + room
+        self.start, self.end = start, end
+        step = _round_step((self.high - self.low) / 6)
+        first = math.ceil(self.low / step)
+        self.ticks = [round(i * step, 10) for i in range(first, math.floor(self.high / step) + 1)]
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def _round_step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next((m * power for m in (1, 2, 5) if m * power >= rough), 10 * power)
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)

@@ -1,7 +1,7 @@
-"""Intervals for comparisons of thinkers: paired bootstrap over prompts, frontiers, correction for many tests.
+"""Intervals for comparisons of systems: paired bootstrap over prompts, frontiers, correction for many tests.
 
-The unit is the prompt: average its seeds first, then resample prompts. Thinkers that are compared saw the same prompts,
-so one draw of prompts serves both (paired). Everything here is numpy; the generator is always the caller's.
+The unit is the prompt: average its seeds first, then resample prompts. Systems that are compared saw the same prompts,
+so one draw of prompts serves both (paired). The generator is always the caller's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
 
-from thoughtmix.bench import student
 from thoughtmix.core.errors import InputError, NumericsError
 
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ class Interval:
     confidence: float
     units: int
     undefined: float = 0.0
-    """Share of resamples in which the statistic does not exist (a quality level that a thinker does not reach...).
+    """Share of resamples in which the statistic does not exist (a quality level that a system does not reach...).
     They are not dropped: they count as -inf for `low` and as +inf for `high`."""
 
     @property
@@ -60,12 +60,16 @@ def bootstrap(
 ) -> Interval:
     """The BCa interval (Efron 1987) of a statistic of `units` independent units.
 
-    expand: widen the tails to those of Student's t times sqrt(n / (n-1)), since a bootstrap interval of few units is
-    too short (Hesterberg 2015); without it, this is `scipy.stats.bootstrap(method="BCa")` to rounding, from the same
-    generator. The p-value inverts the interval: the smallest 1 - confidence at which it leaves out `null`, but never
-    below 1 / resamples and 2^(1 - units). Where the statistic itself is undefined, so are interval and p (NaN,
-    undefined=1).
-    Raises `InputError` for fewer than 2 units, a confidence outside (0, 1) or no resamples.
+    The p-value inverts the interval: the smallest 1 - confidence at which it leaves out `null`, but never below
+    1 / resamples and 2^(1 - units). Where the statistic itself is undefined, so are interval and p (NaN, undefined=1).
+
+    Args:
+        expand: widen the tails to those of Student's t times sqrt(n / (n-1)), since a bootstrap interval of few units
+            is too short (Hesterberg 2015). Without it, this is `scipy.stats.bootstrap(method="BCa")` to rounding, from
+            the same generator.
+
+    Raises:
+        InputError: for fewer than 2 units, a confidence outside (0, 1) or no resamples.
     """
     if units < 2:
         raise InputError(f"A bootstrap over {units} prompts.", "Pass at least 2; honest intervals take 30 or more.")
@@ -78,10 +82,14 @@ def bootstrap(
     drawn = np.where(np.isclose(drawn, value, rtol=1e-12, atol=0), value, drawn)  # equal but for rounding is equal
     missing = np.isnan(drawn)
     below, above = np.sort(np.where(missing, -np.inf, drawn)), np.sort(np.where(missing, np.inf, drawn))
-    correction = _Correction.of(drawn[~missing], value, _acceleration(statistic, units), units if expand else 0)
+    correction = _Correction.from_resamples(
+        drawn[~missing], value, _acceleration(statistic, units), units if expand else 0
+    )
     low = _quantile(below, correction.share((1 - confidence) / 2))
     high = _quantile(above, correction.share((1 + confidence) / 2))
-    tail = min(correction.tail(_place(below, null)[1]), 1 - correction.tail(_place(above, null)[0]))
+    tail = min(
+        correction.tail(_quantile_inverse(below, null)[1]), 1 - correction.tail(_quantile_inverse(above, null)[0])
+    )
     p = min(1.0, max(2 * tail, 1 / resamples, 2.0 ** (1 - units)))
     return Interval(value, low, high, p, null, confidence, units, float(missing.mean()))
 
@@ -96,7 +104,7 @@ class _Correction:
     """For expanded tails; 0: the normal ones."""
 
     @classmethod
-    def of(cls, drawn: Floats, value: float, a: float, units: int) -> _Correction:
+    def from_resamples(cls, drawn: Floats, value: float, a: float, units: int) -> _Correction:
         if not len(drawn):
             return cls(0.0, 0.0, units)
         rank = float(((drawn < value).mean() + (drawn <= value).mean()) / 2)  # ties half
@@ -106,7 +114,7 @@ class _Correction:
     def share(self, tail: float) -> float:
         """Tail probability, 0.025 say -> share of the sorted resamples."""
         if self.units:
-            tail_z = student.quantile(tail, self.units - 1) * math.sqrt(self.units / (self.units - 1))
+            tail_z = float(student_t.ppf(tail, self.units - 1)) * math.sqrt(self.units / (self.units - 1))
         else:
             tail_z = _NORMAL.inv_cdf(tail)
         z = self.z0 + tail_z
@@ -121,19 +129,22 @@ class _Correction:
         scale = 1 + self.a * w
         z = w / scale - self.z0 if scale > 0 else math.copysign(math.inf, w)
         if self.units:
-            return student.cdf(z * math.sqrt((self.units - 1) / self.units), self.units - 1)
+            return float(student_t.cdf(z * math.sqrt((self.units - 1) / self.units), self.units - 1))
         return _NORMAL.cdf(z)
 
 
 def mean_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: Any) -> Interval:
-    """mean(a) - mean(b) over the same units: a, b (units,). Null value 0."""
+    """mean(a) - mean(b) over the same units, a and b of shape (units,). The null value is 0."""
     x, y = _paired(a, b)
     difference = x - y
     return bootstrap(lambda w: w @ difference, len(difference), rng, null=0.0, **how)
 
 
 def ratio_of_means(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: Any) -> Interval:
-    """mean(a) / mean(b) over the same units: a, b (units,), none negative. Null value 1; undefined where b is all 0."""
+    """mean(a) / mean(b) over the same units, a and b of shape (units,), none negative.
+
+    The null value is 1. The ratio is undefined where b is all 0.
+    """
     x, y = _paired(a, b)
     if (x < 0).any() or (y < 0).any():
         raise InputError("A ratio of means needs values of 0 or more.", "Use mean_difference.")
@@ -141,8 +152,11 @@ def ratio_of_means(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: 
 
 
 def holm(p: ArrayLike) -> Floats:
-    """p-values adjusted for their number (Holm 1979), in the order given; NaN (no test was possible) stays NaN and
-    still counts as a test, so that a failed one cannot make the others look better."""
+    """p-values adjusted for their number (Holm 1979), in the order given.
+
+    NaN (no test was possible) stays NaN and still counts as a test, so that a failed one cannot make the others look
+    better.
+    """
     values = np.asarray(p, dtype=np.float64)
     if values.ndim != 1 or ((values < 0) | (values > 1)).any():
         raise InputError("p-values must be a list of numbers from 0 to 1.", "Pass Interval.p of each comparison.")
@@ -156,8 +170,13 @@ def holm(p: ArrayLike) -> Floats:
 def diversity_at(quality: ArrayLike, diversity: ArrayLike, levels: ArrayLike) -> Floats:
     """Diversity of a frontier at fixed quality levels: linear between neighbours in quality, never beyond its ends.
 
-    quality, diversity: (..., settings), higher is better; levels: (l,). Returns (..., l), NaN where a level lies
-    outside the qualities reached.
+    Args:
+        quality: (..., settings), higher is better.
+        diversity: (..., settings), higher is better.
+        levels: (l,).
+
+    Returns:
+        (..., l), NaN where a level lies outside the qualities reached.
     """
     q, d = np.broadcast_arrays(np.asarray(quality, dtype=np.float64), np.asarray(diversity, dtype=np.float64))
     order = np.argsort(q, axis=-1, kind="stable")
@@ -174,9 +193,11 @@ def diversity_at(quality: ArrayLike, diversity: ArrayLike, levels: ArrayLike) ->
 
 
 def hypervolume(quality: ArrayLike, diversity: ArrayLike, reference: tuple[float, float]) -> Floats:
-    """Area between a frontier and a fixed reference point (quality, diversity), both to be maximised (Zitzler &
-    Thiele 1998). quality, diversity: (..., settings) -> (...). 0 and up; a setting that does not beat the reference in
-    both adds nothing. Comparable only with the same reference point."""
+    """Area between a frontier and a fixed reference point (quality, diversity), both to be maximised.
+
+    Zitzler & Thiele 1998. From (..., settings) to (...), 0 and up. A setting that does not beat the reference in both
+    adds nothing. Areas compare only with the same reference point.
+    """
     q, d = np.broadcast_arrays(np.asarray(quality, dtype=np.float64), np.asarray(diversity, dtype=np.float64))
     q = np.maximum(q - reference[0], 0)
     d = np.where(q > 0, np.maximum(d - reference[1], 0), 0)
@@ -188,7 +209,7 @@ def hypervolume(quality: ArrayLike, diversity: ArrayLike, reference: tuple[float
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A thinker's settings, scored on each prompt: quality and diversity (units, settings), seeds averaged."""
+    """The settings of a system, scored on each prompt: quality and diversity (units, settings), seeds averaged."""
 
     quality: Floats
     diversity: Floats
@@ -204,7 +225,7 @@ class Curve:
 def hypervolume_ratio(
     a: Curve, b: Curve, reference: tuple[float, float], rng: np.random.Generator, **how: Any
 ) -> Interval:
-    """hypervolume of a / hypervolume of b, of the mean frontiers over the same prompts. Null value 1."""
+    """Hypervolume of a / hypervolume of b, of the mean frontiers over the same prompts. The null value is 1."""
     units = _same_units(a, b)
 
     def statistic(w: Floats) -> Floats:
@@ -217,8 +238,10 @@ def hypervolume_ratio(
 
 
 def difference_at(a: Curve, b: Curve, level: float, rng: np.random.Generator, **how: Any) -> Interval:
-    """Diversity of a minus that of b at the same quality, `level`, of the mean frontiers over the same prompts. Null
-    value 0. Undefined where one of the two does not reach the level."""
+    """Diversity of a minus that of b at the same quality, `level`, of the mean frontiers over the same prompts.
+
+    The null value is 0. The difference is undefined where one of the two does not reach the level.
+    """
     units = _same_units(a, b)
 
     def statistic(w: Floats) -> Floats:
@@ -277,7 +300,7 @@ def _quantile(ordered: Floats, share: float) -> float:
     return left + (right - left) * (place - math.floor(place))
 
 
-def _place(ordered: Floats, value: float) -> tuple[float, float]:
+def _quantile_inverse(ordered: Floats, value: float) -> tuple[float, float]:
     """The least and the largest share whose `_quantile` is `value`: its inverse, a range where values tie."""
     last = max(len(ordered) - 1, 1)
     first, past = (int(np.searchsorted(ordered, value, side)) for side in ("left", "right"))

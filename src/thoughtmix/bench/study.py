@@ -1,187 +1,252 @@
-"""The whole bench: development cells, choice of settings, held-out cells, comparisons, and the record of it all."""
+"""A whole bench: trials on development prompts, choice of settings, held-out trials, comparisons, and the record."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thoughtmix.bench import frontier, record
-from thoughtmix.bench.cells import Cell, Store
-from thoughtmix.bench.novelty import THRESHOLDS
-from thoughtmix.bench.plan import Plan, Worker
-from thoughtmix.bench.runner import Progress, run_cells
-from thoughtmix.bench.scoring import AXES, SECONDARY, score
-from thoughtmix.bench.tasks import Item, Kind
+from thoughtmix.bench import statistics as st
+from thoughtmix.bench.config import SEED_STEP, BenchConfig
+from thoughtmix.bench.scoring import AXES, SECONDARY, THRESHOLDS, Axes, score
+from thoughtmix.bench.systems import get_system
+from thoughtmix.bench.tasks import Item, TaskKind
+from thoughtmix.bench.trials import Record, RunTrial, Trial, TrialProgress, TrialRequest, TrialStore, run_trials
 
-SCHEMA, SCHEMA_VERSION = "thoughtmix/bench", 1
+if TYPE_CHECKING:
+    from thoughtmix.api import Pipeline
+    from thoughtmix.core.types import ThoughtSet
+
+SCHEMA, SCHEMA_VERSION = "thoughtmix/bench", 1  # the record's keys keep the names of its first version
 RATES = ("tokens", "mean_words", "missing", "empty", "duplicate_rate", "unread", "valid")
 EXAMPLES = 4
 
 
-def run(
-    plan: Plan,
-    store: Store,
+def run_bench(
+    config: BenchConfig,
+    store: TrialStore,
     *,
     workers: int = 1,
     ray: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrialProgress], None] | None = None,
     resamples: int = 9999,
 ) -> dict[str, Any]:
-    """Run what is missing and return the record, as JSON. Raises `Stopped` on Ctrl-C; run it again to continue."""
+    """Run the trials that `store` lacks and return the record, as JSON.
+
+    Raises:
+        Stopped: on Ctrl-C. Run it again to continue.
+    """
     began = time.monotonic()
-    how: dict[str, Any] = {"workers": workers, "ray": ray, "on_progress": on_progress}
-    run_cells(plan.development_cells(), Worker(plan), store, **how)
-    scores = _Scores(plan, store)
-    choices = {kind: _choose(plan, scores, kind) for kind in plan.kinds}
-    chosen = {kind: choice["chosen"] for kind, choice in choices.items()}
-    run_cells(plan.held_out_cells(chosen), Worker(plan), store, **how)
-    rng = np.random.default_rng([plan.seed, 31])
-    kinds = {kind: _report(plan, scores, kind, choices[kind], rng, resamples) for kind in plan.kinds}
-    return _json(
-        {
-            "schema": SCHEMA,
-            "version": SCHEMA_VERSION,
-            "made": datetime.now(UTC).isoformat(timespec="seconds"),
-            "plan": plan.about(),
-            "environment": record.environment(),
-            "model": next(iter(store.records.values()))["set"]["model"],
-            "judge": scores.judge(),
-            "cells": len(store.records),
-            "seconds": {
-                "generating": sum(r["seconds"] for r in store.records.values()),
-                "this run": round(time.monotonic() - began, 1),
-            },
-            "kinds": kinds,
-            "examples": _examples(plan, store, choices, rng),
-        }
+    run = functools.partial(
+        run_trials,
+        load_worker=functools.partial(load_worker, config),
+        store=store,
+        workers=workers,
+        ray=ray,
+        on_progress=on_progress,
     )
+    run(config.development_trials())
+    scores = TrialScores(config, store)
+    choices = {kind: _choose(scores, kind) for kind in config.kinds}
+    run(config.held_out_trials({kind: choice["chosen"] for kind, choice in choices.items()}))
+    rng = np.random.default_rng([config.seed, 31])
+    kinds = {kind: _report(scores, kind, choices[kind], rng, resamples) for kind in config.kinds}
+    judges = {r["set"]["run"].get("judge") for r in store.records.values()} - {None}
+    out = {
+        "schema": SCHEMA,
+        "version": SCHEMA_VERSION,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "plan": config.to_dict(),
+        "environment": record.environment(),
+        "model": next(iter(store.records.values()))["set"]["model"],
+        "judge": next(iter(judges), None),  # of the open prompts
+        "cells": len(store.records),
+        "seconds": {
+            "generating": sum(r["seconds"] for r in store.records.values()),
+            "this run": round(time.monotonic() - began, 1),
+        },
+        "kinds": kinds,
+        "examples": _examples(config, store, choices, rng),
+    }
+    return dict(record.finite_json(out))
 
 
-class _Scores:
-    """Numbers of cells, computed once each."""
+def load_worker(config: BenchConfig) -> RunTrial:
+    """Load the models, once in each process, and return what runs a trial of the configuration."""
+    pipeline, items = config.models.pipeline(), config.items
 
-    def __init__(self, plan: Plan, store: Store) -> None:
-        self.plan, self.store, self.items = plan, store, plan.items
+    def run(trial: Trial) -> Record:
+        began = time.perf_counter()
+        request = TrialRequest(items[trial.item], config.n, SEED_STEP * trial.seed, config.max_new_tokens)
+        setting = config.grids[trial.system][trial.setting]
+        made = get_system(trial.system).answer(pipeline, request, setting)
+        seconds = time.perf_counter() - began
+        return {"set": _measured(made, pipeline, request.item.kind).to_dict(), "seconds": round(seconds, 3)}
+
+    return run
+
+
+def _measured(made: ThoughtSet, pipeline: Pipeline, kind: TaskKind) -> ThoughtSet:
+    """Only open prompts need embeddings and a judge: the answers of the others are checked."""
+    from thoughtmix.metrics import measure
+
+    if kind != "open":
+        return measure(made)
+    return measure(made, embedder=pipeline.embedder, judge=pipeline.judge or pipeline.model)
+
+
+class TrialScores:
+    """Numbers of trials, computed once each."""
+
+    def __init__(self, config: BenchConfig, store: TrialStore) -> None:
+        self.config, self.store, self.items = config, store, config.items
         self._kept: dict[str, dict[str, float]] = {}
 
-    def of(self, cell: Cell) -> dict[str, float]:
-        if cell.key not in self._kept:
-            self._kept[cell.key] = score(
-                self.store.records[cell.key], self.items[cell.item], self.plan.n, self.plan.threshold
-            )
-        return self._kept[cell.key]
+    def score(self, trial: Trial) -> dict[str, float]:
+        if trial.key not in self._kept:
+            found = score(self.store.records[trial.key], self.items[trial.item], self.config.n, self.config.threshold)
+            self._kept[trial.key] = found
+        return self._kept[trial.key]
 
-    def __call__(self, thinker: str, setting: int, item: str, seed: int, name: str) -> float:
-        return self.of(Cell(thinker, setting, item, seed))[name]
+    def table(self, system: str, settings: Sequence[int], items: Sequence[str], name: str) -> st.Floats:
+        """(items, settings) of one score, seeds averaged: the item is the unit."""
 
-    def judge(self) -> str | None:
-        """Who judged the open prompts."""
-        named = {r["set"]["run"].get("judge") for r in self.store.records.values()} - {None}
-        return next(iter(named), None)
+        def mean(item: str, setting: int) -> float:
+            trials = (Trial(system, setting, item, seed) for seed in range(self.config.seeds))
+            return float(np.mean([self.score(trial)[name] for trial in trials]))
+
+        return np.array([[mean(item, setting) for setting in settings] for item in items])
+
+    def curve(self, system: str, settings: Sequence[int], items: Sequence[str], axes: Axes) -> st.Curve:
+        return st.Curve(*(self.table(system, settings, items, name) for name in (axes.quality, axes.diversity)))
+
+    def rates(self, system: str, settings: Sequence[int], items: Sequence[str]) -> dict[str, float]:
+        """Means over every reported trial of a system: what would otherwise be lost in silence."""
+        seeds = range(self.config.seeds)
+        found = [self.score(Trial(system, s, item, k)) for s in settings for item in items for k in seeds]
+        return {name: float(np.mean([f[name] for f in found])) for name in RATES if all(name in f for f in found)}
 
 
-def _ids(items: Sequence[Item], kind: Kind) -> list[str]:
+def _ids(items: Sequence[Item], kind: TaskKind) -> list[str]:
     return [item.id for item in items if item.kind == kind]
 
 
-def _choose(plan: Plan, scores: _Scores, kind: Kind) -> dict[str, Any]:
-    """What is fixed on development prompts: each thinker's settings and best setting, and the levels of quality."""
-    items, seeds, axes = _ids(plan.development, kind), range(plan.seeds), AXES[kind]
-    curves = {t: frontier.curve(scores, t, range(len(plan.ladders[t])), items, seeds, axes) for t in plan.thinkers}
-    base = curves[plan.thinkers[0]]
-    floor = float(np.median(base.quality.mean(0)))
-    chosen = {t: frontier.choose(c, plan.keep, axes.reference) for t, c in curves.items()}
+def _choose(scores: TrialScores, kind: TaskKind) -> dict[str, Any]:
+    """What is fixed on development prompts: the settings and best setting of each system, and the quality levels."""
+    config, axes = scores.config, AXES[kind]
+    items = _ids(config.development, kind)
+    settings = {s: range(len(config.grids[s])) for s in config.systems}
+    curves = {s: scores.curve(s, settings[s], items, axes) for s in config.systems}
+    floor = float(np.median(curves[config.systems[0]].quality.mean(0)))
+    chosen = {s: frontier.choose_settings(c, config.keep, axes.reference) for s, c in curves.items()}
     return {
         "chosen": chosen,
-        "best": {t: frontier.best_setting(c, chosen[t], floor) for t, c in curves.items()},
-        "levels": frontier.levels(list(curves.values())),
+        "best": {s: frontier.best_setting(c, chosen[s], floor) for s, c in curves.items()},
+        "levels": frontier.quality_levels(list(curves.values())),
         "floor": floor,
-        "development": {t: _points(c, range(len(plan.ladders[t]))) for t, c in curves.items()},
+        "development": {s: _points(c, settings[s]) for s, c in curves.items()},
     }
 
 
 def _report(
-    plan: Plan, scores: _Scores, kind: Kind, choice: Mapping[str, Any], rng: np.random.Generator, resamples: int
+    scores: TrialScores, kind: TaskKind, choice: Mapping[str, Any], rng: np.random.Generator, resamples: int
 ) -> dict[str, Any]:
     """Everything about one kind of item, from held-out prompts."""
-    items, seeds, axes = _ids(plan.held_out, kind), range(plan.seeds), AXES[kind]
+    config, axes = scores.config, AXES[kind]
+    items, systems = _ids(config.held_out, kind), config.systems
     chosen, best = choice["chosen"], choice["best"]
-    curves = {t: frontier.curve(scores, t, chosen[t], items, seeds, axes) for t in plan.thinkers}
-
-    def at_best(thinker: str, name: str) -> Any:
-        return frontier.table(scores, thinker, [best[thinker]], items, seeds, name)[:, 0]
-
+    curves = {s: scores.curve(s, chosen[s], items, axes) for s in systems}
     wanted = (axes.diversity, *SECONDARY[kind])
-    held = {t: {name: at_best(t, name) for name in wanted} for t in plan.thinkers}
-    compared = frontier.compare(curves, held, plan.thinkers[0], choice["levels"], axes, kind, rng, resamples)
+    at_best = {s: {name: scores.table(s, [best[s]], items, name)[:, 0] for name in wanted} for s in systems}
+    compared = compare(curves, at_best, systems[0], choice["levels"], axes, rng, resamples)
     return {
         "axes": dataclasses.asdict(axes),
-        "prompts": {"development": len(_ids(plan.development, kind)), "held out": len(items)},
+        "prompts": {"development": len(_ids(config.development, kind)), "held out": len(items)},
         **choice,
-        "held_out": {t: _points(c, chosen[t]) for t, c in curves.items()},
-        "bands": {t: dataclasses.asdict(frontier.band(c, rng)) for t, c in curves.items()},
-        "comparisons": [dataclasses.asdict(c) for c in compared],
-        "rates": {t: _rates(plan, scores, t, chosen[t], items) for t in plan.thinkers},
-        "distinct_k": _sensitivity(plan, scores, best, items) if kind == "open" else {},
-        "by_item": {t: {item: float(v) for item, v in zip(items, held[t][axes.diversity], strict=True)} for t in held},
+        "held_out": {s: _points(c, chosen[s]) for s, c in curves.items()},
+        "bands": {s: dataclasses.asdict(frontier.band(c, rng)) for s, c in curves.items()},
+        "comparisons": compared,
+        "rates": {s: scores.rates(s, chosen[s], items) for s in systems},
+        "distinct_k": _distinct_k(scores, best, items) if kind == "open" else {},
+        "by_item": {
+            s: {item: float(v) for item, v in zip(items, at_best[s][axes.diversity], strict=True)} for s in systems
+        },
     }
 
 
-def _points(curve: Any, settings: Sequence[int]) -> list[dict[str, float]]:
+def compare(
+    curves: Mapping[str, st.Curve],
+    at_best: Mapping[str, Mapping[str, st.Floats]],
+    baseline: str,
+    levels: Sequence[float],
+    axes: Axes,
+    rng: np.random.Generator,
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """Every system against the baseline on held-out prompts of one kind.
+
+    The measures are the hypervolume ratio, diversity at each level of quality, and at the best settings the differences
+    of diversity and secondary scores.
+
+    Args:
+        curves: by system.
+        at_best: by system and score, (items,) values at its best setting.
+
+    Returns:
+        Rows of the record. `adjusted` is p after Holm's correction for all of them.
+    """
+    found: list[tuple[str, str, st.Interval]] = []
+    base = curves[baseline]
+    for name, own in curves.items():
+        if name == baseline:
+            continue
+        ratio = st.hypervolume_ratio(own, base, axes.reference, rng, resamples=resamples)
+        found.append((name, "hypervolume ratio", ratio))
+        for level in levels:
+            label = f"{axes.diversity} at {axes.quality} {level:.3g}"
+            found.append((name, label, st.difference_at(own, base, level, rng, resamples=resamples)))
+        for score_name, values in at_best[name].items():
+            difference = st.mean_difference(values, at_best[baseline][score_name], rng, resamples=resamples)
+            found.append((name, f"{score_name}, best setting", difference))
+    adjusted = st.holm([interval.p for _, _, interval in found])
+    return [
+        {"thinker": name, "measure": measure, "interval": dataclasses.asdict(interval), "adjusted": float(p)}
+        for (name, measure, interval), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _points(curve: st.Curve, settings: Sequence[int]) -> list[dict[str, float]]:
     return [
         {"setting": s, "quality": float(q), "diversity": float(d)}
         for s, q, d in zip(settings, curve.quality.mean(0), curve.diversity.mean(0), strict=True)
     ]
 
 
-def _rates(
-    plan: Plan, scores: _Scores, thinker: str, settings: Sequence[int], items: Sequence[str]
-) -> dict[str, float]:
-    """Means over every reported cell of a thinker: what would otherwise be lost in silence."""
-    cells = [scores.of(Cell(thinker, s, i, k)) for s in settings for i in items for k in range(plan.seeds)]
-    return {name: float(np.mean([c[name] for c in cells])) for name in RATES if all(name in c for c in cells)}
-
-
-def _sensitivity(
-    plan: Plan, scores: _Scores, best: Mapping[str, int], items: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Mean distinct_k of each thinker at its best setting, by threshold."""
-    names = [f"distinct_k@{t:g}" for t in sorted({*THRESHOLDS, plan.threshold})]
+def _distinct_k(scores: TrialScores, best: Mapping[str, int], items: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Mean distinct_k of each system at its best setting, by threshold."""
+    thresholds = [f"{t:g}" for t in sorted({*THRESHOLDS, scores.config.threshold})]
     return {
-        t: {
-            name.partition("@")[2]: float(frontier.table(scores, t, [best[t]], items, range(plan.seeds), name).mean())
-            for name in names
-        }
-        for t in plan.thinkers
+        s: {t: float(scores.table(s, [best[s]], items, f"distinct_k@{t}").mean()) for t in thresholds}
+        for s in scores.config.systems
     }
 
 
-def _examples(plan: Plan, store: Store, choices: Mapping[Kind, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Held-out prompts drawn by seed, with every thought of each thinker at its best setting and one seed."""
-    picked = rng.permutation(len(plan.held_out))[:EXAMPLES]
+def _examples(
+    config: BenchConfig, store: TrialStore, choices: Mapping[TaskKind, Any], rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Held-out prompts drawn by seed, with every thought of each system at its best setting and one seed."""
     out = []
-    for index in picked:
-        item, seed = plan.held_out[int(index)], int(rng.integers(plan.seeds))
+    for index in rng.permutation(len(config.held_out))[:EXAMPLES]:
+        item, seed = config.held_out[int(index)], int(rng.integers(config.seeds))
         texts = {}
-        for thinker in plan.thinkers:
-            made = store.records[Cell(thinker, choices[item.kind]["best"][thinker], item.id, seed).key]["set"]
-            texts[thinker] = [t["text"] for t in made["thoughts"]]
+        for system in config.systems:
+            made = store.records[Trial(system, choices[item.kind]["best"][system], item.id, seed).key]["set"]
+            texts[system] = [t["text"] for t in made["thoughts"]]
         out.append({"item": item.id, "prompt": item.prompt, "seed": seed, "texts": texts})
     return out
-
-
-def _json(value: Any) -> Any:
-    """NaN and infinity, which JSON has not, as null."""
-    if isinstance(value, Mapping):
-        return {str(k): _json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

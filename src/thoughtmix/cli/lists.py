@@ -37,7 +37,7 @@ def thinkers(json: Json = False) -> None:
 @app.command()
 def metrics(json: Json = False) -> None:
     """List the metrics: what each says, which way is better, when it fails."""
-    from thoughtmix.metrics.catalogue import METRICS
+    from thoughtmix.metrics import METRICS
 
     if json:
         import dataclasses

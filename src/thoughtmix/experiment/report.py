@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.bench import plot
-from thoughtmix.bench.report import comparison
+from thoughtmix.bench.report import comparison, frontier_plot
 from thoughtmix.experiment import pictures
 from thoughtmix.report.text import printable
 
@@ -24,7 +23,7 @@ def page(result: Mapping[str, Any]) -> str:
     return _environment().get_template("experiment.html").render(
         r=result,
         plan=result["plan"],
-        plot=plot.frontier(result["frontier"], ["baseline", "mixture"]),
+        plot=frontier_plot(result["frontier"], ["baseline", "mixture"]),
         comparisons=rows,
         verdict=verdict(result),
         losses=pictures.losses(result["models"]),

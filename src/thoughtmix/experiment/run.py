@@ -118,7 +118,7 @@ class Experiment:
         """Each one's settings, and the levels of quality to compare at: fixed on development prompts, with the models
         of the first seed."""
         curves = {kind: self._curve(kind, self.development, range(len(s)), f"{kind}-0") for kind, s in SETTINGS.items()}
-        chosen = {kind: frontier.choose(c, self.plan.keep, REFERENCE) for kind, c in curves.items()}
+        chosen = {kind: frontier.choose_settings(c, self.plan.keep, REFERENCE) for kind, c in curves.items()}
         kept = [st.Curve(c.quality[:, chosen[k]], c.diversity[:, chosen[k]]) for k, c in curves.items()]
         low = max(float(c.quality.mean(0).min()) for c in kept)
         high = min(float(c.quality.mean(0).max()) for c in kept)
@@ -137,9 +137,9 @@ class Experiment:
             n = len(difference)
             half = float("nan")
             if n > 1:
-                from thoughtmix.bench import student
+                from scipy.stats import t
 
-                half = student.quantile(0.975, n - 1) * float(difference.std(ddof=1)) / n**0.5
+                half = float(t.ppf(0.975, n - 1)) * float(difference.std(ddof=1)) / n**0.5
             mean = float(difference.mean())
             out[f"difference_{name}"] = {"value": mean, "low": mean - half, "high": mean + half}
         return out
@@ -147,7 +147,7 @@ class Experiment:
     def _frontier(
         self, curves: Mapping[str, st.Curve], chosen: Mapping[str, Sequence[int]], levels: Sequence[float], rng: Any
     ) -> dict[str, Any]:
-        """What `bench.plot.frontier` draws, and the comparisons."""
+        """What `bench.report.frontier_plot` draws, and the comparisons."""
         a, b = curves["mixture"], curves["baseline"]
         found = [("hypervolume ratio", st.hypervolume_ratio(a, b, REFERENCE, rng))]
         found += [(f"Vendi at judge NLL {-level:.2f}", st.difference_at(a, b, level, rng)) for level in levels]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from thoughtmix.core.errors import InputError
 
@@ -51,20 +51,35 @@ def equivalence_classes(count: int, same: Same) -> list[int]:
     return classes
 
 
-def novelty_classes(texts: Sequence[str], distances: ArrayLike | None = None, threshold: float = 0.3) -> list[int]:
-    """Classes by `same_words` where it decides, else by `near`; without distances, longer texts are the same only
-    when their words are equal."""
+def novelty_classes(
+    texts: Sequence[str],
+    distances: ArrayLike | None = None,
+    threshold: float = 0.3,
+    same: Callable[[str, str], bool] | None = None,
+) -> list[int]:
+    """The class of each answer: answers of one class say the same.
+
+    Classes go by `same_words` where it decides, else by `near`. Without distances, longer texts are the same only when
+    their words are equal.
+
+    Args:
+        distances: (n, n) 1 - cosine.
+        threshold: distance below which two longer texts are the same.
+        same: decides alone where it is given, such as a classifier like NoveltyBench's DeBERTa, or a person.
+    """
     if not texts:
         raise InputError("There are no texts to measure.", "Pass at least one thought.")
+    if same is not None:
+        return equivalence_classes(len(texts), lambda i, j: same(texts[i], texts[j]))
     short = same_words(texts)
     plain = [" ".join(t.split()).casefold() for t in texts]
     close = (lambda i, j: plain[i] == plain[j]) if distances is None else near(distances, threshold)
 
-    def same(i: int, j: int) -> bool:
+    def alike(i: int, j: int) -> bool:
         decided = short(i, j)
         return close(i, j) if decided is None else decided
 
-    return equivalence_classes(len(texts), same)
+    return equivalence_classes(len(texts), alike)
 
 
 def distinct_k(texts: Sequence[str], distances: ArrayLike | None = None, threshold: float = 0.3) -> int:
@@ -92,6 +107,48 @@ def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: floa
             total += patience**i * u
             seen.add(c)
     return float(total * (1 - patience) / (1 - patience ** len(classes)))
+
+
+def novelty_bench(
+    prompt: str,
+    texts: Sequence[str],
+    reward: Callable[[str, Sequence[str]], ArrayLike],
+    *,
+    thresholds: Sequence[float] = (),
+    same: Callable[[str, str], bool] | None = None,
+    distances: ArrayLike | None = None,
+    patience: float = 0.8,
+) -> dict[str, float]:
+    """utility_k and distinct_k of the answers to one prompt, in their order (NoveltyBench).
+
+    Args:
+        reward: (prompt, n answers) -> (n,) rewards, higher is better.
+        thresholds: see `grade_rewards`. Without them a reward is the utility.
+        same: see `novelty_classes`, as are the distances.
+
+    Raises:
+        InputError: when the rewards are not one finite number for each answer.
+    """
+    rewards = np.asarray(reward(prompt, texts), dtype=np.float64)
+    if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
+        raise InputError(f"The reward gave {rewards.shape} for {len(texts)} answers.", "Give one finite number each.")
+    classes = novelty_classes(texts, distances, same=same)
+    utilities = grade_rewards(rewards, thresholds) if len(thresholds) else rewards
+    return {"utility_k": utility_k(classes, utilities.tolist(), patience), "distinct_k": float(max(classes) + 1)}
+
+
+def grade_rewards(rewards: ArrayLike, thresholds: Sequence[float]) -> NDArray[np.float64]:
+    """Utilities from 1 to len(thresholds) + 1: one more for each threshold that a reward reaches.
+
+    So NoveltyBench grades the scores of its reward model from 1 to 10. The thresholds belong to one reward model.
+
+    Raises:
+        InputError: when the thresholds do not rise.
+    """
+    if list(thresholds) != sorted(thresholds):
+        raise InputError("The reward thresholds do not rise.", "Sort them.")
+    reached = np.searchsorted(np.asarray(thresholds, dtype=np.float64), np.asarray(rewards), side="right")
+    return reached.astype(np.float64) + 1
 
 
 def coverage(answers: Sequence[str | None], known: Collection[str]) -> tuple[float, float]:

@@ -15,20 +15,25 @@ if TYPE_CHECKING:
 
 
 def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_size: int = 8) -> NDArray[np.float64]:
-    """(n,) mean negative log-likelihood of a token of each text, in nats, given the prompt, under `judge`. LOWER is
-    better.
+    """Mean negative log-likelihood of a token of each text, given the prompt, under `judge`. LOWER is better.
 
-    Prompt and text are tokenised apart and joined, as in generation; an empty text is scored by the token that ends it.
-    Rewards blandness and loops, and flatters the judge's own texts: name a judge that did not write them.
-    Raises `NumericsError` on NaN, `InputError` when prompt and text do not fit the judge's context.
+    Rewards blandness and loops, and flatters the judge's own texts: name a judge that did not write them. Prompt and
+    text are tokenised apart and joined, as in generation. An empty text is scored by the token that ends it.
+
+    Returns:
+        (n,) nats a token.
+
+    Raises:
+        InputError: when prompt and text do not fit the judge's context, or the judge is no causal model.
+        NumericsError: when the judge gives NaN or infinity.
     """
     return ids_nll(judge.encode(prompt), texts, judge, batch_size)
 
 
 def ids_nll(
     start: Sequence[int], texts: Sequence[str], judge: LanguageModel, batch_size: int = 8
-) -> NDArray[np.float64]:  # fmt: skip
-    """The same after the judge's own tokens of a prompt."""
+) -> NDArray[np.float64]:
+    """`judge_nll` after the judge's own tokens of a prompt."""
     import torch
     import torch.nn.functional as F
 

@@ -1,9 +1,10 @@
-"""Put every metric that can be computed on a thought set."""
+"""What is measured, as data, and putting every metric that can be computed on a thought set."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,11 +18,86 @@ if TYPE_CHECKING:
     from thoughtmix.models import Embedder, LanguageModel
 
 
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of `thoughtmix metrics`, and what did-you-mean chooses from."""
+
+    name: str
+    says: str
+    better: Literal["higher", "lower", "neither"]
+    span: str
+    fails: str
+    needs: Literal["text", "embeddings", "judge"] = "text"
+    of: Literal["set", "thought"] = "set"
+
+
+_CATALOGUE = (
+    Metric(
+        "vendi",
+        "effective number of different thoughts",
+        "higher",
+        "1..n",
+        "grows with n; the kernel decides",
+        "embeddings",
+    ),
+    Metric(
+        "mean_distance", "mean 1 - cosine over pairs", "higher", "0..n/(n-1)", "topic drift scores well", "embeddings"
+    ),
+    Metric(
+        "distinct_k",
+        "classes of equivalent answers (NoveltyBench)",
+        "higher",
+        "1..n",
+        "nonsense counts as new",
+        "embeddings",
+    ),
+    Metric("distinct_1", "distinct words / words", "higher", "0..1", "falls with length; garbage scores high"),
+    Metric(
+        "distinct_2", "distinct word pairs / word pairs", "higher", "0..1", "falls with length; garbage scores high"
+    ),
+    Metric(
+        "distinct_3", "distinct word triples / word triples", "higher", "0..1", "falls with length; garbage scores high"
+    ),
+    Metric("ead", "distinct words over the number expected", "higher", "0..", "depends on the vocabulary size V"),
+    Metric("self_bleu", "mean BLEU of each thought against the others", "lower", "0..1", "paraphrase looks diverse"),
+    Metric("duplicate_rate", "exact repeats", "lower", "0..1-1/n", "one changed word is a new text"),
+    Metric("mean_words", "mean words a thought", "neither", "0..", "no diversity: it confounds the others"),
+    Metric(
+        "relevance",
+        "cosine to the prompt",
+        "higher",
+        "-1..1",
+        "rewards repeating the question",
+        "embeddings",
+        "thought",
+    ),
+    Metric(
+        "distance",
+        "mean distance to the other thoughts",
+        "higher",
+        "0..2",
+        "an outlier may be nonsense",
+        "embeddings",
+        "thought",
+    ),
+    Metric(
+        "judge_nll", "nats a token under the judge", "lower", "0..", "rewards blandness and loops", "judge", "thought"
+    ),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _CATALOGUE}
+
+
 def measure(thoughts: ThoughtSet, embedder: Embedder | None = None, judge: LanguageModel | None = None) -> ThoughtSet:
     """A copy with `metrics`, `distances` and each thought's scores (`relevance`, `distance`, `judge_nll`).
 
-    Without an embedder only the metrics of wording; without a judge no NLL. Set-level `relevance` and `judge_nll`
-    are means over the thoughts. Raises `InputError` for an empty set.
+    Set-level `relevance` and `judge_nll` are means over the thoughts.
+
+    Args:
+        embedder: without one, only the metrics of wording are computed.
+        judge: without one, there is no NLL.
+
+    Raises:
+        InputError: for an empty set.
     """
     texts = thoughts.texts
     metrics: dict[str, float] = {

@@ -54,6 +54,11 @@ class Thinker(ABC):
         bench gives everyone equal budgets."""
         return n
 
+    def repetition(self, seed: int) -> Mapping[str, Any]:
+        """Options with which a benchmark's repetition `seed` is independent of the others, where seeds of thoughts
+        alone do not make it so; and those that leave out what a benchmark does not ask."""
+        return {}
+
     @abstractmethod
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """n thoughts.

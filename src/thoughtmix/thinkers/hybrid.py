@@ -73,6 +73,9 @@ class HybridThinker(Thinker):
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return Stages.parse(cast("HybridThinker.Options", options)).texts(n)
 
+    def repetition(self, seed: int) -> Mapping[str, Any]:
+        return {"draft": seed, "report": False}
+
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Raises `InputError` for settings that differ by thought: a pool has other thoughts than the result."""
         stages = Stages.parse(cast("HybridThinker.Options", request.options))

@@ -7,12 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thoughtmix.bench.tasks.item import UNREAD, Item, Reading
+from thoughtmix.bench.tasks.items import NO_ANSWER, Item, ParsedAnswer
 
 NOUNS = (
-    "river", "garden", "window", "teacher", "music", "bread", "winter", "bridge", "letter", "horse", "market",
-    "doctor", "mountain", "kitchen", "island", "summer", "paper", "train", "forest", "story",
-)  # fmt: skip
+    "river",
+    "garden",
+    "window",
+    "teacher",
+    "music",
+    "bread",
+    "winter",
+    "bridge",
+    "letter",
+    "horse",
+    "market",
+    "doctor",
+    "mountain",
+    "kitchen",
+    "island",
+    "summer",
+    "paper",
+    "train",
+    "forest",
+    "story",
+)
 LETTERS = "ABDEFHILMOSTW"
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?]?")
@@ -33,13 +51,13 @@ class Constraint:
             f'the word "{self.noun}".'
         )
 
-    def read(self, text: str) -> Reading:
+    def parse(self, text: str) -> ParsedAnswer:
         """The first sentence of a text, and whether it is as asked. A sentence ends with a full stop, or as such."""
         said = text.strip().strip('"“”*').strip()
         sentence = (_SENTENCE.match(said) or [""])[0]
         words = _WORD.findall(sentence)
         if not words:
-            return UNREAD
+            return NO_ANSWER
         right = (
             len(words) == self.words
             and sentence[0] == self.letter
@@ -47,7 +65,7 @@ class Constraint:
             and sentence[-1:] in ".!?"
             and not re.search(r"\d", sentence)
         )
-        return Reading(" ".join(words).lower(), right)
+        return ParsedAnswer(" ".join(words).lower(), right)
 
     def so_far(self, text: str) -> float:
         """How far a sentence that is being written has come, above 0 and below 1; 0 when it cannot become right."""
@@ -55,7 +73,7 @@ class Constraint:
         if not said:
             return 0.05
         if re.search(r"[.!?\n]", said.rstrip()):
-            return 0.95 if self.read(said).valid else 0.0
+            return 0.95 if self.parse(said).valid else 0.0
         words = _WORD.findall(said)
         whole = words if not said[-1].isalpha() else words[:-1]  # the last may still grow
         if said[0] != self.letter or len(words) > self.words or re.search(r"\d", said):
@@ -73,20 +91,14 @@ def constraints(count: int, seed: int = 0) -> list[Constraint]:
     rng = np.random.default_rng([seed, 8642])
     out: dict[Constraint, None] = {}
     while len(out) < count:
-        out[
-            Constraint(int(rng.integers(5, 10)), LETTERS[int(rng.integers(len(LETTERS)))],
-                       NOUNS[int(rng.integers(len(NOUNS)))])
-        ] = None  # fmt: skip
+        words, letter, noun = rng.integers(5, 10), rng.integers(len(LETTERS)), rng.integers(len(NOUNS))
+        out[Constraint(int(words), LETTERS[letter], NOUNS[noun])] = None
     return list(out)
 
 
 def problems(count: int, seed: int = 0) -> list[Item]:
     """Items of kind coverage: many answers are right."""
     return [_item(c) for c in constraints(count, seed)]
-
-
-def read(text: str, words: int, letter: str, noun: str) -> Reading:
-    return Constraint(words, letter, noun).read(text)
 
 
 def _item(c: Constraint) -> Item:

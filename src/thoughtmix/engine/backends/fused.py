@@ -63,7 +63,8 @@ def fits(model: PreTrainedModel) -> bool:
     if act.__name__ not in {"SiLU", "SiLUActivation"}:
         return False
     known = {*family, type(model), type(body), type(body.layers[0]), act, nn.Linear, nn.Embedding, nn.ModuleList}
-    branches = {layer.mlp.down_proj for layer in body.layers if isinstance(layer.mlp.down_proj, GraftedModule)}
+    maps: list[nn.Module] = [layer.mlp.down_proj for layer in body.layers]
+    branches = {down for down in maps if isinstance(down, GraftedModule)}
     inside = {part for layer in branches for part in layer.children() if isinstance(part, nn.ParameterDict)}
     for module in model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)

@@ -1,4 +1,4 @@
-"""Reading an answer out of chatty text: which member of a known set does it name?
+"""Sets of known answers, and reading an answer out of chatty text: which member of the set does it name?
 
 One text gives one answer: the one after "the answer is", else the first that is named and not ruled out ("not Kenya",
 "unlike Kenya"). So a text gains nothing by listing many.
@@ -6,13 +6,16 @@ One text gives one answer: the one after "the answer is", else the first that is
 
 from __future__ import annotations
 
+import functools
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.resources import files
 
-from thoughtmix.bench.tasks.item import UNREAD, Reading
+from thoughtmix.bench.tasks.items import NO_ANSWER, ParsedAnswer
 
 _CUE = re.compile(r"\b(?i:(?:final |my |the )?answer (?:is|would be|could be)|answer)\b")
 _AFTER_CUE = 6  # words in which the answer must begin
@@ -32,6 +35,7 @@ _FILLER = frozenset(
     {"a", "an", "the", "it", "that", "which", "this", "one", "word", "is", "of", "sure", "yes", "okay", "ok"}
 )
 _LIST_MARK = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+", re.MULTILINE)
+Ways = tuple[str, ...]
 
 
 def flat(text: str) -> str:
@@ -49,33 +53,34 @@ def without_echo(text: str, prompt: str) -> str:
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """The answers to one prompt.
-
-    answers: each answer -> every way to write it. A way that begins with "=" or is all capitals (US) must be written in
-    that case. others: answers that can be read and are wrong. quoted: take only words that are marked as the answer,
-    since any word of its sentence could be one. ignore: words of the prompt that are no answers.
-    """
+    """The answers to one prompt."""
 
     prompt: str
-    answers: Mapping[str, tuple[str, ...]]
-    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    paraphrases: tuple[str, ...]
+    answers: Mapping[str, Ways]
+    """Each answer, and every way to write it. A way that begins with "=" or is all capitals (US) must be written in
+    that case."""
+    others: Mapping[str, Ways] = field(default_factory=dict)
+    """Answers that can be read and are wrong."""
     quoted: bool = False
+    """Take only words that are marked as the answer, since any word of its sentence could be one."""
     ignore: frozenset[str] = frozenset()
+    """Words of the prompt that are no answers."""
 
-    def read(self, text: str) -> Reading:
+    def parse(self, text: str) -> ParsedAnswer:
         """The one answer of a text."""
         said = without_echo(text, self.prompt)
         return self._marked(said) if self.quoted else self._first(flat(said))
 
-    def _first(self, said: str) -> Reading:
+    def _first(self, said: str) -> ParsedAnswer:
         found = [m for m in self._pattern.finditer(said) if not _RULED_OUT.search(said[: m.start()])]
         cue = _CUE.search(said)
         if cue is not None:
             found = [m for m in found if m.start() >= cue.end()]
             found = [m for m in found if len(said[cue.end() : m.start()].split()) < _AFTER_CUE]
-        return self._reading(found[0][0]) if found else UNREAD
+        return self._named(found[0][0]) if found else NO_ANSWER
 
-    def _marked(self, said: str) -> Reading:
+    def _marked(self, said: str) -> ParsedAnswer:
         """Words in quotes or bold, alone on a line, or after a cue; the first of them that could be an answer."""
         lines = [flat(line) for line in _LIST_MARK.sub("", said).splitlines()]
         candidates = [flat(next(g for g in m.groups() if g)) for m in _MARKED.finditer(said)]
@@ -85,23 +90,23 @@ class AnswerSet:
             words = [w for w in candidate.split() if w.casefold() not in _FILLER]
             name = " ".join(words)
             if name and not set(name.casefold().split()) & self.ignore and len(words) <= 2:
-                return self._reading(name)
-        return UNREAD
+                return self._named(name)
+        return NO_ANSWER
 
-    def _reading(self, name: str) -> Reading:
+    def _named(self, name: str) -> ParsedAnswer:
         key = name.casefold()
         for form in (key, key.removesuffix("s"), key.removesuffix("es")):
             if form in self._names:
                 return self._names[form]
-        return Reading(key, False)
+        return ParsedAnswer(key, False)
 
     @cached_property
-    def _names(self) -> dict[str, Reading]:
+    def _names(self) -> dict[str, ParsedAnswer]:
         """Every way to write an answer, flat and without case -> what it means. Right answers win over wrong ones."""
-        out: dict[str, Reading] = {}
+        out: dict[str, ParsedAnswer] = {}
         for valid, group in ((False, self.others), (True, self.answers)):
             for answer, ways in group.items():
-                out |= {_key(way): Reading(answer, valid) for way in ways}
+                out |= {_key(way): ParsedAnswer(answer, valid) for way in ways}
         return out
 
     @cached_property
@@ -114,20 +119,44 @@ class AnswerSet:
         return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)")
 
 
-def answer_lines(text: str) -> dict[str, tuple[str, ...]]:
-    """A block of answers, one a line, other ways to write each after "|": answer -> all ways, itself first."""
-    rows = [tuple(way.strip() for way in line.split("|")) for line in text.splitlines() if line.strip()]
-    return {row[0].removeprefix("="): row for row in rows}
-
-
-def merged(groups: Iterable[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
-    """All answers of several sets."""
-    return {answer: ways for group in groups for answer, ways in group.items()}
-
-
 def _written(way: str) -> str:
     return flat(way.removeprefix("=").removeprefix("The "))
 
 
 def _key(way: str) -> str:
     return _written(way).casefold()
+
+
+@functools.cache
+def answer_sets() -> dict[str, AnswerSet]:
+    """Every set by name, from the files in `data/`, in their order.
+
+    In a file with `shared = true`, an answer of another task of the file is read as an answer, and a wrong one.
+    """
+    out: dict[str, AnswerSet] = {}
+    for file in sorted(files(__package__).joinpath("data").iterdir(), key=lambda f: f.name):
+        tasks = tomllib.loads(file.read_text(encoding="utf-8"))
+        shared = bool(tasks.pop("shared", False))
+        answers = {name: _answer_lines(task["answers"]) for name, task in tasks.items()}
+        for name, task in tasks.items():
+            wrong = task.get("others", [n for n in answers if n != name] if shared else [])
+            out[name] = AnswerSet(
+                task["prompt"],
+                tuple(task["paraphrases"]),
+                answers[name],
+                _merged(answers[n] for n in wrong),
+                bool(task.get("quoted", False)),
+                frozenset(task.get("ignore", ())),
+            )
+    return out
+
+
+def _answer_lines(text: str) -> dict[str, Ways]:
+    """A block of answers, one a line, other ways to write each after "|": answer -> all ways, itself first."""
+    rows = [tuple(way.strip() for way in line.split("|")) for line in text.splitlines() if line.strip()]
+    return {row[0].removeprefix("="): row for row in rows}
+
+
+def _merged(groups: Iterable[Mapping[str, Ways]]) -> dict[str, Ways]:
+    """All answers of several sets."""
+    return {answer: ways for group in groups for answer, ways in group.items()}

@@ -1,30 +1,28 @@
-"""What a bench run is: who, on which prompts, with how much. Fixed before the first token, kept with the results."""
+"""What a bench run is: which systems, on which prompts, with how much. Fixed before the first token is drawn."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thoughtmix.bench.cells import Cell
-from thoughtmix.bench.contestants import Ask, Setting, contestant
-from thoughtmix.bench.runner import Work
-from thoughtmix.bench.tasks import Item, Kind
+from thoughtmix.bench.tasks import Item, TaskKind
+from thoughtmix.bench.trials import Setting, Trial
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline
 
 SEED_STEP = 1000  # thought i of seed s draws from seed 1000 s + i: seeds share no thought for n up to 1000
+_NAMES_ON_DISK = {"systems": "thinkers", "grids": "ladders"}  # of the first version, whose runs can be continued
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Names as on the command line. judge None: the generator judges itself, which the report says in red."""
+    """Models by the names of the command line. Without a judge the generator judges itself, which the report says."""
 
     model: str | None = None
     judge: str | None = None
@@ -39,21 +37,28 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A whole run. The first thinker is the baseline of every comparison.
+class BenchConfig:
+    """A whole run. Each trial has n thoughts and at most n * max_new_tokens tokens, whichever system answers.
 
-    n thoughts and at most n * max_new_tokens tokens a cell, whoever answers. seeds: how many. ladders: each thinker's
-    settings, equally many. keep: how many of them, chosen on `development` items, are reported on `held_out` ones.
+    Raises:
+        InputError: for sizes that cannot be run, settings that cannot be kept, and prompts that lack the paraphrases
+            which a system needs.
     """
 
-    thinkers: tuple[str, ...]
-    ladders: Mapping[str, Sequence[Setting]]
+    systems: tuple[str, ...]
+    """Names of what takes part. The first is the baseline of every comparison."""
+    grids: Mapping[str, Sequence[Setting]]
+    """The settings of each system, equally many."""
     development: tuple[Item, ...]
+    """Items on which settings are chosen."""
     held_out: tuple[Item, ...]
+    """Items on which the chosen settings are reported."""
     n: int = 8
     max_new_tokens: int = 48
     seeds: int = 3
+    """How many times each prompt and setting is tried."""
     keep: int = 3
+    """How many settings of each system are reported."""
     seed: int = 0
     """Of the split, the intervals and the examples."""
     threshold: float = 0.3
@@ -66,78 +71,64 @@ class Plan:
                 f"n={self.n}, {self.max_new_tokens} tokens a thought, {self.seeds} seeds.",
                 f"Pass n from 1 to {SEED_STEP}, a budget of at least n tokens, and 1 seed or more (3 for a result).",
             )
-        if len(set(self.thinkers)) < len(self.thinkers) or not self.thinkers:
+        if len(set(self.systems)) < len(self.systems) or not self.systems:
             raise InputError("A thinker is named twice, or none is.", "Pass --thinkers sampling,styles")
+        count = len(self.grids[self.systems[0]])
+        if not 1 <= self.keep <= count:
+            raise InputError(f"Cannot keep {self.keep} of {count} settings.", "Lower --keep.")
+        bare = [item.id for item in self.items.values() if not item.paraphrases]
+        if "paraphrase" in self.systems and bare:
+            raise InputError(
+                f"{bare[0]} has no paraphrases.", "Add `prompt_paraphrases` to its line, or drop `paraphrase`."
+            )
 
     @property
     def items(self) -> dict[str, Item]:
         return {item.id: item for item in (*self.development, *self.held_out)}
 
     @property
-    def kinds(self) -> list[Kind]:
-        """Kinds of item there are, in the order open, coverage, reasoning."""
+    def kinds(self) -> list[TaskKind]:
+        """The kinds of item that there are, in the order open, coverage, reasoning."""
         there = {item.kind for item in self.development}
         return [kind for kind in ("open", "coverage", "reasoning") if kind in there]
 
-    def about(self) -> dict[str, Any]:
-        """As JSON: what must be the same for a folder to be continued."""
-        return dataclasses.asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON, under the names that it has on disk. A folder is continued when it is the same."""
+        return {_NAMES_ON_DISK.get(name, name): value for name, value in dataclasses.asdict(self).items()}
 
-    def development_cells(self) -> list[Cell]:
-        """Every setting of every thinker. Seeds outermost: after the first, every thinker has been everywhere once."""
+    def development_trials(self) -> list[Trial]:
+        """Every setting of every system. Seeds are outermost: after the first, every system was everywhere once."""
         return [
-            Cell(thinker, setting, item.id, seed)
+            Trial(system, setting, item.id, seed)
             for seed in range(self.seeds)
             for item in self.development
-            for thinker in self.thinkers
-            for setting in range(len(self.ladders[thinker]))
+            for system in self.systems
+            for setting in range(len(self.grids[system]))
         ]
 
-    def held_out_cells(self, chosen: Mapping[Kind, Mapping[str, Sequence[int]]]) -> list[Cell]:
-        """The chosen settings only: by kind of item and thinker."""
+    def held_out_trials(self, chosen: Mapping[TaskKind, Mapping[str, Sequence[int]]]) -> list[Trial]:
+        """The chosen settings only. They are given by kind of item and system."""
         return [
-            Cell(thinker, setting, item.id, seed)
+            Trial(system, setting, item.id, seed)
             for seed in range(self.seeds)
             for item in self.held_out
-            for thinker in self.thinkers
-            for setting in chosen[item.kind][thinker]
+            for system in self.systems
+            for setting in chosen[item.kind][system]
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """Makes what runs a plan's cells: loads the models once in each process. Picklable, as the plan is."""
-
-    plan: Plan
-
-    def __call__(self) -> Work:
-        pipeline = self.plan.models.pipeline()
-        items = self.plan.items
-
-        def work(cell: Cell) -> dict[str, Any]:
-            began = time.perf_counter()
-            ask = Ask(items[cell.item], self.plan.n, SEED_STEP * cell.seed, self.plan.max_new_tokens)
-            made = contestant(cell.thinker).answer(pipeline, ask, self.plan.ladders[cell.thinker][cell.setting])
-            seconds = time.perf_counter() - began
-            return {"set": _measured(made, pipeline, ask.item.kind).to_dict(), "seconds": round(seconds, 3)}
-
-        return work
-
-
-def _measured(made: Any, pipeline: Pipeline, kind: Kind) -> Any:
-    """Only open prompts need embeddings and a judge: the answers of the others are checked."""
-    from thoughtmix.metrics import measure
-
-    if kind != "open":
-        return measure(made)
-    return measure(made, embedder=pipeline.embedder, judge=pipeline.judge or pipeline.model)
-
-
-def split(
+def split_items(
     items: Sequence[Item], share: float = 0.4, limit: int | None = None, seed: int = 0
 ) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Development and held-out items, `share` of each kind for development; `limit` takes that many of each kind first.
-    Drawn by seed alone. Raises `InputError` for a kind with too few to do both."""
+    """Split items into development and held-out ones, by seed alone.
+
+    Args:
+        share: the part of each kind that is for development.
+        limit: take only so many of each kind.
+
+    Raises:
+        InputError: for a kind with too few items to do both.
+    """
     if not 0 < share < 1:
         raise InputError(f"A development share of {share}.", "Pass a share between 0 and 1 (0.4).")
     rng = np.random.default_rng([seed, 977])
