@@ -10,9 +10,9 @@ from thoughtmix.core.thinker import Request, StepEvent, per_thought
 
 if TYPE_CHECKING:
     from thoughtmix.core.types import Thought
-    from thoughtmix.diffusion.branching import Branched, Frame
+    from thoughtmix.diffusion.branching import BranchedRows, Frame
     from thoughtmix.diffusion.load import DiffusionModel
-    from thoughtmix.diffusion.sampler import Plan
+    from thoughtmix.diffusion.sampler import DenoisingConfig
     from thoughtmix.models import LanguageModel
 
 
@@ -37,36 +37,38 @@ class DiffusionThinker:
     ) -> tuple[list[Thought], Mapping[str, Any]]:
         """A thought's log-probabilities are the model's at the step that kept each token. It depends on its own seed
         alone, whatever n is: branches compete within their thought."""
-        from thoughtmix.diffusion.branching import Branching, branch
-        from thoughtmix.diffusion.sampler import Meter
+        from thoughtmix.diffusion.branching import BranchingConfig, branch
+        from thoughtmix.diffusion.sampler import ForwardCost
 
         diffusion, plan = _model(model), _plan(request)
         branches = _whole(request, "branches", 1)
         select = str(request.options.get("select", "best"))
-        how = Branching(select=select if branches > 1 else "none", score=str(request.options.get("score", "fill")))
-        canvas = _canvas(diffusion, prompt_ids, request)
+        how = BranchingConfig(
+            select=select if branches > 1 else "none", score=str(request.options.get("score", "fill"))
+        )
+        state = _start_state(diffusion, prompt_ids, request)
         if branches > 1:
-            canvas = canvas.fork([i for i in range(request.n) for _ in range(branches)])
-        meter, latest = Meter(), _Latest(request, branches)
+            state = state.fork([i for i in range(request.n) for _ in range(branches)])
+        cost, latest = ForwardCost(), _Latest(request, branches)
         interrupted = False
         try:
-            done: Branched | None = branch(
-                diffusion, canvas, how, plan, group=branches, meter=meter, on_frame=latest
+            done: BranchedRows | None = branch(
+                diffusion, state, how, plan, group=branches, cost=cost, on_frame=latest
             )  # fmt: skip
         except KeyboardInterrupt:
             interrupted, done = True, None
         if done is not None:
             rows = [done.ranked(i)[0] for i in range(request.n)]
-            canvas, trees = done.canvas, done.trees
+            state, trees = done.state, done.trees
         else:
-            rows, trees = list(range(0, len(canvas), branches)), ()
-            canvas = latest.canvas if latest.canvas is not None else canvas
+            rows, trees = list(range(0, len(state), branches)), ()
+            state = latest.state if latest.state is not None else state
         thoughts = [
-            _thought(diffusion, canvas.pick([row]), seed, request, self.name, interrupted)
+            _thought(diffusion, state.select_rows([row]), seed, request, self.name, interrupted)
             for row, seed in zip(rows, request.seeds, strict=True)
         ]
         facts: dict[str, Any] = {
-            "path": "diffusion", "policy": plan.policy.name, "row_passes": meter.row_passes, "calls": meter.calls,
+            "path": "diffusion", "policy": plan.policy.name, "row_passes": cost.row_passes, "calls": cost.calls,
             "tokens": request.n * request.max_new_tokens, "interrupted": interrupted,
         }  # fmt: skip
         if branches > 1 and trees:
@@ -86,10 +88,10 @@ def _model(model: LanguageModel) -> DiffusionModel:
     return wrap_diffusion(model.model, model.tokenizer, model.name)
 
 
-def _plan(request: Request) -> Plan:
-    from thoughtmix.diffusion.policies import policy
-    from thoughtmix.diffusion.remask import Remask
-    from thoughtmix.diffusion.sampler import Plan
+def _plan(request: Request) -> DenoisingConfig:
+    from thoughtmix.diffusion.policies import make_policy
+    from thoughtmix.diffusion.sampler import DenoisingConfig
+    from thoughtmix.diffusion.schedules import Remask
 
     for name, off in (("top_k", 0), ("top_nsigma", 0.0)):
         if getattr(request, name) != off:
@@ -98,17 +100,17 @@ def _plan(request: Request) -> Plan:
     if isinstance(top_p, tuple) or isinstance(min_p, tuple):
         raise InputError("diffusion takes one top_p and min_p for all thoughts.", "Pass one value (--top-p 0.95).")
     greedy = request.creativity == 0
-    kind = policy(str(request.options.get("policy", "confidence" if greedy else "random")))
+    kind = make_policy(str(request.options.get("policy", "confidence" if greedy else "random")))
     if greedy and kind.name in {"ancestral", "first-hitting", "random"}:
         raise InputError(
             f"Policy {kind.name} draws positions, creativity 0 draws nothing.", "Pass --option policy=confidence."
         )
     remask = request.options.get("remask")
-    steps = None if kind.one else _whole(request, "steps", 128)
+    steps = None if kind.one_per_step else _whole(request, "steps", 128)
     if remask is not None and greedy:
         raise InputError("Remasking draws, creativity 0 draws nothing.", "Leave out remask.")
-    return Plan(
-        kind, steps if kind.planned else None, _whole(request, "block", 0, least=0),
+    return DenoisingConfig(
+        kind, steps if kind.fixed_steps else None, _whole(request, "block", 0, least=0),
         None if remask is None else Remask(str(remask)), top_p=float(top_p), min_p=float(min_p),
     )  # fmt: skip
 
@@ -122,9 +124,9 @@ def _whole(request: Request, name: str, default: int, least: int = 1) -> int:
     return value
 
 
-def _canvas(model: DiffusionModel, prompt_ids: Sequence[int], request: Request) -> Any:
+def _start_state(model: DiffusionModel, prompt_ids: Sequence[int], request: Request) -> Any:
     """n rows of the prompt and what is to be written after it."""
-    from thoughtmix.diffusion.canvas import blank
+    from thoughtmix.diffusion.state import DiffusionState
 
     if request.creativity is not None and request.temperature is not None:
         raise InputError("For diffusion, creativity is the temperature: both were given.", "Pass only one.")
@@ -136,7 +138,7 @@ def _canvas(model: DiffusionModel, prompt_ids: Sequence[int], request: Request) 
             f"Prompt and thought have {total} tokens, {model.name} reads {model.context}.",
             "Shorten the prompt, or pass a smaller --max-new-tokens.",
         )
-    return blank(
+    return DiffusionState.from_prompts(
         [list(prompt_ids)] * request.n, request.max_new_tokens, list(request.seeds), model.fill, list(warm),
         model.denoiser.device,
     )  # fmt: skip
@@ -159,18 +161,18 @@ def _thought(model: DiffusionModel, row: Any, seed: int, request: Request, think
 
 
 class _Latest:
-    """Keeps the newest canvas, and tells the caller how far it is. Text appears everywhere at once: its pieces are told
+    """Keeps the newest state, and tells the caller how far it is. Text appears everywhere at once: its pieces are told
     when all is decided."""
 
     def __init__(self, request: Request, branches: int) -> None:
         self.request, self.branches = request, branches
-        self.canvas: Any = None
+        self.state: Any = None
 
     def __call__(self, frame: Frame) -> None:
-        self.canvas = frame.canvas
+        self.state = frame.state
         if self.request.on_step is None:
             return
-        n, left = self.request.n, frame.canvas.left
+        n, left = self.request.n, frame.state.num_masked
         total = n * self.request.max_new_tokens
         done = total - int(left.sum()) // self.branches
         ready = (left.view(n, -1) == 0).all(1).tolist()
