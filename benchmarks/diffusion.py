@@ -24,22 +24,24 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from tiny_diffusion import sample_confident, sample_topk
 
 from thoughtmix.diffusion.load import DiffusionModel, load_diffusion, wrap_diffusion
-from thoughtmix.diffusion.policies import policy
-from thoughtmix.diffusion.sampler import Meter, Plan, denoise
+from thoughtmix.diffusion.policies import make_policy
+from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost, denoise
 
 
 def model_of(name: str) -> DiffusionModel:
     """By name, or random: `6x192` is 6 layers of width 192 (speed does not look at weights)."""
     if not name.replace("x", "", 1).isdigit():
         return load_diffusion(name)
-    from thoughtmix.diffusion.train import build, diffusion_tokenizer
+    from thoughtmix.diffusion.train import diffusion_tokenizer, new_model
     from thoughtmix.training.data import split
     from thoughtmix.training.language import Shape
 
     layers, width = map(int, name.split("x"))
     splits = split("".join(map(chr, range(32, 96))) * 20)
     tokenizer = diffusion_tokenizer(splits, Shape())
-    return wrap_diffusion(build(tokenizer, Shape(layers, width, max(1, width // 64), 256), 0).eval(), tokenizer, name)
+    return wrap_diffusion(
+        new_model(tokenizer, Shape(layers, width, max(1, width // 64), 256), 0).eval(), tokenizer, name
+    )
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -71,34 +73,50 @@ def main() -> None:
     model = model_of(a.model)
     net = model.denoiser.model  # type: ignore[attr-defined]
     size = sum(p.numel() for p in net.parameters())
-    print(f"{model.name}, {size:,} parameters, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"{platform.processor() or platform.machine()}; {a.length} tokens, {a.steps} steps")  # fmt: skip
-    n, plan = a.branches, Plan(policy("confidence", noise=0.5), a.steps)
-    denoise(model.denoiser, model.canvas(a.prompt, a.length, 1), Plan(policy("random"), 2))  # warm
+    print(
+        f"{model.name}, {size:,} parameters, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{platform.processor() or platform.machine()}; {a.length} tokens, {a.steps} steps"
+    )
+    n, config = a.branches, DenoisingConfig(make_policy("confidence", noise=0.5), a.steps)
+    denoise(
+        model.denoiser, model.prompt_state(a.prompt, a.length, 1), DenoisingConfig(make_policy("random"), 2)
+    )  # warm
     if "branches" in a.only:
         texts: list[str] = []
 
         def batch() -> None:
-            texts[:] = model.texts(denoise(model.denoiser, model.canvas(a.prompt, a.length, n), plan))
+            texts[:] = model.texts(denoise(model.denoiser, model.prompt_state(a.prompt, a.length, n), config))
 
         def one_by_one() -> None:
             for seed in range(n):
-                denoise(model.denoiser, model.canvas(a.prompt, a.length, [seed]), plan)
+                denoise(model.denoiser, model.prompt_state(a.prompt, a.length, [seed]), config)
 
         beside(f"{n} branches in one batch", batch, one_by_one, n * a.length, a.rounds, "one after the other")
         print(f"  different texts: {len(set(texts))} of {n}")
     if "sampler" in a.only:
         mask = int(model.denoiser.mask_id or 0)
-        begun = model.canvas(a.prompt, a.length, n, temperature=0.0)
-        top = Plan(policy("confidence"), a.steps)
-        beside(f"top-k, {a.steps} steps", lambda: denoise(model.denoiser, begun, top),
-               lambda: sample_topk(net, begun.ids, mask, a.steps), n * a.length, a.rounds, "toy")  # fmt: skip
-        meter = Meter()
-        sure = Plan(policy("threshold", threshold=0.9))
-        denoise(model.denoiser, begun, sure, meter=meter)
+        begun = model.prompt_state(a.prompt, a.length, n, temperature=0.0)
+        top = DenoisingConfig(make_policy("confidence"), a.steps)
+        beside(
+            f"top-k, {a.steps} steps",
+            lambda: denoise(model.denoiser, begun, top),
+            lambda: sample_topk(net, begun.ids, mask, a.steps),
+            n * a.length,
+            a.rounds,
+            "toy",
+        )
+        cost = ForwardCost()
+        sure = DenoisingConfig(make_policy("threshold", threshold=0.9))
+        denoise(model.denoiser, begun, sure, cost=cost)
         _, passes = sample_confident(net, begun.ids, mask)
-        beside(f"confidence 0.9, {meter.calls} and {passes} passes", lambda: denoise(model.denoiser, begun, sure),
-               lambda: sample_confident(net, begun.ids, mask), n * a.length, 1, "toy")  # fmt: skip
+        beside(
+            f"confidence 0.9, {cost.calls} and {passes} passes",
+            lambda: denoise(model.denoiser, begun, sure),
+            lambda: sample_confident(net, begun.ids, mask),
+            n * a.length,
+            1,
+            "toy",
+        )
 
 
 if __name__ == "__main__":

@@ -14,64 +14,71 @@ from hypothesis import strategies as st
 from tiny_diffusion_model import Joint, tiny_diffusion
 
 from thoughtmix.core.errors import InputError, NumericsError, UnknownName
-from thoughtmix.diffusion import selecting
-from thoughtmix.diffusion.ancestry import Ancestry, Round
-from thoughtmix.diffusion.branching import Branching, Frame, MultiBranchDiffusion, branch
-from thoughtmix.diffusion.canvas import blank
-from thoughtmix.diffusion.levels import Levels, read
-from thoughtmix.diffusion.merging import agreement, merge
-from thoughtmix.diffusion.policies import Ancestral, FirstHitting, Random, policy
-from thoughtmix.diffusion.remask import Remask
-from thoughtmix.diffusion.sampler import Meter, Plan, denoise
-from thoughtmix.diffusion.scores import Sight, fill, path
-from thoughtmix.diffusion.search import Search, search
-from thoughtmix.diffusion.walk import Watch, advance, filled
+from thoughtmix.core.selection import select_diverse
+from thoughtmix.diffusion import selection
+from thoughtmix.diffusion.ancestry import Ancestry, SelectionRound
+from thoughtmix.diffusion.branching import BranchingConfig, Frame, MultiBranchDiffusion, branch
+from thoughtmix.diffusion.policies import Ancestral, FirstHitting, Random, make_policy
+from thoughtmix.diffusion.renoise import agreement, merge
+from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost, StepStats, denoise, denoise_until
+from thoughtmix.diffusion.schedules import Remask
+from thoughtmix.diffusion.selection import ScoreInputs, fill_score, path_score
+from thoughtmix.diffusion.state import DiffusionState
 
-PLAN = Plan(Random(), steps=12)
+CONFIG = DenoisingConfig(Random(), steps=12)
 
 
 def many(n: int = 6, length: int = 24, prompt: str = "To be", temperature: float = 1.0) -> Any:
-    return tiny_diffusion().canvas(prompt, length, n, temperature)
+    return tiny_diffusion().prompt_state(prompt, length, n, temperature)
 
 
 # --- levels of noise ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", [PLAN, Plan(Ancestral(), steps=12), Plan(FirstHitting()), Plan(policy("threshold", threshold=0.2)),
-                                  Plan(policy("confidence"), steps=8, block=8), Plan(Random(), steps=20, remask=Remask("rescale", 0.5))])  # fmt: skip
-def test_rows_wait_for_each_other(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        DenoisingConfig(Ancestral(), steps=12),
+        DenoisingConfig(FirstHitting()),
+        DenoisingConfig(make_policy("threshold", threshold=0.2)),
+        DenoisingConfig(make_policy("confidence"), steps=8, block=8),
+        DenoisingConfig(Random(), steps=20, remask=Remask("rescale", 0.5)),
+    ],
+)
+def test_rows_wait_for_each_other(config: DenoisingConfig) -> None:
     """At a moment each row has just reached the level: it had not a step before."""
     dm = tiny_diffusion()
-    canvas, seen = many(), []
-    watch = Watch.of(canvas)
-    out = advance(dm.denoiser, canvas, plan, 0.5, watch, on_step=seen.append)
-    assert bool((filled(out) >= 0.5).all())
-    shares = torch.stack([filled(canvas), *map(filled, seen)])  # (steps + 1, b)
+    state, seen = many(), []
+    stats = StepStats.before_any_step(state)
+    out = denoise_until(dm.denoiser, state, config, 0.5, stats, on_step=seen.append)
+    assert bool((out.filled >= 0.5).all())
+    shares = torch.stack([s.filled for s in (state, *seen)])  # (steps + 1, b)
     for row in shares.T:
         first = int((row >= 0.5 - 1e-9).nonzero()[0])
         assert bool((row[first:] == row[first]).all()), "it went on though it was there"
-    done = advance(dm.denoiser, out, plan, 1.0, watch)
-    assert not done.masked.any() and torch.equal(watch.guess, done.ids)
+    done = denoise_until(dm.denoiser, out, config, 1.0, stats)
+    assert not done.masked.any() and torch.equal(stats.guess, done.ids)
 
 
 def test_waiting_changes_nothing() -> None:
     """Stopped at moments or not, the rows are the same, and so is what they cost."""
-    dm, meters = tiny_diffusion(), (Meter(), Meter())
-    straight = denoise(dm.denoiser, many(), PLAN, meter=meters[0])
-    halting = branch(dm, many(), Branching("none"), PLAN, meter=meters[1]).canvas
+    dm, costs = tiny_diffusion(), (ForwardCost(), ForwardCost())
+    straight = denoise(dm.denoiser, many(), CONFIG, cost=costs[0])
+    halting = branch(dm, many(), BranchingConfig("none"), CONFIG, cost=costs[1]).state
     assert torch.equal(straight.ids, halting.ids)
-    assert meters[0].row_passes == meters[1].row_passes == 6 * 12
-    canvas, watch = many(), Watch.of(many())
+    assert costs[0].row_passes == costs[1].row_passes == 6 * 12
+    state, stats = many(), StepStats.before_any_step(many())
     for level in (0.3, 0.6, 1.0):
-        canvas = advance(dm.denoiser, canvas, PLAN, level, watch)
-    assert torch.equal(straight.ids, canvas.ids) and torch.equal(straight.confidence, canvas.confidence)
+        state = denoise_until(dm.denoiser, state, CONFIG, level, stats)
+    assert torch.equal(straight.ids, state.ids) and torch.equal(straight.confidence, state.confidence)
 
 
 def test_scores_are_of_the_same_step() -> None:
-    """fill and path against the definition, computed from one more forward of the canvas before."""
-    dm, canvas = tiny_diffusion(), many()
-    watch, before = Watch.of(canvas), []
-    out = advance(dm.denoiser, canvas, PLAN, 0.5, watch, on_step=before.append)
+    """fill and path against the definition, computed from one more forward of the state before."""
+    dm, state = tiny_diffusion(), many()
+    stats, before = StepStats.before_any_step(state), []
+    out = denoise_until(dm.denoiser, state, CONFIG, 0.5, stats, on_step=before.append)
     earlier = before[-2]
     with torch.no_grad():
         logits = dm.denoiser(earlier.ids, earlier.real, {}).float()
@@ -87,9 +94,9 @@ def test_scores_are_of_the_same_step() -> None:
                 )
                 path_logs.append(value)
                 new += [value] if earlier.masked[row, i] else []
-        sight = Sight(dm, out, watch)
-        assert float(fill(sight)[row]) == pytest.approx(np.mean(new), abs=1e-5)
-        assert float(path(sight)[row]) == pytest.approx(np.mean(path_logs), abs=1e-5)
+        inputs = ScoreInputs(dm, out, stats)
+        assert float(fill_score(inputs)[row]) == pytest.approx(np.mean(new), abs=1e-5)
+        assert float(path_score(inputs)[row]) == pytest.approx(np.mean(path_logs), abs=1e-5)
 
 
 # --- who goes on ----------------------------------------------------------------------------------------
@@ -98,40 +105,40 @@ def test_scores_are_of_the_same_step() -> None:
 def test_copies_draw_anew_and_survivors_go_on() -> None:
     """A branch that was kept and not cloned before it ends as it would have alone; copies differ from it."""
     dm, seen = tiny_diffusion(), []
-    how = Branching("best", moments=(0.5,), keep=2)
-    done = branch(dm, many(), how, PLAN, on_frame=seen.append)
+    how = BranchingConfig("best", moments=(0.5,), keep=2)
+    done = branch(dm, many(), how, CONFIG, on_frame=seen.append)
     parents = done.trees[0].rounds[0].parents
     chosen = done.trees[0].rounds[0].chosen
     scores = done.trees[0].rounds[0].scores
     assert set(parents) == set(chosen) == set(np.argsort(scores)[-2:])
     assert all(parents[c] == c for c in chosen)
-    alone = denoise(dm.denoiser, many(), PLAN)
+    alone = denoise(dm.denoiser, many(), CONFIG)
     for c in chosen:
         family = [i for i, p in enumerate(parents) if p == c]
-        texts = [tuple(done.canvas.ids[i].tolist()) for i in family]
+        texts = [tuple(done.state.ids[i].tolist()) for i in family]
         assert tuple(alone.ids[c].tolist()) in texts
         assert len(set(texts)) == len(texts), "clones with the same randomness"
-        at_the_fork = next(f for f in seen if f.round == 1).canvas
+        at_the_fork = next(f for f in seen if f.round == 1).state
         assert len({tuple(at_the_fork.seeds[family].tolist())}) == 1
 
 
 @pytest.mark.parametrize("select", ["best", "diverse", "smc"])
-@pytest.mark.parametrize("plan", [PLAN, Plan(Ancestral(), steps=16), Plan(FirstHitting())])
-def test_ancestry_is_what_happened(select: str, plan: Plan) -> None:
+@pytest.mark.parametrize("config", [CONFIG, DenoisingConfig(Ancestral(), steps=16), DenoisingConfig(FirstHitting())])
+def test_ancestry_is_what_happened(select: str, config: DenoisingConfig) -> None:
     """Positions decided before a moment are the parent's, for every child at every moment."""
     dm, seen = tiny_diffusion(), []
-    done = branch(dm, many(), Branching(select, strength=80.0), plan, on_frame=seen.append)
+    done = branch(dm, many(), BranchingConfig(select, strength=80.0), config, on_frame=seen.append)
     tree = done.trees[0]
     assert [r.level for r in tree.rounds] == [0.2, 0.4, 0.6]
-    last = {r: [f for f in seen if f.round == r][-1].canvas for r in range(4)}
+    last = {r: [f for f in seen if f.round == r][-1].state for r in range(4)}
     for r, item in enumerate(tree.rounds):
         before, after = last[r], last[r + 1]
         for child, parent in enumerate(item.parents):
             kept = ~before.masked[parent]
             assert torch.equal(before.ids[parent][kept], after.ids[child][kept])
     for row in range(6):
-        assert tree.seeds[tree.origin(row)] == int(done.canvas.seeds[row])
-    assert not done.canvas.masked.any()
+        assert tree.seeds[tree.origin(row)] == int(done.state.seeds[row])
+    assert not done.state.masked.any()
     text = tree.tree()
     assert text.count("the end") == 6 and text.count("branch") == 6
     names = [n.name for n in tree.levels()[-1]]
@@ -140,7 +147,7 @@ def test_ancestry_is_what_happened(select: str, plan: Plan) -> None:
 
 
 def test_the_tree_drawn() -> None:
-    tree = Ancestry((7, 8), (Round(0.5, (-1.0, -2.0), (0, 0), (0,)),), (-0.5, -0.25))
+    tree = Ancestry((7, 8), (SelectionRound(0.5, (-1.0, -2.0), (0, 0), (0,)),), (-0.5, -0.25))
     assert tree.tree() == (
         "branch 1 (seed 7) · 50% -1.000\n├─ 1 · the end -0.500\n└─ 1b · the end -0.250\n"
         "branch 2 (seed 8) · 50% -2.000 given up"
@@ -149,25 +156,27 @@ def test_the_tree_drawn() -> None:
 
 
 def test_a_shrinking_batch_costs_less() -> None:
-    dm, meters = tiny_diffusion(), (Meter(), Meter())
+    dm, costs = tiny_diffusion(), (ForwardCost(), ForwardCost())
     both = [
-        branch(dm, many(), Branching("best", moments=(0.5,), keep=2, refill=refill), PLAN, meter=m)
-        for refill, m in zip((True, False), meters, strict=True)
+        branch(dm, many(), BranchingConfig("best", moments=(0.5,), keep=2, refill=refill), CONFIG, cost=m)
+        for refill, m in zip((True, False), costs, strict=True)
     ]
-    assert [len(b.canvas) for b in both] == [6, 2] and [m.row_passes for m in meters] == [72, 6 * 6 + 2 * 6]
+    assert [len(b.state) for b in both] == [6, 2] and [m.row_passes for m in costs] == [72, 6 * 6 + 2 * 6]
     kept = sorted(both[0].trees[0].rounds[0].chosen)
-    alone = denoise(dm.denoiser, many(), PLAN)
-    assert torch.equal(both[1].canvas.ids, alone.ids[kept])
+    alone = denoise(dm.denoiser, many(), CONFIG)
+    assert torch.equal(both[1].state.ids, alone.ids[kept])
     assert [n.lane for n in both[1].trees[0].levels()[-1]] == kept
 
 
 def test_groups_do_not_see_each_other() -> None:
     """Two prompts side by side: each group as if it were alone."""
-    dm, how = tiny_diffusion(), Branching("diverse")
+    dm, how = tiny_diffusion(), BranchingConfig("diverse")
     prompts = ["To be", "Whether it"]
-    both = branch(dm, dm.canvas([p for p in prompts for _ in range(4)], 20, [0, 1, 2, 3] * 2), how, PLAN, group=4)
+    both = branch(
+        dm, dm.prompt_state([p for p in prompts for _ in range(4)], 20, [0, 1, 2, 3] * 2), how, CONFIG, group=4
+    )
     for g, prompt in enumerate(prompts):
-        one = branch(dm, dm.canvas(prompt, 20, 4), how, PLAN)
+        one = branch(dm, dm.prompt_state(prompt, 20, 4), how, CONFIG)
         assert one.texts() == both.texts()[4 * g : 4 * g + 4]
         for mine, beside in zip(one.trees[0].rounds, both.trees[g].rounds, strict=True):
             assert mine.parents == beside.parents and mine.scores == pytest.approx(beside.scores, abs=1e-4)
@@ -182,8 +191,8 @@ def test_a_judge_of_texts_decides() -> None:
         seen.append(list(texts))
         return [t.count("t") / len(t) for t in texts]
 
-    done = branch(dm, many(16), Branching("best", (0.2, 0.4, 0.6, 0.8), keep=2, score=judge), PLAN)
-    plain = branch(dm, many(16), Branching("none"), PLAN)
+    done = branch(dm, many(16), BranchingConfig("best", (0.2, 0.4, 0.6, 0.8), keep=2, score=judge), CONFIG)
+    plain = branch(dm, many(16), BranchingConfig("none"), CONFIG)
     assert all(t.startswith("To be") and len(t) == 29 for texts in seen for t in texts), "the whole best guess"
 
     def count(texts: list[str]) -> float:
@@ -195,13 +204,15 @@ def test_a_judge_of_texts_decides() -> None:
 
 def test_diverse_keeps_what_differs() -> None:
     rows = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [7, 8, 9, 10, 11]]
-    d = selecting.overlap(rows)
+    d = selection.ngram_distances(rows)
     assert d[0, 1] == pytest.approx(0) and d[0, 2] == pytest.approx(1) and (np.diag(d) == 0).all()
-    assert selecting.diverse(d, [0.0, -0.01, -0.5], 2) == [0, 2]
-    assert selecting.best([0.0, -0.01, -0.5], 2) == [0, 1]
-    assert selecting.overlap([[1], [2]]).tolist() == [[0, 0], [0, 0]], "too short for a trigram"
+    assert select_diverse(d.tolist(), [0.0, -0.01, -0.5], 2) == [0, 2]
+    assert selection.best_rows([0.0, -0.01, -0.5], 2) == [0, 1]
+    assert selection.ngram_distances([[1], [2]]).tolist() == [[0, 0], [0, 0]], "too short for a trigram"
     assert (
-        np.linalg.eigvalsh(1 - selecting.overlap(np.random.default_rng(0).integers(0, 3, (9, 12)).tolist())).min()
+        np.linalg.eigvalsh(
+            1 - selection.ngram_distances(np.random.default_rng(0).integers(0, 3, (9, 12)).tolist())
+        ).min()
         > -1e-9
     )
 
@@ -210,19 +221,19 @@ def test_diverse_keeps_what_differs() -> None:
 @settings(max_examples=200, deadline=None)
 def test_systematic_resampling(logs: list[float], u: float) -> None:
     """floor(n w) or ceil(n w) copies each; who is taken keeps its place; the mean over the number is n w."""
-    w = selecting.normalised(logs)
+    w = selection.normalise_weights(logs)
     n = len(w)
-    parents = selecting.systematic(w, u)
+    parents = selection.systematic_resampling(w, u)
     counts = np.bincount(parents, minlength=n)
     assert len(parents) == n and (np.abs(counts - n * w) < 1 + 1e-9).all()
     assert all(parents[i] == i for i in set(parents))
-    assert 1 - 1e-9 <= selecting.effective(w) <= n + 1e-9
+    assert 1 - 1e-9 <= selection.effective_sample_size(w) <= n + 1e-9
 
 
 def test_systematic_resampling_is_fair() -> None:
     w = np.array([0.5, 0.3, 0.15, 0.05])
     grid = (np.arange(1000) + 0.5) / 1000
-    counts = np.mean([np.bincount(selecting.systematic(w, u), minlength=4) for u in grid], 0)
+    counts = np.mean([np.bincount(selection.systematic_resampling(w, u), minlength=4) for u in grid], 0)
     assert counts == pytest.approx(4 * w, abs=2e-3)
 
 
@@ -256,40 +267,47 @@ def in_two_steps(joint: Joint) -> np.ndarray[Any, Any]:
 
 
 def total_variation(
-    joint: Joint, target: np.ndarray[Any, Any], plan: Plan, n: int, runs: int, heat: float, **how: Any
+    joint: Joint, target: np.ndarray[Any, Any], config: DenoisingConfig, n: int, runs: int, heat: float, **how: Any
 ) -> float:
     """Mean over `runs` of the distance of n weighted particles to `target`."""
     dm = joint.model()
-    canvas = blank([[]] * (n * runs), joint.length, list(range(n * runs)), joint.mask, heat)
-    done = branch(dm, canvas, Branching("smc", score=reward, strength=STRENGTH, **how), plan, group=n)
+    state = DiffusionState.from_prompts([[]] * (n * runs), joint.length, list(range(n * runs)), joint.mask, heat)
+    done = branch(dm, state, BranchingConfig("smc", score=reward, strength=STRENGTH, **how), config, group=n)
     index = torch.zeros(n * runs, dtype=torch.int64)
     for i in range(joint.length):
-        index = index * joint.letters + done.canvas.ids[:, i]
+        index = index * joint.letters + done.state.ids[:, i]
     mass = torch.zeros((runs, len(joint.texts)), dtype=torch.float64)
     mass.scatter_add_(1, index.view(runs, n), done.weights.view(runs, n))
     return float((mass - torch.tensor(target)).abs().sum(1).mean() / 2)
 
 
-@pytest.mark.parametrize("plan", [Plan(FirstHitting()), Plan(Random(), steps=2), Plan(policy("margin", noise=0.5))])
-def test_smc_finds_the_posterior(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        DenoisingConfig(FirstHitting()),
+        DenoisingConfig(Random(), steps=2),
+        DenoisingConfig(make_policy("margin", noise=0.5)),
+    ],
+)
+def test_smc_finds_the_posterior(config: DenoisingConfig) -> None:
     """Particles drawn too hot, resampled midway: their weighted share of each text goes to the enumerated posterior as
     1/sqrt(particles). 16 times the particles: a fourth of the distance."""
     joint = Joint(4, letters=2)
-    base = in_two_steps(joint) if plan.steps == 2 else joint.p.flatten()
+    base = in_two_steps(joint) if config.steps == 2 else joint.p.flatten()
     target = posterior(joint, base)
-    levels = (0.25, 0.5) if plan.steps != 2 else (0.5,)
-    far = {n: total_variation(joint, target, plan, n, 4096 // n, 1.4, moments=levels) for n in (64, 1024)}
+    levels = (0.25, 0.5) if config.steps != 2 else (0.5,)
+    far = {n: total_variation(joint, target, config, n, 4096 // n, 1.4, moments=levels) for n in (64, 1024)}
     assert far[1024] < 0.05
     assert 0.65 < far[64] / far[1024] / 4 < 1.5, far
-    unweighted = total_variation(joint, base, plan, 1024, 2, 1.4, moments=levels)
+    unweighted = total_variation(joint, base, config, 1024, 2, 1.4, moments=levels)
     assert unweighted > 2 * far[1024], "the test can tell the posterior from the prior"
 
 
 def test_smc_resamples_when_few_carry_the_weight() -> None:
     dm = tiny_diffusion()
-    calm = branch(dm, many(8), Branching("smc", strength=0.0), PLAN).trees[0]
+    calm = branch(dm, many(8), BranchingConfig("smc", strength=0.0), CONFIG).trees[0]
     assert all(not r.chosen and r.ess == pytest.approx(8) and r.parents == tuple(range(8)) for r in calm.rounds)
-    wild = branch(dm, many(8), Branching("smc", strength=500.0), PLAN).trees[0]
+    wild = branch(dm, many(8), BranchingConfig("smc", strength=500.0), CONFIG).trees[0]
     assert any(r.chosen and r.ess is not None and r.ess < 4 for r in wild.rounds)
     for r in wild.rounds:
         assert bool(r.chosen) == (r.ess < 4) and sum(r.weights) == pytest.approx(1)
@@ -299,16 +317,16 @@ def test_smc_resamples_when_few_carry_the_weight() -> None:
 
 def test_smc_refuses_what_has_no_density() -> None:
     dm = tiny_diffusion()
-    for plan, said in (
-        (Plan(policy("confidence"), steps=8), "chooses positions by the tokens"),
-        (Plan(Random(), steps=8, top_p=0.9), "every token"),
+    for config, said in (
+        (DenoisingConfig(make_policy("confidence"), steps=8), "chooses positions by the tokens"),
+        (DenoisingConfig(Random(), steps=8, top_p=0.9), "every token"),
     ):
         with pytest.raises(InputError, match=said):
-            branch(dm, many(), Branching("smc"), plan)
+            branch(dm, many(), BranchingConfig("smc"), config)
     with pytest.raises(InputError, match="temperature 0"):
-        branch(dm, many(temperature=0.0), Branching("smc"), PLAN)
+        branch(dm, many(temperature=0.0), BranchingConfig("smc"), CONFIG)
     with pytest.raises(InputError, match="Leave out keep"):
-        branch(dm, many(), Branching("smc", keep=2), PLAN)
+        branch(dm, many(), BranchingConfig("smc", keep=2), CONFIG)
 
 
 # --- laws -----------------------------------------------------------------------------------------------
@@ -316,13 +334,15 @@ def test_smc_refuses_what_has_no_density() -> None:
 
 @pytest.mark.usefixtures("global_state_untouched")
 def test_without_selection_a_branch_is_its_seeds_own() -> None:
-    both = [MultiBranchDiffusion(n, tiny_diffusion(), how=Branching("none"), plan=PLAN) for n in (5, 1)]
+    both = [
+        MultiBranchDiffusion(n, tiny_diffusion(), branching=BranchingConfig("none"), denoising=CONFIG) for n in (5, 1)
+    ]
     five = both[0].generate_parallel("To be", 24, seed=3)
     by_seed = {t.seed: t.text for t in five}
     assert sorted(by_seed) == [3, 4, 5, 6, 7] and len(set(by_seed.values())) == 5
     for seed, text in by_seed.items():
         assert both[1].generate_parallel("To be", 24, seed=seed)[0].text == text
-    again = MultiBranchDiffusion(5, tiny_diffusion(), plan=PLAN)
+    again = MultiBranchDiffusion(5, tiny_diffusion(), denoising=CONFIG)
     assert again.generate_parallel("To be", 24, seed=3).texts == again.generate_parallel("To be", 24, seed=3).texts
 
 
@@ -334,133 +354,73 @@ def test_no_mask_survives_and_locked_stays(data: st.DataObject) -> None:
     names = ["ancestral", "random", "first-hitting", "margin", "entropy"] + (
         ["confidence", "threshold", "factor"] if select != "smc" else []
     )
-    kind = policy(data.draw(st.sampled_from(names)))
+    kind = make_policy(data.draw(st.sampled_from(names)))
     remask = (
         data.draw(st.sampled_from([None, Remask("rescale", 0.3), Remask("confidence")]))
-        if kind.planned and not kind.one
+        if kind.fixed_steps and not kind.one_per_step
         else None
     )
-    steps = None if kind.one or not kind.planned else data.draw(st.integers(1, 30))
-    plan = Plan(kind, steps, data.draw(st.sampled_from([0, 7])), remask)
-    canvas = dm.infill("To <mask:9> or not <mask:5>be", seeds=data.draw(st.integers(1, 5)))
+    steps = None if kind.one_per_step or not kind.fixed_steps else data.draw(st.integers(1, 30))
+    config = DenoisingConfig(kind, steps, data.draw(st.sampled_from([0, 7])), remask)
+    state = dm.infill_state("To <mask:9> or not <mask:5>be", seeds=data.draw(st.integers(1, 5)))
     moments = tuple(sorted(data.draw(st.sets(st.sampled_from([0.1, 0.3, 0.5, 0.9]), max_size=3))))
-    done = branch(dm, canvas, Branching(select, moments, refill=select == "smc" or data.draw(st.booleans())), plan)
-    assert not done.canvas.masked.any() and not (done.canvas.ids == dm.fill).any()
-    assert torch.equal(
-        done.canvas.ids[:, canvas.locked[0]], canvas.ids[:1, canvas.locked[0]].expand(len(done.canvas), -1)
+    done = branch(
+        dm, state, BranchingConfig(select, moments, refill=select == "smc" or data.draw(st.booleans())), config
     )
+    assert not done.state.masked.any() and not (done.state.ids == dm.fill).any()
+    assert torch.equal(done.state.ids[:, state.locked[0]], state.ids[:1, state.locked[0]].expand(len(done.state), -1))
     assert done.weights.sum() == pytest.approx(1)
 
 
-# --- merging, levels, search ----------------------------------------------------------------------------
+# --- merging ----------------------------------------------------------------------------
 
 
 def test_merging_keeps_what_is_agreed_on() -> None:
     dm = tiny_diffusion()
     ids = dm.encode("abc"[:0] + "To be, or not to be")
-    canvas = dm.canvas("", len(ids), 3)
+    state = dm.prompt_state("", len(ids), 3)
     a, b = list(ids), list(ids)
     b[10], b[3] = ids[0], ids[0]
     rows = torch.tensor([a, b, b])
-    whole = canvas.replace(
-        ids=rows, masked=torch.zeros_like(canvas.masked), confidence=torch.ones_like(canvas.confidence)
-    )
+    whole = state.replace(ids=rows, masked=torch.zeros_like(state.masked), confidence=torch.ones_like(state.confidence))
     where, agreed = agreement(whole, [0, 1])
     assert [i for i in range(len(ids)) if not where[i]] == [3, 10]
     assert torch.equal(agreed[where], rows[0][where])
     assert agreement(whole, [0, 1], run=7)[0].tolist() == [False] * 11 + [True] * 8, "runs of 3 and 6 are too short"
     two, token = agreement(whole, [0, 1, 2], share=0.6)
     assert bool(two.all()) and token[3] == b[3], "two of three"
-    meter = Meter()
-    one, kept = merge(dm, whole, [0, 1], Plan(Random(), steps=2), seed=5, meter=meter)
+    cost = ForwardCost()
+    one, kept = merge(dm, whole, [0, 1], DenoisingConfig(Random(), steps=2), seed=5, cost=cost)
     assert torch.equal(kept, where) and torch.equal(one.ids[0][where], rows[0][where])
-    assert not one.masked.any() and len(one) == 1 and meter.row_passes == 2
-    again, _ = merge(dm, whole, [0, 1], Plan(Random(), steps=2), seed=5)
+    assert not one.masked.any() and len(one) == 1 and cost.row_passes == 2
+    again, _ = merge(dm, whole, [0, 1], DenoisingConfig(Random(), steps=2), seed=5)
     assert torch.equal(one.ids, again.ids)
     with pytest.raises(InputError, match="2 or more"):
         merge(dm, whole, [0])
-    other = dm.canvas(["T", "To be"], 20, 2)
+    other = dm.prompt_state(["T", "To be"], 20, 2)
     with pytest.raises(InputError, match="one prompt"):
         merge(dm, other, [0, 1])
 
 
 def test_merged_branches_of_one_call() -> None:
-    made = MultiBranchDiffusion(4, tiny_diffusion(), plan=PLAN, merge=2).generate_parallel("To be", 24)
+    made = MultiBranchDiffusion(4, tiny_diffusion(), denoising=CONFIG, merge=2).generate_parallel("To be", 24)
     assert made.merged is not None and made.merged.startswith("To be") and len(made.merged) == 29
     assert 0 <= made.agreed <= 1 and len(made) == 4
     assert [t.score for t in made] == sorted((t.score for t in made), reverse=True)
     assert all(len(t.tokens) == len(t.confidence) == 29 and "".join(t.tokens) == t.text for t in made)
 
 
-def test_levels_of_abstraction() -> None:
-    """Rough to polished: ever more is decided; the best guess is a whole text; given characters are certain."""
-    dm = tiny_diffusion()
-    levels = Levels(dm)
-    made = MultiBranchDiffusion(3, dm, how=Branching("best", (0.5,), keep=1), plan=PLAN).generate_parallel(
-        "To be", 24, on_frame=levels
-    )
-    for lane in range(3):
-        rough, refined, polished = (levels.at(x, lane) for x in ("rough", "refined", "polished"))
-        assert [r.level for r in (rough, refined, polished)] == ["rough", "refined", "polished"]
-        assert 0.25 <= rough.filled < 0.65 <= refined.filled < polished.filled == 1
-        assert polished.text in made.texts and all(polished.decided)
-        for r in (rough, refined, polished):
-            assert len(r.text) == len(r.characters) == 29 and r.text.startswith("To be") and "<mask>" not in r.text
-            assert all(p == 1 for _, p in r.characters[:5]) and all(0 < p <= 1 for _, p in r.characters)
-        assert rough.masked_text().count("·") == sum(not d for d in rough.decided) > 0
-    assert len(levels.all(0)) == 12 and levels.at(0.01).level == "noise"
-    with pytest.raises(UnknownName, match="Did you mean 'rough'"):
-        levels.at("rouhg")
-    with pytest.raises(InputError, match="never reached"):
-        levels.at("rough", 7)
-    start, meter = many(2), Meter()
-    first = read(dm, start, meter)[0]
-    assert first.filled == 0 and meter.row_passes == 2 and len(first.text) == 29
-    assert read(dm, denoise(dm.denoiser, start, PLAN), meter)[0].filled == 1 and meter.row_passes == 2
-
-
-def test_search_spends_what_it_says() -> None:
-    dm, meter = tiny_diffusion(), Meter()
-    how = Search(levels=(0.25, 0.5), children=3, expansions=4, branches=2)
-    found = search(dm, dm.canvas(["To be", "Whether"], 24, [0, 1]), how, PLAN, meter)
-    assert len(found.canvas) == 4 and not found.canvas.masked.any() and found.group == 2 and found.best() == [0, 2]
-    assert found.nodes == 2 * (1 + 4 * 3)
-    # root: 1 shared step, then 2 more for each of 3 children; deeper: 1 and 2 each, too.
-    assert found.explored == 2 * (4 * (1 + 3 * 2)) and meter.row_passes == found.explored + 4 * 6
-    assert bool((found.scores.view(2, 2)[:, 0] >= found.scores.view(2, 2)[:, 1]).all())
-    texts = dm.texts(found.canvas)
-    assert all(t.startswith("To be") for t in texts[:2]) and all(t.startswith("Whether") for t in texts[2:])
-    one = search(dm, dm.canvas("Whether", 24, [1]), how, PLAN)
-    assert dm.texts(one.canvas) == texts[2:], "a tree does not see its neighbours"
-    small = search(dm, dm.canvas("To be", 24, [0]), Search(levels=(0.25,), children=2, expansions=50, branches=3), PLAN)
-    assert small.nodes == 3 and len(small.canvas) == 3, "a tree that is whole is not searched on"
-
-
-def test_search_goes_where_the_score_is() -> None:
-    """With a judge that likes one letter, the searched texts hold more of it than as many plain ones."""
-    dm = tiny_diffusion()
-
-    def judge(texts: Any) -> list[float]:
-        return [t.count("t") / len(t) for t in texts]
-
-    starts = dm.canvas("To be", 24, list(range(10)))
-    how = Search((0.2, 0.5, 0.8), score=judge, expansions=10, branches=1)
-    found = search(dm, starts, how, Plan(Random(), steps=24))
-    plain = denoise(dm.denoiser, starts, Plan(Random(), steps=24))
-    assert np.mean(judge(dm.texts(found.canvas))) > np.mean(judge(dm.texts(plain))) + 0.03
-
-
 def test_errors_are_one_line() -> None:
     dm = tiny_diffusion()
     with pytest.raises(UnknownName, match="Did you mean 'diverse'"):
-        Branching("divers")
+        BranchingConfig("divers")
     with pytest.raises(UnknownName, match="score"):
-        Branching(score="fil")
+        BranchingConfig(score="fil")
     for wrong in ({"moments": (0.5, 0.2)}, {"moments": (0.0,)}, {"keep": 0}, {"weight": math.nan}):
         with pytest.raises(InputError):
-            Branching(**wrong)  # type: ignore[arg-type]
+            BranchingConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--keep 1 to 2"):
-        MultiBranchDiffusion(2, dm, how=Branching(keep=3))
+        MultiBranchDiffusion(2, dm, branching=BranchingConfig(keep=3))
     with pytest.raises(InputError, match="--branches"):
         MultiBranchDiffusion(0, dm)
     with pytest.raises(InputError, match="merge"):
@@ -468,18 +428,15 @@ def test_errors_are_one_line() -> None:
     with pytest.raises(InputError, match="groups"):
         branch(dm, many(6), group=4)
     with pytest.raises(InputError, match="one number a text"):
-        branch(dm, many(), Branching("best", score=lambda texts: [1.0]), PLAN)
+        branch(dm, many(), BranchingConfig("best", score=lambda texts: [1.0]), CONFIG)
     with pytest.raises(NumericsError, match="--score"):
-        branch(dm, many(), Branching("best", score=lambda texts: [math.nan] * len(texts)), PLAN)
-    for wrong in ({"levels": ()}, {"levels": (0.5, 0.4)}, {"children": 0}, {"exploration": -1.0}):
-        with pytest.raises(InputError):
-            Search(**wrong)  # type: ignore[arg-type]
+        branch(dm, many(), BranchingConfig("best", score=lambda texts: [math.nan] * len(texts)), CONFIG)
 
 
 def test_frames_are_snapshots() -> None:
     """A frame that was kept does not change afterwards."""
     seen: list[Frame] = []
-    branch(tiny_diffusion(), many(), Branching("best"), PLAN, on_frame=seen.append)
-    left = [int(f.canvas.left.sum()) for f in seen]
+    branch(tiny_diffusion(), many(), BranchingConfig("best"), CONFIG, on_frame=seen.append)
+    left = [int(f.state.num_masked.sum()) for f in seen]
     assert left == sorted(left, reverse=True) and left[0] > left[-1] == 0
-    assert not torch.equal(seen[0].watch.guess, seen[-1].watch.guess)
+    assert not torch.equal(seen[0].stats.guess, seen[-1].stats.guess)

@@ -16,15 +16,16 @@ from tinyland import tinyland  # noqa: F401  a fixture
 
 from thoughtmix import InputError, Pipeline
 from thoughtmix.cli import main
+from thoughtmix.diffusion.branching import BranchingConfig, MultiBranchDiffusion
 from thoughtmix.diffusion.policies import Random
-from thoughtmix.diffusion.renoise import confidence, curve, distance, forget, renoise
-from thoughtmix.diffusion.sampler import Meter, Plan
+from thoughtmix.diffusion.renoise import edit_distance, forget, renoise, token_confidence
+from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost
 from thoughtmix.models import load_model
 from thoughtmix.models.language import wrap_model
 from thoughtmix.training.language import save
 
 IDEA = "To be, or not to be: that is the question."
-PLAN = Plan(Random(), steps=8)
+CONFIG = DenoisingConfig(Random(), steps=8)
 
 
 @pytest.fixture(scope="module")
@@ -47,44 +48,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @settings(max_examples=30, deadline=None)
 def test_forgetting_is_exact_and_spares_what_is_locked(level: float, how: str, lock: Any) -> None:
     dm = tiny_diffusion()
-    canvas = forget(dm, IDEA, level, [0, 1, 2], how=how, lock=lock, span=5)
+    state = forget(dm, IDEA, level, [0, 1, 2], how=how, lock=lock, span=5)
     held = {
         i
         for s in lock
         for a, b in ([s] if isinstance(s, tuple) else [(m.start(), m.end()) for m in re.finditer(s, IDEA)])
         for i in range(a, b)
     }
-    assert canvas.locked.sum(1).tolist() == [len(held)] * 3
-    assert canvas.left.tolist() == [max(1, round(level * (len(IDEA) - len(held))))] * 3
-    assert not bool((canvas.masked & canvas.locked).any())
-    done = renoise(dm, IDEA, level, 3, how=how, lock=lock, span=5, plan=PLAN)
+    assert state.locked.sum(1).tolist() == [len(held)] * 3
+    assert state.num_masked.tolist() == [max(1, round(level * (len(IDEA) - len(held))))] * 3
+    assert not bool((state.masked & state.locked).any())
+    done = renoise(dm, IDEA, level, 3, how=how, lock=lock, span=5, config=CONFIG)
     for row, text in enumerate(done.texts):
-        assert len(text) == len(IDEA) and all(text[i] == IDEA[i] for i in range(len(IDEA)) if not canvas.masked[row, i])
-    assert not done.canvas.masked.any() and done.distances == tuple(distance(IDEA, t) for t in done.texts)
+        assert len(text) == len(IDEA) and all(text[i] == IDEA[i] for i in range(len(IDEA)) if not state.masked[row, i])
+    assert not done.state.masked.any() and done.distances == tuple(edit_distance(IDEA, t) for t in done.texts)
 
 
 @pytest.mark.usefixtures("global_state_untouched")
 def test_a_version_is_its_seeds_own() -> None:
     dm = tiny_diffusion()
-    three = renoise(dm, IDEA, 0.5, 3, seed=4, plan=PLAN)
+    three = renoise(dm, IDEA, 0.5, 3, seed=4, config=CONFIG)
     assert len(set(three.texts)) == 3
-    assert renoise(dm, IDEA, 0.5, 1, seed=5, plan=PLAN).texts[0] == three.texts[1]
+    assert renoise(dm, IDEA, 0.5, 1, seed=5, config=CONFIG).texts[0] == three.texts[1]
 
 
 def test_ways_of_forgetting() -> None:
     """Spans come in stretches; the least likely first is what it says, by the model's own probabilities."""
-    dm, meter = tiny_diffusion(), Meter()
+    dm, cost = tiny_diffusion(), ForwardCost()
 
     def runs(how: str) -> int:
         masked = forget(dm, IDEA, 0.4, list(range(20)), how=how, span=8).masked
         return int((masked[:, 1:] & ~masked[:, :-1]).sum() + masked[:, 0].sum())
 
     assert runs("span") < 0.6 * runs("random")
-    canvas = forget(dm, IDEA, 0.4, [0, 1], how="unsure", meter=meter)
-    assert meter.row_passes == 8 and torch.equal(canvas.masked[0], canvas.masked[1])
-    whole = canvas.replace(ids=torch.tensor([dm.encode(IDEA)] * 2), masked=torch.zeros_like(canvas.masked)).pick([0])
-    sure = confidence(dm, whole)[0]
-    assert float(sure[canvas.masked[0]].max()) <= float(sure[~canvas.masked[0]].min())
+    state = forget(dm, IDEA, 0.4, [0, 1], how="unsure", cost=cost)
+    assert cost.row_passes == 8 and torch.equal(state.masked[0], state.masked[1])
+    whole = state.replace(ids=torch.tensor([dm.encode(IDEA)] * 2), masked=torch.zeros_like(state.masked)).select_rows(
+        [0]
+    )
+    sure = token_confidence(dm, whole)[0]
+    assert float(sure[state.masked[0]].max()) <= float(sure[~state.masked[0]].min())
     place = 11  # against one forward in which its eighth is hidden
     ids, hidden = whole.ids.clone(), torch.arange(len(IDEA)) % 8 == place % 8
     ids[0, hidden] = dm.fill
@@ -95,7 +98,7 @@ def test_ways_of_forgetting() -> None:
 
 def test_the_curve_rises() -> None:
     dm = tiny_diffusion()
-    made = curve(dm, IDEA, (0.1, 0.5, 1.0), 6, plan=PLAN)
+    made = [renoise(dm, IDEA, level, 6, config=CONFIG) for level in (0.1, 0.5, 1.0)]
     means = [sum(r.distances) / 6 for r in made]
     assert means == sorted(means) and means[0] < 0.15 < 0.5 < means[-1]
     assert [r.forgotten for r in made] == pytest.approx([4 / 42, 0.5, 1.0])
@@ -110,14 +113,19 @@ def test_edit_distance(a: str, b: str) -> None:
         return min(slow(x[1:], y) + 1, slow(x, y[1:]) + 1, slow(x[1:], y[1:]) + (x[0] != y[0]))
 
     if len(a) + len(b) < 10:
-        assert distance(a, b) == pytest.approx(slow(a, b) / max(1, len(a), len(b)))
-    assert distance(a, b) == distance(b, a) and distance(a, a) == 0
+        assert edit_distance(a, b) == pytest.approx(slow(a, b) / max(1, len(a), len(b)))
+    assert edit_distance(a, b) == edit_distance(b, a) and edit_distance(a, a) == 0
 
 
 def test_renoising_errors() -> None:
     dm = tiny_diffusion()
-    for settings_, said in (({"level": 0.0}, "--level"), ({"lock": ["king"]}, "does not contain 'king'"), ({"lock": [IDEA]}, "Everything is locked"),
-                            ({"how": "spam"}, "Did you mean 'span'"), ({"span": 0}, "1 or more")):  # fmt: skip
+    for settings_, said in (
+        ({"level": 0.0}, "--level"),
+        ({"lock": ["king"]}, "does not contain 'king'"),
+        ({"lock": [IDEA]}, "Everything is locked"),
+        ({"how": "spam"}, "Did you mean 'span'"),
+        ({"span": 0}, "1 or more"),
+    ):
         with pytest.raises(InputError, match=said):
             forget(dm, IDEA, **{"level": 0.5, "seeds": [0], **settings_})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="does not know '%'"):
@@ -134,7 +142,16 @@ def pipeline() -> Pipeline:
 
 
 @pytest.mark.usefixtures("global_state_untouched")
-@pytest.mark.parametrize("options", [{}, {"policy": "first-hitting"}, {"branches": 3}, {"branches": 4, "select": "smc"}, {"remask": "rescale", "block": 8}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"policy": "first-hitting"},
+        {"branches": 3},
+        {"branches": 4, "select": "smc"},
+        {"remask": "rescale", "block": 8},
+    ],
+)
 def test_a_thought_is_its_seeds_own(pipeline: Pipeline, options: dict[str, Any]) -> None:
     """Law 5, with private branches too: they compete within their thought."""
     how: dict[str, Any] = {
@@ -165,9 +182,16 @@ def test_the_thinkers_settings(pipeline: Pipeline) -> None:
     cut = pipeline("To be", n=2, stop=stop, **how)[0]
     assert cut.finish == "stop" and cut.text == plain[0].text[: plain[0].text.index(stop)]
     assert len(cut.token_ids) == len(cut.token_logprobs) == len(cut.text)
-    for wrong, said in (({"top_k": 5}, "no top_k"), ({"steps": 0}, "steps"), ({"policy": "randm"}, "Did you mean 'random'"), ({"branches": "x"}, "whole number"),
-                        ({"creativity": 0, "policy": "random"}, "draws positions"), ({"creativity": 1.0, "temperature": 1.0}, "only one"),
-                        ({"max_new_tokens": 5000}, "reads 1024"), ({"min_p": [0.1, 0.2]}, "one value")):  # fmt: skip
+    for wrong, said in (
+        ({"top_k": 5}, "no top_k"),
+        ({"steps": 0}, "steps"),
+        ({"policy": "randm"}, "Did you mean 'random'"),
+        ({"branches": "x"}, "whole number"),
+        ({"creativity": 0, "policy": "random"}, "draws positions"),
+        ({"creativity": 1.0, "temperature": 1.0}, "only one"),
+        ({"max_new_tokens": 5000}, "reads 1024"),
+        ({"min_p": [0.1, 0.2]}, "one value"),
+    ):
         with pytest.raises(InputError, match=said):
             pipeline("To be", n=2, **{**how, **wrong})
 
@@ -267,7 +291,6 @@ def test_the_live_view(folder: str) -> None:
     """Brighter where surer; a branch that was given up fades and then makes room for the copy in its place."""
     from rich.console import Console
 
-    from thoughtmix.diffusion.branching import Branching, MultiBranchDiffusion
     from thoughtmix.report.branches import LiveBranches, _style
 
     assert _style(0.9, False, False) > _style(0.2, False, False) and _style(0.1, True, True) == "bold"
@@ -276,13 +299,15 @@ def test_the_live_view(folder: str) -> None:
     view, shown = LiveBranches(console, dm), []
 
     def see(frame: Any) -> None:
-        view.see(frame)
+        view.show(frame)
         with console.capture() as got:
-            console.print(view.frame("now"))
+            console.print(view.render("now"))
         shown.append(got.get())
 
-    how = Branching("best", (0.4,), keep=2)
-    MultiBranchDiffusion(4, dm, how=how, plan=Plan(Random(), steps=30)).generate_parallel("To be", 30, on_frame=see)
+    how = BranchingConfig("best", (0.4,), keep=2)
+    MultiBranchDiffusion(4, dm, branching=how, denoising=DenoisingConfig(Random(), steps=30)).generate_parallel(
+        "To be", 30, on_frame=see
+    )
     gone = [s.count("given up") for s in shown]
     assert gone[:12] == [0] * 12 and gone[12:22] == [2] * 10 and gone[22:] == [0] * 8
     assert re.search(r"─ \d[b-z] ", re.sub(r"\x1b\[[0-9;]*m", "", shown[-1]))

@@ -13,17 +13,34 @@ import pytest
 import torch
 
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.diffusion.evaluation import evaluate, windows_of
-from thoughtmix.diffusion.objective import bound_loss, by_count, by_time, stratified, token_losses
-from thoughtmix.diffusion.schedules import Cosine, Linear, Polynomial, Schedule, schedule
-from thoughtmix.diffusion.task import DiffusionTask, Objective
-from thoughtmix.diffusion.train import build, diffusion_tokenizer, task_of, train_diffusion
+from thoughtmix.diffusion.objective import (
+    bound_loss,
+    evaluate_bound,
+    mask_by_count,
+    mask_by_time,
+    split_windows,
+    stratified,
+    token_losses,
+)
+from thoughtmix.diffusion.schedules import Cosine, Linear, Polynomial, Schedule, make_schedule
+from thoughtmix.diffusion.train import (
+    DiffusionObjective,
+    DiffusionTask,
+    diffusion_tokenizer,
+    new_model,
+    new_task,
+    train_diffusion,
+)
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape, encode
 
-TEXT = "".join(f"The {a} {b} went to the {c}.\n" for a in ("red", "old", "sad") for b in ("cat", "dog", "king", "fool")
-               for c in ("sea", "town", "well", "hill", "door"))  # fmt: skip
+TEXT = "".join(
+    f"The {a} {b} went to the {c}.\n"
+    for a in ("red", "old", "sad")
+    for b in ("cat", "dog", "king", "fool")
+    for c in ("sea", "town", "well", "hill", "door")
+)
 SHAPE = Shape(layers=2, width=32, heads=2, context=16)
 SPLITS = split(TEXT, 0.2)
 MASK_ID = 3
@@ -64,7 +81,7 @@ def test_the_bound_is_the_enumerated_one(how: Any, prefix: int) -> None:
     exact = enumerated(model, x, prefix)
     windows = x.expand(4000, -1)
     more = {"estimator": "count"} if how == "count" else {"estimator": "time", "schedule": how}
-    found = evaluate(model, windows, MASK_ID, draws=4, prefix=prefix, batch_size=4000, **more)
+    found = evaluate_bound(model, windows, MASK_ID, draws=4, prefix=prefix, batch_size=4000, **more)
     error = found.windows.std() / math.sqrt(len(windows))
     assert abs(found.nats - exact) < 4.5 * error and error < 0.05 * exact
     assert found.low < found.nats < found.high
@@ -73,14 +90,14 @@ def test_the_bound_is_the_enumerated_one(how: Any, prefix: int) -> None:
 
 def test_counting_has_less_variance_than_times() -> None:
     x = torch.tensor([0, 2, 1, 1, 0])
-    kinds = [evaluate(Table(5), x.expand(4000, -1), MASK_ID, draws=1, estimator=e) for e in ("time", "count")]  # type: ignore[arg-type]
+    kinds = [evaluate_bound(Table(5), x.expand(4000, -1), MASK_ID, draws=1, estimator=e) for e in ("time", "count")]  # type: ignore[arg-type]
     assert kinds[1].windows.std() < 0.8 * kinds[0].windows.std()
 
 
 def test_characters_turn_tokens_into_bits_a_character() -> None:
     windows = torch.tensor([[0, 2, 1, 1, 0]]).expand(8, -1)
-    one = evaluate(Table(5), windows, MASK_ID, draws=1)
-    four = evaluate(Table(5), windows, MASK_ID, draws=1, characters=4 * windows.numel())
+    one = evaluate_bound(Table(5), windows, MASK_ID, draws=1)
+    four = evaluate_bound(Table(5), windows, MASK_ID, draws=1, characters=4 * windows.numel())
     assert four.bits == pytest.approx(one.bits / 4) and four.nats == one.nats
 
 
@@ -94,11 +111,15 @@ def test_schedules_end_where_they_must_and_their_weight_is_the_derivative(kind: 
 
 
 def test_schedules_by_name() -> None:
-    assert schedule("poly3") == Polynomial(3.0) and schedule("linear") == Linear() and schedule("cosine") == Cosine()
+    assert (
+        make_schedule("poly3") == Polynomial(3.0)
+        and make_schedule("linear") == Linear()
+        and make_schedule("cosine") == Cosine()
+    )
     with pytest.raises(UnknownName, match="Did you mean 'cosine'"):
-        schedule("cosin")
+        make_schedule("cosin")
     with pytest.raises(InputError, match="power of 0"):
-        schedule("poly0")
+        make_schedule("poly0")
 
 
 def test_times_are_stratified() -> None:
@@ -111,9 +132,9 @@ def test_times_are_stratified() -> None:
 def test_masks_stay_within_what_is_free() -> None:
     free = torch.rand(64, 9, generator=torch.Generator().manual_seed(0)) < 0.6
     free[:, 0] = True
-    for masking in (by_time(free, np.random.default_rng(0)), by_count(free, np.random.default_rng(0))):
+    for masking in (mask_by_time(free, np.random.default_rng(0)), mask_by_count(free, np.random.default_rng(0))):
         assert not bool((masking.masked & ~free).any())
-    count = by_count(free, np.random.default_rng(0))
+    count = mask_by_count(free, np.random.default_rng(0))
     assert torch.allclose(count.weight, free.sum(1) / count.masked.sum(1))
     assert bool((count.masked.sum(1) >= 1).all())
 
@@ -122,7 +143,7 @@ def test_masks_stay_within_what_is_free() -> None:
 
 
 def task(**more: Any) -> DiffusionTask:
-    return task_of(diffusion_tokenizer(SPLITS, SHAPE), SPLITS, SHAPE, Objective(**more), 0)
+    return new_task(diffusion_tokenizer(SPLITS, SHAPE), SPLITS, SHAPE, DiffusionObjective(**more), 0)
 
 
 def test_batches_are_a_function_of_step_and_row() -> None:
@@ -141,7 +162,7 @@ def test_prefixes_are_clean_begin_lines_and_do_not_count() -> None:
     assert set(starts) == {"T"}
     assert 0.3 < batch["unseen"].any(1).float().mean() < 0.7
     assert not bool((batch["unseen"] & batch["free"]).any())
-    model = build(diffusion_tokenizer(SPLITS, SHAPE), SHAPE, 0)
+    model = new_model(diffusion_tokenizer(SPLITS, SHAPE), SHAPE, 0)
     loss = some.loss(model, batch)[0]
     losses = token_losses(
         model.requires_grad_(False),
@@ -149,15 +170,15 @@ def test_prefixes_are_clean_begin_lines_and_do_not_count() -> None:
         batch["masked"],
         some.mask_id,
     )
-    by_hand = sum(
-        float(losses[i, j]) * float(batch["weight"][i]) for i, j in batch["masked"].nonzero().tolist()
-    ) / int(batch["free"].sum())  # fmt: skip
+    by_hand = sum(float(losses[i, j]) * float(batch["weight"][i]) for i, j in batch["masked"].nonzero().tolist()) / int(
+        batch["free"].sum()
+    )
     assert float(loss) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_uniform_weighting_is_the_mean_of_masked_tokens() -> None:
     losses = torch.tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 5.0]])
-    masking = by_count(torch.ones(2, 3, dtype=torch.bool), np.random.default_rng(0))
+    masking = mask_by_count(torch.ones(2, 3, dtype=torch.bool), np.random.default_rng(0))
     masking = type(masking)(losses > 0, torch.tensor([1.5, 3.0]))
     free = torch.ones(2, 3, dtype=torch.bool)
     assert float(bound_loss(losses, masking, free, "uniform")) == 3.0
@@ -166,18 +187,19 @@ def test_uniform_weighting_is_the_mean_of_masked_tokens() -> None:
 
 def test_windows_lie_side_by_side() -> None:
     ids = torch.arange(100)
-    assert torch.equal(windows_of(ids, 30).flatten(), torch.arange(90))
-    assert windows_of(ids, 10, 3)[:, 0].tolist() == [0, 45, 90]
+    assert torch.equal(split_windows(ids, 30).flatten(), torch.arange(90))
+    assert split_windows(ids, 10, 3)[:, 0].tolist() == [0, 45, 90]
     with pytest.raises(InputError, match="a window takes 101"):
-        windows_of(ids, 101)
+        split_windows(ids, 101)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
 def settings(**more: Any) -> TrainConfig:
-    return TrainConfig(**{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4,
-                          "precision": "no", **more})  # fmt: skip
+    return TrainConfig(
+        **{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4, "precision": "no", **more}
+    )
 
 
 def test_training_learns(tmp_path: Path, global_state_untouched: None) -> None:

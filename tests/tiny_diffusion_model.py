@@ -12,7 +12,7 @@ import torch
 
 from thoughtmix.diffusion.denoiser import MaskPredictor
 from thoughtmix.diffusion.load import DiffusionModel, wrap_diffusion
-from thoughtmix.diffusion.train import build, diffusion_tokenizer
+from thoughtmix.diffusion.train import diffusion_tokenizer, new_model
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape
 
@@ -23,7 +23,7 @@ TEXT = "To be, or not to be: that is the question.\nROMEO: Whether it is nobler 
 def tiny_diffusion(seed: int = 0) -> DiffusionModel:
     shape = Shape(2, 32, 2, 32)
     tokenizer = diffusion_tokenizer(split(TEXT), shape)
-    model = build(tokenizer, shape, seed)
+    model = new_model(tokenizer, shape, seed)
     with torch.no_grad():  # a fresh head is zero: every token equally likely
         for p in model.parameters():
             if p.ndim == 2 and not p.any():

@@ -49,13 +49,23 @@ def writer(text: str, out: Path, steps: int) -> DiffusionModel:
     place = out / "writer"
     if not (place / "config.json").exists():
         config = TrainConfig(
-            steps=steps, batch_size=8, learning_rate=4e-3, ema=0.99, optimizer="muon", precision="bf16",
-            evaluate_every=500, save_every=500,
-        )  # fmt: skip
+            steps=steps,
+            batch_size=8,
+            learning_rate=4e-3,
+            ema=0.99,
+            optimizer="muon",
+            precision="bf16",
+            evaluate_every=500,
+            save_every=500,
+        )
         train_diffusion(
-            splits_for(text, "writer"), WRITER, config, place, resume=(place / "training" / "state.pt").exists(),
+            splits_for(text, "writer"),
+            WRITER,
+            config,
+            place,
+            resume=(place / "training" / "state.pt").exists(),
             on_step=_see("writer", 500),
-        )  # fmt: skip
+        )
     return load_diffusion(str(place))
 
 
@@ -65,11 +75,24 @@ def reader(name: str, text: str, out: Path, steps: int) -> LanguageModel:
     if not (place / "config.json").exists():
         shape, seed = READERS[name]
         config = TrainConfig(
-            steps=steps, batch_size=16, learning_rate=4e-3, ema=0.99, optimizer="muon", precision="bf16", seed=seed,
-            evaluate_every=100, save_every=100,
-        )  # fmt: skip
+            steps=steps,
+            batch_size=16,
+            learning_rate=4e-3,
+            ema=0.99,
+            optimizer="muon",
+            precision="bf16",
+            seed=seed,
+            evaluate_every=100,
+            save_every=100,
+        )
         train_language(
-            "baseline", splits_for(text, name), shape, config, place,
-            resume=(place / "training" / "state.pt").exists(), on_step=_see(name, 100), windows=64,
-        )  # fmt: skip
+            "baseline",
+            splits_for(text, name),
+            shape,
+            config,
+            place,
+            resume=(place / "training" / "state.pt").exists(),
+            on_step=_see(name, 100),
+            windows=64,
+        )
     return load_model(str(place), dtype="float32")

@@ -26,9 +26,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "peers"))
 from tiny_diffusion import TinyDiffusion, TinyTask
 
-from thoughtmix.diffusion.evaluation import evaluate, windows_of
-from thoughtmix.diffusion.task import DiffusionTask, Objective
-from thoughtmix.diffusion.train import build, diffusion_tokenizer
+from thoughtmix.diffusion.objective import evaluate_bound, split_windows
+from thoughtmix.diffusion.train import DiffusionObjective, DiffusionTask, diffusion_tokenizer, new_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split
 from thoughtmix.training.language import Shape, drawn_from, encode
@@ -47,9 +46,15 @@ def train(kind: str, seed: int, a: argparse.Namespace) -> dict[str, Any]:
     tokens, validation = encode(tokenizer, splits.train), encode(tokenizer, splits.validation)
     mask_id = tokenizer.mask_token_id
     config = TrainConfig(
-        steps=a.steps, batch_size=a.batch_size, learning_rate=a.learning_rate, ema=a.ema, evaluate_every=10**9,
-        save_every=10**9, precision=a.precision, seed=seed,
-    )  # fmt: skip
+        steps=a.steps,
+        batch_size=a.batch_size,
+        learning_rate=a.learning_rate,
+        ema=a.ema,
+        evaluate_every=10**9,
+        save_every=10**9,
+        precision=a.precision,
+        seed=seed,
+    )
     model: Any
     task: Any
     if kind == "twin":
@@ -60,22 +65,27 @@ def train(kind: str, seed: int, a: argparse.Namespace) -> dict[str, Any]:
             model = TinyDiffusion(len(tokenizer), mask_id, a.width, a.layers, a.heads)
         task = TinyTask(tokens, a.context, a.batch_size, mask_id, lambda _: {"val_loss": 0.0}, seed)
     else:
-        how = Objective(
+        how = DiffusionObjective(
             weighting="uniform" if kind == "uniform" else "bound", masking="time" if kind == "ours-time" else "count"
         )
-        model = build(tokenizer, shape, seed)
+        model = new_model(tokenizer, shape, seed)
         task = DiffusionTask(tokens, validation, a.context, mask_id, how, seed, int(encode(tokenizer, "\n")[0]), 8)
     clock = time.process_time()
     Trainer(model, task, config).run()
     seconds = time.process_time() - clock
     model.eval()
-    windows = windows_of(validation, a.context, a.windows)
+    windows = split_windows(validation, a.context, a.windows)
     found = {1: _twin(model, windows, 1), 16: _twin(model, windows, 16)} if kind == "twin" else {}
     for prefix in (1, 16) if kind != "twin" else ():
-        found[prefix] = evaluate(model, windows, mask_id, draws=a.draws, prefix=prefix, estimator="count").windows
+        found[prefix] = evaluate_bound(model, windows, mask_id, draws=a.draws, prefix=prefix, estimator="count").windows
     bits = {str(prefix): (w / math.log(2)).tolist() for prefix, w in found.items()}
-    return {"kind": kind, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()),
-            "cpu_seconds": seconds, "bits": bits}  # fmt: skip
+    return {
+        "kind": kind,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "cpu_seconds": seconds,
+        "bits": bits,
+    }
 
 
 @torch.no_grad()
@@ -121,8 +131,17 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kinds", default=",".join(KINDS))
-    for name, value in (("seeds", 3), ("steps", 500), ("batch-size", 16), ("context", 128), ("layers", 4),
-                        ("width", 128), ("heads", 2), ("windows", 300), ("draws", 4)):  # fmt: skip
+    for name, value in (
+        ("seeds", 3),
+        ("steps", 500),
+        ("batch-size", 16),
+        ("context", 128),
+        ("layers", 4),
+        ("width", 128),
+        ("heads", 2),
+        ("windows", 300),
+        ("draws", 4),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--ema", type=float, default=0.98)

@@ -23,18 +23,17 @@ from apart import part, reader, writer
 
 from thoughtmix.bench.statistics import bootstrap, holm
 from thoughtmix.core.types import write_whole
-from thoughtmix.diffusion.branching import Branching, branch
+from thoughtmix.diffusion.branching import BranchingConfig, branch
 from thoughtmix.diffusion.load import DiffusionModel
-from thoughtmix.diffusion.policies import policy
-from thoughtmix.diffusion.sampler import Meter, Plan
-from thoughtmix.diffusion.scores import likelihood
-from thoughtmix.diffusion.search import Search, search
+from thoughtmix.diffusion.policies import make_policy
+from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost
+from thoughtmix.diffusion.selection import likelihood_judge
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.training.data import read_text
 
 N = 8
 BASES = {"best-of-8": 8, "best-of-9": 9}  # the ninth pays for what the selector reads
-ARMS = (*BASES, "one", "best", "diverse", "halving", "smc", "search")
+ARMS = (*BASES, "one", "best", "diverse", "halving", "smc")
 
 
 class Counted:
@@ -58,23 +57,17 @@ def run(
     arm: str, dm: DiffusionModel, prompts: list[str], seed: int, a: argparse.Namespace, score: Any
 ) -> tuple[list[str], float]:
     """(one text a prompt, without it; the writer's row-passes a prompt)."""
-    plan = Plan(policy(a.policy), None if policy(a.policy).one else a.steps)
-    meter = Meter()
-    if arm == "search":
-        canvas = dm.canvas(prompts, a.length, [seed * N + 10_000] * len(prompts))
-        how = Search((0.125, 0.25, 0.5), children=3, expansions=a.expansions, branches=4, score=score)
-        found = search(dm, canvas, how, plan, meter)
-        return dm.texts(found.canvas.pick(found.best()), prompt=False), meter.row_passes / len(prompts)
-    rows = {"one": 1, "halving": 2 * N, **BASES}.get(
-        arm, N
-    )  # halving: 16 rows to 1/4, 8 to 1/2, 4 to the end: 8 all along
+    config = DenoisingConfig(make_policy(a.policy), None if make_policy(a.policy).one_per_step else a.steps)
+    spent = ForwardCost()
+    # halving: 16 rows to 1/4, 8 to 1/2, 4 to the end: 8 all along
+    rows = {"one": 1, "halving": 2 * N, **BASES}.get(arm, N)
     seeds = [seed * 1000 + i for i in range(rows)] * len(prompts)
-    canvas = dm.canvas([p for p in prompts for _ in range(rows)], a.length, seeds)
+    state = dm.prompt_state([p for p in prompts for _ in range(rows)], a.length, seeds)
     select = {"one": "none", "halving": "best", **dict.fromkeys(BASES, "none")}.get(arm, arm)
-    how = Branching(select, (0.25, 0.5), refill=arm != "halving", score=score, strength=a.strength)
-    done = branch(dm, canvas, how, plan, group=rows, meter=meter)
+    how = BranchingConfig(select, (0.25, 0.5), refill=arm != "halving", score=score, strength=a.strength)
+    done = branch(dm, state, how, config, group=rows, cost=spent)
     best = [done.ranked(g)[0] for g in range(len(prompts))]
-    return dm.texts(done.canvas.pick(best), prompt=False), meter.row_passes / len(prompts)
+    return dm.texts(done.state.select_rows(best), prompt=False), spent.row_passes / len(prompts)
 
 
 def trigrams(text: str) -> float:
@@ -143,8 +136,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scores", default="selector,fill,path")
     parser.add_argument("--policy", default="random")
-    for name, value in (("prompts", 40), ("seeds", 2), ("steps", 24), ("prefix", 16), ("length", 112),
-                        ("expansions", 10), ("writer-steps", 1500), ("reader-steps", 500)):  # fmt: skip
+    for name, value in (
+        ("prompts", 40),
+        ("seeds", 2),
+        ("steps", 24),
+        ("prefix", 16),
+        ("length", 112),
+        ("writer-steps", 1500),
+        ("reader-steps", 500),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--strength", type=float, default=20.0)
     a = parser.parse_args()
@@ -153,7 +153,7 @@ def main() -> None:
     prompts = prompts_of(part(text, "rest"), a.prompts, a.prefix)
     dm, judge = writer(text, a.out, a.writer_steps), reader("judge", text, a.out, a.reader_steps)
     by: dict[str, Callable[..., Any] | str] = {"fill": "fill", "path": "path"}
-    by["selector"] = likelihood(reader("selector", text, a.out, a.reader_steps))
+    by["selector"] = likelihood_judge(reader("selector", text, a.out, a.reader_steps))
     with torch.inference_mode():
         found = []
         for name in a.scores.split(","):

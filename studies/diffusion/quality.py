@@ -1,11 +1,11 @@
-"""Quality and diversity of diffusion samples over the number of steps, remasking on and off, and what they copy.
+"""Quality and diversity of diffusion samples over the number of steps, remasking on and off.
 
     python studies/diffusion/quality.py --data TEXT --out out/branching
 
 Writer and judge learned disjoint parts of the text (apart.py; the same folder as branching.py's), and real text that
 neither saw is scored beside. With --model another writer, which may have seen what the judge learned. Generative
-perplexity alone can be had by repeating oneself, hence beside it: entropy of letters, distinct 4-grams of letters, the
-share of words that occur in the writer's text, and verbatim copying from it. Interval: bootstrap over the texts.
+perplexity alone can be had by repeating oneself, hence beside it: entropy of letters, distinct 4-grams of letters, and
+the share of words that occur in the writer's text. Interval: bootstrap over the texts.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ import torch
 import torch.nn.functional as F
 from apart import part, reader, splits_for, writer
 
-from thoughtmix.diffusion.copying import copied
 from thoughtmix.diffusion.load import load_diffusion
-from thoughtmix.diffusion.policies import policy
-from thoughtmix.diffusion.remask import Remask
-from thoughtmix.diffusion.sampler import Meter, Plan, denoise
+from thoughtmix.diffusion.policies import make_policy
+from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost, denoise
+from thoughtmix.diffusion.schedules import Remask
 from thoughtmix.training.data import read_text, split
 
 
@@ -54,17 +53,15 @@ def distinct(texts: Sequence[str], n: int = 4) -> float:
     return len(set(grams)) / len(grams)
 
 
-def row(name: str, texts: Sequence[str], judge: Any, train: str, known: set[str], passes: float) -> str:
+def row(name: str, texts: Sequence[str], judge: Any, known: set[str], passes: float) -> str:
     found = nats(judge, texts)
     boot = np.random.default_rng(0).integers(0, len(found), (4000, len(found)))
     low, high = np.quantile(found[boot].mean(1), [0.025, 0.975])
     words = re.findall(r"[A-Za-z']+", " ".join(texts))
     real = sum(w in known for w in words) / max(1, len(words))
-    copy = copied(texts, train)
     return (
         f"| {name} | {passes:.0f} | {found.mean():.3f} ({low:.3f} to {high:.3f}) | {entropy(texts):.2f} | "
-        f"{distinct(texts):.3f} | {100 * real:.0f}% | {np.mean(copy.longest):.0f}, {max(copy.longest)} | "
-        f"{100 * copy.share:.2f}% |"
+        f"{distinct(texts):.3f} | {100 * real:.0f}% |"
     )
 
 
@@ -85,26 +82,28 @@ def main() -> None:
     model = load_diffusion(a.model) if a.model else writer(text, a.out, a.writer_steps)
     learned = split(text).train if a.model else splits_for(text, "writer").train
     known, unseen = set(re.findall(r"[A-Za-z']+", learned)), part(text, "rest")
-    print("| samples | passes | judge, nats/char (95%) | letter entropy, bits | distinct 4-grams | words known | "
-          "longest copy: mean, most | 30-char spans copied |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print("| samples | passes | judge, nats/char (95%) | letter entropy, bits | distinct 4-grams | words known |")
+    print("|---|---|---|---|---|---|")
     size = len(unseen) // a.rows
     real = [unseen[i * size : i * size + a.length] for i in range(a.rows)]
-    print(row("real, held out", real, judge, learned, known, math.nan), flush=True)
+    print(row("real, held out", real, judge, known, math.nan), flush=True)
 
-    def sampled(name: str, plan: Plan) -> None:
-        meter = Meter()
-        begun = model.canvas(a.prompt, a.length, a.rows)
-        texts = model.texts(denoise(model.denoiser, begun, plan, meter=meter), prompt=False)
-        print(row(name, texts, judge, learned, known, meter.row_passes / a.rows), flush=True)
+    def sampled(name: str, config: DenoisingConfig) -> None:
+        cost = ForwardCost()
+        begun = model.prompt_state(a.prompt, a.length, a.rows)
+        texts = model.texts(denoise(model.denoiser, begun, config, cost=cost), prompt=False)
+        print(row(name, texts, judge, known, cost.row_passes / a.rows), flush=True)
         if a.show:
             print("".join(f"    {line}\n" for line in texts[0].splitlines()), flush=True)
 
     for steps in map(int, a.steps.split(",")):
-        sampled(f"ancestral {steps}", Plan(steps=steps))
-        sampled(f"ancestral {steps}, remasking (cap {a.eta})", Plan(steps=steps, remask=Remask("cap", a.eta)))
+        sampled(f"ancestral {steps}", DenoisingConfig(steps=steps))
+        sampled(
+            f"ancestral {steps}, remasking (cap {a.eta})", DenoisingConfig(steps=steps, remask=Remask("cap", a.eta))
+        )
     middle = sorted(map(int, a.steps.split(",")))[-2]
-    sampled(f"confidence {middle}", Plan(policy("confidence"), middle))
-    sampled(f"ancestral {middle}, min-p 0.1", Plan(steps=middle, min_p=0.1))
+    sampled(f"confidence {middle}", DenoisingConfig(make_policy("confidence"), middle))
+    sampled(f"ancestral {middle}, min-p 0.1", DenoisingConfig(steps=middle, min_p=0.1))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ import numpy as np
 import torch
 
 from thoughtmix.core.types import write_whole
-from thoughtmix.diffusion.copying import copied
-from thoughtmix.diffusion.evaluation import Bound, evaluate, windows_of
 from thoughtmix.diffusion.load import load_diffusion
-from thoughtmix.diffusion.sampler import Plan, denoise
+from thoughtmix.diffusion.objective import Bound, evaluate_bound, split_windows
+from thoughtmix.diffusion.sampler import DenoisingConfig, denoise
 from thoughtmix.models.quiet import quiet
 from thoughtmix.training.data import read_text, split
 
@@ -69,6 +69,22 @@ A sample, seed 0, prompt `ROMEO:`:
 """
 
 
+def copied(texts: Sequence[str], source: str, span: int = 30) -> tuple[list[int], float]:
+    """The length of each text's longest passage that stands word for word in `source`, and the share of all spans of
+    `span` characters in the texts that do."""
+    spans = [text[i : i + span] for text in texts for i in range(len(text) - span + 1)]
+    longest = []
+    for text in texts:
+        most = end = 0
+        for start in range(len(text)):  # what starts here reaches at least as far as what started one before
+            end = max(end, start)
+            while end < len(text) and text[start : end + 1] in source:
+                end += 1
+            most = max(most, end - start)
+        longest.append(most)
+    return longest, sum(s in source for s in spans) / max(1, len(spans))
+
+
 def convert(source: Path, out: Path) -> None:
     """The model in float16, and its tokenizer, in `out`."""
     model = load_diffusion(str(source))
@@ -97,27 +113,49 @@ def main() -> None:
     config, text = net.config, read_text(str(a.data))
     splits = split(text)
     ids = torch.tensor(model.encode(splits.validation))
-    windows = windows_of(ids, config.trained_length)
+    windows = split_windows(ids, config.trained_length)
 
     def bound(prefix: int) -> Bound:
-        return evaluate(net, windows, config.mask_token_id, draws=1, prefix=prefix, estimator="count")
+        return evaluate_bound(net, windows, config.mask_token_id, draws=1, prefix=prefix, estimator="count")
 
     length = config.trained_length
-    samples = model.texts(denoise(model.denoiser, model.canvas("", length, a.samples), Plan(steps=length)))
+    samples = model.texts(
+        denoise(model.denoiser, model.prompt_state("", length, a.samples), DenoisingConfig(steps=length))
+    )
     pieces = [splits.validation[i : i + length] for i in range(0, a.samples * length, length)]
-    ours, real = copied(samples, splits.train), copied(pieces, splits.train)
-    romeo = model.texts(denoise(model.denoiser, model.canvas("ROMEO:", length - 6, 1), Plan(steps=length)))[0]
+    (longest, share), (real_longest, real_share) = (copied(t, splits.train) for t in (samples, pieces))
+    romeo = model.texts(
+        denoise(model.denoiser, model.prompt_state("ROMEO:", length - 6, 1), DenoisingConfig(steps=length))
+    )[0]
     seen = [e for e in state["log"] if "val_loss" in e]
     batch = state["config"]["batch_size"]
     card = CARD.format(
-        layers=config.num_hidden_layers, width=config.hidden_size, heads=config.num_attention_heads, context=length,
-        parameters=sum(p.numel() for p in net.parameters()), sha=hashlib.sha256(text.encode()).hexdigest(),
-        command=a.command, steps=state["step"], batch=batch, minutes=state["seconds"] / 60, note=a.note and f" {a.note}",
-        epochs=state["step"] * batch * length / len(splits.train), last="yes" if seen[-1]["val_loss"] == state["best"]["val_loss"] else "no",
-        windows=len(windows), samples=a.samples, b0=bound(0), b1=bound(a.given), given=a.given, mean=np.mean(ours.longest),
-        most=max(ours.longest), share=ours.share, real_mean=np.mean(real.longest), real_most=max(real.longest),
-        real_share=real.share, sample="".join(f"    {line}\n" for line in romeo.splitlines()),
-    )  # fmt: skip
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        context=length,
+        parameters=sum(p.numel() for p in net.parameters()),
+        sha=hashlib.sha256(text.encode()).hexdigest(),
+        command=a.command,
+        steps=state["step"],
+        batch=batch,
+        minutes=state["seconds"] / 60,
+        note=a.note and f" {a.note}",
+        epochs=state["step"] * batch * length / len(splits.train),
+        last="yes" if seen[-1]["val_loss"] == state["best"]["val_loss"] else "no",
+        windows=len(windows),
+        samples=a.samples,
+        b0=bound(0),
+        b1=bound(a.given),
+        given=a.given,
+        mean=np.mean(longest),
+        most=max(longest),
+        share=share,
+        real_mean=np.mean(real_longest),
+        real_most=max(real_longest),
+        real_share=real_share,
+        sample="".join(f"    {line}\n" for line in romeo.splitlines()),
+    )
     write_whole(a.out / "MODEL_CARD.md", card)
     print(card)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json as codec
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,10 @@ from thoughtmix.cli.output import check_folder
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
-    from thoughtmix.diffusion.branching import Threads
+    from thoughtmix.diffusion.branching import BranchedResult, MultiBranchDiffusion
     from thoughtmix.diffusion.load import DiffusionModel
-    from thoughtmix.diffusion.sampler import Plan
+    from thoughtmix.diffusion.sampler import DenoisingConfig
+    from thoughtmix.diffusion.state import DiffusionState
 
 _MODEL = typer.Option(help="shakespeare-diffusion, a folder, or a Hugging Face id of a masked language model.")
 _STEPS = typer.Option(help="Forward passes of each branch.")
@@ -54,48 +57,71 @@ def diffuse(
     html: Annotated[Path | None, typer.Option(help="Also write one page here that plays it.")] = None,
 ) -> None:
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
-    if prompt == "-":
-        prompt = sys.stdin.read()
-    check_folder(html)
-    moments = _shares(at)
     settings = {
-        "branches": branches, "steps": steps, "length": length, "select": select, "at": list(moments), "keep": keep,
-        "score": score, "strength": strength, "merge": merge, "policy": policy, "remask": remask,
-        "block": block, "temperature": temperature, "top_p": top_p, "seed": seed,
-    }  # fmt: skip
-    from thoughtmix.diffusion.branching import Branching, MultiBranchDiffusion
-    from thoughtmix.diffusion.scores import NAMES
-    from thoughtmix.report import branches as report
-    from thoughtmix.report.film import Film
+        "branches": branches,
+        "steps": steps,
+        "length": length,
+        "select": select,
+        "at": list(_shares(at)),
+        "keep": keep,
+        "score": score,
+        "strength": strength,
+        "merge": merge,
+        "policy": policy,
+        "remask": remask,
+        "block": block,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    _diffuse(sys.stdin.read() if prompt == "-" else prompt, settings, model, device, live, json, html)
 
-    plan = _plan(policy, steps, remask, block, top_p)
-    judge = score if score in NAMES else None
-    # Everything is checked before a model is loaded; a judge is loaded last.
-    how = Branching(select, moments, keep, score=judge or "fill", strength=strength)
-    _count("--branches", branches)
-    _count("--length", length)
-    how.check(plan, branches)
-    dm = _load(model, device)
-    if judge is None:
-        how = Branching(select, moments, keep, score=_judge(score, device), strength=strength)
-    diffusion = MultiBranchDiffusion(branches, dm, how=how, plan=plan, merge=merge)
-    seeds = list(range(seed, seed + branches))
-    gaps = "<mask" in prompt
-    canvas = dm.infill(prompt, seeds, temperature) if gaps else dm.canvas(prompt, length, seeds, temperature)
-    film = Film(dm)
-    made = _watched(diffusion, canvas, prompt, film, live and not json)
+
+def _diffuse(
+    prompt: str, settings: dict[str, Any], model: str | None, device: str, live: bool, json: bool, html: Path | None
+) -> None:
+    check_folder(html)
+    from thoughtmix.report import branches as report
+
+    diffusion = _multi_branch(settings, model, device)
+    dm, seed, temperature = diffusion.model, settings["seed"], settings["temperature"]
+    seeds = list(range(seed, seed + settings["branches"]))
+    if "<mask" in prompt:
+        state = dm.infill_state(prompt, seeds, temperature)
+    else:
+        state = dm.prompt_state(prompt, settings["length"], seeds, temperature)
+    film = report.Film(dm)
+    made = _watched(diffusion, state, prompt, film, live and not json)
     if html is not None:
         from thoughtmix.core.types import write_whole
 
         write_whole(html, report.page(made, film, dm.name, settings))
     if json:
-        import json as codec
-
         print(codec.dumps(report.to_dict(made, {"model": dm.name, **settings}), ensure_ascii=False, indent=2))
     else:
         print(report.plain(made, dm.name))
     if html is not None:
         print(f"Wrote {html}", file=sys.stderr)
+
+
+def _multi_branch(settings: dict[str, Any], model: str | None, device: str) -> MultiBranchDiffusion:
+    """Everything is checked before a model is loaded; a judge is loaded last."""
+    from thoughtmix.diffusion.branching import BranchingConfig, MultiBranchDiffusion
+    from thoughtmix.diffusion.selection import SCORES
+
+    s, score = settings, settings["score"]
+    denoising = _denoising_config(s["policy"], s["steps"], s["remask"], s["block"], s["top_p"])
+    known = score in SCORES
+    branching = BranchingConfig(
+        s["select"], tuple(s["at"]), s["keep"], score=score if known else "fill", strength=s["strength"]
+    )
+    _require_positive("--branches", s["branches"])
+    _require_positive("--length", s["length"])
+    branching.check(denoising, s["branches"])
+    dm = _load(model, device)
+    if not known:
+        branching = replace(branching, score=_judge(score, device))
+    return MultiBranchDiffusion(s["branches"], dm, branching=branching, denoising=denoising, merge=s["merge"])
 
 
 @app.command()
@@ -122,15 +148,14 @@ def renoise(
     if not text.strip():
         raise InputError("The text is empty.", 'Type one: thoughtmix renoise "To be, or not to be"')
     levels = _shares(level, "--level", most=True)
-    plan = _plan(policy, steps, remask, 0, 1.0)
-    _count("-n", n)
-    from thoughtmix.diffusion.renoise import curve
+    config = _denoising_config(policy, steps, remask, 0, 1.0)
+    _require_positive("-n", n)
+    from thoughtmix.diffusion.renoise import renoise as renoise_text
 
     dm = _load(model, device)
-    made = curve(dm, text, levels, n, lock=lock or [], how=how, seed=seed, plan=plan, temperature=temperature)
+    settings: dict[str, Any] = {"lock": lock or [], "how": how, "temperature": temperature}
+    made = [renoise_text(dm, text, level, n, seed=seed, config=config, **settings) for level in levels]
     if json:
-        import json as codec
-
         body = [
             {"level": r.level, "forgotten": r.forgotten, "texts": r.texts, "distances": r.distances, "seeds": r.seeds}
             for r in made
@@ -150,7 +175,9 @@ def renoise(
             print(f"{r.level:5g}  {far:.3f} {'#' * round(40 * far)}")
 
 
-def _watched(diffusion: Any, canvas: Any, prompt: str, film: Any, live: bool) -> Threads:
+def _watched(
+    diffusion: MultiBranchDiffusion, state: DiffusionState, prompt: str, film: Any, live: bool
+) -> BranchedResult:
     from contextlib import nullcontext
 
     view: Any = None
@@ -164,22 +191,23 @@ def _watched(diffusion: Any, canvas: Any, prompt: str, film: Any, live: bool) ->
     def both(frame: Any) -> None:
         film(frame)
         if view is not None:
-            view.see(frame)
+            view.show(frame)
 
     with view or nullcontext():
-        return diffusion.denoise(canvas, prompt, on_frame=both)
+        return diffusion.denoise(state, prompt, on_frame=both)
 
 
-def _plan(name: str, steps: int, remask: str | None, block: int, top_p: float) -> Plan:
-    from thoughtmix.diffusion.policies import policy
-    from thoughtmix.diffusion.remask import Remask
-    from thoughtmix.diffusion.sampler import Plan
+def _denoising_config(name: str, steps: int, remask: str | None, block: int, top_p: float) -> DenoisingConfig:
+    from thoughtmix.diffusion.policies import make_policy
+    from thoughtmix.diffusion.sampler import DenoisingConfig
+    from thoughtmix.diffusion.schedules import Remask
 
-    kind = policy(name)
+    policy = make_policy(name)
     taken = None if remask is None else Remask(remask)
     if steps < 1:
         raise InputError(f"steps is {steps}.", "Pass 1 or more (--steps 128).")
-    return Plan(kind, steps if kind.planned and not kind.one else None, block, taken, top_p=top_p)
+    own_steps = not policy.fixed_steps or policy.one_per_step
+    return DenoisingConfig(policy, None if own_steps else steps, block, taken, top_p=top_p)
 
 
 def _load(model: str | None, device: str) -> DiffusionModel:
@@ -191,13 +219,13 @@ def _load(model: str | None, device: str) -> DiffusionModel:
 def _judge(name: str, device: str) -> Any:
     """Of texts, by an autoregressive model."""
     from thoughtmix.cli.output import progress
-    from thoughtmix.diffusion.scores import likelihood
+    from thoughtmix.diffusion.selection import likelihood_judge
     from thoughtmix.models import load_model
 
     lm = load_model(name, device=device, on_progress=progress())
     if not lm.causal:
         raise InputError(f"{name} does not read from left to right.", "Pass --score fill, path or a causal model.")
-    return likelihood(lm)
+    return likelihood_judge(lm)
 
 
 def _shares(text: str, option: str = "--at", most: bool = False) -> tuple[float, ...]:
@@ -212,6 +240,6 @@ def _shares(text: str, option: str = "--at", most: bool = False) -> tuple[float,
     return values
 
 
-def _count(option: str, value: int) -> None:
+def _require_positive(option: str, value: int) -> None:
     if value < 1:
         raise InputError(f"{option} is {value}.", f"Pass 1 or more ({option} 4).")

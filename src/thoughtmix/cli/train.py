@@ -110,10 +110,9 @@ def train(
 def _diffusion(
     splits: Splits, shape: Shape, config: TrainConfig, out: Path, resume: bool, see: Any, objective: dict[str, Any]
 ) -> int:
-    from thoughtmix.diffusion.task import Objective
-    from thoughtmix.diffusion.train import train_diffusion
+    from thoughtmix.diffusion.train import DiffusionObjective, train_diffusion
 
-    how = Objective(**objective)
+    how = DiffusionObjective(**objective)
     model, _, done = train_diffusion(splits, shape, config, out, objective=how, resume=resume, on_step=see)
     found = done.best
     best = ""

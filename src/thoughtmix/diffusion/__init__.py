@@ -1,4 +1,6 @@
-"""Text diffusion: text that appears all at once out of noise. From the inside out: config, model, schedules, objective
-(the exact bound), task and train (on the shared trainer); canvas (rows being denoised), tokens (the draw), policies
-(which positions to keep), remask, sampler (one step, and the loop); denoiser and adapters (any mask predictor), load
-(models by name). Importing this package imports no torch."""
+"""Text diffusion: text that appears all at once out of noise, along branches that are judged and merged.
+
+From the inside out: model (the transformer), schedules, objective (the exact bound) and train; state (rows being
+denoised), denoiser (any mask predictor), policies (which positions to keep) and sampler (one step, and the loop); load
+(models by name); renoise and merge, selection, ancestry and branching. Importing this package imports no torch.
+"""

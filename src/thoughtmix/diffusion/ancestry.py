@@ -8,65 +8,52 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Round:
-    """One moment. level: share of the text that was decided. scores: of the rows before it. parents: for each row after
-    it, the row before it that it came from. weights, ess: of sequential Monte Carlo, before resampling; else empty and
-    None, as is ess. chosen: the rows that were chosen, where rows were."""
+class SelectionRound:
+    """One moment at which rows were chosen."""
 
-    level: float
-    scores: tuple[float, ...]
-    parents: tuple[int, ...]
-    chosen: tuple[int, ...] = ()
-    weights: tuple[float, ...] = ()
-    ess: float | None = None
+    level: float  # share of the text that was decided
+    scores: tuple[float, ...]  # of the rows before it
+    parents: tuple[int, ...]  # for each row after it, the row before it that it came from
+    chosen: tuple[int, ...] = ()  # the rows that were, in the order of choice; smc: none where nothing was resampled
+    weights: tuple[float, ...] = ()  # of smc, before resampling
+    ess: float | None = None  # of smc, the effective sample size
 
 
 @dataclass(frozen=True)
-class Node:
-    """A branch between two moments. name: its number among the first branches, then a letter a copy ("2", "2b", ...).
-    parent: index in the round before, None: it was there from the start. lane: where it is drawn; a branch that goes on
-    keeps its own."""
+class BranchNode:
+    """A branch between two moments."""
 
     round: int
     row: int
-    parent: int | None
-    lane: int
-    name: str
+    parent: int | None  # index in the round before; None: it was there from the start
+    lane: int  # where it is drawn; a branch that goes on keeps its own
+    name: str  # its number among the first branches, then a letter a copy: "2", "2b", ...
     score: float
-    ended: bool
-    """No branch of the next round came from it: it was given up, or it is a final one."""
+    ended: bool  # it was given up: no branch of the next round came from it
 
 
 @dataclass(frozen=True)
 class Ancestry:
-    """rounds in order; final: scores of the rows in the end; seeds: of the first rows."""
+    """Who came from whom in one group of branches."""
 
-    seeds: tuple[int, ...]
-    rounds: tuple[Round, ...]
-    final: tuple[float, ...]
+    seeds: tuple[int, ...]  # of the first rows
+    rounds: tuple[SelectionRound, ...]
+    final: tuple[float, ...]  # scores of the rows in the end
 
-    def levels(self) -> list[list[Node]]:
+    def levels(self) -> list[list[BranchNode]]:
         """The nodes of each round, and last those that are final."""
-        n = len(self.seeds)
-        lanes, names = list(range(n)), [str(i + 1) for i in range(n)]
-        used = dict.fromkeys(names, 0)
-        out: list[list[Node]] = []
-        parents: list[int] = []
-        for at in range(len(self.rounds) + 1):
-            last = at == len(self.rounds)
-            scores = self.final if last else self.rounds[at].scores
-            alive = set() if last else set(self.rounds[at].parents)
-            out.append(
-                [
-                    Node(at, i, parents[i] if at else None, lanes[i], names[i], scores[i], not last and i not in alive)
-                    for i in range(len(scores))
-                ]
-            )
-            if last:
-                break
-            parents = list(self.rounds[at].parents)
-            lanes, names = next_lanes(parents, lanes), next_names(parents, names, used)
-        return out
+        lanes, names = list(range(len(self.seeds))), [str(i + 1) for i in range(len(self.seeds))]
+        copies = dict.fromkeys(names, 0)
+        parents: list[int | None] = [None] * len(self.seeds)
+        out: list[list[BranchNode]] = []
+        for at, found in enumerate(self.rounds):
+            alive = set(found.parents)
+            rows = enumerate(zip(parents, lanes, names, found.scores, strict=True))
+            out.append([BranchNode(at, i, *row, ended=i not in alive) for i, row in rows])
+            parents = list(found.parents)
+            lanes, names = next_lanes(found.parents, lanes), next_names(found.parents, names, copies)
+        rows = enumerate(zip(parents, lanes, names, self.final, strict=True))
+        return [*out, [BranchNode(len(self.rounds), i, *row, ended=False) for i, row in rows]]
 
     def origin(self, row: int) -> int:
         """Which of the first rows final row `row` came from."""
@@ -79,7 +66,7 @@ class Ancestry:
         levels = self.levels()
         lines: list[str] = []
 
-        def draw(node: Node, before: str, last: bool, root: bool) -> None:
+        def draw(node: BranchNode, before: str, last: bool, root: bool) -> None:
             final = node.round == len(self.rounds)
             when = "the end" if final else f"{self.rounds[node.round].level:.0%}"
             what = "" if final else (" given up" if node.ended else "")
@@ -122,13 +109,13 @@ def next_lanes(parents: Sequence[int], lanes: Sequence[int]) -> list[int]:
     return [lanes[p] if heir[p] == row else free.pop(0) for row, p in enumerate(parents)]
 
 
-def next_names(parents: Sequence[int], names: Sequence[str], used: dict[str, int]) -> list[str]:
-    """An heir keeps its parent's name, every other child gets the root's number and a letter; `used` counts those."""
+def next_names(parents: Sequence[int], names: Sequence[str], copies: dict[str, int]) -> list[str]:
+    """An heir keeps its parent's name, every other child gets the root's number and a letter; `copies` counts those."""
     heir, out = heirs(parents), []
     for row, p in enumerate(parents):
         root = names[p].rstrip("abcdefghijklmnopqrstuvwxyz")
-        used[root] += heir[p] != row
-        out.append(names[p] if heir[p] == row else root + _letters(used[root]))
+        copies[root] += heir[p] != row
+        out.append(names[p] if heir[p] == row else root + _letters(copies[root]))
     return out
 
 

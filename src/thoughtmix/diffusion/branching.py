@@ -1,4 +1,4 @@
-"""Several branches of one text denoised together: judged midway, the better ones go on, with fresh randomness."""
+"""Several branches of one text denoised together: judged midway, the better ones go on, the best are merged."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.diffusion import selecting
-from thoughtmix.diffusion.ancestry import Ancestry, Round, next_lanes, next_names
-from thoughtmix.diffusion.canvas import Canvas
+from thoughtmix.core.selection import select_diverse
+from thoughtmix.diffusion import selection
+from thoughtmix.diffusion.ancestry import Ancestry, SelectionRound, next_lanes, next_names
 from thoughtmix.diffusion.load import DiffusionModel, load_diffusion
-from thoughtmix.diffusion.merging import merge
 from thoughtmix.diffusion.policies import Random
-from thoughtmix.diffusion.sampler import Meter, Plan
-from thoughtmix.diffusion.scores import Sight, checked, score_of
-from thoughtmix.diffusion.walk import Watch, advance
+from thoughtmix.diffusion.renoise import merge
+from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost, StepStats, denoise_until
+from thoughtmix.diffusion.state import DiffusionState
 from thoughtmix.engine.counter_rng import key, uniform
 
 _RESAMPLE = 0x534D43  # names the stream of resampling
@@ -28,16 +27,26 @@ _BLIND = ("ancestral", "first-hitting", "random", "margin", "entropy")  # choose
 
 
 @dataclass(frozen=True)
-class Branching:
+class BranchingConfig:
     """How branches compete. Rows of one group do; without selection (none) no row sees another.
 
-    select: none; best (the `keep` of the highest score); diverse (good and unlike each other); smc (sequential Monte
-    Carlo: rows are weighted samples of p(text) exp(strength * score(text)), p the sampler at temperature 1, resampled
-    when the effective number of them falls below half; needs a policy that chooses positions without looking at the
-    tokens drawn). moments: shares of the text decided at which that happens. keep: None: half. refill: copies of those
-    that go on take the places of the others; False: the batch shrinks. score: fill, path, or a function of texts.
-    weight: what the score counts beside difference (diverse). embed: texts -> (n, d) for difference of meaning; None:
-    overlap of their tokens."""
+    Args:
+        select: none; best (the `keep` of the highest score); diverse (good and unlike each other: greedy MAP of a
+            determinantal point process); smc (sequential Monte Carlo: rows are weighted samples of
+            p(text) exp(strength * score(text)), p the sampler at temperature 1, resampled when the effective number of
+            them falls below half; needs a policy that chooses positions without looking at the tokens drawn).
+        moments: Shares of the text decided at which that happens.
+        keep: How many go on; None: half.
+        refill: Copies of those that go on take the places of the others. False: the batch shrinks.
+        score: fill, path, or a function of texts.
+        weight: What the score counts beside difference (diverse).
+        strength: What a nat of score counts (smc).
+        embed: texts -> (n, d) for difference of meaning (diverse). None: overlap of their tokens.
+
+    Raises:
+        UnknownName: For a selection or score that there is not.
+        InputError: For numbers out of range.
+    """
 
     select: str = "diverse"
     moments: tuple[float, ...] = (0.2, 0.4, 0.6)
@@ -49,31 +58,30 @@ class Branching:
     embed: Callable[[Sequence[str]], Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.select not in selecting.SELECTIONS:
-            raise UnknownName("selection", self.select, selecting.SELECTIONS)
+        if self.select not in selection.SELECTIONS:
+            raise UnknownName("selection", self.select, selection.SELECTIONS)
         if any(not 0 < m < 1 for m in self.moments) or list(self.moments) != sorted(set(self.moments)):
             raise InputError(f"moments are {self.moments}.", "Pass rising shares between 0 and 1 (--at 0.25,0.5).")
         if self.keep is not None and self.keep < 1:
             raise InputError(f"keep is {self.keep}.", "Pass 1 or more (--keep 2).")
         if not all(np.isfinite([self.weight, self.strength])):
             raise InputError("A weight is no number.", "Pass finite numbers.")
-        if isinstance(self.score, str):
-            score_of(self.score)
+        selection.make_score(self.score)
 
-    def check(self, plan: Plan, group: int) -> None:
-        """Raises `InputError` when this cannot be done with `plan` and groups of `group` rows."""
+    def check(self, denoising: DenoisingConfig, group: int) -> None:
+        """Raises `InputError` when this cannot be done with `denoising` and groups of `group` rows."""
         if self.keep is not None and self.keep > group:
             raise InputError(f"Cannot keep {self.keep} of {group} branches.", f"Pass --keep 1 to {group}.")
         if self.select != "smc":
             return
         if not self.refill or self.keep is not None:
             raise InputError("Resampling decides how many are kept.", "Leave out keep and refill, or select best.")
-        if plan.policy.name not in _BLIND or plan.policy.revises:
+        if denoising.policy.name not in _BLIND or denoising.policy.revises:
             raise InputError(
-                f"Policy {plan.policy.name} chooses positions by the tokens drawn, so their density is not known.",
+                f"Policy {denoising.policy.name} chooses positions by the tokens drawn, so their density is not known.",
                 f"For smc choose one of {', '.join(_BLIND)} (--policy random).",
             )
-        if plan.guidance or plan.top_p < 1 or plan.min_p > 0:
+        if denoising.guidance or denoising.top_p < 1 or denoising.min_p > 0:
             raise InputError(
                 "smc needs every token that the model allows to be drawn.", "Leave out guidance, top_p, min_p."
             )
@@ -81,214 +89,219 @@ class Branching:
 
 @dataclass(frozen=True)
 class Frame:
-    """One step as it is shown. rows: all that are alive, of `canvas`; lanes: where each is drawn; names: what it is
-    called ("2", a copy of it "2b"); round: moments that were passed."""
+    """One step as it is shown."""
 
-    canvas: Canvas
-    watch: Watch
-    lanes: tuple[int, ...]
-    names: tuple[str, ...]
-    round: int
+    state: DiffusionState  # all rows that are alive
+    stats: StepStats  # what their last steps said
+    lanes: tuple[int, ...]  # where each is drawn
+    names: tuple[str, ...]  # what each is called: "2", a copy of it "2b"
+    round: int  # moments that were passed
 
 
 @dataclass(frozen=True)
-class Branched:
-    """Finished rows, groups side by side, of equal size. scores (b,): by the score that selected: never report it as
-    quality. weights (b,): of smc, summing to 1 in a group; else equal. trees: one a group."""
+class BranchedRows:
+    """Finished rows, groups side by side, of equal size."""
 
     model: DiffusionModel = field(repr=False)
-    canvas: Canvas
-    scores: Tensor
-    weights: Tensor
-    trees: tuple[Ancestry, ...]
-    meter: Meter
-
-    @property
-    def group(self) -> int:
-        return len(self.canvas) // len(self.trees)
+    state: DiffusionState
+    scores: Tensor  # (b,): by which was selected; never report it as quality
+    weights: Tensor  # (b,): of smc, summing to 1 in a group; else equal
+    trees: tuple[Ancestry, ...]  # who came from whom, one a group
+    cost: ForwardCost
 
     def texts(self, prompt: bool = True) -> list[str]:
-        return self.model.texts(self.canvas, prompt)
+        return self.model.texts(self.state, prompt)
 
     def ranked(self, group: int = 0) -> list[int]:
         """Rows of a group, best first by score."""
-        rows = slice(group * self.group, (group + 1) * self.group)
-        return [group * self.group + i for i in selecting.best(self.scores[rows].cpu().numpy(), self.group)]
+        size = len(self.state) // len(self.trees)
+        rows = slice(group * size, (group + 1) * size)
+        return [group * size + i for i in selection.best_rows(self.scores[rows].cpu().numpy(), size)]
 
 
 def branch(
     model: DiffusionModel,
-    canvas: Canvas,
-    how: Branching | None = None,
-    plan: Plan | None = None,
+    state: DiffusionState,
+    branching: BranchingConfig | None = None,
+    denoising: DenoisingConfig | None = None,
     *,
     group: int | None = None,
-    meter: Meter | None = None,
+    cost: ForwardCost | None = None,
     on_frame: Callable[[Frame], None] | None = None,
-) -> Branched:
-    """Denoise all rows; every `group` neighbours (None: all) compete. Scores come from the steps' own logits, so that
-    selecting costs no pass. Raises `InputError`."""
-    how, plan, meter = how or Branching(), plan or Plan(Random()), meter or Meter()
-    size = len(canvas) if group is None else group
-    if size < 1 or len(canvas) % size:
-        raise InputError(f"{len(canvas)} rows do not make groups of {size}.", "Pass a multiple.")
-    how.check(plan, size)
-    if how.select == "smc" and not bool((canvas.temperature > 0).all()):
+) -> BranchedRows:
+    """Denoise all rows; every `group` neighbours (None: all) compete.
+
+    Scores come from the steps' own logits, so that selecting costs no pass.
+
+    Raises:
+        InputError: When rows do not make groups, or the two configurations do not fit.
+    """
+    branching, denoising = branching or BranchingConfig(), denoising or DenoisingConfig(Random())
+    size = len(state) if group is None else group
+    if size < 1 or len(state) % size:
+        raise InputError(f"{len(state)} rows do not make groups of {size}.", "Pass a multiple.")
+    branching.check(denoising, size)
+    if branching.select == "smc" and not bool((state.temperature > 0).all()):
         raise InputError("smc needs draws, and at temperature 0 there are none.", "Pass --temperature 1.")
-    run = _Run(model, canvas, how, plan, meter, size, on_frame)
-    if how.select != "none" and size > 1:
-        for level in how.moments:
-            run.until(level)
+    run = _BranchingRun(model, state, branching, denoising, cost or ForwardCost(), size, on_frame)
+    if branching.select != "none" and size > 1:
+        for level in branching.moments:
+            run.denoise_until(level)
             run.select(level)
-    run.until(1.0)
+    run.denoise_until(1.0)
     return run.result()
 
 
-class _Run:
+class _BranchingRun:
     """The state of one `branch`."""
 
     def __init__(
-        self, model: DiffusionModel, canvas: Canvas, how: Branching, plan: Plan, meter: Meter, size: int, on_frame: Any
+        self,
+        model: DiffusionModel,
+        state: DiffusionState,
+        branching: BranchingConfig,
+        denoising: DenoisingConfig,
+        cost: ForwardCost,
+        size: int,
+        on_frame: Callable[[Frame], None] | None,
     ) -> None:
-        self.model, self.how, self.plan, self.meter, self.on_frame = model, how, plan, meter, on_frame
-        self.canvas, self.watch, self.size, self.groups = canvas, Watch.of(canvas), size, len(canvas) // size
-        self.lanes, self.names = tuple(range(len(canvas))), tuple(str(i + 1) for i in range(len(canvas)))
-        self.used = dict.fromkeys(self.names, 0)
-        self.score = score_of(how.score)
-        self.seeds = canvas.seeds.clone()
-        self.weights = torch.zeros(len(canvas), dtype=torch.float64, device=canvas.ids.device)  # logs
-        self.told = torch.zeros_like(self.weights)  # the score that a row's weight counts already
-        self.rounds: list[list[Round]] = [[] for _ in range(self.groups)]
+        self.model, self.branching, self.denoising, self.cost = model, branching, denoising, cost
+        self.state, self.stats, self.on_frame = state, StepStats.before_any_step(state), on_frame
+        self.size, self.groups = size, len(state) // size
+        self.lanes, self.names = tuple(range(len(state))), tuple(str(i + 1) for i in range(len(state)))
+        self.copies = dict.fromkeys(self.names, 0)
+        self.score = selection.make_score(branching.score)
+        self.seeds = state.seeds.view(self.groups, size)
+        self.log_weights = torch.zeros(len(state), dtype=torch.float64, device=state.ids.device)
+        self.weighed = torch.zeros_like(self.log_weights)  # the score that a row's weight counts already
+        self.rounds: list[list[SelectionRound]] = [[] for _ in range(self.groups)]
 
-    def until(self, level: float) -> None:
-        def see(now: Canvas) -> None:
+    def denoise_until(self, level: float) -> None:
+        def show(state: DiffusionState) -> None:
             if self.on_frame is not None:
-                self.on_frame(Frame(now, dataclasses.replace(self.watch), self.lanes, self.names, len(self.rounds[0])))
+                stats = dataclasses.replace(self.stats)
+                self.on_frame(Frame(state, stats, self.lanes, self.names, len(self.rounds[0])))
 
-        self.canvas = advance(self.model.denoiser, self.canvas, self.plan, level, self.watch, self.meter, see)
+        self.state = denoise_until(self.model.denoiser, self.state, self.denoising, level, self.stats, self.cost, show)
 
     def scores(self) -> Tensor:
-        return checked(self.score(Sight(self.model, self.canvas, self.watch)))
-
-    def weigh(self, scores: Tensor) -> None:
-        """Count what the score rose by, and p / q of the tokens since the last time (sequential importance
-        sampling over the steps' whole paths: positions are chosen by the same rule under p and q, so they cancel)."""
-        gain = self.how.strength * (scores - self.told)
-        self.weights = self.weights + gain + self.watch.drift
-        self.told = scores
-        self.watch.drift = torch.zeros_like(self.watch.drift)
+        """(b,), counted in the weights of smc."""
+        scores = self.score(selection.ScoreInputs(self.model, self.state, self.stats))
+        if self.branching.select == "smc":
+            # What the score rose by, and p / q of the tokens since the last time (sequential importance sampling over
+            # the steps' whole paths: positions are chosen by the same rule under p and q, so they cancel).
+            gain = self.branching.strength * (scores - self.weighed)
+            self.log_weights = self.log_weights + gain + self.stats.log_weight
+            self.weighed = scores
+            self.stats.log_weight = torch.zeros_like(self.stats.log_weight)
+        return scores
 
     def select(self, level: float) -> None:
+        """Decide which rows of each group go on."""
         scores = self.scores()
-        if self.how.select == "smc":
-            self.weigh(scores)
         parents: list[int] = []
         for g in range(self.groups):
-            at = slice(g * self.size, (g + 1) * self.size)
-            found = self._round(level, scores[at].cpu().numpy(), at, g)
-            self.rounds[g].append(found)
-            parents += [g * self.size + p for p in found.parents]
+            rows = slice(g * self.size, (g + 1) * self.size)
+            said = scores[rows].tolist()
+            smc = self.branching.select == "smc"
+            chosen = self._resample(level, said, rows, g) if smc else self._choose(level, said, rows)
+            self.rounds[g].append(chosen)
+            parents += [rows.start + p for p in chosen.parents]
         self.lanes = tuple(next_lanes(parents, self.lanes))
-        self.names = tuple(next_names(parents, self.names, self.used))
-        self.canvas, self.watch = self.canvas.fork(parents), self.watch.pick(parents)
-        self.weights, self.told = self.weights[parents], self.told[parents]
-        if self.how.select == "smc":
-            for g, rounds in enumerate(self.rounds):
-                if rounds[-1].chosen:  # resampled: the weight is in the number of copies now
-                    self.weights[g * self.size : (g + 1) * self.size] = 0.0
+        self.names = tuple(next_names(parents, self.names, self.copies))
+        self.state, self.stats = self.state.fork(parents), self.stats.select_rows(parents)
+        self.log_weights, self.weighed = self.log_weights[parents], self.weighed[parents]
         self.size = len(parents) // self.groups
 
-    def _round(self, level: float, scores: np.ndarray[Any, Any], at: slice, g: int) -> Round:
+    def _resample(self, level: float, scores: list[float], rows: slice, g: int) -> SelectionRound:
         n = len(scores)
-        said = tuple(float(s) for s in scores)
-        if self.how.select == "smc":
-            weights = selecting.normalised(self.weights[at].cpu().numpy())
-            ess = selecting.effective(weights)
-            parents = list(range(n))
-            if ess < n / 2:
-                first = self.seeds[g * (len(self.seeds) // self.groups)]
-                draw = uniform(key(first, _RESAMPLE, len(self.rounds[g])), 1)
-                parents = selecting.systematic(weights, float(draw))
-            chosen = tuple(sorted(set(parents))) if ess < n / 2 else ()
-            return Round(level, said, tuple(parents), chosen, tuple(map(float, weights)), ess)
-        keep = min(n, self.how.keep or max(1, n // 2))
-        if self.how.select == "best":
-            chosen = tuple(selecting.best(scores, keep))
+        weights = selection.normalise_weights(self.log_weights[rows].cpu().numpy())
+        size = selection.effective_sample_size(weights)
+        parents = list(range(n))
+        chosen: tuple[int, ...] = ()
+        if size < n / 2:
+            draw = uniform(key(self.seeds[g, 0], _RESAMPLE, len(self.rounds[g])), 1)
+            parents = selection.systematic_resampling(weights, float(draw))
+            chosen = tuple(sorted(set(parents)))
+            self.log_weights[rows] = 0.0  # the weight is in the number of copies now
+        return SelectionRound(level, tuple(scores), tuple(parents), chosen, tuple(weights.tolist()), size)
+
+    def _choose(self, level: float, scores: list[float], rows: slice) -> SelectionRound:
+        n = len(scores)
+        keep = min(n, self.branching.keep or max(1, n // 2))
+        if self.branching.select == "best":
+            chosen = selection.best_rows(scores, keep)
         else:
-            chosen = tuple(selecting.diverse(self._distances(at), scores, keep, self.how.weight))
-        parents = selecting.copies(chosen, n) if self.how.refill else sorted(chosen)
-        return Round(level, said, tuple(parents), chosen)
+            chosen = select_diverse(self._distances(rows).tolist(), scores, keep, self.branching.weight)
+        parents = selection.refill(chosen, n) if self.branching.refill else sorted(chosen)
+        return SelectionRound(level, tuple(scores), tuple(parents), tuple(chosen))
 
-    def _distances(self, at: slice) -> np.ndarray[Any, Any]:
-        if self.how.embed is None:
-            real = self.canvas.real[at]
-            return selecting.overlap([g[r].tolist() for g, r in zip(self.watch.guess[at], real, strict=True)])
-        texts = Sight(self.model, self.canvas, self.watch).texts[at]
-        e = np.asarray(self.how.embed(texts), dtype=np.float64)
-        e = e / np.linalg.norm(e, axis=1, keepdims=True).clip(1e-12)
-        d: np.ndarray[Any, Any] = np.clip(1 - e @ e.T, 0, 2)
-        return d
+    def _distances(self, rows: slice) -> selection.Floats:
+        if self.branching.embed is not None:
+            texts = selection.ScoreInputs(self.model, self.state, self.stats).texts[rows]
+            return selection.cosine_distances(self.branching.embed(texts))
+        guesses = zip(self.stats.guess[rows], self.state.real[rows], strict=True)
+        return selection.ngram_distances([guess[real].tolist() for guess, real in guesses])
 
-    def result(self) -> Branched:
+    def result(self) -> BranchedRows:
         scores = self.scores()
-        if self.how.select == "smc":
-            self.weigh(scores)
-        weights = self.weights.view(self.groups, self.size).softmax(1).flatten()
-        first = self.seeds.view(self.groups, -1).tolist()
+        weights = self.log_weights.view(self.groups, self.size).softmax(1).flatten()
+        final = scores.view(self.groups, -1).tolist()
         trees = tuple(
-            Ancestry(tuple(first[g]), tuple(self.rounds[g]), tuple(scores.view(self.groups, -1)[g].tolist()))
-            for g in range(self.groups)
+            Ancestry(tuple(seeds), tuple(rounds), tuple(said))
+            for seeds, rounds, said in zip(self.seeds.tolist(), self.rounds, final, strict=True)
         )
-        return Branched(self.model, self.canvas, scores, weights, trees, self.meter)
+        return BranchedRows(self.model, self.state, scores, weights, trees, self.cost)
 
 
 @dataclass(frozen=True)
-class Thread:
-    """One finished branch. confidence: a number a token, of when it was kept. origin: the number of the first branch
-    that it came from."""
+class Branch:
+    """One finished branch."""
 
-    text: str
-    score: float
-    weight: float
+    text: str  # prompt and all
+    score: float  # by which was selected
+    weight: float  # of smc, summing to 1 over the branches; else equal
     seed: int
-    origin: int
-    tokens: tuple[str, ...] = field(repr=False)
-    confidence: tuple[float, ...] = field(repr=False)
+    origin: int  # the index of the first branch that it came from
+    tokens: tuple[str, ...] = field(repr=False)  # the text of each
+    confidence: tuple[float, ...] = field(repr=False)  # of each token, when it was kept
 
 
 @dataclass(frozen=True)
-class Threads(Sequence[Thread]):
-    """The branches of one prompt, best first by the score that selected; merged: one text made of the best, or None."""
+class BranchedResult(Sequence[Branch]):
+    """The branches of one prompt, best first by the score that selected."""
 
     prompt: str
-    threads: tuple[Thread, ...]
-    merged: str | None
-    agreed: float
-    """Share of the merged text that the best agreed on."""
+    branches: tuple[Branch, ...]
+    merged: str | None  # one text made of the best
+    agreed: float  # share of the merged text that the best agreed on
     ancestry: Ancestry
-    meter: Meter
+    cost: ForwardCost
 
     def __getitem__(self, index: Any) -> Any:
-        return self.threads[index]
+        return self.branches[index]
 
     def __len__(self) -> int:
-        return len(self.threads)
+        return len(self.branches)
 
     @property
     def texts(self) -> list[str]:
-        return [t.text for t in self.threads]
-
-    @property
-    def tree(self) -> str:
-        return self.ancestry.tree()
+        return [b.text for b in self.branches]
 
 
 class MultiBranchDiffusion:
-    """num_branches texts at once out of noise, along branches that are judged, pruned, copied and merged.
+    """Several texts at once out of noise, along branches that are judged, pruned, copied and merged.
 
-    model: a `DiffusionModel`, or what `load_diffusion` takes. how: the competition; plan: the denoising (128 steps of
-    `random`, so that all branches stand at the same level of noise at every step). merge: the best so many are made
-    one; 0: none.
+    Args:
+        num_branches: How many.
+        model: A `DiffusionModel`, or what `load_diffusion` takes.
+        branching: How branches compete.
+        denoising: How rows are denoised. None: 128 steps of `random`, so that all branches stand at the same level of
+            noise at every step.
+        merge: The best so many are made one; 0: none.
+
+    Raises:
+        InputError: For numbers that do not fit each other.
     """
 
     def __init__(
@@ -296,17 +309,17 @@ class MultiBranchDiffusion:
         num_branches: int = 8,
         model: DiffusionModel | str | None = None,
         *,
-        how: Branching | None = None,
-        plan: Plan | None = None,
+        branching: BranchingConfig | None = None,
+        denoising: DenoisingConfig | None = None,
         merge: int = 0,
     ) -> None:
         if num_branches < 1:
             raise InputError(f"num_branches is {num_branches}.", "Pass 1 or more (--branches 4).")
         if merge and not 2 <= merge <= num_branches:
             raise InputError(f"Cannot merge {merge} of {num_branches} branches.", f"Pass 2 to {num_branches}.")
-        self.num_branches, self.how, self.merge = num_branches, how or Branching(), merge
-        self.plan = plan or Plan(Random(), steps=128)
-        self.how.check(self.plan, num_branches)
+        self.num_branches, self.branching, self.merge = num_branches, branching or BranchingConfig(), merge
+        self.denoising = denoising or DenoisingConfig(Random(), steps=128)
+        self.branching.check(self.denoising, num_branches)
         self.model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
 
     def generate_parallel(
@@ -317,31 +330,44 @@ class MultiBranchDiffusion:
         seed: int = 0,
         temperature: float = 1.0,
         on_frame: Callable[[Frame], None] | None = None,
-    ) -> Threads:
-        """Branches of one prompt ("" is unconditional), `length` tokens each. A branch's text depends on its own seed
-        (seed + i) alone if how.select is none; else on the whole set, which the seed determines."""
-        seeds = range(seed, seed + self.num_branches)
-        canvas = self.model.canvas(prompt, length, list(seeds), temperature)
-        return self.denoise(canvas, prompt, on_frame=on_frame)
+    ) -> BranchedResult:
+        """Write branches of one prompt.
 
-    def denoise(self, canvas: Canvas, prompt: str = "", *, on_frame: Callable[[Frame], None] | None = None) -> Threads:
-        """The same for any canvas of one text: an infill, or a text that was partly forgotten."""
-        done = branch(self.model, canvas, self.how, self.plan, on_frame=on_frame)
-        order = done.ranked()
-        texts, tree = done.texts(), done.trees[0]
+        A branch's text depends on its own seed (seed + i) alone without selection; else on the whole set, which the
+        seed determines.
+
+        Args:
+            prompt: "" is unconditional.
+            length: Tokens of each branch.
+            on_frame: Called after each step.
+        """
+        seeds = range(seed, seed + self.num_branches)
+        state = self.model.prompt_state(prompt, length, list(seeds), temperature)
+        return self.denoise(state, prompt, on_frame=on_frame)
+
+    def denoise(
+        self, state: DiffusionState, prompt: str = "", *, on_frame: Callable[[Frame], None] | None = None
+    ) -> BranchedResult:
+        """The same for any state of one text: an infill, or a text that was partly forgotten."""
+        done = branch(self.model, state, self.branching, self.denoising, on_frame=on_frame)
+        order, tree, end = done.ranked(), done.trees[0], done.state
         merged, agreed = None, 0.0
         if self.merge:
-            best = order[: self.merge]
-            seed = int(key(done.canvas.seeds[0], _RESAMPLE, -1))
-            one, where = merge(self.model, done.canvas, best, self.plan, seed=seed, meter=done.meter)
+            seed = int(key(end.seeds[0], _RESAMPLE, -1))
+            one, where = merge(self.model, end, order[: self.merge], self.denoising, seed=seed, cost=done.cost)
             merged = self.model.texts(one)[0]
-            agreed = float(where.sum() / (one.real & ~canvas.locked[:1]).sum().clamp(min=1))
-        threads = tuple(
-            Thread(
-                texts[i], float(done.scores[i]), float(done.weights[i]), int(done.canvas.seeds[i]), tree.origin(i),
-                tuple(self.model.pieces(done.canvas.ids[i][done.canvas.real[i]])),
-                tuple(done.canvas.confidence[i][done.canvas.real[i]].tolist()),
+            agreed = float(where.sum() / state.writable[0].sum().clamp(min=1))
+        texts = done.texts()
+        branches = tuple(
+            Branch(
+                text=texts[i],
+                score=float(done.scores[i]),
+                weight=float(done.weights[i]),
+                seed=int(end.seeds[i]),
+                origin=tree.origin(i),
+                tokens=tuple(self.model.pieces(end.ids[i][end.real[i]])),
+                confidence=tuple(end.confidence[i][end.real[i]].tolist()),
             )
             for i in order
-        )  # fmt: skip
-        return Threads(prompt, threads, merged, agreed, tree, done.meter)
+        )
+        return BranchedResult(prompt, branches, merged, agreed, tree, done.cost)

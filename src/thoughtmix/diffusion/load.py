@@ -1,4 +1,4 @@
-"""A mask predictor with its tokenizer, by name: texts in, canvases out, and back to text."""
+"""A mask predictor with its tokenizer, by name: texts in, states to denoise out, and back to text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.diffusion.canvas import Canvas, blank
-from thoughtmix.diffusion.denoiser import Denoiser, MaskPredictor, own_denoiser
+from thoughtmix.diffusion.denoiser import Denoiser, MaskPredictor
+from thoughtmix.diffusion.state import DiffusionState
 
 BUNDLED = {"shakespeare-diffusion": Path(__file__).parent / "weights" / "shakespeare"}
 """Models that are part of the package, by name."""
@@ -24,18 +24,14 @@ _GAP = re.compile(r"<mask(?::(\d+))?>")
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
-    """before, after: tokens that a text stands between ([CLS] and [SEP] of a BERT); none in our own models. context:
-    most tokens of a row; None: no limit. trained: tokens of a training window; longer rows are untried."""
+    """A denoiser, its tokenizer, and what is to be known of them."""
 
     denoiser: Denoiser = field(repr=False)
     tokenizer: Any = field(repr=False)
     name: str
-    context: int | None = None
-    trained: int | None = None
-    before: tuple[int, ...] = ()
+    context: int | None = None  # most tokens of a row; None: no limit
+    before: tuple[int, ...] = ()  # tokens that a text stands between: [CLS] and [SEP] of a BERT
     after: tuple[int, ...] = ()
-    guidance: bool = False
-    """Whether the model was trained for it."""
 
     @property
     def fill(self) -> int:
@@ -54,29 +50,45 @@ class DiffusionModel:
         """The text of each token by itself."""
         return [self.decode([int(i)]) for i in ids]
 
-    def canvas(
+    def prompt_state(
         self,
         prompts: str | Sequence[str],
         length: int | Sequence[int] = 256,
         seeds: int | Sequence[int] = 1,
         temperature: float | Sequence[float] = 1.0,
-    ) -> Canvas:
-        """Rows of a locked prompt and `length` tokens to write after it, padded on the right. prompts: one for all
-        rows, or one a row; "" is unconditional. seeds: a number of rows (seeds 0, 1, ...), or one seed a row.
-        Raises `InputError`."""
+    ) -> DiffusionState:
+        """Rows of a locked prompt and tokens to write after it, padded on the right.
+
+        Args:
+            prompts: One for all rows, or one a row; "" is unconditional.
+            length: Tokens to write, one number for all rows or one a row.
+            seeds: A number of rows (seeds 0, 1, ...), or one seed a row.
+            temperature: One for all rows, or one a row.
+
+        Raises:
+            InputError: When numbers do not fit, or a row is longer than the model reads.
+        """
         given = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
         texts = [prompts] * len(given) if isinstance(prompts, str) else list(prompts)
         if len(texts) != len(given) or not given:
             raise InputError(f"{len(texts)} prompts for {len(given)} seeds.", "Pass one prompt, or one a seed.")
         rows = [[*self.before, *self.encode(text)] for text in texts]
-        canvas = blank(rows, length, given, self.fill, temperature, self.denoiser.device)
-        return self._checked(self._ended(canvas))
+        device = self.denoiser.device
+        state = DiffusionState.from_prompts(rows, length, given, self.fill, temperature, device, suffix=self.after)
+        return self._check_length(state)
 
-    def infill(
+    def infill_state(
         self, text: str, seeds: int | Sequence[int] = 1, temperature: float | Sequence[float] = 1.0, gap: int = 16
-    ) -> Canvas:
-        """Rows of `text` in which each `<mask:20>` is 20 tokens to fill in (`<mask>`: `gap`); all else is locked.
-        Raises `InputError` for a text without a gap."""
+    ) -> DiffusionState:
+        """Rows of a text with gaps to fill in; all else is locked.
+
+        Args:
+            text: Each `<mask:20>` is 20 tokens to fill in, `<mask>` is `gap`.
+            seeds, temperature: As in `prompt_state`.
+
+        Raises:
+            InputError: For a text without a gap, or longer than the model reads.
+        """
         given = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
         ids, masked, at = list(self.before), [False] * len(self.before), 0
         for found in _GAP.finditer(text):
@@ -92,63 +104,63 @@ class DiffusionModel:
         device = self.denoiser.device
         row = torch.tensor(ids, device=device).expand(len(given), -1)
         hidden = torch.tensor(masked, device=device).expand(len(given), -1)
-        return self._checked(Canvas.of(row, hidden, given, temperature=temperature, fill=self.fill))
+        state = DiffusionState.from_tokens(row, hidden, given, temperature=temperature, fill=self.fill)
+        return self._check_length(state)
 
-    def texts(self, canvas: Canvas, prompt: bool = True) -> list[str]:
-        """Each row's text; prompt False: without what was locked before the first open position."""
+    def texts(self, state: DiffusionState, prompt: bool = True) -> list[str]:
+        """Each row's text; prompt False: without what was locked before the first position to write."""
         out = []
-        for ids, real, locked in zip(canvas.ids, canvas.real, canvas.locked, strict=True):
-            keep = real & (~(locked.cumprod(0) > 0) if not prompt else real)
+        for ids, real, locked in zip(state.ids, state.real, state.locked, strict=True):
+            keep = real if prompt else real & ~(locked.cumprod(0) > 0)
             out.append(self.decode(ids[keep]))
         return out
 
-    def _ended(self, canvas: Canvas) -> Canvas:
-        """With `after` locked behind each row."""
-        if not self.after:
-            return canvas
-        n = len(self.after)
-        ids, masked, real = (torch.nn.functional.pad(x, (0, n)) for x in (canvas.ids, canvas.masked, canvas.real))
-        for row, end in enumerate(canvas.real.sum(1).tolist()):
-            ids[row, end : end + n] = torch.tensor(self.after, device=ids.device)
-            real[row, end : end + n] = True
-        return Canvas.of(ids, masked, canvas.seeds, real=real, temperature=canvas.temperature, fill=self.fill)
-
-    def _checked(self, canvas: Canvas) -> Canvas:
-        longest = int(canvas.real.sum(1).max())
+    def _check_length(self, state: DiffusionState) -> DiffusionState:
+        longest = int(state.real.sum(1).max())
         if self.context is not None and longest > self.context:
             raise InputError(
                 f"Prompt and text have {longest} tokens, {self.name} reads {self.context}.",
                 "Shorten the prompt, or pass a smaller --length.",
             )
-        return canvas
+        return state
 
 
 def wrap_diffusion(model: Any, tokenizer: Any, name: str = "") -> DiffusionModel:
-    """Of a `MaskedDiffusionTransformer`, or any Hugging Face masked language model. Puts it in eval mode.
-    Raises `ModelError` when there is no mask token."""
+    """Wrap a `MaskedDiffusionTransformer`, or any Hugging Face masked language model. Puts it in eval mode.
+
+    Raises:
+        ModelError: When there is no mask token.
+    """
     from thoughtmix.diffusion.model import MaskedDiffusionTransformer
 
     model.eval()
-    name = name or model.config.name_or_path or type(model).__name__
+    c = model.config
+    name = name or c.name_or_path or type(model).__name__
     if isinstance(model, MaskedDiffusionTransformer):
-        c = model.config
-        return DiffusionModel(
-            own_denoiser(model), tokenizer, name, c.max_position_embeddings, c.trained_length, guidance=c.guidance
-        )
+        unknown = () if c.unknown_token_id is None else (c.unknown_token_id,)
+        denoiser = MaskPredictor(model, c.mask_token_id, c.vocab_size, unknown)
+        return DiffusionModel(denoiser, tokenizer, name, c.max_position_embeddings)
     if tokenizer.mask_token_id is None:
         raise ModelError(f"{name} has no mask token.", "Choose a masked language model (--model).")
     special = [i for i in tokenizer.all_special_ids if i is not None]
     denoiser = MaskPredictor(model, tokenizer.mask_token_id, model.get_output_embeddings().out_features, special)
-    before, after = _frame(tokenizer)
-    return DiffusionModel(denoiser, tokenizer, name, _context(model.config), None, before, after)
+    before, after = _text_frame(tokenizer)
+    return DiffusionModel(denoiser, tokenizer, name, _context_length(c), before, after)
 
 
 def load_diffusion(name: str | None = None, device: str = "auto", dtype: str = "float32") -> DiffusionModel:
     """Load a mask predictor.
 
-    name: None or "shakespeare-diffusion" (part of the package, no download), a folder that `thoughtmix train
-    diffusion` or save_pretrained wrote, or a Hugging Face id `org/name` of a masked language model, the only case in
-    which a hub is asked. Raises `ModelError` and `InputError`.
+    Args:
+        name: None or "shakespeare-diffusion" (part of the package, no download), a folder that `thoughtmix train
+            diffusion` or save_pretrained wrote, or a Hugging Face id `org/name` of a masked language model, the only
+            case in which a hub is asked.
+        device: auto, cpu, cuda, ...
+        dtype: Of the weights.
+
+    Raises:
+        ModelError: When it cannot be loaded, or is no mask predictor.
+        InputError: For a device or dtype that there is not.
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -179,7 +191,7 @@ def load_diffusion(name: str | None = None, device: str = "auto", dtype: str = "
     return wrap_diffusion(model.to(device).requires_grad_(False), tokenizer, title)
 
 
-def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _text_frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens that the tokenizer puts before and after a text."""
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     outer = tokenizer("a", add_special_tokens=True)["input_ids"]
@@ -189,7 +201,7 @@ def _frame(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (), ()
 
 
-def _context(config: Any) -> int | None:
+def _context_length(config: Any) -> int | None:
     value = getattr(config, "max_position_embeddings", None)
     # RoBERTa's family counts positions from its padding id + 1
     offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0

@@ -1,4 +1,7 @@
-"""The transformer that predicts masked tokens from both sides. It has no time input: how much is masked can be seen."""
+"""The transformer that predicts masked tokens from both sides, and its configuration.
+
+It has no time input: how much of a text is masked can be seen.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,66 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from thoughtmix.diffusion.config import MaskedDiffusionConfig
+from thoughtmix.core.errors import InputError
+
+
+class MaskedDiffusionConfig(PreTrainedConfig):
+    """Settings of a `MaskedDiffusionTransformer`.
+
+    Args:
+        vocab_size: Number of token ids, the mask included.
+        mask_token_id: The id of the mask; None: the last one.
+        unknown_token_id: The id that is never written; None: there is none.
+        intermediate_size: Width of the feed-forward layers; None: 4 times `hidden_size`.
+        trained_length: Tokens of a training window. Positions beyond it are untried.
+        guidance: Whether prefixes were sometimes hidden in training, so that guidance means something.
+
+    Raises:
+        InputError: For a mask outside the vocabulary, or a width that the heads do not divide.
+    """
+
+    model_type = "thoughtmix_diffusion"
+
+    vocab_size: int = 256
+    mask_token_id: int | None = None
+    unknown_token_id: int | None = None
+    pad_token_id: int | None = None
+    hidden_size: int = 128
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    max_position_embeddings: int = 4096
+    trained_length: int = 256
+    hidden_act: str = "relu2"
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    guidance: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.mask_token_id is None:
+            self.mask_token_id = self.vocab_size - 1
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        super().__post_init__(**kwargs)
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise InputError(
+                f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}.",
+                "Pass an id below vocab_size.",
+            )
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise InputError(
+                f"hidden_size {self.hidden_size} is no multiple of 2 x num_attention_heads "
+                f"{self.num_attention_heads} (rotary positions turn pairs).",
+                "Change one of the two (--width, --heads).",
+            )
 
 
 class _Norm(nn.RMSNorm):
@@ -100,40 +156,41 @@ class MaskedDiffusionTransformer(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> MaskedLMOutput:
-        """Logits (b, t, v) of input_ids (b, t), -inf for the mask. attention_mask (b, t): 0 or False is padding.
-        labels (b, t): loss is their mean cross-entropy in nats, -100 ignored (no bound: see objective.py)."""
-        return self.read(self.embed(input_ids), attention_mask, labels)
+        """Predict every token of a text from all the others.
 
-    def read(self, x: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> MaskedLMOutput:
-        """`forward` from embeddings x (b, t, d)."""
-        cos, sin, mask = self._places(x, attention_mask)
+        Args:
+            input_ids: (b, t) token ids, the mask where a token is to be predicted.
+            attention_mask: (b, t), 0 or False is padding. None: there is none.
+            labels: (b, t) token ids, -100 is ignored.
+
+        Returns:
+            Logits (b, t, v), -inf for the mask. With labels also their mean cross-entropy in nats, which is no bound
+            on the likelihood (see objective.py).
+        """
+        x = self.embed(input_ids)  # (b, t, d)
+        cos, sin, mask = self._rotary_and_mask(x, attention_mask)
         for block in self.layers:
             x = block(x, cos, sin, mask)
         logits = self.lm_head(self.norm(x))
-        at = torch.tensor(self.config.mask_token_id, device=logits.device)
-        logits = logits.index_fill(-1, at, -torch.inf)
+        mask_id = torch.tensor(self.config.mask_token_id, device=logits.device)
+        logits = logits.index_fill(-1, mask_id, -torch.inf)
         loss = None if labels is None else F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    def _places(self, x: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rotary cosines and sines (b or 1, t, d/h), and which keys may be seen (b, 1, 1, t), None: all."""
+    def _rotary_and_mask(self, x: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rotary cosines and sines (b or 1, t, d/h), and which keys may be seen (b, 1, 1, t); None: all."""
         t, d = x.shape[1:]
         real = None if attention_mask is None else attention_mask.bool()
         if real is None or bool(real.all()):
-            mask, places = None, torch.arange(t, device=x.device)[None]
+            mask, positions = None, torch.arange(t, device=x.device)[None]
         else:
-            mask = real[:, None, None, :]
-            places = (real.cumsum(1) - 1).clamp(min=0)
+            mask, positions = real[:, None, None, :], (real.cumsum(1) - 1).clamp(min=0)
         half = d // self.config.num_attention_heads // 2
         speed = self.config.rope_theta ** (-torch.arange(half, device=x.device).float() / half)
-        angle = (places[..., None] * speed).repeat(1, 1, 2)
+        angle = (positions[..., None] * speed).repeat(1, 1, 2)
         return angle.cos().to(x.dtype), angle.sin().to(x.dtype), mask
 
 
-def register() -> None:
-    """Make the Auto classes of transformers know the model; done when this module is imported."""
-    AutoConfig.register(MaskedDiffusionConfig.model_type, MaskedDiffusionConfig, exist_ok=True)
-    AutoModelForMaskedLM.register(MaskedDiffusionConfig, MaskedDiffusionTransformer, exist_ok=True)
-
-
-register()
+# The Auto classes of transformers know the model once this module is imported.
+AutoConfig.register(MaskedDiffusionConfig.model_type, MaskedDiffusionConfig, exist_ok=True)
+AutoModelForMaskedLM.register(MaskedDiffusionConfig, MaskedDiffusionTransformer, exist_ok=True)

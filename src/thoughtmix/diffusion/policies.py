@@ -1,7 +1,7 @@
-"""Which masked positions keep their token at a step. A policy is a small frozen class, vectorised over rows.
+"""What a step decides: a token drawn for each masked position, and which of these are kept.
 
-All see the same `View` and return a `Choice`. The sampler sees to the rest: that a row makes progress, that the last
-step of a plan keeps everything, that nothing outside the current block is touched.
+A policy says the second. It is a small frozen class, vectorised over rows. The sampler sees to the rest: that a row
+makes progress, that the last step keeps everything, that nothing outside the current block is touched.
 """
 
 from __future__ import annotations
@@ -15,46 +15,114 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.diffusion.tokens import Proposals
+from thoughtmix.core.errors import InputError, NumericsError, UnknownName
+
+_ELEMENTS = 2**22  # of float64 at once: 32 MB
 
 
 @dataclass(frozen=True)
-class View:
-    """What a policy chooses by. candidates (b, t) bool; count (b,): how many of them should be kept for the plan to
-    end in time; rate (b,): the probability with which each should, float64; uniform(): (b, t) float64 in (0, 1), the
-    rows' own."""
+class Proposals:
+    """A token drawn for each candidate position, and how sure the model is there; (b, t) each, 0 elsewhere."""
 
-    candidates: Tensor
+    drawn: Tensor
+    logp: Tensor  # its log-probability under the model at temperature 1, nats
+    logq: Tensor  # the same under the distribution that it was drawn from
+    top: Tensor  # the two largest log-probabilities at temperature 1
+    second: Tensor
+    entropy: Tensor  # nats, at temperature 1
+
+
+def propose(
+    logits: Tensor, candidates: Tensor, uniform: Tensor, temperature: Tensor, top_p: float = 1.0, min_p: float = 0.0
+) -> Proposals:
+    """Draw a token for each candidate position.
+
+    The draw is the inverse distribution function in float64: exact where Gumbel noise in float32 would lower the
+    temperature (Zheng et al. 2025), and one uniform number a position instead of v.
+
+    Args:
+        logits: (b, t, v), -inf is forbidden.
+        candidates: (b, t) bool.
+        uniform: (b, t) numbers in (0, 1).
+        temperature: (b,), 0 takes the likeliest token.
+        top_p, min_p: Truncation of the draws.
+
+    Raises:
+        NumericsError: For logits that are NaN or infinite.
+    """
+    b, t, v = logits.shape
+    row, place = candidates.nonzero(as_tuple=True)
+    out = torch.zeros((6, b, t), dtype=torch.float64, device=logits.device)
+    size = max(1, _ELEMENTS // v)
+    for at in range(0, len(row), size):
+        r, p = row[at : at + size], place[at : at + size]
+        out[:, r, p] = _draw(logits[r, p].double(), uniform[r, p], temperature[r], top_p, min_p)
+    return Proposals(out[0].long(), *out[1:].unbind(0))
+
+
+def _draw(x: Tensor, uniform: Tensor, temperature: Tensor, top_p: float, min_p: float) -> Tensor:
+    """x (n, v) float64 -> (6, n), the fields of `Proposals`."""
+    logp = x - x.logsumexp(-1, keepdim=True)
+    two, ids = logp.topk(min(2, x.shape[1]), -1)
+    if not bool(two[:, 0].isfinite().all()):
+        raise NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
+    p = logp.exp()
+    entropy = torch.special.entr(p).sum(-1)
+    warm = temperature > 0
+    q = p
+    if not bool((temperature == 1).all()):
+        q = (logp / torch.where(warm, temperature, 1.0)[:, None]).softmax(-1)
+    if min_p > 0:
+        q = q * (q >= min_p * q.amax(-1, keepdim=True))
+    if top_p < 1:
+        q = _nucleus(q, top_p)
+    cdf = q.cumsum(-1)
+    total = cdf[:, -1:]
+    # Rounding may leave the target at or past the end: stay on the last token with any weight.
+    drawn = torch.minimum((cdf <= uniform[:, None] * total).sum(-1), (cdf < total).sum(-1))
+    drawn = torch.where(warm, drawn, ids[:, 0])
+    logq = torch.where(warm, (q.gather(1, drawn[:, None]) / total)[:, 0].log(), 0.0)
+    second = two[:, 1] if two.shape[1] > 1 else torch.full_like(two[:, 0], -torch.inf)
+    return torch.stack([drawn.double(), logp.gather(1, drawn[:, None])[:, 0], logq, two[:, 0], second, entropy])
+
+
+def _nucleus(q: Tensor, top_p: float) -> Tensor:
+    """The smallest set of the likeliest with at least this mass (Holtzman et al. 2020), not renormalised."""
+    sorted_q, order = q.sort(dim=-1, descending=True, stable=True)
+    kept = sorted_q.cumsum(-1) - sorted_q < top_p * q.sum(-1, keepdim=True)
+    return q * torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """What a policy selects by."""
+
+    candidates: Tensor  # (b, t) bool: positions that may be kept
     proposals: Proposals
-    count: Tensor
-    rate: Tensor
-    uniform: Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """kept (b, t) bool. log_positions (b,) float64: the log-probability of having chosen these positions where the
-    policy draws them; 0 where it does not."""
-
-    kept: Tensor
-    log_positions: Tensor
+    count: Tensor  # (b,): how many should be kept for the row to end in its number of steps
+    rate: Tensor  # (b,) float64: the probability with which each should be kept
+    uniform: Callable[[], Tensor]  # gives (b, t) float64 in (0, 1), the rows' own
 
 
 class Policy(ABC):
-    """planned: follows a plan of steps; others take as many as they need. revise: positions already filled (but not
-    locked) are drawn and judged anew at each step. one: exactly one position a step."""
+    """Which masked positions keep their token at a step.
+
+    fixed_steps: it takes a given number of steps; others take as many as they need. one_per_step: it keeps exactly one
+    position a step. revises: positions already filled (but not locked) are drawn and judged anew at each step.
+    """
 
     name: ClassVar[str]
-    planned: ClassVar[bool] = True
-    one: ClassVar[bool] = False
+    fixed_steps: ClassVar[bool] = True
+    one_per_step: ClassVar[bool] = False
 
     @property
     def revises(self) -> bool:
         return False
 
     @abstractmethod
-    def choose(self, view: View) -> Choice: ...
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        """(b, t) bool, some of the candidates."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,11 +132,8 @@ class Ancestral(Policy):
 
     name: ClassVar[str] = "ancestral"
 
-    def choose(self, view: View) -> Choice:
-        p = view.rate.clamp(0, 1)[:, None]
-        kept = (view.uniform() < p) & view.candidates
-        log = torch.where(kept, p.log(), torch.where(view.candidates, torch.log1p(-p), 0.0))
-        return Choice(kept, log.sum(1))
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        return (inputs.uniform() < inputs.rate.clamp(0, 1)[:, None]) & inputs.candidates
 
 
 @dataclass(frozen=True)
@@ -77,26 +142,25 @@ class FirstHitting(Policy):
     diffusion models are secretly time-agnostic", 4); for a model without time the hitting times need no drawing."""
 
     name: ClassVar[str] = "first-hitting"
-    one: ClassVar[bool] = True
+    one_per_step: ClassVar[bool] = True
 
-    def choose(self, view: View) -> Choice:
-        return _uniformly(view, torch.ones_like(view.count))
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        return top_positions(inputs.uniform(), inputs.candidates, torch.ones_like(inputs.count))
 
 
 @dataclass(frozen=True)
 class Random(Policy):
-    """As many as the plan asks for, uniformly (LLaDA's "random")."""
+    """As many as should be kept, uniformly (LLaDA's "random")."""
 
     name: ClassVar[str] = "random"
 
-    def choose(self, view: View) -> Choice:
-        return _uniformly(view, view.count)
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        return top_positions(inputs.uniform(), inputs.candidates, inputs.count)
 
 
 @dataclass(frozen=True)
 class _Ranked(Policy):
-    """The `count` best by a score, Gumbel noise times `noise` added to it (Dream's alg_temp); 0: none. log_positions is
-    then that of the order of choice (Plackett and Luce)."""
+    """As many as should be kept, the best by a score; Gumbel noise times `noise` is added to it (Dream's alg_temp)."""
 
     noise: float = 0.0
 
@@ -107,17 +171,10 @@ class _Ranked(Policy):
     def score(self, p: Proposals) -> Tensor:
         raise NotImplementedError
 
-    def choose(self, view: View) -> Choice:
-        score = self.score(view.proposals)
-        if not self.noise:
-            return Choice(best(grained(score), view.candidates, view.count), torch.zeros_like(view.rate))
-        noisy = score / self.noise - (-view.uniform().log()).log()
-        kept = best(noisy, view.candidates, view.count)
-        order = noisy.masked_fill(~view.candidates, -torch.inf).argsort(1, descending=True)
-        weights = (score / self.noise).masked_fill(~view.candidates, -torch.inf).gather(1, order)
-        rest = weights.flip(1).logcumsumexp(1).flip(1)  # log of the total weight of this and all later in the order
-        log = torch.where(kept.gather(1, order), weights - rest, 0.0).sum(1)
-        return Choice(kept, log)
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        score = self.score(inputs.proposals)
+        score = score / self.noise - (-inputs.uniform().log()).log() if self.noise else rounded(score)
+        return top_positions(score, inputs.candidates, inputs.count)
 
 
 @dataclass(frozen=True)
@@ -155,16 +212,15 @@ class Threshold(Policy):
     """All drawn tokens of at least this probability (Fast-dLLM, Wu et al. 2025, alg. 1)."""
 
     name: ClassVar[str] = "threshold"
-    planned: ClassVar[bool] = False
+    fixed_steps: ClassVar[bool] = False
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold is {self.threshold}.", "Pass a probability above 0.")
 
-    def choose(self, view: View) -> Choice:
-        sure = view.proposals.logp.exp() >= self.threshold
-        return Choice(sure & view.candidates, torch.zeros_like(view.rate))
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        return (inputs.proposals.logp.exp() >= self.threshold) & inputs.candidates
 
 
 @dataclass(frozen=True)
@@ -172,21 +228,19 @@ class Factor(Policy):
     """The n surest, n the largest with (n + 1)(1 - the n-th's probability) < factor (Fast-dLLM, theorem 1)."""
 
     name: ClassVar[str] = "factor"
-    planned: ClassVar[bool] = False
+    fixed_steps: ClassVar[bool] = False
     factor: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < float("inf"):
             raise InputError(f"factor is {self.factor}.", "Pass more than 0.")
 
-    def choose(self, view: View) -> Choice:
-        sure = view.proposals.logp.exp().masked_fill(~view.candidates, -1.0)
-        order = grained(sure).argsort(dim=1, descending=True, stable=True)
-        sorted_sure = sure.gather(1, order)
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        sure = inputs.proposals.logp.exp().masked_fill(~inputs.candidates, -1.0)
+        order = rounded(sure).argsort(dim=1, descending=True, stable=True)
         n = torch.arange(1, sure.shape[1] + 1, device=sure.device)
-        holds = (n + 1) * (1 - sorted_sure) < self.factor
-        count = (holds * n).amax(1)
-        return Choice(best(grained(sure), view.candidates, count), torch.zeros_like(view.rate))
+        holds = (n + 1) * (1 - sure.gather(1, order)) < self.factor
+        return top_positions(rounded(sure), inputs.candidates, (holds * n).amax(1))
 
 
 @dataclass(frozen=True)
@@ -196,7 +250,7 @@ class EntropyBound(Policy):
     EntropyBoundSampler, which revises)."""
 
     name: ClassVar[str] = "entropy-bound"
-    planned: ClassVar[bool] = False
+    fixed_steps: ClassVar[bool] = False
     bound: float = 0.1
     revise: bool = False
 
@@ -208,32 +262,27 @@ class EntropyBound(Policy):
     def revises(self) -> bool:
         return self.revise
 
-    def choose(self, view: View) -> Choice:
-        entropy = view.proposals.entropy.masked_fill(~view.candidates, torch.inf)
-        order = grained(entropy).argsort(dim=1, stable=True)
+    def select_positions(self, inputs: PolicyInputs) -> Tensor:
+        entropy = inputs.proposals.entropy.masked_fill(~inputs.candidates, torch.inf)
+        order = rounded(entropy).argsort(dim=1, stable=True)
         low = entropy.gather(1, order)
-        fits = low.isfinite() & (low.nan_to_num(posinf=0.0).cumsum(1) - low.nan_to_num(posinf=0.0) <= self.bound)
-        return Choice(torch.zeros_like(fits).scatter(1, order, fits), torch.zeros_like(view.rate))
+        finite = low.nan_to_num(posinf=0.0)
+        fits = low.isfinite() & (finite.cumsum(1) - finite <= self.bound)
+        return torch.zeros_like(fits).scatter(1, order, fits)
 
 
-def grained(score: Tensor) -> Tensor:
-    """Rounded, so that scores which only rounding tells apart (all positions of an empty canvas are alike to a model
-    without a first one) are equal in any batch, and the first of them wins."""
+def rounded(score: Tensor) -> Tensor:
+    """Scores that only rounding tells apart are made equal in any batch, and the first of them wins.
+
+    To a model without a first position all positions of an empty text are alike.
+    """
     return (score * 1e4).round()
 
 
-def best(score: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
+def top_positions(score: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
     """(b, t) bool: the `count` (b,) candidates of highest score; of equal ones the first."""
     order = score.masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(1)
-    return (rank < count[:, None]) & candidates
-
-
-def _uniformly(view: View, count: Tensor) -> Choice:
-    kept = best(view.uniform(), view.candidates, count)
-    n, k = view.candidates.sum(1).double(), kept.sum(1).double()
-    log = torch.lgamma(k + 1) + torch.lgamma(n - k + 1) - torch.lgamma(n + 1)
-    return Choice(kept, log)
+    return (order.argsort(1) < count[:, None]) & candidates
 
 
 POLICIES: dict[str, type[Policy]] = {
@@ -242,8 +291,13 @@ POLICIES: dict[str, type[Policy]] = {
 }
 
 
-def policy(name: str, **options: Any) -> Policy:
-    """By name, e.g. policy("threshold", threshold=0.95). Raises `UnknownName` and, for options, `InputError`."""
+def make_policy(name: str, **options: Any) -> Policy:
+    """The policy of a name, e.g. make_policy("threshold", threshold=0.95).
+
+    Raises:
+        UnknownName: When there is none of this name.
+        InputError: For options that it does not have, or values out of range.
+    """
     if name not in POLICIES:
         raise UnknownName("policy", name, POLICIES)
     kind = POLICIES[name]

@@ -64,12 +64,13 @@ class Film:
     def _work(self) -> None:
         try:
             from thoughtmix.diffusion.branching import MultiBranchDiffusion
-            from thoughtmix.diffusion.policies import policy
-            from thoughtmix.diffusion.sampler import Plan
+            from thoughtmix.diffusion.policies import Random
+            from thoughtmix.diffusion.sampler import DenoisingConfig
 
             asked, self.model = self.asked, canvas_model(self.service)
             steps = min(asked.steps, asked.length)
-            diffusion = MultiBranchDiffusion(asked.branches, self.model, plan=Plan(policy("random"), steps))
+            denoising = DenoisingConfig(Random(), steps)
+            diffusion = MultiBranchDiffusion(asked.branches, self.model, denoising=denoising)
             with SharedEngine(self.service.scheduler, self.caller).exclusive() as self._let_others:
                 diffusion.generate_parallel(asked.prompt, asked.length, seed=asked.seed, on_frame=self._seen)
             self._tell(None)
@@ -101,10 +102,10 @@ class Film:
 
     def _look(self, frame: Frame, row: int) -> dict[str, Any]:
         """A branch's text as it would be now, and how sure it is of each character: 0 where it is undecided."""
-        real = frame.canvas.real[row]
-        pieces = self.model.pieces(frame.watch.guess[row][real])
-        decided = (~frame.canvas.masked[row][real]).tolist()
-        sure = frame.canvas.confidence[row][real].tolist()
+        real = frame.state.real[row]
+        pieces = self.model.pieces(frame.stats.guess[row][real])
+        decided = (~frame.state.masked[row][real]).tolist()
+        sure = frame.state.confidence[row][real].tolist()
         text, confidence = "", list[float]()
         for piece, done, value in zip(pieces, decided, sure, strict=True):
             text += piece

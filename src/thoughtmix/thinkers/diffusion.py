@@ -13,9 +13,9 @@ from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local
 from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature
 
 if TYPE_CHECKING:
-    from thoughtmix.diffusion.branching import Branched, Frame
+    from thoughtmix.diffusion.branching import BranchedRows, Frame
     from thoughtmix.diffusion.load import DiffusionModel
-    from thoughtmix.diffusion.sampler import Plan
+    from thoughtmix.diffusion.sampler import DenoisingConfig
 
 DEFAULT_STEPS = 128
 PolicyName = Literal[
@@ -65,38 +65,38 @@ class DiffusionThinker(Thinker):
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """A thought's log-probabilities are the model's at the step that kept each token. It depends on its own seed
         alone, whatever n is: branches compete within their thought."""
-        from thoughtmix.diffusion.branching import Branching, branch
-        from thoughtmix.diffusion.sampler import Meter
+        from thoughtmix.diffusion.branching import BranchingConfig, branch
+        from thoughtmix.diffusion.sampler import ForwardCost
 
         local, options = local_model(engine, self.name), cast("DiffusionThinker.Options", request.options)
-        diffusion, plan, branches = _model(local), _plan(request, options), options.branches
-        how = Branching(select=options.select if branches > 1 else "none", score=options.score)
-        canvas = _canvas(diffusion, local.encode(prompt), request)
+        diffusion, denoising, branches = _model(local), _denoising(request, options), options.branches
+        branching = BranchingConfig(select=options.select if branches > 1 else "none", score=options.score)
+        state = _start_state(diffusion, local.encode(prompt), request)
         if branches > 1:
-            canvas = canvas.fork([i for i in range(request.n) for _ in range(branches)])
-        meter, interrupted = Meter(), False
-        done: Branched | None = None
+            state = state.fork([i for i in range(request.n) for _ in range(branches)])
+        cost, interrupted = ForwardCost(), False
+        done: BranchedRows | None = None
         with local.exclusive() as let_others:
             latest = _Latest(request, branches, let_others)
             try:
-                done = branch(diffusion, canvas, how, plan, group=branches, meter=meter, on_frame=latest)
+                done = branch(diffusion, state, branching, denoising, group=branches, cost=cost, on_frame=latest)
             except KeyboardInterrupt:
                 interrupted = True
         if done is not None:
             rows = [done.ranked(i)[0] for i in range(request.n)]
-            canvas, trees = done.canvas, done.trees
+            state, trees = done.state, done.trees
         else:
-            rows, trees = list(range(0, len(canvas), branches)), ()
-            canvas = latest.canvas if latest.canvas is not None else canvas
+            rows, trees = list(range(0, len(state), branches)), ()
+            state = latest.state if latest.state is not None else state
         thoughts = [
-            _thought(diffusion, canvas.pick([row]), seed, request, self.name, interrupted)
+            _thought(diffusion, state.select_rows([row]), seed, request, self.name, interrupted)
             for row, seed in zip(rows, request.seeds, strict=True)
         ]
         facts: dict[str, Any] = {
             "path": "diffusion",
-            "policy": plan.policy.name,
-            "row_passes": meter.row_passes,
-            "calls": meter.calls,
+            "policy": denoising.policy.name,
+            "row_passes": cost.row_passes,
+            "calls": cost.calls,
             "tokens": request.n * request.max_new_tokens,
             "interrupted": interrupted,
         }
@@ -118,10 +118,10 @@ def _model(engine: LocalModelEngine) -> DiffusionModel:
     return wrap_diffusion(model.model, model.tokenizer, model.name)
 
 
-def _plan(request: Request, options: DiffusionThinker.Options) -> Plan:
-    from thoughtmix.diffusion.policies import policy
-    from thoughtmix.diffusion.remask import Remask
-    from thoughtmix.diffusion.sampler import Plan
+def _denoising(request: Request, options: DiffusionThinker.Options) -> DenoisingConfig:
+    from thoughtmix.diffusion.policies import make_policy
+    from thoughtmix.diffusion.sampler import DenoisingConfig
+    from thoughtmix.diffusion.schedules import Remask
 
     for name, off in (("top_k", 0), ("top_nsigma", 0.0)):
         if getattr(request, name) != off:
@@ -130,16 +130,16 @@ def _plan(request: Request, options: DiffusionThinker.Options) -> Plan:
     if isinstance(top_p, tuple) or isinstance(min_p, tuple):
         raise InputError("diffusion takes one top_p and min_p for all thoughts.", "Pass one value (--top-p 0.95).")
     greedy = request.creativity == 0
-    kind = policy(options.policy or ("confidence" if greedy else "random"))
+    kind = make_policy(options.policy or ("confidence" if greedy else "random"))
     if greedy and kind.name in {"ancestral", "first-hitting", "random"}:
         raise InputError(
             f"Policy {kind.name} draws positions, creativity 0 draws nothing.", "Pass --option policy=confidence."
         )
     if options.remask is not None and greedy:
         raise InputError("Remasking draws, creativity 0 draws nothing.", "Leave out remask.")
-    return Plan(
+    return DenoisingConfig(
         kind,
-        options.steps if kind.planned and not kind.one else None,
+        options.steps if kind.fixed_steps and not kind.one_per_step else None,
         options.block,
         None if options.remask is None else Remask(options.remask),
         top_p=float(top_p),
@@ -147,9 +147,9 @@ def _plan(request: Request, options: DiffusionThinker.Options) -> Plan:
     )
 
 
-def _canvas(model: DiffusionModel, prompt_ids: list[int], request: Request) -> Any:
+def _start_state(model: DiffusionModel, prompt_ids: list[int], request: Request) -> Any:
     """n rows of the prompt and what is to be written after it."""
-    from thoughtmix.diffusion.canvas import blank
+    from thoughtmix.diffusion.state import DiffusionState
 
     heat = one_temperature(request, "diffusion")
     warm = per_thought("temperature", 1.0 if heat is None else heat, request.n)
@@ -160,7 +160,9 @@ def _canvas(model: DiffusionModel, prompt_ids: list[int], request: Request) -> A
             "Shorten the prompt, or pass a smaller --max-new-tokens.",
         )
     prompts, device = [prompt_ids] * request.n, model.denoiser.device
-    return blank(prompts, request.max_new_tokens, list(request.seeds), model.fill, list(warm), device)
+    return DiffusionState.from_prompts(
+        prompts, request.max_new_tokens, list(request.seeds), model.fill, list(warm), device
+    )
 
 
 def _thought(model: DiffusionModel, row: Any, seed: int, request: Request, thinker: str, interrupted: bool) -> Thought:
@@ -178,17 +180,17 @@ def _thought(model: DiffusionModel, row: Any, seed: int, request: Request, think
 
 
 class _Latest:
-    """Keeps the newest canvas, and tells the caller how far it is. Text appears everywhere at once: its pieces are told
+    """Keeps the newest state, and tells the caller how far it is. Text appears everywhere at once: its pieces are told
     when all is decided."""
 
     def __init__(self, request: Request, branches: int, let_others: Callable[[], None]) -> None:
         self.request, self.branches, self.let_others = request, branches, let_others
-        self.canvas: Any = None
+        self.state: Any = None
 
     def __call__(self, frame: Frame) -> None:
-        self.canvas = frame.canvas
+        self.state = frame.state
         if self.request.on_step is not None:
-            n, left = self.request.n, frame.canvas.left
+            n, left = self.request.n, frame.state.num_masked
             total = n * self.request.max_new_tokens
             done = total - int(left.sum()) // self.branches
             ready = (left.view(n, -1) == 0).all(1).tolist()
