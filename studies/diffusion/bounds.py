@@ -31,8 +31,7 @@ from thoughtmix.diffusion.task import DiffusionTask, Objective
 from thoughtmix.diffusion.train import build, diffusion_tokenizer
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split
-from thoughtmix.training.language import Shape, drawn_from, encode
-from thoughtmix.training.language import build as build_language
+from thoughtmix.training.language import Shape, build_model, drawn_from, encode
 from thoughtmix.training.task import LanguageTask
 from thoughtmix.training.trainer import Trainer
 
@@ -53,7 +52,7 @@ def train(kind: str, seed: int, a: argparse.Namespace) -> dict[str, Any]:
     model: Any
     task: Any
     if kind == "twin":
-        model = build_language("baseline", tokenizer, shape, seed)
+        model = build_model("baseline", tokenizer, shape, seed)
         task = LanguageTask(tokens, validation, a.context, seed, windows=8)
     elif kind == "toy":
         with drawn_from(seed):

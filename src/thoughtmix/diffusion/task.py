@@ -14,7 +14,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.diffusion.evaluation import evaluate, windows_of
 from thoughtmix.diffusion.objective import Masking, bound_loss, by_count, by_time, token_losses
 from thoughtmix.diffusion.schedules import schedule
-from thoughtmix.training.task import Batch
+from thoughtmix.training.trainer import Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from thoughtmix.diffusion.config import MaskedDiffusionConfig
 from thoughtmix.diffusion.model import MaskedDiffusionTransformer
 from thoughtmix.diffusion.task import DiffusionTask, Objective
+from thoughtmix.training.checkpoint import save_model
 from thoughtmix.training.config import TrainConfig
-from thoughtmix.training.curves import loss_curve
 from thoughtmix.training.data import Splits
-from thoughtmix.training.language import Shape, drawn_from, encode, save, tokenizer_of
-from thoughtmix.training.trainer import Progress, Trained, Trainer
+from thoughtmix.training.language import Shape, drawn_from, encode, tokenizer_of
+from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
 
 MASK = "<mask>"
 
@@ -58,19 +59,13 @@ def train_diffusion(
     *,
     objective: Objective | None = None,
     resume: bool = False,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
     **more: Any,
-) -> tuple[MaskedDiffusionTransformer, Any, Trained]:
+) -> tuple[MaskedDiffusionTransformer, Any, TrainingResult]:
     """The trained model in eval mode, its tokenizer, and how the run went; saved to `folder` when one is given."""
     objective = objective or Objective()
     tokenizer = diffusion_tokenizer(splits, shape)
     task = task_of(tokenizer, splits, shape, objective, config.seed)
     model = build(tokenizer, shape, config.seed, guidance=objective.prefix * objective.hidden > 0, **more)
-    trainer = Trainer(model, task, config, folder, on_step)
-    done = trainer.run(resume)
-    model = trainer.raw  # type: ignore[assignment]
-    model.eval().requires_grad_(False)
-    if folder is not None and not done.interrupted and trainer.accelerator.is_main_process:
-        save(model, tokenizer, folder)
-        loss_curve({"diffusion": done.log}, folder / "training" / "loss.svg", f"diffusion: {done.steps} steps")
-    return model, tokenizer, done
+    save = partial(save_model, model, tokenizer)
+    return model, tokenizer, train_and_save("diffusion", model, task, config, folder, save, resume, on_step)

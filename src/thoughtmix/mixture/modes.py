@@ -1,7 +1,7 @@
 """Modes: learned ways to continue. Each thought has one, for all its tokens and layers.
 
 A mode moves what the branches read along a learned direction and prefers some of them: noise that is held, with a
-meaning. Which mode suits a text is found in training by trying them (training/modes.py), so that the model is
+meaning. Which mode suits a text is found in training by trying them (training/task.py), so that the model is
 p(y | x) = sum_z p(z) p(y | x, z), trained by hard EM (Neal and Hinton 1998; for mixtures of sequence models Shen et al.
 2019).
 """

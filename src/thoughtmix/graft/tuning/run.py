@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from thoughtmix.graft.tuning.prompts import Context
     from thoughtmix.models import LanguageModel
     from thoughtmix.training.config import TrainConfig
-    from thoughtmix.training.trainer import Progress, Trained
+    from thoughtmix.training.trainer import TrainingProgress, TrainingResult
 
 OBJECTIVES = {
     "styles": "branch k answers as the base model does under context k (context distillation)",
@@ -59,14 +60,13 @@ def tune(
     *,
     resume: bool = False,
     on_lesson: Callable[[int, int], None] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
-) -> Trained:
+    on_step: Callable[[TrainingProgress], None] | None = None,
+) -> TrainingResult:
     """Teach the thoughts of `lm`, which was loaded from the graft in `folder`, and save them there; the base model
     stays as it is. Lessons and the state of training are kept in `folder`/training. Raises `InputError`."""
     from thoughtmix.graft.context import grafted
     from thoughtmix.graft.tuning.task import TuneTask
-    from thoughtmix.training.curves import loss_curve
-    from thoughtmix.training.trainer import Trainer
+    from thoughtmix.training.trainer import train_and_save
 
     graft = grafted(lm.model)
     k = graft.config.num_branches
@@ -76,13 +76,7 @@ def tune(
     task = TuneTask(learned, held, objective(how, k), k, graft.config.tail, config.seed)
     for name, p in lm.model.named_parameters():
         p.requires_grad_("mot_" in name and "mot_noise" not in name)
-    trainer = Trainer(lm.model, task, config, folder, on_step)
-    done = trainer.run(resume)
-    lm.model.eval().requires_grad_(False)
-    if not done.interrupted and trainer.accelerator.is_main_process:
-        save(lm, folder)
-        loss_curve({how.objective: done.log}, folder / "training" / "loss.svg", f"{how.objective}: {done.steps} steps")
-    return done
+    return train_and_save(how.objective, lm.model, task, config, folder, partial(save, lm), resume, on_step)
 
 
 def objective(how: Tuning, branches: int) -> Objective:
