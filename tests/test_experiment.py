@@ -16,6 +16,7 @@ from thoughtmix.bench.experiment import SETTINGS, Experiment, page
 from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
 from thoughtmix.core.errors import InputError
 from thoughtmix.report.experiment import verdict
+from thoughtmix.training import trainer
 
 WORDS = ["the", "red", "old", "sad", "cat", "dog", "king", "fool", "went", "to", "sea", "town", "well", "hill"]
 
@@ -43,6 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 
 def test_the_whole_of_it(config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment_models, "load_embedder", Letters)
+    monkeypatch.setattr(trainer, "save_loss_curve", lambda *_: None)  # six pictures that test_training looks at
     said: list[str] = []
     result = Experiment(config, tmp_path, lambda words, _: said.append(words)).run()
     assert set(result["losses"]["mixture"]) == {"drawn", "deterministic", "marginal"}
