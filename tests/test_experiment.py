@@ -37,9 +37,22 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     data = tmp_path_factory.mktemp("data") / "text.txt"
     data.write_text("\n".join(" ".join(rng.choice(WORDS, 5)) + rng.choice([",", "?", "!"]) for _ in range(300)))
     return ExperimentConfig(
-        data=str(data), steps=6, seeds=2, n=2, tokens=5, context=16, batch_size=4, layers=1, width=32, heads=2,
-        branches=4, development=2, held_out=6, keep=3, ablations=("no modes",),
-    )  # fmt: skip
+        data=str(data),
+        steps=6,
+        seeds=2,
+        n=2,
+        tokens=5,
+        context=16,
+        batch_size=4,
+        layers=1,
+        width=32,
+        heads=2,
+        branches=4,
+        development=2,
+        held_out=6,
+        keep=3,
+        ablations=("no modes",),
+    )
 
 
 def test_the_whole_of_it(config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,15 +23,20 @@ from thoughtmix.training.data import bpe_tokenizer, character_tokenizer, read_te
 from thoughtmix.training.language import Shape, active_parameters, build_model, encode, tokenizer_of, train_language
 from thoughtmix.training.trainer import Trainer
 
-TEXT = "".join(f"The {a} {b} went to the {c}.\n" for a in ("red", "old", "sad") for b in ("cat", "dog", "king", "fool")
-               for c in ("sea", "town", "well", "hill", "door"))  # fmt: skip
+TEXT = "".join(
+    f"The {a} {b} went to the {c}.\n"
+    for a in ("red", "old", "sad")
+    for b in ("cat", "dog", "king", "fool")
+    for c in ("sea", "town", "well", "hill", "door")
+)
 SHAPE = Shape(layers=2, width=32, heads=2, context=16)
 SPLITS = split(TEXT, 0.2)
 
 
 def settings(**more: Any) -> TrainConfig:
-    return TrainConfig(**{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4,
-                          "precision": "no", **more})  # fmt: skip
+    return TrainConfig(
+        **{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4, "precision": "no", **more}
+    )
 
 
 @pytest.mark.parametrize("kind", ["mixture", "baseline"])
@@ -44,9 +49,21 @@ def test_training_learns_and_the_folder_thinks(
     assert (tmp_path / "training" / "loss.svg").read_text().lstrip().startswith("<?xml")
     thinker = "mixture" if kind == "mixture" else "sampling"
     code = main(
-        ["think", "The red ", "--model", str(tmp_path), "--thinker", thinker, "-n", "3", "--no-measure", "--json",
-         "--max-new-tokens", "12"]
-    )  # fmt: skip
+        [
+            "think",
+            "The red ",
+            "--model",
+            str(tmp_path),
+            "--thinker",
+            thinker,
+            "-n",
+            "3",
+            "--no-measure",
+            "--json",
+            "--max-new-tokens",
+            "12",
+        ]
+    )
     body = json.loads(capsys.readouterr().out)
     assert code == 0 and len(body["thoughts"]) == 3 and all(t["text"] for t in body["thoughts"])
 
@@ -104,8 +121,26 @@ def trained_as(rank: int, arguments: list[str], environment: dict[str, str]) -> 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     data = tmp_path / "text.txt"
     data.write_text(TEXT)
-    common = ["train", "mixture", "--data", str(data), "--steps", "6", "--evaluate-every", "3", "--context", "16",
-              "--layers", "2", "--width", "32", "--heads", "2", "--precision", "no"]  # fmt: skip
+    common = [
+        "train",
+        "mixture",
+        "--data",
+        str(data),
+        "--steps",
+        "6",
+        "--evaluate-every",
+        "3",
+        "--context",
+        "16",
+        "--layers",
+        "2",
+        "--width",
+        "32",
+        "--heads",
+        "2",
+        "--precision",
+        "no",
+    ]
     with socket.socket() as some:
         some.bind(("127.0.0.1", 0))
         port = some.getsockname()[1]
