@@ -26,8 +26,7 @@ from thoughtmix.mixture import RECIPE
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.training.language import active_parameters, equal_active
-from thoughtmix.training.modes import best_modes
-from thoughtmix.training.task import CANDIDATES, GLIMPSE
+from thoughtmix.training.task import CANDIDATES, LOOKAHEAD, best_modes
 
 VOCABULARY = 66
 KINDS: Mapping[str, Mapping[str, Any]] = {"recipe": RECIPE, "blind": {}}
@@ -75,7 +74,7 @@ def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.T
     seeds = torch.arange(len(x))
     if tried and model.config.modes:
         batch = {"ids": x, "seeds": seeds, "cuts": torch.zeros_like(seeds), "plain": seeds % 2 == 0}
-        seeds = best_modes(model, batch, CANDIDATES, GLIMPSE)
+        seeds = best_modes(model, batch, CANDIDATES, LOOKAHEAD)
     model(x, labels=x, thought_seeds=seeds).loss.backward()
     optimizer.step()
     return time.perf_counter() - began

@@ -22,7 +22,7 @@ from thoughtmix.diffusion.renoise import edit_distance, forget, renoise, token_c
 from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost
 from thoughtmix.models import load_model
 from thoughtmix.models.language import wrap_model
-from thoughtmix.training.language import save
+from thoughtmix.training.checkpoint import save_model
 
 IDEA = "To be, or not to be: that is the question."
 CONFIG = DenoisingConfig(Random(), steps=8)
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     place = tmp_path_factory.mktemp("model") / "tiny"
     place.mkdir()
     dm = tiny_diffusion()
-    save(dm.denoiser.model, dm.tokenizer, place)
+    save_model(dm.denoiser.model, dm.tokenizer, place)
     return str(place)
 
 

@@ -503,13 +503,14 @@ def test_no_mask_survives_ten_thousand_calls() -> None:
 def test_saved_and_loaded_gives_the_same_logits(tmp_path: Any) -> None:
     from thoughtmix.diffusion.load import load_diffusion
     from thoughtmix.diffusion.train import diffusion_tokenizer, new_model
+    from thoughtmix.training.checkpoint import save_model
     from thoughtmix.training.data import split
-    from thoughtmix.training.language import Shape, save
+    from thoughtmix.training.language import Shape
 
     splits = split("To be, or not to be.\n" * 40)
     tokenizer = diffusion_tokenizer(splits, Shape())
     model = new_model(tokenizer, Shape(2, 32, 2, 16), 0)
-    save(model, tokenizer, tmp_path)
+    save_model(model, tokenizer, tmp_path)
     again = load_diffusion(str(tmp_path))
     ids = torch.tensor([again.encode("To be")])
     assert torch.equal(again.denoiser.model(ids).logits, model.eval()(ids).logits)  # type: ignore[attr-defined]

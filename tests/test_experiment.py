@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from test_report import Tags
 
+from thoughtmix.bench import experiment_models
+from thoughtmix.bench.experiment import SETTINGS, Experiment, page
+from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
 from thoughtmix.core.errors import InputError
-from thoughtmix.experiment import run as experiment
-from thoughtmix.experiment.plan import BASELINE_SETTINGS, MIXTURE_SETTINGS, TRAINED, Plan
-from thoughtmix.experiment.report import page, verdict
-from thoughtmix.experiment.run import Experiment
+from thoughtmix.report.experiment import verdict
+from thoughtmix.training import trainer
 
 WORDS = ["the", "red", "old", "sad", "cat", "dog", "king", "fool", "went", "to", "sea", "town", "well", "hill"]
 
@@ -30,20 +32,34 @@ class Letters:
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     rng = np.random.default_rng(0)
     data = tmp_path_factory.mktemp("data") / "text.txt"
     data.write_text("\n".join(" ".join(rng.choice(WORDS, 5)) + rng.choice([",", "?", "!"]) for _ in range(300)))
-    return Plan(
-        data=str(data), steps=6, seeds=2, n=2, tokens=5, context=16, batch_size=4, layers=1, width=32, heads=2,
-        branches=4, development=2, held_out=6, keep=3, ablations=("no modes",),
-    )  # fmt: skip
+    return ExperimentConfig(
+        data=str(data),
+        steps=6,
+        seeds=2,
+        n=2,
+        tokens=5,
+        context=16,
+        batch_size=4,
+        layers=1,
+        width=32,
+        heads=2,
+        branches=4,
+        development=2,
+        held_out=6,
+        keep=3,
+        ablations=("no modes",),
+    )
 
 
-def test_the_whole_of_it(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "load_embedder", Letters)
+def test_the_whole_of_it(config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment_models, "load_embedder", Letters)
+    monkeypatch.setattr(trainer, "save_loss_curve", lambda *_: None)  # six pictures that test_training looks at
     said: list[str] = []
-    result = Experiment(plan, tmp_path, lambda words, _: said.append(words)).run()
+    result = Experiment(config, tmp_path, lambda words, _: said.append(words)).run()
     assert set(result["losses"]["mixture"]) == {"drawn", "deterministic", "marginal"}
     for how in ("drawn", "deterministic", "marginal"):
         each = np.subtract(result["losses"]["mixture"][how], result["losses"]["baseline"][how])
@@ -63,23 +79,20 @@ def test_the_whole_of_it(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "all modes" in whole and ">nan" not in whole
     assert any("the whole of it" in line for line in verdict(result))
     said.clear()
-    again = Experiment(plan, tmp_path, lambda words, _: said.append(words)).run()
+    again = Experiment(config, tmp_path, lambda words, _: said.append(words)).run()
     assert not [s for s in said if not s.startswith("training")]  # nothing is generated or scored anew
     assert {k: v for k, v in again.items() if k not in {"made", "seconds", "environment"}} == {
         k: v for k, v in result.items() if k not in {"made", "seconds", "environment"}
     }
     with pytest.raises(InputError, match="with other settings"):
-        Experiment(Plan(**{**vars_of(plan), "steps": 7}), tmp_path, lambda *_: None)
-
-
-def vars_of(plan: Plan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+        Experiment(dataclasses.replace(config, steps=7), tmp_path, lambda *_: None)
 
 
 def test_both_get_as_many_settings_and_every_ablation_changes_something() -> None:
-    assert len(BASELINE_SETTINGS) == len(MIXTURE_SETTINGS) == len({str(s) for s in BASELINE_SETTINGS})
-    base = Plan("x").mixture
-    for name, change in TRAINED.items():
+    baseline, mixture = SETTINGS["baseline"], SETTINGS["mixture"]
+    assert len(baseline) == len(mixture) == len({str(s) for s in baseline})
+    base = ExperimentConfig("x").mixture
+    for name, change in ABLATIONS.items():
         assert any(base.get(k) != v for k, v in change.items()), name
     with pytest.raises(InputError, match="Unknown ablation 'magic'"):
-        Plan("x", ablations=("magic",))
+        ExperimentConfig("x", ablations=("magic",))

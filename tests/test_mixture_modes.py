@@ -16,7 +16,7 @@ from thoughtmix.mixture.step import DecodingStep
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape, train_language
-from thoughtmix.training.modes import best_modes, glimpse, marginal, mode_losses, shared_out
+from thoughtmix.training.task import balanced_assignment, best_modes, lookahead_window, marginal_loss, mode_losses
 
 OWN = ["whole", "weights", "learned", "standard", "follow", "modes", "modes-blind", "modes-noisy"]
 
@@ -25,7 +25,7 @@ def test_texts_are_shared_out_evenly_and_well() -> None:
     rng = np.random.default_rng(0)
     loss = rng.normal(size=(24, 8))
     every = np.tile(np.arange(8), (24, 1))
-    chosen = shared_out(loss, every, 8)
+    chosen = balanced_assignment(loss, every, 8)
     assert np.bincount(chosen, minlength=8).tolist() == [3] * 8
     from scipy.optimize import linear_sum_assignment
 
@@ -34,17 +34,18 @@ def test_texts_are_shared_out_evenly_and_well() -> None:
     assert loss[np.arange(24), chosen].sum() < best + 0.15 * (loss.mean() * 24 - best)  # near the optimum
     greedy = np.argmin(loss[:5] + 10 * (np.arange(8) != np.arange(5)[:, None]), 1)
     wish = np.where(np.arange(8) == greedy[:, None], 0.0, 1.0)
-    assert shared_out(wish, every[:5], 8).tolist() == greedy.tolist()  # no conflict: everyone's best
+    assert balanced_assignment(wish, every[:5], 8).tolist() == greedy.tolist()  # no conflict: everyone's best
 
 
 def test_a_mode_that_always_wins_does_not_take_everything() -> None:
     loss = np.tile(np.arange(4.0), (12, 1))
-    assert np.bincount(shared_out(loss, np.tile(np.arange(4), (12, 1)), 4)).tolist() == [3] * 4
+    assert np.bincount(balanced_assignment(loss, np.tile(np.arange(4), (12, 1)), 4)).tolist() == [3] * 4
     options = np.zeros((6, 1), dtype=np.int64)  # a window with no other option takes it, over the limit
-    assert shared_out(np.zeros((6, 1)), options, 3).tolist() == [0] * 6
+    assert balanced_assignment(np.zeros((6, 1)), options, 3).tolist() == [0] * 6
     some = np.stack([np.random.default_rng(i).permutation(8)[:2] for i in range(12)])
     assert all(
-        m in row for m, row in zip(shared_out(np.random.default_rng(1).random((12, 2)), some, 8), some, strict=True)
+        m in row
+        for m, row in zip(balanced_assignment(np.random.default_rng(1).random((12, 2)), some, 8), some, strict=True)
     )
 
 
@@ -74,8 +75,8 @@ def test_the_mixtures_likelihood_is_the_sum_over_modes() -> None:
             p.append(float(logits.softmax(-1)[range(5), x[0, 1:]].double().prod()))
         np.testing.assert_allclose(found[i], -np.log(p), rtol=1e-4)
         total -= math.log(sum(p) / 3)
-    assert marginal(found) == pytest.approx(total / 4, rel=1e-5)
-    assert found.min(1).mean() < marginal(found) < found.mean()
+    assert marginal_loss(found) == pytest.approx(total / 4, rel=1e-5)
+    assert found.min(1).mean() < marginal_loss(found) < found.mean()
 
 
 @pytest.mark.parametrize("tokens", [4, 99])
@@ -95,13 +96,13 @@ def test_the_best_mode_is_the_one_with_the_smallest_loss(tokens: int) -> None:
     assert best_modes(model, {**batch, "plain": torch.tensor([True])}, 3, tokens).tolist() == [12]
 
 
-def test_a_glimpse_stays_within_its_window() -> None:
+def test_a_lookahead_stays_within_its_window() -> None:
     x = torch.arange(20).repeat(4, 1)
-    seen, cuts = glimpse(x, torch.tensor([0, 6, 15, 19]), 5)
+    seen, cuts = lookahead_window(x, torch.tensor([0, 6, 15, 19]), 5)
     assert seen[:, 0].tolist() == [0, 2, 10, 10] and seen.shape == (4, 10)
     assert cuts.tolist() == [0, 4, 5, 9]
     assert [int(row[c]) for row, c in zip(seen, cuts, strict=True)] == [0, 6, 15, 19]
-    assert torch.equal(glimpse(x, torch.tensor([3, 3, 3, 3]), 50)[0], x)
+    assert torch.equal(lookahead_window(x, torch.tensor([3, 3, 3, 3]), 50)[0], x)
 
 
 def test_modes_find_the_kinds_of_text_that_are_there(tmp_path: Any) -> None:

@@ -4,8 +4,9 @@ runs; and the text that goes in."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,27 @@ import torch
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError, NumericsError, ThoughtmixError
 from thoughtmix.mixture import RECIPE
-from thoughtmix.training.config import TrainConfig
-from thoughtmix.training.data import read_text, split
-from thoughtmix.training.language import Shape, active_parameters, build, encode, tokenizer_of, train_language
-from thoughtmix.training.optimizers import optimizers_of
-from thoughtmix.training.state import load_state
-from thoughtmix.training.tokens import bpe_tokenizer, character_tokenizer
+from thoughtmix.training import checkpoint, trainer
+from thoughtmix.training.checkpoint import load_state
+from thoughtmix.training.config import TrainConfig, make_optimizers
+from thoughtmix.training.data import bpe_tokenizer, character_tokenizer, read_text, split
+from thoughtmix.training.language import Shape, active_parameters, build_model, encode, tokenizer_of, train_language
 from thoughtmix.training.trainer import Trainer
 
-TEXT = "".join(f"The {a} {b} went to the {c}.\n" for a in ("red", "old", "sad") for b in ("cat", "dog", "king", "fool")
-               for c in ("sea", "town", "well", "hill", "door"))  # fmt: skip
+TEXT = "".join(
+    f"The {a} {b} went to the {c}.\n"
+    for a in ("red", "old", "sad")
+    for b in ("cat", "dog", "king", "fool")
+    for c in ("sea", "town", "well", "hill", "door")
+)
 SHAPE = Shape(layers=2, width=32, heads=2, context=16)
 SPLITS = split(TEXT, 0.2)
 
 
 def settings(**more: Any) -> TrainConfig:
-    return TrainConfig(**{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4,
-                          "precision": "no", **more})  # fmt: skip
+    return TrainConfig(
+        **{"steps": 12, "batch_size": 4, "warmup": 3, "evaluate_every": 4, "save_every": 4, "precision": "no", **more}
+    )
 
 
 @pytest.mark.parametrize("kind", ["mixture", "baseline"])
@@ -44,9 +49,21 @@ def test_training_learns_and_the_folder_thinks(
     assert (tmp_path / "training" / "loss.svg").read_text().lstrip().startswith("<?xml")
     thinker = "mixture" if kind == "mixture" else "sampling"
     code = main(
-        ["think", "The red ", "--model", str(tmp_path), "--thinker", thinker, "-n", "3", "--no-measure", "--json",
-         "--max-new-tokens", "12"]
-    )  # fmt: skip
+        [
+            "think",
+            "The red ",
+            "--model",
+            str(tmp_path),
+            "--thinker",
+            thinker,
+            "-n",
+            "3",
+            "--no-measure",
+            "--json",
+            "--max-new-tokens",
+            "12",
+        ]
+    )
     body = json.loads(capsys.readouterr().out)
     assert code == 0 and len(body["thoughts"]) == 3 and all(t["text"] for t in body["thoughts"])
 
@@ -76,15 +93,15 @@ def test_resumed_is_as_if_never_stopped(kind: str, ema: float, optimizer: str, t
 @pytest.mark.parametrize("kind", ["mixture", "baseline"])
 def test_muon_has_the_inner_matrices_and_adamw_the_rest(kind: str) -> None:
     """Each parameter that learns has one optimizer; Muon has no embedding, no head, nothing frozen, and it learns."""
-    model = build(kind, tokenizer_of(SPLITS, SHAPE), SHAPE, 0)
+    model = build_model(kind, tokenizer_of(SPLITS, SHAPE), SHAPE, 0)
     frozen = next(m for m in model.modules() if isinstance(m, torch.nn.Linear)).weight.requires_grad_(False)
-    adamw, muon = optimizers_of(model, settings(optimizer="muon"))
+    adamw, muon = make_optimizers(model, settings(optimizer="muon"))
     ours = [[id(p) for g in o.param_groups for p in g["params"]] for o in (adamw, muon)]
     assert sorted(ours[0] + ours[1]) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     assert outer <= set(ours[0]) and id(frozen) not in ours[0] + ours[1]
     assert all(p.ndim == 2 for g in muon.param_groups for p in g["params"])
-    assert len(optimizers_of(model, settings())) == 1
+    assert len(make_optimizers(model, settings())) == 1
 
 
 def test_muon_learns(tmp_path: Path) -> None:
@@ -94,24 +111,50 @@ def test_muon_learns(tmp_path: Path) -> None:
     assert done.log[-1]["lm_loss"] < 0.6 * done.log[0]["lm_loss"]
 
 
+def trained_as(rank: int, arguments: list[str], environment: dict[str, str]) -> None:
+    """What torchrun would start as process `rank`."""
+    os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    assert main(arguments) == 0
+
+
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     data = tmp_path / "text.txt"
     data.write_text(TEXT)
-    common = ["train", "mixture", "--data", str(data), "--steps", "6", "--evaluate-every", "3", "--context", "16",
-              "--layers", "2", "--width", "32", "--heads", "2", "--precision", "no"]  # fmt: skip
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
+    common = [
+        "train",
+        "mixture",
+        "--data",
+        str(data),
+        "--steps",
+        "6",
+        "--evaluate-every",
+        "3",
+        "--context",
+        "16",
+        "--layers",
         "2",
-        "-m",
-        "thoughtmix",
+        "--width",
+        "32",
+        "--heads",
+        "2",
+        "--precision",
+        "no",
     ]
-    two = subprocess.run([*launch, *common, "--batch-size", "4", "--out", str(tmp_path / "two")], capture_output=True)
-    assert two.returncode == 0, two.stderr.decode()[-2000:]
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        port = some.getsockname()[1]
+    environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    two = [*common, "--batch-size", "4", "--out", str(tmp_path / "two")]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["thoughtmix.training.language"])  # so that torch is imported once for both
+    processes = [context.Process(target=trained_as, args=(rank, two, environment)) for rank in range(2)]
+    for process in processes:
+        process.start()
     assert main([*common, "--batch-size", "8", "--out", str(tmp_path / "one")]) == 0
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
     logs = [torch.load(tmp_path / n / "training" / "state.pt", weights_only=True)["log"] for n in ("one", "two")]
     for a, b in zip(*logs, strict=True):
         for name in ("lm_loss", "loss", "balance", "entropy", "norm", "val_loss"):
@@ -129,17 +172,24 @@ def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
 def test_every_parameter_of_the_recipe_learns() -> None:
     """What gets no gradient asks for none: several processes would wait for it in vain."""
     for kind in ("mixture", "baseline"):
-        model = build(kind, tokenizer_of(SPLITS, SHAPE), SHAPE, 0, **RECIPE).train()  # type: ignore[arg-type]
+        model = build_model(kind, tokenizer_of(SPLITS, SHAPE), SHAPE, 0, **RECIPE).train()  # type: ignore[arg-type]
         x = encode(tokenizer_of(SPLITS, SHAPE), TEXT[:128]).view(4, 32)
         model(x, labels=x, creativity=[0.0, 1.0, 1.0, 1.0], thought_seeds=range(4)).loss.backward()
         assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_minutes_become_steps_and_the_rate_ends_low() -> None:
-    done = train_language("baseline", SPLITS, SHAPE, settings(steps=None, minutes=0.05))[2]
-    assert done.steps > 12
+def test_minutes_become_steps_and_the_rate_ends_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
+
+    def a_tenth_of_a_second_later(_: Any) -> None:
+        now[0] += 0.1
+
+    config = settings(steps=None, minutes=0.05)
+    done = train_language("baseline", SPLITS, SHAPE, config, on_step=a_tenth_of_a_second_later)[2]
+    assert done.steps == 28  # 95% of 3 seconds, a tenth each
     assert done.log[-1]["rate"] < 0.2e-3
-    assert done.seconds < 30
+    assert done.seconds == pytest.approx(2.8)
 
 
 def test_early_stop() -> None:
@@ -154,8 +204,8 @@ def test_early_stop() -> None:
 def test_averaged_weights_are_the_ones_kept() -> None:
     plain = train_language("baseline", SPLITS, SHAPE, settings())[0]
     averaged = train_language("baseline", SPLITS, SHAPE, settings(ema=0.9))[0]
-    start = build("baseline", tokenizer_of(SPLITS, SHAPE), SHAPE, 0)
-    moved = [float((m.lm_head.weight - start.lm_head.weight).norm()) for m in (plain, averaged)]
+    start = build_model("baseline", tokenizer_of(SPLITS, SHAPE), SHAPE, 0)
+    moved = [float((m.lm_head.weight - start.lm_head.weight).detach().norm()) for m in (plain, averaged)]
     assert 0 < moved[1] < moved[0]
 
 
@@ -168,13 +218,13 @@ def test_active_parameters_are_equal_and_counted_right() -> None:
         {"combiner": "weights"},
         {"tie_word_embeddings": False},
     ):
-        mixture, baseline = (build(kind, tokenizer, SHAPE, 0, **more) for kind in ("mixture", "baseline"))  # type: ignore[arg-type]
+        mixture, baseline = (build_model(kind, tokenizer, SHAPE, 0, **more) for kind in ("mixture", "baseline"))  # type: ignore[arg-type]
         assert sum(p.numel() for p in baseline.parameters()) - 1 == active_parameters(baseline.config)  # - the factor
         unit = 2 * SHAPE.width * SHAPE.layers
         assert abs(active_parameters(mixture.config) - active_parameters(baseline.config)) <= unit
         if more.get("modes"):
             continue  # a thought has one of them
-        every = build("mixture", tokenizer, SHAPE, 0, **{**more, "num_branches": 3, "branches_min": 3})
+        every = build_model("mixture", tokenizer, SHAPE, 0, **{**more, "num_branches": 3, "branches_min": 3})
         assert sum(p.numel() for p in every.parameters()) - 1 == active_parameters(every.config)
 
 
@@ -196,18 +246,16 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.training import state
-
-    state.save_state(tmp_path / "state.pt", {"step": 1}, settings())
+    checkpoint.save_state(tmp_path / "state.pt", {"step": 1}, settings())
     before = (tmp_path / "state.pt").read_bytes()
 
     def full(*_: Any) -> None:
         Path(_[1]).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state.torch, "save", full)
+    monkeypatch.setattr(checkpoint.torch, "save", full)
     with pytest.raises(ThoughtmixError, match="no space left"):
-        state.save_state(tmp_path / "state.pt", {"step": 2}, settings())
+        checkpoint.save_state(tmp_path / "state.pt", {"step": 2}, settings())
     assert (tmp_path / "state.pt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
 

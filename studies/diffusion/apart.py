@@ -17,7 +17,7 @@ from thoughtmix.models import LanguageModel, load_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits
 from thoughtmix.training.language import Shape, train_language
-from thoughtmix.training.trainer import Progress
+from thoughtmix.training.trainer import TrainingProgress
 
 CUTS = {"writer": (0.0, 0.5), "selector": (0.5, 0.7), "judge": (0.7, 0.9), "rest": (0.9, 1.0)}
 READERS = {"selector": (Shape(4, 96, 4, 128), 1), "judge": (Shape(4, 128, 4, 128), 2)}
@@ -36,8 +36,8 @@ def splits_for(text: str, name: str) -> Splits:
     return Splits(own[:cut], own[cut:], text)
 
 
-def _see(name: str, every: int) -> Callable[[Progress], None]:
-    def line(p: Progress) -> None:
+def _see(name: str, every: int) -> Callable[[TrainingProgress], None]:
+    def line(p: TrainingProgress) -> None:
         if p.step % every == 0:
             found = ", ".join(f"{k} {v:.3f}" for k, v in p.last_evaluation.items())
             print(f"{name} {p.step}/{p.steps}: loss {p.loss:.3f} {found}", file=sys.stderr, flush=True)

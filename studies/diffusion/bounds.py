@@ -30,8 +30,7 @@ from thoughtmix.diffusion.objective import evaluate_bound, split_windows
 from thoughtmix.diffusion.train import DiffusionObjective, DiffusionTask, diffusion_tokenizer, new_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import read_text, split
-from thoughtmix.training.language import Shape, drawn_from, encode
-from thoughtmix.training.language import build as build_language
+from thoughtmix.training.language import Shape, build_model, drawn_from, encode
 from thoughtmix.training.task import LanguageTask
 from thoughtmix.training.trainer import Trainer
 
@@ -58,7 +57,7 @@ def train(kind: str, seed: int, a: argparse.Namespace) -> dict[str, Any]:
     model: Any
     task: Any
     if kind == "twin":
-        model = build_language("baseline", tokenizer, shape, seed)
+        model = build_model("baseline", tokenizer, shape, seed)
         task = LanguageTask(tokens, validation, a.context, seed, windows=8)
     elif kind == "toy":
         with drawn_from(seed):

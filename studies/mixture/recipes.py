@@ -3,7 +3,7 @@
     python studies/mixture/recipes.py --data tiny-shakespeare --out out/recipes --variants "diversity loss" --seeds 3
 
 Trained as `thoughtmix experiment` trains its contenders (same text, sizes, batches and steps). A variant is the recipe
-with the fields of an ablation (experiment/plan.py), or "glimpse N": modes are searched for by N tokens of a
+with the fields of an ablation (bench/experiment_models.py), or "glimpse N": modes are searched for by N tokens of a
 continuation. Each training has its folder in --out, so a second call goes on where the first stopped. Losses, nats a
 token: over modes, drawn, deterministic. cosine: of two branches' outputs in the last tenth of training. Vendi: of 8
 thoughts of 100 characters a prompt at temperature 0 and creativity 1, 2, on the experiment's held-out prompts; no
@@ -22,44 +22,35 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
+from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig, ExperimentModels
 from thoughtmix.core.types import write_whole
-from thoughtmix.experiment.contenders import contender, shape_of
-from thoughtmix.experiment.explore import generate
-from thoughtmix.experiment.plan import TRAINED, Plan, split_prompts
 from thoughtmix.metrics import vendi
 from thoughtmix.mixture import RECIPE
-from thoughtmix.models import load_embedder
 from thoughtmix.training import task
-from thoughtmix.training.data import read_text, split
-from thoughtmix.training.language import tokenizer_of
-from thoughtmix.training.task import GLIMPSE
+from thoughtmix.training.task import LOOKAHEAD
 
 LOSSES = {"over modes": "val_loss_marginal", "drawn": "val_loss", "deterministic": "val_loss_0"}
 
 
-def measure(name: str, seed: int, plan: Plan, folder: Path) -> dict[str, float]:
+def measure(name: str, seed: int, config: ExperimentConfig, folder: Path) -> dict[str, float]:
     """One training (or what is left of it) and its figures, kept in its folder."""
     path = folder / "models" / f"mixture-{seed}" / "figures.json"
     if path.exists():
         found: dict[str, float] = json.loads(path.read_text())
         return found
     kind, _, tokens = name.partition(" ")
-    own = dataclasses.replace(plan, mixture={**RECIPE, **({} if kind == "glimpse" else TRAINED.get(name, {}))})
-    task.GLIMPSE = int(tokens) if kind == "glimpse" else GLIMPSE
-    splits = split(read_text(plan.data), validation=0.1, held_out=0.3)
-    tokenizer = tokenizer_of(splits, shape_of(own))
-    assert own.steps is not None
-    model, facts = contender(f"mixture-{seed}", own, splits, tokenizer, own.steps, folder, lambda _: None)
+    own = dataclasses.replace(config, mixture={**RECIPE, **({} if kind == "glimpse" else ABLATIONS.get(name, {}))})
+    task.LOOKAHEAD = int(tokens) if kind == "glimpse" else LOOKAHEAD
+    models = ExperimentModels(own, folder, lambda *_: None)
+    models.train(f"mixture-{seed}", name)
+    facts = models.facts[f"mixture-{seed}"]
     print(f"{name}, seed {seed}: {facts['seconds']} s", file=sys.stderr, flush=True)
     figures = {label: facts.get(key, facts["val_loss"]) for label, key in LOSSES.items()}
-    late = [e["diversity"] for e in facts["log"] if e["step"] > 0.9 * own.steps]
+    late = [e["diversity"] for e in facts["log"] if e["step"] > 0.9 * models.steps]
     figures["cosine"] = float(np.mean(late))
-    _, prompts = split_prompts(splits.validation, own)
-    embedder = load_embedder()
     for creativity in (1.0, 2.0):
         setting = {"creativity": creativity, "temperature": 0.0}
-        texts = generate(model, tokenizer, prompts, setting, own.n, own.tokens, 1 + seed)
-        vectors = embedder.encode([t for mine in texts for t in mine]).reshape(len(texts), own.n, -1)
+        _, vectors = models.generate(f"mixture-{seed}", setting, models.held_out, 1 + seed)
         figures[f"Vendi at {creativity:g}"] = float(np.mean([vendi(v) for v in vectors]))
     write_whole(path, json.dumps(figures))
     return figures
@@ -76,19 +67,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="tiny-shakespeare")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default="diversity loss", help=f"with commas between: {', '.join(TRAINED)}")
+    parser.add_argument("--variants", default="diversity loss", help=f"with commas between: {', '.join(ABLATIONS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     a = parser.parse_args()
-    plan = Plan(a.data, steps=a.steps, seeds=a.seeds)
+    config = ExperimentConfig(a.data, steps=a.steps, seeds=a.seeds)
     names = ["recipe", *a.variants.split(",")]
-    unknown = [n for n in names[1:] if n not in TRAINED and not n.startswith("glimpse ")]
+    unknown = [n for n in names[1:] if n not in ABLATIONS and not n.startswith("glimpse ")]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for seed in range(a.seeds):
         for name in names:
-            found[name].append(measure(name, seed, plan, a.out / name.replace(" ", "-")))
+            found[name].append(measure(name, seed, config, a.out / name.replace(" ", "-")))
     measures = list(found["recipe"][0])
     table = {name: np.array([[run[m] for m in measures] for run in runs]) for name, runs in found.items()}
     for i, measured in enumerate(measures):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from thoughtmix.cli import app
 from thoughtmix.core.errors import InputError
+
+if TYPE_CHECKING:
+    from thoughtmix.training.trainer import TrainingProgress
 
 
 @app.command()
@@ -34,79 +39,65 @@ def experiment(
     """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
     if prompts < 12:
         raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
-    from thoughtmix.experiment.plan import TRAINED, Plan
+    from thoughtmix.bench.experiment import Experiment, page
+    from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
+    from thoughtmix.core.types import write_whole
     from thoughtmix.mixture import RECIPE
 
-    plan = Plan(
-        data=data,
-        minutes=minutes,
-        steps=steps,
-        seeds=seeds,
-        n=n,
-        tokens=tokens,
-        width=width,
-        layers=layers,
-        context=context,
-        batch_size=batch_size,
+    config = ExperimentConfig(
+        data,
+        minutes,
+        steps,
+        seeds,
+        n,
+        tokens,
+        context,
+        batch_size,
+        layers,
+        width,
         branches=branches,
+        seed=seed,
         development=prompts // 3,
         held_out=prompts - prompts // 3,
-        ablations={"all": tuple(TRAINED), "none": ()}.get(ablations, tuple(ablations.split(","))),
-        seed=seed,
         mixture={**RECIPE, "modes": modes},
+        ablations={"all": tuple(ABLATIONS), "none": ()}.get(ablations, tuple(ablations.split(","))),
     )
-    from thoughtmix.experiment.report import page
-    from thoughtmix.experiment.run import Experiment, write_whole_in
+    try:
+        result = Experiment(config, out, _Progress()).run()
+    except KeyboardInterrupt:
+        print("\nthoughtmix: Stopped. Type the same again to go on.", file=sys.stderr)
+        return 130
+    write_whole(out / "results.json", json.dumps(result, indent=1, ensure_ascii=False))
+    write_whole(out / "report.html", page(result))
+    _summary(result)
+    print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
+    return 0
 
-    with _progress() as say:
-        try:
-            result = Experiment(plan, out, say).run()
-        except KeyboardInterrupt:
-            print("\nthoughtmix: Stopped. Type the same again to go on.", file=sys.stderr)
-            return 130
-    import json
 
-    write_whole_in(out / "results.json", json.dumps(result, indent=1, ensure_ascii=False))
-    write_whole_in(out / "report.html", page(result))
+def _summary(result: dict[str, Any]) -> None:
     for row in result["frontier"]["comparisons"]:
         i = row["interval"]
         if i["value"] is not None:
             low, high = ("?" if v is None else f"{v:.3f}" for v in (i["low"], i["high"]))
             print(f"{row['measure']}, mixture beside baseline: {i['value']:.3f} ({low} to {high})")
     losses = result["losses"]
-    drawn, whole, still = (_mean(losses["mixture"][how]) for how in ("drawn", "marginal", "deterministic"))
-    base = _mean(losses["baseline"]["drawn"])
+    drawn, whole, still = (mean(losses["mixture"][how]) for how in ("drawn", "marginal", "deterministic"))
     print(
         f"validation loss: mixture {whole:.4f} (all modes), {drawn:.4f} drawn, {still:.4f} deterministic; "
-        f"baseline {base:.4f}"
+        f"baseline {mean(losses['baseline']['drawn']):.4f}"
     )
-    print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
-    return 0
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _progress() -> Any:
+class _Progress:
     """A line for each thing done; while training, on a terminal, one that moves."""
-    from contextlib import contextmanager
 
-    @contextmanager
-    def lines() -> Any:
-        last = [""]
+    last = ""
 
-        def say(title: str, progress: Any) -> None:
-            if progress is None:
-                if title != last[0]:
-                    print(f"{title} ...", file=sys.stderr, flush=True)
-                last[0] = title
-            elif sys.stderr.isatty():
-                words = (
-                    f"  {progress.step}/{progress.steps}, loss {progress.loss:.3f}, {progress.seconds_left:.0f} s left"
-                )
-                print(f"{words:<60}", end="\r", file=sys.stderr, flush=True)
-
-        yield say
-
-    return lines()
+    def __call__(self, title: str, training: TrainingProgress | None) -> None:
+        if training is not None:
+            if sys.stderr.isatty():
+                words = f"  {training.step}/{training.steps}, loss {training.loss:.3f}"
+                print(f"{f'{words}, {training.seconds_left:.0f} s left':<60}", end="\r", file=sys.stderr, flush=True)
+        elif title != self.last:
+            print(f"{title} ...", file=sys.stderr, flush=True)
+            self.last = title

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ from thoughtmix.diffusion.objective import (
     token_losses,
 )
 from thoughtmix.diffusion.schedules import make_schedule
+from thoughtmix.training.checkpoint import save_model
 from thoughtmix.training.config import TrainConfig
-from thoughtmix.training.curves import loss_curve
 from thoughtmix.training.data import Splits
-from thoughtmix.training.language import Shape, drawn_from, encode, save, tokenizer_of
-from thoughtmix.training.task import Batch
-from thoughtmix.training.trainer import Progress, Trained, Trainer
+from thoughtmix.training.language import Shape, drawn_from, encode, tokenizer_of
+from thoughtmix.training.trainer import Batch, TrainingProgress, TrainingResult, train_and_save
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,9 @@ def train_diffusion(
     *,
     objective: DiffusionObjective | None = None,
     resume: bool = False,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
     **more: Any,
-) -> tuple[MaskedDiffusionTransformer, Any, Trained]:
+) -> tuple[MaskedDiffusionTransformer, Any, TrainingResult]:
     """Train a model.
 
     Args:
@@ -206,11 +206,5 @@ def train_diffusion(
     tokenizer = diffusion_tokenizer(splits, shape)
     task = new_task(tokenizer, splits, shape, objective, config.seed)
     model = new_model(tokenizer, shape, config.seed, guidance=objective.prefix * objective.hidden > 0, **more)
-    trainer = Trainer(model, task, config, folder, on_step)
-    done = trainer.run(resume)
-    model = trainer.raw  # type: ignore[assignment]
-    model.eval().requires_grad_(False)
-    if folder is not None and not done.interrupted and trainer.accelerator.is_main_process:
-        save(model, tokenizer, folder)
-        loss_curve({"diffusion": done.log}, folder / "training" / "loss.svg", f"diffusion: {done.steps} steps")
-    return model, tokenizer, done
+    save = partial(save_model, model, tokenizer)
+    return model, tokenizer, train_and_save("diffusion", model, task, config, folder, save, resume, on_step)

@@ -5,44 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer, StandardTransformer
+from thoughtmix.training.checkpoint import save_model
 from thoughtmix.training.config import TrainConfig
-from thoughtmix.training.curves import loss_curve
-from thoughtmix.training.data import Splits
+from thoughtmix.training.data import Splits, bpe_tokenizer, character_tokenizer
 from thoughtmix.training.task import LanguageTask
-from thoughtmix.training.tokens import bpe_tokenizer, character_tokenizer
-from thoughtmix.training.trainer import Progress, Trained, Trainer
+from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
 
-Kind = Literal["mixture", "baseline"]
+Architecture = Literal["mixture", "baseline"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of both kinds alike; `more` are fields of `MixtureOfThoughtsConfig` for the mixture."""
+    """Sizes of a model, alike for a mixture, its baseline and a diffusion model. context: tokens of a training window.
+    vocabulary: tokens of byte-level BPE; 0: a token a character."""
 
     layers: int = 4
     width: int = 128
     heads: int = 4
     context: int = 64
     vocabulary: int = 0
-    """Byte-level BPE of this many tokens; 0: a token a character."""
 
 
 def tokenizer_of(splits: Splits, shape: Shape) -> Any:
-    """Made from all splits' characters: which letters exist is not what is learned."""
+    """The tokenizer that a model of this shape is trained with. Characters are taken from all splits: which letters
+    exist is not what is learned."""
     whole = splits.train + splits.held_out + splits.validation
     return bpe_tokenizer(splits.train, shape.vocabulary) if shape.vocabulary else character_tokenizer(whole)
 
 
 def encode(tokenizer: Any, text: str) -> torch.Tensor:
+    """(length,) int64 ids of a text, as it stands."""
     return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int64)
 
 
@@ -55,11 +56,16 @@ def drawn_from(seed: int) -> Iterator[None]:
         yield
 
 
-def build(kind: Kind, tokenizer: Any, shape: Shape, seed: int, **more: Any) -> MixtureOfThoughtsTransformer:
-    """A fresh model. The baseline's feed-forward is as wide as makes its parameters those that are active in the
-    mixture. Weights come from `seed`; the global random state is put back."""
-    if kind not in ("mixture", "baseline"):
-        raise InputError(f"Unknown kind of model {kind!r}.", "Pass mixture or baseline.")
+def build_model(
+    architecture: Architecture, tokenizer: Any, shape: Shape, seed: int, **fields: Any
+) -> MixtureOfThoughtsTransformer:
+    """Make a fresh model with weights from `seed`; `fields` are further ones of `MixtureOfThoughtsConfig`.
+
+    The baseline's feed-forward is as wide as makes its parameters those that are active in the mixture. Global random
+    state is left as it was. Raises `InputError` for an unknown architecture, or a field out of its range.
+    """
+    if architecture not in ("mixture", "baseline"):
+        raise InputError(f"Unknown kind of model {architecture!r}.", "Pass mixture or baseline.")
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": shape.width,
@@ -68,11 +74,11 @@ def build(kind: Kind, tokenizer: Any, shape: Shape, seed: int, **more: Any) -> M
         "num_key_value_heads": shape.heads,
         "intermediate_size": 4 * shape.width,
         "max_position_embeddings": max(1024, 4 * shape.context),
-        **more,
+        **fields,
     }
     config = MixtureOfThoughtsConfig(**settings)
     with drawn_from(seed):
-        if kind == "mixture":
+        if architecture == "mixture":
             return MixtureOfThoughtsTransformer(config)
         return StandardTransformer(equal_active(config))
 
@@ -97,14 +103,8 @@ def active_parameters(config: MixtureOfThoughtsConfig) -> int:
 
 def equal_active(config: MixtureOfThoughtsConfig) -> MixtureOfThoughtsConfig:
     """The standard transformer with as many parameters as are active in `config`, give or take one unit of width."""
-    body = {
-        **config.to_dict(),
-        "num_branches": 1,
-        "branch_width": 1,
-        "shared_width": 0,
-        "branches_min": 1,
-        "branches_max": 1,
-    }
+    one_branch = {"num_branches": 1, "branch_width": 1, "shared_width": 0, "branches_min": 1, "branches_max": 1}
+    body = {**config.to_dict(), **one_branch}
     narrow = MixtureOfThoughtsConfig(**body)
     unit = 2 * config.hidden_size * config.num_hidden_layers
     width = max(1, round(1 + (active_parameters(config) - active_parameters(narrow)) / unit))
@@ -112,7 +112,7 @@ def equal_active(config: MixtureOfThoughtsConfig) -> MixtureOfThoughtsConfig:
 
 
 def train_language(
-    kind: Kind,
+    architecture: Architecture,
     splits: Splits,
     shape: Shape,
     config: TrainConfig,
@@ -120,34 +120,26 @@ def train_language(
     *,
     tokenizer: Any = None,
     resume: bool = False,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
     windows: int = 0,
-    **more: Any,
-) -> tuple[MixtureOfThoughtsTransformer, Any, Trained]:
-    """The trained model in eval mode, its tokenizer, and how the run went; saved to `folder` when one is given."""
+    **fields: Any,
+) -> tuple[MixtureOfThoughtsTransformer, Any, TrainingResult]:
+    """Train a mixture or its baseline on a text.
+
+    Args:
+        folder: Where the checkpoints and the model go; None: nothing is written.
+        tokenizer: Default: `tokenizer_of` the splits.
+        resume: Go on from the last checkpoint in the folder.
+        on_step: Called after every step.
+        windows: Validation windows looked at in one evaluation; 0: all of them.
+        **fields: Further fields of `MixtureOfThoughtsConfig`.
+
+    Returns:
+        The trained model in eval mode, its tokenizer, and how the run went.
+    """
     tokenizer = tokenizer or tokenizer_of(splits, shape)
-    task = LanguageTask(
-        encode(tokenizer, splits.train), encode(tokenizer, splits.validation), shape.context, config.seed, windows
-    )
-    model = build(kind, tokenizer, shape, config.seed, **more)
-    trainer = Trainer(model, task, config, folder, on_step)
-    done = trainer.run(resume)
-    model = trainer.raw  # type: ignore[assignment]
-    model.eval().requires_grad_(False)
-    if folder is not None and not done.interrupted and trainer.accelerator.is_main_process:
-        save(model, tokenizer, folder)
-        loss_curve({kind: done.log}, folder / "training" / "loss.svg", f"{kind}: {done.steps} steps")
-    return model, tokenizer, done
-
-
-def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Model and tokenizer into `folder`, complete before any old one there is replaced file by file."""
-    from thoughtmix.models.quiet import quiet
-
-    part = folder / ".part"
-    with quiet():
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-    for file in sorted(part.iterdir(), key=lambda f: f.name == "config.json"):  # config.json last: it marks a model
-        file.replace(folder / file.name)
-    part.rmdir()
+    tokens, validation = encode(tokenizer, splits.train), encode(tokenizer, splits.validation)
+    task = LanguageTask(tokens, validation, shape.context, config.seed, windows)
+    model = build_model(architecture, tokenizer, shape, config.seed, **fields)
+    save = partial(save_model, model, tokenizer)
+    return model, tokenizer, train_and_save(architecture, model, task, config, folder, save, resume, on_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ from thoughtmix.graft.tuning.objectives import (
 from thoughtmix.graft.tuning.prompts import NO_CONTEXT, PromptContext, open_prompts, train_validation_split
 from thoughtmix.models import LanguageModel
 from thoughtmix.training.config import TrainConfig
-from thoughtmix.training.curves import loss_curve
-from thoughtmix.training.trainer import Progress, Trained, Trainer
+from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
 
 OBJECTIVES: Mapping[str, Callable[[int, float], Objective]] = {
     "styles": StylesObjective,
@@ -82,8 +82,8 @@ def tune(
     *,
     resume: bool = False,
     on_sample: Callable[[int, int], None] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
-) -> Trained:
+    on_step: Callable[[TrainingProgress], None] | None = None,
+) -> TrainingResult:
     """Teach the branches of a graft and save them; the base model stays as it is.
 
     Args:
@@ -109,14 +109,8 @@ def tune(
     task = TuneTask(learned, held, objective, k, graft.config.tail, config.seed)
     for name, p in lm.model.named_parameters():
         p.requires_grad_("mot_" in name and "mot_noise" not in name)
-    trainer = Trainer(lm.model, task, config, folder, on_step)
-    done = trainer.run(resume)
-    lm.model.eval().requires_grad_(False)
-    if not done.interrupted and trainer.accelerator.is_main_process:
-        save_weights(lm, folder)
-        title = f"{tuning.objective}: {done.steps} steps"
-        loss_curve({tuning.objective: done.log}, folder / "training" / "loss.svg", title)
-    return done
+    save = partial(save_weights, lm)
+    return train_and_save(tuning.objective, lm.model, task, config, folder, save, resume, on_step)
 
 
 def _samples(
