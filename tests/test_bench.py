@@ -78,7 +78,8 @@ class TestCells:
         assert not {r["pid"] for r in one.records.values()} & {r["pid"] for r in two.records.values()}
 
     def test_ray_does_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        ray = pytest.importorskip("ray")
+        import ray
+
         one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
         run_cells(CELLS, Counting(), one)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that its workers find this test's helpers
