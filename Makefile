@@ -14,7 +14,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev lint browser
 	$(BIN)/thoughtmix pull
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -82,6 +82,7 @@ class TestCells:
 
         one, two = Store(tmp_path / "1", {}), Store(tmp_path / "2", {})
         run_cells(CELLS, Counting(), one)
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that its workers find this test's helpers
         try:
             run_cells(CELLS, Counting(), two, workers=2, ray=True)
