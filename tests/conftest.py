@@ -17,7 +17,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
     )
     for reason, tests in reasons.items():
-        terminalreporter.write_line(f"{tests} tests skipped: {reason}", red=True, bold=True)
+        terminalreporter.write_line(f"{tests} skipped: {reason}", red=True, bold=True)
 
 
 @pytest.fixture
