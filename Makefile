@@ -1,24 +1,28 @@
 # `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, the packages at the
-# versions of constraints.txt, and the default model in the user's cache. PYTHON=python3.12 chooses an interpreter.
+# versions of constraints.txt, and the default model in the user's cache. PYTHON=python3.12 chooses an interpreter,
+# CHROMIUM=/path/to/chrome the browser of the page's tests.
 PYTHON ?= python3
 PROMPT ?= Name an unusual use for a brick.
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench study screenshots clean
+.PHONY: demo test lint browser bench study screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
 
-test: $(VENV)/.dev lint
+test: $(VENV)/.dev lint browser
 	$(BIN)/thoughtmix pull
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+browser: $(VENV)/.dev
+	-@$(BIN)/python tests/browser.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decode.py $(BENCH)

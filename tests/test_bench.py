@@ -92,9 +92,11 @@ class TestTrials:
         assert not {r["pid"] for r in one.records.values()} & {r["pid"] for r in two.records.values()}
 
     def test_ray_does_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        ray = pytest.importorskip("ray")
+        import ray
+
         one, two = TrialStore(tmp_path / "1", {}), TrialStore(tmp_path / "2", {})
         run_trials(TRIALS, Counting(), one)
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that its workers find this test's helpers
         try:
             run_trials(TRIALS, Counting(), two, workers=2, ray=True)

@@ -54,7 +54,6 @@ def test_loading_and_encoding_are_quiet(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.model
 def test_the_same_as_sentence_transformers(minilm: Embedder, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sentence_transformers")
     from thoughtmix.models.packaged import EMBEDDER, ensure
 
     theirs = load_embedder(str(ensure(EMBEDDER)))  # a folder goes through sentence-transformers
@@ -79,7 +78,6 @@ def test_without_sentence_transformers(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_folder_that_sentence_transformers_cannot_read(tmp_path: Path) -> None:
-    pytest.importorskip("sentence_transformers")
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(ModelError, match="Cannot load the embedder") as at:
         load_embedder(str(tmp_path))

@@ -1,10 +1,9 @@
-"""The page in a real headless Chromium: click, type, stream, cancel, look. Needs playwright and a chromium; else skipped."""
+"""The page in a real headless Chromium: click, type, stream, cancel, look. Without one (`make browser`) they are skipped."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import find_chromium, why_none
 from pageland import PAGE, POLICY, THINKERS, Land, distances_of, words_of
 
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.core.types import ThoughtSet
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browsing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 NASTY = '<img src=x onerror="window.hit = 1"><script>window.hit = 1</script>'
 BRICK = "Name a use for a brick."
 
@@ -28,8 +26,11 @@ BRICK = "Name a use for a brick."
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip(why_none())
     with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -157,7 +158,6 @@ def test_every_word_is_said_in_both_languages_and_every_word_used_exists() -> No
 # --- thinking ---------------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_thoughts_stream_side_by_side(watched: Watched, land: Land) -> None:
     page = watched.page
     land.gate = threading.Event()
@@ -186,7 +186,6 @@ def test_thoughts_stream_side_by_side(watched: Watched, land: Land) -> None:
     assert "temperature" not in body and "thinker" not in body, "what is not set is the server's to decide"
 
 
-@browsing
 def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: Land) -> None:
     page = watched.page
     page.select_option("#thinker", "sampling")
@@ -212,7 +211,6 @@ def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: 
     assert land.bodies("/v1/chat/completions")[1]["creativity"] == 1.05
 
 
-@browsing
 def test_escape_cancels_and_what_came_is_kept(watched: Watched, land: Land) -> None:
     page = watched.page
     land.gate = threading.Event()
@@ -234,7 +232,6 @@ def test_escape_cancels_and_what_came_is_kept(watched: Watched, land: Land) -> N
     assert texts(page) == said_of(BRICK, 4)
 
 
-@browsing
 def test_what_a_model_writes_is_never_html(watched: Watched, land: Land) -> None:
     page = watched.page
     land.says = {i: NASTY + "x" * i for i in range(3)}
@@ -264,7 +261,6 @@ def test_what_a_model_writes_is_never_html(watched: Watched, land: Land) -> None
 # --- map, heat-map, picking -------------------------------------------------------------------------------------
 
 
-@browsing
 def test_near_thoughts_sit_near(watched: Watched) -> None:
     page = watched.page
     think(page, n=7)
@@ -279,7 +275,6 @@ def test_near_thoughts_sit_near(watched: Watched) -> None:
     )
 
 
-@browsing
 def test_the_map_is_live_and_asks_about_once_a_second(watch: Callable[..., Watched], land: Land) -> None:
     page = watch().page
     land.gate = threading.Event()
@@ -302,7 +297,6 @@ def test_the_map_is_live_and_asks_about_once_a_second(watch: Callable[..., Watch
     assert all(b - a > 0.8 for a, b in pairwise(stamps[:-1])), "the last may come at once, when all are done"
 
 
-@browsing
 def test_turned_and_mirrored_maps_stay_where_they_are(watched: Watched) -> None:
     before, after = watched.page.evaluate("""async () => {
         const { settle } = await import('/page/store.js');
@@ -313,7 +307,6 @@ def test_turned_and_mirrored_maps_stay_where_they_are(watched: Watched) -> None:
     assert np.allclose(before, after, atol=1e-6)
 
 
-@browsing
 def test_the_heat_map_names_pairs_by_pointer_and_by_keys(watched: Watched) -> None:
     page = watched.page
     think(page, n=4)
@@ -343,7 +336,6 @@ def test_the_heat_map_names_pairs_by_pointer_and_by_keys(watched: Watched) -> No
     assert np.allclose(heats, shades.ravel(), atol=2e-3), "from the nearest pair to the farthest"
 
 
-@browsing
 def test_the_most_different_are_picked(watched: Watched) -> None:
     page = watched.page
     think(page, n=6)
@@ -363,7 +355,6 @@ def test_the_most_different_are_picked(watched: Watched) -> None:
 # --- branches ---------------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_noise_grows_a_tree_that_keys_walk(watched: Watched, land: Land) -> None:
     page = watched.page
     think(page, n=4)
@@ -409,7 +400,6 @@ def test_noise_grows_a_tree_that_keys_walk(watched: Watched, land: Land) -> None
     assert page.get_attribute("#tree [data-label='3.2.1']", "aria-level") == "3"
 
 
-@browsing
 def test_a_thought_has_one_colour_everywhere(watched: Watched) -> None:
     page = watched.page
     think(page, n=5)
@@ -427,7 +417,6 @@ def test_a_thought_has_one_colour_everywhere(watched: Watched) -> None:
 # --- compare and film -------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_creativity_beside_temperature_runs_again_as_a_slider_moves(watched: Watched, land: Land) -> None:
     page = watched.page
     page.fill("#prompt", BRICK)
@@ -462,7 +451,6 @@ def test_creativity_beside_temperature_runs_again_as_a_slider_moves(watched: Wat
     assert page.locator("#tried-table tbody tr").count() == 3
 
 
-@browsing
 def test_the_film_of_a_denoising(watched: Watched, land: Land) -> None:
     page = watched.page
     page.click("#tab-diffuse")
@@ -495,7 +483,6 @@ def test_the_film_of_a_denoising(watched: Watched, land: Land) -> None:
     assert page.input_value("#scrub") == stopped and page.inner_text("#play") == "Play"
 
 
-@browsing
 def test_without_a_diffusion_model_the_view_says_so(watch: Callable[..., Watched], land: Land) -> None:
     land.diffusion = False
     watched = watch()
@@ -507,7 +494,6 @@ def test_without_a_diffusion_model_the_view_says_so(watch: Callable[..., Watched
 # --- export -----------------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_exports_are_the_documented_set_and_a_page_of_its_own(watched: Watched) -> None:
     page = watched.page
     think(page, n=4)
@@ -548,7 +534,6 @@ def test_exports_are_the_documented_set_and_a_page_of_its_own(watched: Watched) 
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_a_full_server_is_waited_for_and_earlier_thoughts_stay(watched: Watched, land: Land) -> None:
     page = watched.page
     think(page, n=3)
@@ -569,7 +554,6 @@ def test_a_full_server_is_waited_for_and_earlier_thoughts_stay(watched: Watched,
     watched.expect_errors("429")
 
 
-@browsing
 def test_a_broken_connection_keeps_what_was_finished(watched: Watched, land: Land) -> None:
     page = watched.page
     land.says = {0: "short", 1: "also short"}
@@ -597,7 +581,6 @@ def test_a_broken_connection_keeps_what_was_finished(watched: Watched, land: Lan
     )
 
 
-@browsing
 def test_errors_are_one_line_with_what_to_do(watched: Watched, land: Land) -> None:
     page = watched.page
 
@@ -625,7 +608,6 @@ def test_errors_are_one_line_with_what_to_do(watched: Watched, land: Land) -> No
     watched.expect_errors("400", "500", "ERR_CONNECTION_REFUSED")
 
 
-@browsing
 def test_a_token_is_asked_for(watch: Callable[..., Watched], land: Land) -> None:
     land.token = "open sesame"
     watched = watch()
@@ -649,7 +631,6 @@ def test_a_token_is_asked_for(watch: Callable[..., Watched], land: Land) -> None
 # --- for everyone -----------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_french_and_english(watch: Callable[..., Watched], land: Land) -> None:
     watched = watch(locale="fr-FR")
     page = watched.page
@@ -694,7 +675,6 @@ INKS = ["h1", "h2", "h3", "label", ".model", ".tabs button", ".tools button", "#
         ".readout", ".scale span", "#map text", ".snippet", ".segments span", ".dim .text", ".dim .state", ".notice p", ".canvas .c9", ".canvas .c7", ".big", ".tick", "mark", "kbd", ".unit"]  # fmt: skip
 
 
-@browsing
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_and_the_theme(watch: Callable[..., Watched], land: Land, scheme: str) -> None:
     watched = watch(color_scheme=scheme, reduced_motion="reduce")
@@ -738,7 +718,6 @@ def test_contrast_and_the_theme(watch: Callable[..., Watched], land: Land, schem
     watched.expect_errors("500")
 
 
-@browsing
 def test_everything_has_a_name_and_a_role(watched: Watched) -> None:
     page = watched.page
     think(page, n=3)
@@ -763,7 +742,6 @@ def test_everything_has_a_name_and_a_role(watched: Watched) -> None:
     assert page.locator("[id]").evaluate_all("es => es.length === new Set(es.map(e => e.id)).size")
 
 
-@browsing
 def test_tab_goes_through_and_out_and_is_always_seen(watched: Watched) -> None:
     page = watched.page
     think(page, n=3)
@@ -786,7 +764,6 @@ def test_tab_goes_through_and_out_and_is_always_seen(watched: Watched) -> None:
     assert len(seen) < 45, "map, heat-map and tree are one stop each"
 
 
-@browsing
 def test_shortcuts_are_listed_and_can_be_turned_off(watched: Watched) -> None:
     page = watched.page
     think(page, n=3)
@@ -816,7 +793,6 @@ def test_shortcuts_are_listed_and_can_be_turned_off(watched: Watched) -> None:
     assert page.is_visible("#view-diffuse")
 
 
-@browsing
 @pytest.mark.parametrize("width", [360, 768, 1440])
 def test_it_fits(watch: Callable[..., Watched], land: Land, width: int) -> None:
     watched = watch(viewport={"width": width, "height": 800}, locale="fr-FR", reduced_motion="reduce")
@@ -842,7 +818,6 @@ def test_it_fits(watch: Callable[..., Watched], land: Land, width: int) -> None:
 # --- the real server --------------------------------------------------------------------------------------------
 
 
-@browsing
 def test_the_page_and_the_real_server_understand_each_other(watch: Callable[..., Watched]) -> None:
     """A tiny random model: what it says is nonsense, and all of it arrives."""
     serving = pytest.importorskip(

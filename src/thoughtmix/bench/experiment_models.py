@@ -259,55 +259,6 @@ class ExperimentModels:
         done = LocalEngine(lm, weights="native").generate(sequences, row_state=row_state)
         if done.interrupted:
             raise KeyboardInterrupt
-        tokens, validation = encode(self.tokenizer, splits.train), encode(self.tokenizer, splits.validation)
-        windows = LanguageTask(tokens, validation, config.context, windows=256)  # of validation, or all if fewer
-        return {
-            "kind": architecture,
-            "seed": seed,
-            "steps": done.steps,
-            "tokens": done.steps * config.batch_size * config.context,
-            "seconds": round(done.seconds, 1),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "active": active_parameters(model.config),
-            **windows.evaluate(model),
-            "log": [e for i, e in enumerate(done.log) if i % max(1, len(done.log) // 200) == 0 or "val_loss" in e],
-        }
-
-    def _fit(
-        self,
-        kind: Architecture,
-        splits: Splits,
-        how: TrainConfig,
-        place: Path | None,
-        windows: int,
-        on_step: OnStep,
-        **changed: Any,
-    ) -> tuple[Any, TrainingResult]:
-        config = self.config
-        room = max(1024, 4 * config.context, 2 * config.tokens)  # for a prompt and a thought
-        fields = {"num_branches": config.branches, "max_position_embeddings": room, **config.mixture, **changed}
-        options = {"windows": windows, "on_step": on_step, "tokenizer": self.tokenizer}
-        resume = place is not None and (place / "training" / "state.pt").exists()
-        model, _, done = train_language(kind, splits, config.shape, how, place, resume=resume, **options, **fields)
-        return model, done
-
-    def generate(
-        self, name: str, setting: Mapping[str, float], prompts: Sequence[str], seed: int
-    ) -> tuple[list[list[str]], NDArray[np.float32]]:
-        """The model's texts (prompts, n), all written in one batch, and their embeddings (prompts, n, width).
-
-        setting: temperature, top_p, min_p, and creativity for a mixture.
-        """
-        lm, n = self.models[name], self.config.n
-        sampler = Sampler(**{key: value for key, value in setting.items() if key != "creativity"})  # type: ignore[arg-type]
-        rows = [Row(seed + p * SEED_STEP + i, sampler, prompt=p) for p in range(len(prompts)) for i in range(n)]
-        row_state: RowState = NO_ROW_STATE
-        if lm.model.config.num_branches > 1:
-            row_state = BranchRowState([r.seed for r in rows], [setting.get("creativity", 1.0)] * len(rows), lm.device)
-        ids = [lm.encode(prompt) for prompt in prompts]
-        done = decode(lm, ids, rows, max_new_tokens=self.config.tokens, row_state=row_state, weights="native")
-        if done.interrupted:
-            raise KeyboardInterrupt
         texts = [output.text for output in done.outputs]
         vectors = self.embedder.encode(texts).reshape(len(prompts), n, -1)
         return [texts[p * n : (p + 1) * n] for p in range(len(prompts))], vectors
