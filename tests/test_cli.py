@@ -101,13 +101,13 @@ def test_a_terminal_gets_colour_and_a_live_view(tinyland: Any, monkeypatch: pyte
 
 
 def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.engine import loop as engine
+    from thoughtmix.engine.job import Job
 
     def stop(self: Any, gone: list[int]) -> None:
         if sum(len(r.token_ids) for r in self.results) >= 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine._Batch, "_report", stop)
+    monkeypatch.setattr(Job, "_report", stop)
     assert run("think", PROMPT, "-n", "3", "--max-new-tokens", "50") == 130
     out, err = capsys.readouterr()
     assert "interrupted" in out
