@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, Model, with_options
+from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,32 +24,28 @@ if TYPE_CHECKING:
 class BenchOptions:
     """What is measured, and how."""
 
-    thinkers: Annotated[str, typer.Option(help="Who takes part, the first as baseline; see --list.")] = (
+    thinkers: Annotated[str, option("Who takes part, the first as baseline; see --list.")] = (
         "sampling,temperature,styles"
     )
-    prompts: Annotated[
-        Path | None, typer.Option(help="Open prompts: JSON Lines with `prompt` (NoveltyBench's files too).")
-    ] = None
+    prompts: Annotated[Path | None, option("Open prompts: JSON Lines with `prompt` (NoveltyBench's files too).")] = None
     tasks: Annotated[
-        str, typer.Option(help="Task families: coverage, puzzles, countdown, writing, with commas between, or none.")
+        str, option("Task families: coverage, puzzles, countdown, writing, with commas between, or none.")
     ] = "coverage,puzzles"
-    n: Annotated[int, typer.Option("-n", "--n", help="Thoughts a trial.")] = 8
-    budget: Annotated[int, typer.Option(help="Most tokens of a trial, all n thoughts together, for everyone.")] = 384
-    seeds: Annotated[int, typer.Option(help="Seeds of each prompt and setting; 3 or more for a result.")] = 3
-    settings: Annotated[int, typer.Option(help="Settings each thinker may try on the development prompts.")] = 5
-    keep: Annotated[int, typer.Option(help="Settings of each that are reported on the held-out prompts.")] = 3
+    n: Annotated[int, option("Thoughts a trial.", "-n", "--n")] = 8
+    budget: Annotated[int, option("Most tokens of a trial, all n thoughts together, for everyone.")] = 384
+    seeds: Annotated[int, option("Seeds of each prompt and setting; 3 or more for a result.")] = 3
+    settings: Annotated[int, option("Settings each thinker may try on the development prompts.")] = 5
+    keep: Annotated[int, option("Settings of each that are reported on the held-out prompts.")] = 3
     grids: Annotated[
         Path | None,
-        typer.Option(
-            "--grids", "--ladders", help="JSON with a list of settings by thinker, instead of the built-in ones."
-        ),
+        option("JSON with a list of settings by thinker, instead of the built-in ones.", "--grids", "--ladders"),
     ] = None
-    limit: Annotated[int | None, typer.Option(help="Take only so many prompts of each kind, drawn by --seed.")] = None
-    development: Annotated[float, typer.Option(help="Share of the prompts for choosing settings.")] = 0.4
+    limit: Annotated[int | None, option("Take only so many prompts of each kind, drawn by --seed.")] = None
+    development: Annotated[float, option("Share of the prompts for choosing settings.")] = 0.4
     pairs: Annotated[
-        Path | None, typer.Option(help="Labelled pairs (a, b, same) that set the threshold of distinct_k, 0.3 else.")
+        Path | None, option("Labelled pairs (a, b, same) that set the threshold of distinct_k, 0.3 else.")
     ] = None
-    seed: Annotated[int, typer.Option(help="Of the split, the intervals and the examples.")] = 0
+    seed: Annotated[int, option("Of the split, the intervals and the examples.")] = 0
 
     def config(self, models: Models) -> BenchConfig:
         """The prompts read, the settings to try laid out. Raises `InputError`."""
@@ -82,17 +76,15 @@ def bench(
     device: DeviceOptions,
     model: Model = None,
     judge: Annotated[
-        str | None, typer.Option(help="Who judges open prompts, named as --model. Default: the model itself.")
+        str | None, option("Who judges open prompts, named as --model. Default: the model itself.")
     ] = None,
-    embedder: Annotated[
-        str | None, typer.Option(help="A sentence-transformers model. Default: all-MiniLM-L6-v2.")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes, each with its own models.")] = 1,
-    ray: Annotated[bool, typer.Option("--ray", help="Spread the workers with Ray, over machines too.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for trials, record and page; the same again continues it.")] = Path(
+    embedder: Annotated[str | None, option("A sentence-transformers model. Default: all-MiniLM-L6-v2.")] = None,
+    workers: Annotated[int, option("Processes, each with its own models.")] = 1,
+    ray: Annotated[bool, option("Spread the workers with Ray, over machines too.", "--ray")] = False,
+    out: Annotated[Path, option("Folder for trials, record and page; the same again continues it.")] = Path(
         "bench-out"
     ),
-    list_: Annotated[bool, typer.Option("--list", help="Print who can take part, and stop.")] = False,
+    list_: Annotated[bool, option("Print who can take part, and stop.", "--list")] = False,
 ) -> None:
     """Measure diversity against quality, on equal terms, and write a page with intervals."""
     if list_:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Json, with_options
+from thoughtmix.cli.options import Json, option, with_options
 from thoughtmix.cli.output import print_either, print_json
 from thoughtmix.cost import CostRequest, estimate, load_machines
 
@@ -20,7 +20,7 @@ def cost(
         typer.Argument(help="A folder, a config.json or a Hugging Face id. Default: the model that comes along."),
     ] = None,
     json: Json = False,
-    list_gpus: Annotated[bool, typer.Option("--list-gpus", help="List the kinds, with dated prices.")] = False,
+    list_gpus: Annotated[bool, option("List the kinds, with dated prices.", "--list-gpus")] = False,
     *,
     request: CostRequest,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Device, Json, read_text, with_options
+from thoughtmix.cli.options import Device, Json, option, read_text, with_options
 from thoughtmix.cli.output import check_folder, print_json, progress
 from thoughtmix.core.errors import InputError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from thoughtmix.diffusion.sampler import DenoisingConfig
     from thoughtmix.diffusion.state import DiffusionState
 
-_Steps = Annotated[int, typer.Option(help="Forward passes of each branch.")]
+_Steps = Annotated[int, option("Forward passes of each branch.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +31,14 @@ class DenoisingOptions:
     steps: _Steps = 128
     policy: Annotated[
         str,
-        typer.Option(
-            help="Which positions are decided first: random, ancestral, first-hitting, confidence, margin, entropy, ..."
-        ),
+        option("Which positions are decided first: random, ancestral, first-hitting, confidence, margin, entropy, ..."),
     ] = "random"
     remask: Annotated[
-        str | None,
-        typer.Option(help="Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop."),
+        str | None, option("Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop.")
     ] = None
-    temperature: Annotated[float, typer.Option(help="Of the draws; 0: the likeliest token.")] = 1.0
+    temperature: Annotated[float, option("Of the draws; 0: the likeliest token.")] = 1.0
     model: Annotated[
-        str | None,
-        typer.Option(help="shakespeare-diffusion, a folder, or a Hugging Face id of a masked language model."),
+        str | None, option("shakespeare-diffusion, a folder, or a Hugging Face id of a masked language model.")
     ] = None
     device: Device = "auto"
 
@@ -73,17 +69,17 @@ class RenoiseOptions(DenoisingOptions):
 class BranchOptions:
     """The branches, and how they compete."""
 
-    branches: Annotated[int, typer.Option(help="Texts denoised side by side.")] = 4
-    length: Annotated[int, typer.Option(help="Tokens to write after the prompt.")] = 256
-    select: Annotated[str, typer.Option(help="Who goes on: none, best, diverse or smc.")] = "diverse"
-    at: Annotated[str, typer.Option(help="When that is decided: shares of the text, rising.")] = "0.2,0.5"
-    keep: Annotated[int | None, typer.Option(help="How many go on, copied to fill the places; default: half.")] = None
-    score: Annotated[str, typer.Option(help="fill, path, or a judge: a model as in `think --model`.")] = "fill"
-    strength: Annotated[float, typer.Option(help="What a nat of score counts (smc).")] = 20.0
-    merge: Annotated[int, typer.Option(help="Make one text of the best so many; 0: none.")] = 0
-    block: Annotated[int, typer.Option(help="Fill in so many tokens at a time, left to right; 0: all.")] = 0
-    top_p: Annotated[float, typer.Option(help="Keep this much probability; 1 is off.")] = 1.0
-    seed: Annotated[int, typer.Option(help="Branch i begins with seed + i - 1.")] = 0
+    branches: Annotated[int, option("Texts denoised side by side.")] = 4
+    length: Annotated[int, option("Tokens to write after the prompt.")] = 256
+    select: Annotated[str, option("Who goes on: none, best, diverse or smc.")] = "diverse"
+    at: Annotated[str, option("When that is decided: shares of the text, rising.")] = "0.2,0.5"
+    keep: Annotated[int | None, option("How many go on, copied to fill the places; default: half.")] = None
+    score: Annotated[str, option("fill, path, or a judge: a model as in `think --model`.")] = "fill"
+    strength: Annotated[float, option("What a nat of score counts (smc).")] = 20.0
+    merge: Annotated[int, option("Make one text of the best so many; 0: none.")] = 0
+    block: Annotated[int, option("Fill in so many tokens at a time, left to right; 0: all.")] = 0
+    top_p: Annotated[float, option("Keep this much probability; 1 is off.")] = 1.0
+    seed: Annotated[int, option("Branch i begins with seed + i - 1.")] = 0
 
     @property
     def judged(self) -> bool:
@@ -109,9 +105,9 @@ def diffuse(
     *,
     own: BranchOptions,
     denoising: DenoisingOptions,
-    live: Annotated[bool, typer.Option("--live", help="Watch them being denoised (terminals only).")] = False,
+    live: Annotated[bool, option("Watch them being denoised (terminals only).", "--live")] = False,
     json: Json = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one page here that plays it.")] = None,
+    html: Annotated[Path | None, option("Also write one page here that plays it.")] = None,
 ) -> None:
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
     from thoughtmix.core.types import write_whole
@@ -157,13 +153,11 @@ def _multi_branch(own: BranchOptions, how: DenoisingOptions) -> MultiBranchDiffu
 @with_options
 def renoise(
     text: Annotated[str, typer.Argument(help="The text to begin from; - reads it from standard input.")],
-    level: Annotated[str, typer.Option(help="How much is forgotten, 0 to 1; several with commas.")] = "0.5",
-    lock: Annotated[list[str] | None, typer.Option(help="Words of the text that stay; may be repeated.")] = None,
-    how: Annotated[
-        str, typer.Option(help="What is forgotten: random, span, or unsure (least likely first).")
-    ] = "random",
-    n: Annotated[int, typer.Option("-n", "--n", help="How many new versions.")] = 4,
-    seed: Annotated[int, typer.Option(help="Version i has seed + i - 1 and can be made again alone by it.")] = 0,
+    level: Annotated[str, option("How much is forgotten, 0 to 1; several with commas.")] = "0.5",
+    lock: Annotated[list[str] | None, option("Words of the text that stay; may be repeated.")] = None,
+    how: Annotated[str, option("What is forgotten: random, span, or unsure (least likely first).")] = "random",
+    n: Annotated[int, option("How many new versions.", "-n", "--n")] = 4,
+    seed: Annotated[int, option("Version i has seed + i - 1 and can be made again alone by it.")] = 0,
     json: Json = False,
     *,
     denoising: RenoiseOptions,

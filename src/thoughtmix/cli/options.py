@@ -10,30 +10,36 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from pydantic import ValidationError
 
+from thoughtmix.api import PathName, Pipeline, Weights
+from thoughtmix.cli.output import check_folder, progress
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
-
-if TYPE_CHECKING:
-    from thoughtmix.api import PathName, Pipeline, Weights
-    from thoughtmix.engine.engine import Engine
+from thoughtmix.core.request import Request
+from thoughtmix.engine.engine import Engine
 
 Options = TypeVar("Options", bound=ThinkerOptions)
 
+
+def option(help: str, *flags: str) -> Any:
+    """An option in `Annotated[type, option(...)]`. flags: in place of the parameter's name."""
+    return typer.Option(*flags, help=help)
+
+
 _EACH = "One value, or n with commas between."
-Count = Annotated[int, typer.Option("-n", "--n", help="How many thoughts.")]
+Count = Annotated[int, option("How many thoughts.", "-n", "--n")]
 Prompt = Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")]
-Model = Annotated[str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest thought, in tokens.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Html = Annotated[Path | None, typer.Option(help="Also write one self-contained page here.")]
-Select = Annotated[int | None, typer.Option(help="Show only the k most different good thoughts.")]
+Model = Annotated[str | None, option("A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")]
+Dtype = Annotated[str, option("auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, option("auto, cpu, cuda, ...")]
+MaxNewTokens = Annotated[int, option("Longest thought, in tokens.")]
+Json = Annotated[bool, option("Print JSON and nothing else.", "--json")]
+Html = Annotated[Path | None, option("Also write one self-contained page here.")]
+Select = Annotated[int | None, option("Show only the k most different good thoughts.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +47,19 @@ class SamplingOptions:
     """The settings of a call to a `Pipeline`."""
 
     n: Count = 8
-    creativity: Annotated[float | None, typer.Option(help="0 is deterministic, 1 the default, more is bolder.")] = None
-    seed: Annotated[int, typer.Option(help="Thought i gets seed + i - 1 and can be made again alone by it.")] = 0
+    creativity: Annotated[float | None, option("0 is deterministic, 1 the default, more is bolder.")] = None
+    seed: Annotated[int, option("Thought i gets seed + i - 1 and can be made again alone by it.")] = 0
     max_new_tokens: MaxNewTokens = 64
-    temperature: Annotated[str | None, typer.Option(help=f"Sampling temperature. {_EACH}")] = None
-    top_k: Annotated[str, typer.Option(help=f"Keep the k likeliest tokens; 0 is off. {_EACH}")] = "0"
-    top_p: Annotated[str, typer.Option(help=f"Keep this much probability; 1 is off. {_EACH}")] = "1"
-    min_p: Annotated[str | None, typer.Option(help=f"Keep tokens this likely beside the likeliest. {_EACH}")] = None
-    top_nsigma: Annotated[str, typer.Option(help=f"Keep logits within n deviations; 0 is off. {_EACH}")] = "0"
-    stop: Annotated[list[str] | None, typer.Option(help="End a thought before this text; may be repeated.")] = None
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False
+    temperature: Annotated[str | None, option(f"Sampling temperature. {_EACH}")] = None
+    top_k: Annotated[str, option(f"Keep the k likeliest tokens; 0 is off. {_EACH}")] = "0"
+    top_p: Annotated[str, option(f"Keep this much probability; 1 is off. {_EACH}")] = "1"
+    min_p: Annotated[str | None, option(f"Keep tokens this likely beside the likeliest. {_EACH}")] = None
+    top_nsigma: Annotated[str, option(f"Keep logits within n deviations; 0 is off. {_EACH}")] = "0"
+    stop: Annotated[list[str] | None, option("End a thought before this text; may be repeated.")] = None
+    raw: Annotated[bool, option("Continue the text as it is, without the chat template.", "--raw")] = False
 
     def settings(self) -> dict[str, Any]:
         """As a `Pipeline` takes them, checked before a model is loaded for them. Raises `InputError`."""
-        from thoughtmix.core.request import Request
-
         kinds = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "top_nsigma": float}
         numbers = {name: parse_numbers(name, getattr(self, name), kind) for name, kind in kinds.items()}
         out = {**dataclasses.asdict(self), **numbers, "stop": tuple(self.stop or ())}
@@ -75,23 +79,18 @@ class DeviceOptions:
 class EngineOptions(DeviceOptions):
     """How a model is loaded and run."""
 
-    weights: Annotated[str, typer.Option(help="How steps read the weights: auto, native or fp16.")] = "auto"
-    path: Annotated[str, typer.Option(help="Decoding path: auto, fused, shared or expanded.")] = "auto"
-    judge: Annotated[
-        str | None, typer.Option(help="A model that scores each thought's likelihood, named as --model.")
-    ] = None
+    weights: Annotated[str, option("How steps read the weights: auto, native or fp16.")] = "auto"
+    path: Annotated[str, option("Decoding path: auto, fused, shared or expanded.")] = "auto"
+    judge: Annotated[str | None, option("A model that scores each thought's likelihood, named as --model.")] = None
 
     def pipeline(self, model: str | None, engine: Engine | None = None) -> Pipeline:
         """Nothing is loaded yet."""
-        from thoughtmix.api import Pipeline
-        from thoughtmix.cli.output import progress
-
         return Pipeline(
             model,
             dtype=self.dtype,
             device=self.device,
-            weights=typing.cast("Weights", self.weights),
-            path=typing.cast("PathName", self.path),
+            weights=cast("Weights", self.weights),
+            path=cast("PathName", self.path),
             judge=self.judge,
             engine=engine,
             on_progress=progress(),
@@ -102,8 +101,8 @@ class EngineOptions(DeviceOptions):
 class OutputOptions:
     """What is shown, and where."""
 
-    measure: Annotated[bool, typer.Option(help="Embed the thoughts and measure them.")] = True
-    stream: Annotated[bool, typer.Option(help="Show the thoughts while they grow (terminals only).")] = True
+    measure: Annotated[bool, option("Embed the thoughts and measure them.")] = True
+    stream: Annotated[bool, option("Show the thoughts while they grow (terminals only).")] = True
     json: Json = False
     html: Html = None
 
@@ -114,8 +113,6 @@ class OutputOptions:
 
     def check(self, n: int, select: int | None = None) -> None:
         """Refuse what could not be shown of n thoughts. Raises `InputError`."""
-        from thoughtmix.cli.output import check_folder
-
         if select is not None and not 1 <= select <= n:
             raise InputError(f"Cannot select {select} of {n} thoughts.", f"Pass --select 1 to {n}.")
         if select is not None and not self.measure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Count, EngineOptions, Model, OutputOptions, SamplingOptions, with_options
+from thoughtmix.cli.options import Count, EngineOptions, Model, OutputOptions, SamplingOptions, option, with_options
 from thoughtmix.cli.output import check_folder, print_either, show_set
 from thoughtmix.cli.think import explore, read_prompt
 from thoughtmix.core.errors import InputError
@@ -31,17 +31,17 @@ _LIMITS = ("tokens", "seconds")
 @dataclass(frozen=True, kw_only=True)
 class SearchSampling(SamplingOptions):
     n: Count = 4
-    seed: Annotated[int, typer.Option(help="Of the whole tree.")] = 0
+    seed: Annotated[int, option("Of the whole tree.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TreeOptions:
     """What is done with the tree."""
 
-    tree: Annotated[bool, typer.Option(help="Draw the tree.")] = True
-    save: Annotated[Path | None, typer.Option(help="Write the tree here, to be resumed.")] = None
+    tree: Annotated[bool, option("Draw the tree.")] = True
+    save: Annotated[Path | None, option("Write the tree here, to be resumed.")] = None
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with a saved tree; everything but limits and -n is taken from it.")
+        Path | None, option("Go on with a saved tree; everything but limits and -n is taken from it.")
     ] = None
 
 

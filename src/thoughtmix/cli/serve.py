@@ -7,10 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, Model, with_options
+from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
 from thoughtmix.core.errors import InputError
 from thoughtmix.serve.limits import Limits
 
@@ -21,30 +19,26 @@ _DEFAULT = Limits()
 class LimitOptions:
     """The fields of `Limits`, with their help."""
 
-    rows: Annotated[int, typer.Option(help="Most rows in a decoding step.")] = _DEFAULT.rows
-    queue: Annotated[int, typer.Option(help="Most requests accepted and not yet answered; beyond it: 429.")] = (
-        _DEFAULT.queue
-    )
-    memory: Annotated[int, typer.Option(help="MiB of keys and values that accepted requests may need.")] = (
-        _DEFAULT.memory
-    )
-    thoughts: Annotated[int, typer.Option(help="Most n of a request.")] = _DEFAULT.thoughts
-    tokens: Annotated[int, typer.Option(help="Most n x max_tokens of a request.")] = _DEFAULT.tokens
-    texts: Annotated[int, typer.Option(help="Most texts of a map.")] = _DEFAULT.texts
-    body: Annotated[int, typer.Option(help="Most bytes of a request's body.")] = _DEFAULT.body
-    seconds: Annotated[float, typer.Option(help="Longest request, waiting included.")] = _DEFAULT.seconds
-    grace: Annotated[float, typer.Option(help="Seconds that accepted requests have after SIGTERM.")] = _DEFAULT.grace
-    chunk: Annotated[int, typer.Option(help="Prompt tokens read between two steps.")] = _DEFAULT.chunk
-    default_tokens: Annotated[int, typer.Option(help="Where a request names no max_tokens.")] = _DEFAULT.default_tokens
+    rows: Annotated[int, option("Most rows in a decoding step.")] = _DEFAULT.rows
+    queue: Annotated[int, option("Most requests accepted and not yet answered; beyond it: 429.")] = _DEFAULT.queue
+    memory: Annotated[int, option("MiB of keys and values that accepted requests may need.")] = _DEFAULT.memory
+    thoughts: Annotated[int, option("Most n of a request.")] = _DEFAULT.thoughts
+    tokens: Annotated[int, option("Most n x max_tokens of a request.")] = _DEFAULT.tokens
+    texts: Annotated[int, option("Most texts of a map.")] = _DEFAULT.texts
+    body: Annotated[int, option("Most bytes of a request's body.")] = _DEFAULT.body
+    seconds: Annotated[float, option("Longest request, waiting included.")] = _DEFAULT.seconds
+    grace: Annotated[float, option("Seconds that accepted requests have after SIGTERM.")] = _DEFAULT.grace
+    chunk: Annotated[int, option("Prompt tokens read between two steps.")] = _DEFAULT.chunk
+    default_tokens: Annotated[int, option("Where a request names no max_tokens.")] = _DEFAULT.default_tokens
 
 
 @app.command()
 @with_options
 def serve(
-    host: Annotated[str, typer.Option(help="Where to listen; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    host: Annotated[str, option("Where to listen; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, option("0: any that is free.")] = 8000,
     token_env: Annotated[
-        str, typer.Option(help="The environment variable that holds the token which clients must send; unset: none.")
+        str, option("The environment variable that holds the token which clients must send; unset: none.")
     ] = "THOUGHTMIX_TOKEN",
     model: Model = None,
     *,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from thoughtmix.api import AUTO, Pipeline, typed_options
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import (
     EngineOptions,
@@ -22,18 +24,17 @@ from thoughtmix.cli.options import (
     SamplingOptions,
     Select,
     given_options,
+    option,
     parameters_of_options,
     read_text,
     with_options,
 )
 from thoughtmix.cli.output import show_set, write_page
 from thoughtmix.core.errors import InputError, Interrupted
-
-if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline
-    from thoughtmix.core.request import OnStep
-    from thoughtmix.core.types import ThoughtSet
-    from thoughtmix.thinkers.base import Thinker
+from thoughtmix.core.request import OnStep, PromptLike
+from thoughtmix.core.types import ThoughtSet
+from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.registry import get_thinker
 
 
 class ThinkCommand(TyperCommand):
@@ -52,10 +53,10 @@ class ThinkCommand(TyperCommand):
 def _think(
     prompt: Prompt,
     thinker: Annotated[
-        str, typer.Option(help="How to explore: see `thoughtmix thinkers`, whose options this takes, too.")
+        str, option("How to explore: see `thoughtmix thinkers`, whose options this takes, too.")
     ] = "auto",
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the thinker itself; may be repeated.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
+    option: Annotated[list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.")] = None,
+    system: Annotated[str | None, option("A system message before the prompt.")] = None,
     select: Select = None,
     *,
     sampling: SamplingOptions,
@@ -65,9 +66,6 @@ def _think(
     **own: Any,
 ) -> int:
     """Turn one prompt into n thoughts, in one batched pass."""
-    from thoughtmix.api import AUTO, typed_options
-    from thoughtmix.thinkers.registry import get_thinker
-
     said: Any = read_prompt(prompt)
     output.check(sampling.n, select)
     options: Any = _pairs(option or [])
@@ -91,7 +89,7 @@ def read_prompt(prompt: str) -> str:
 
 def explore(
     pipeline: Pipeline,
-    prompt: Any,
+    prompt: PromptLike,
     thinker: str | Thinker,
     options: Any,
     settings: dict[str, Any],
@@ -145,9 +143,6 @@ def _loading() -> Any:
 
 def _thinker_named(args: Sequence[str]) -> Thinker | None:
     """The thinker of `--thinker NAME`. Raises `UnknownName`."""
-    from thoughtmix.api import AUTO
-    from thoughtmix.thinkers.registry import get_thinker
-
     words = args[: args.index("--")] if "--" in args else args
     names = [after for word, after in itertools.pairwise(words) if word == "--thinker"]
     names += [word.removeprefix("--thinker=") for word in words if word.startswith("--thinker=")]
@@ -162,8 +157,6 @@ def _own_parameters(thinker: Thinker) -> list[inspect.Parameter]:
 
 def _pairs(pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE pairs; a value that reads as JSON is taken as such (3, 0.5, true), any other as text."""
-    import json
-
     out: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -180,11 +173,9 @@ def _pairs(pairs: list[str]) -> dict[str, Any]:
 def show(
     file: Annotated[Path, typer.Argument(help="A thought set saved with `thoughtmix think --json`.")],
     select: Select = None,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained page here instead.")] = None,
+    html: Annotated[Path | None, option("Write one self-contained page here instead.")] = None,
 ) -> None:
     """Print a saved thought set, or make a page of it."""
-    from thoughtmix.core.types import ThoughtSet
-
     thoughts = ThoughtSet.from_json(file)
     if select is not None:
         thoughts = thoughts.select(select)

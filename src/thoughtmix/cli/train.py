@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import with_options
+from thoughtmix.cli.options import option, with_options
 from thoughtmix.cli.output import training_progress
 from thoughtmix.core.errors import InputError
 
@@ -32,36 +32,32 @@ class TrainOptions:
     """What is typed after `thoughtmix train`."""
 
     kind: Annotated[str, typer.Argument(help="mixture, baseline (the same transformer with one branch) or diffusion.")]
-    data: Annotated[str, typer.Option(help="A UTF-8 text file, or tiny-shakespeare to fetch that.")]
-    out: Annotated[Path, typer.Option(help="The folder to write; then: thoughtmix think --model FOLDER.")]
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps. Default: 2000, or what --minutes allow.")] = None
-    minutes: Annotated[float | None, typer.Option(help="Train for about this long.")] = None
-    batch_size: Annotated[int, typer.Option(help="Windows a step and process.")] = 32
-    context: Annotated[int, typer.Option(help="Tokens a window.")] = 64
-    layers: Annotated[int, typer.Option(help="Layers.")] = 4
-    width: Annotated[int, typer.Option(help="Hidden size.")] = 128
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4
-    vocabulary: Annotated[int, typer.Option(help="Byte-level BPE of this size; 0: characters.")] = 0
-    branches: Annotated[int, typer.Option(help="Branches a layer (mixture).")] = 8
-    routes: Annotated[str, typer.Option(help="follow (the text) or drawn (for a thought, blindly) (mixture).")] = (
-        "follow"
-    )
-    modes: Annotated[int | None, typer.Option(help="Learned ways to continue (mixture). Default: 8; drawn: none.")] = (
-        None
-    )
-    segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one route a text (mixture).")] = 0
-    noise: Annotated[str | None, typer.Option(help="held, fresh or none (mixture). Default: none; drawn: held.")] = None
-    weighting: Annotated[str, typer.Option(help="bound (exact) or uniform (diffusion).")] = "bound"
-    masking: Annotated[str, typer.Option(help="count or time: how many tokens are hidden (diffusion).")] = "count"
-    prefix: Annotated[float, typer.Option(help="Share of windows with a clean prefix (diffusion).")] = 0.5
-    learning_rate: Annotated[float, typer.Option(help="The peak.")] = 1e-3
-    ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0: off.")] = 0.0
-    patience: Annotated[int, typer.Option(help="Stop after so many evaluations without a better one; 0: never.")] = 0
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations and checkpoints.")] = 250
-    precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto"
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the matrices.")] = "adamw"
-    seed: Annotated[int, typer.Option(help="Of weights, batches and routes.")] = 0
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False
+    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")]
+    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.")]
+    steps: Annotated[int | None, option("Optimizer steps. Default: 2000, or what --minutes allow.")] = None
+    minutes: Annotated[float | None, option("Train for about this long.")] = None
+    batch_size: Annotated[int, option("Windows a step and process.")] = 32
+    context: Annotated[int, option("Tokens a window.")] = 64
+    layers: Annotated[int, option("Layers.")] = 4
+    width: Annotated[int, option("Hidden size.")] = 128
+    heads: Annotated[int, option("Attention heads.")] = 4
+    vocabulary: Annotated[int, option("Byte-level BPE of this size; 0: characters.")] = 0
+    branches: Annotated[int, option("Branches a layer (mixture).")] = 8
+    routes: Annotated[str, option("follow (the text) or drawn (for a thought, blindly) (mixture).")] = "follow"
+    modes: Annotated[int | None, option("Learned ways to continue (mixture). Default: 8; drawn: none.")] = None
+    segment: Annotated[int, option("Tokens between draws of a route; 0: one route a text (mixture).")] = 0
+    noise: Annotated[str | None, option("held, fresh or none (mixture). Default: none; drawn: held.")] = None
+    weighting: Annotated[str, option("bound (exact) or uniform (diffusion).")] = "bound"
+    masking: Annotated[str, option("count or time: how many tokens are hidden (diffusion).")] = "count"
+    prefix: Annotated[float, option("Share of windows with a clean prefix (diffusion).")] = 0.5
+    learning_rate: Annotated[float, option("The peak.")] = 1e-3
+    ema: Annotated[float, option("Decay of averaged weights; 0: off.")] = 0.0
+    patience: Annotated[int, option("Stop after so many evaluations without a better one; 0: never.")] = 0
+    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 250
+    precision: Annotated[str, option("auto, no or bf16.")] = "auto"
+    optimizer: Annotated[str, option("adamw, or muon for the matrices.")] = "adamw"
+    seed: Annotated[int, option("Of weights, batches and routes.")] = 0
+    resume: Annotated[bool, option("Go on from the last checkpoint in --out.", "--resume")] = False
 
     def shape(self) -> Shape:
         """The sizes of the model."""
@@ -164,22 +160,22 @@ def _say(kind: str, model: Any, result: TrainingResult, out: Path) -> int:
 
 @app.command()
 def experiment(
-    data: Annotated[str, typer.Option(help="A UTF-8 text file, or tiny-shakespeare to fetch that.")],
-    out: Annotated[Path, typer.Option(help="Folder for models, texts, results.json and report.html.")],
-    minutes: Annotated[float, typer.Option(help="About how long all of it may take here.")] = 10.0,
-    seeds: Annotated[int, typer.Option(help="Trainings of each of the two models.")] = 1,
-    n: Annotated[int, typer.Option("-n", "--n", help="Thoughts a prompt.")] = 8,
-    tokens: Annotated[int, typer.Option(help="Tokens a thought.")] = 100,
-    width: Annotated[int, typer.Option(help="Hidden size.")] = 128,
-    layers: Annotated[int, typer.Option(help="Layers.")] = 4,
-    steps: Annotated[int | None, typer.Option(help="Of every training, whatever the minutes say.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens a training window.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 12,
-    branches: Annotated[int, typer.Option(help="Branches a layer.")] = 8,
-    modes: Annotated[int, typer.Option(help="Learned ways to continue; 0: none.")] = 8,
-    prompts: Annotated[int, typer.Option(help="Prompts, a third of them to choose settings on.")] = 24,
-    ablations: Annotated[str, typer.Option(help="Trained too: all, none, or names separated by commas.")] = "all",
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")],
+    out: Annotated[Path, option("Folder for models, texts, results.json and report.html.")],
+    minutes: Annotated[float, option("About how long all of it may take here.")] = 10.0,
+    seeds: Annotated[int, option("Trainings of each of the two models.")] = 1,
+    n: Annotated[int, option("Thoughts a prompt.", "-n", "--n")] = 8,
+    tokens: Annotated[int, option("Tokens a thought.")] = 100,
+    width: Annotated[int, option("Hidden size.")] = 128,
+    layers: Annotated[int, option("Layers.")] = 4,
+    steps: Annotated[int | None, option("Of every training, whatever the minutes say.")] = None,
+    context: Annotated[int, option("Tokens a training window.")] = 64,
+    batch_size: Annotated[int, option("Windows a step.")] = 12,
+    branches: Annotated[int, option("Branches a layer.")] = 8,
+    modes: Annotated[int, option("Learned ways to continue; 0: none.")] = 8,
+    prompts: Annotated[int, option("Prompts, a third of them to choose settings on.")] = 24,
+    ablations: Annotated[str, option("Trained too: all, none, or names separated by commas.")] = "all",
+    seed: Annotated[int, option("Of the intervals.")] = 0,
 ) -> int:
     """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
     if prompts < 12:
