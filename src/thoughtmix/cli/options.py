@@ -61,8 +61,8 @@ class SamplingOptions:
     def settings(self) -> dict[str, Any]:
         """As a `Pipeline` takes them, checked before a model is loaded for them. Raises `InputError`."""
         kinds = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "top_nsigma": float}
-        numbers = {name: parse_numbers(name, getattr(self, name), kind) for name, kind in kinds.items()}
-        out = {**dataclasses.asdict(self), **numbers, "stop": tuple(self.stop or ())}
+        out = {**dataclasses.asdict(self), "stop": tuple(self.stop or ())}
+        out |= {name: parse_numbers(name, out[name], kind) for name, kind in kinds.items() if out[name] is not None}
         Request(**{name: value for name, value in out.items() if name != "raw"})
         return out
 
@@ -129,16 +129,14 @@ def read_text(text: str, empty: str, hint: str) -> str:
     return text
 
 
-def parse_numbers(name: str, text: str | None, kind: type[float] | type[int]) -> Any:
+def parse_numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:
     """ "0.7" -> 0.7, "0.5,0.9" -> (0.5, 0.9). Raises `InputError`."""
-    flag = f"--{name.replace('_', '-')}"
     try:
-        values = () if text is None else tuple(kind(part) for part in text.split(","))
+        values = tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(
-            f"{flag} is {text!r}, not a number.", f"Pass a number, or several with commas ({flag} 1)."
-        ) from None
-    return None if text is None else values[0] if len(values) == 1 else values
+        hint = f"Pass a number, or several with commas ({_flag(name)} 1)."
+        raise InputError(f"{_flag(name)} is {text!r}, not a number.", hint) from None
+    return values[0] if len(values) == 1 else values
 
 
 # --- from declarations to parameters ---------------------------------------------------------------------------------
@@ -174,21 +172,19 @@ def with_options(command: Callable[..., int | None], more: Iterable[inspect.Para
     return filled
 
 
-def parameters_of_options(
-    kind: type[ThinkerOptions], renamed: Mapping[str, str] | None = None
-) -> list[inspect.Parameter]:
+def parameters_of_options(kind: type[ThinkerOptions], renamed: Mapping[str, str] = {}) -> list[inspect.Parameter]:
     """A thinker's options as parameters of a command. The values are checked by `kind` alone, so that a mistake gets
     the same answer everywhere."""
     out = []
     for name, field in fields_own_first(kind).items():
-        kind_of_value, default = value_type(field), field.default
-        typed: Any = list[str] if kind_of_value is tuple else kind_of_value or str
-        if typed is list[str]:
-            default = list(default or ()) or None
-        optional = typed | None if default is None else typed
-        flags = () if renamed is None or name not in renamed else (renamed[name], _flag(name))
-        option = typer.Option(*flags, help=f"{help_text(field)}.")
-        out.append(_parameter(name, Annotated[optional, option], default))
+        typed: Any = value_type(field) or str
+        default = field.default
+        if typed is tuple:
+            typed, default = list[str], list(default or ()) or None
+        if default is None:
+            typed = typed | None
+        flags = (renamed[name], _flag(name)) if name in renamed else ()
+        out.append(_parameter(name, Annotated[typed, option(f"{help_text(field)}.", *flags)], default))
     return out
 
 
@@ -225,7 +221,7 @@ def _dataclass_parameters(kind: Any) -> Sequence[inspect.Parameter]:
     for f in dataclasses.fields(kind):
         annotation = types[f.name]
         if "help" in f.metadata:
-            annotation = Annotated[annotation, typer.Option(*f.metadata["flags"], help=f.metadata["help"])]
+            annotation = Annotated[annotation, option(f.metadata["help"], *f.metadata["flags"])]
         default = inspect.Parameter.empty if f.default is dataclasses.MISSING else f.default
         out.append(_parameter(f.name, annotation, default))
     return out

@@ -60,11 +60,11 @@ def search(
     """Search a tree of partial thoughts for n different good ones."""
     from thoughtmix.search.evaluators import parse_weights
 
-    body: dict[str, Any] | None = None
+    body, given = None, sampling.settings()
     if tree.resume is not None:
         body, asked = _saved(tree.resume, prompt)
     else:
-        asked = _asked(read_prompt(prompt), model, engine, sampling, options)
+        asked = _asked(read_prompt(prompt), model, engine, given, options)
     settings, options = _settings(asked, sampling.n, options)
     engine = replace(engine, dtype=asked["dtype"], device=asked["device"], judge=asked["judge"])
     output.check(sampling.n)
@@ -82,10 +82,10 @@ def search(
 
 
 def _asked(
-    prompt: str, model: str | None, engine: EngineOptions, sampling: SamplingOptions, options: SearchThinker.Options
+    prompt: str, model: str | None, engine: EngineOptions, settings: dict[str, Any], options: SearchThinker.Options
 ) -> dict[str, Any]:
-    """What a saved tree needs to be asked for again: everything but limits and n. Raises `InputError`."""
-    settings = {name: value for name, value in sampling.settings().items() if name != "n"}
+    """What a saved tree needs to be asked for again: everything but limits and n."""
+    settings = {name: value for name, value in settings.items() if name != "n"}
     return {
         "prompt": prompt,
         "model": model,

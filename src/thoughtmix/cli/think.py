@@ -53,7 +53,7 @@ class ThinkCommand(TyperCommand):
 def _think(
     prompt: Prompt,
     thinker: Annotated[
-        str, option("How to explore: see `thoughtmix thinkers`, whose options this takes, too.")
+        str, option("How to explore: see `thoughtmix thinkers`; auto: what the model is made for.")
     ] = "auto",
     option: Annotated[list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.")] = None,
     system: Annotated[str | None, option("A system message before the prompt.")] = None,
@@ -65,7 +65,8 @@ def _think(
     output: OutputOptions,
     **own: Any,
 ) -> int:
-    """Turn one prompt into n thoughts, in one batched pass."""
+    """Turn one prompt into n thoughts, in one batched pass. With --thinker NAME, that thinker's options are flags, too:
+    thoughtmix think --thinker NAME --help."""
     said: Any = read_prompt(prompt)
     output.check(sampling.n, select)
     options: Any = _pairs(option or [])
