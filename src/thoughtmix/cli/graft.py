@@ -236,15 +236,7 @@ def _train(
 
     with training_progress() as report_step:
         done = tune(
-            lm,
-            folder,
-            prompts,
-            contexts,
-            tuning,
-            config,
-            resume=resume,
-            on_sample=report_samples,
-            on_step=report_step,
+            lm, folder, prompts, contexts, tuning, config, resume=resume, on_sample=report_samples, on_step=report_step
         )
     if done.interrupted:
         print(f"thoughtmix: Stopped at step {done.steps}. Type the same with --resume to go on.", file=sys.stderr)
