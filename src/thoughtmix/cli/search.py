@@ -15,7 +15,7 @@ from thoughtmix.thinkers.search import SearchThinker, build
 
 if TYPE_CHECKING:
     from thoughtmix.core.types import ThoughtSet
-    from thoughtmix.search.grow import TreeSearch
+    from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.tree import Node
 
 
@@ -77,9 +77,9 @@ def search(
         },
     }  # fmt: skip
     if resume is not None:
-        from thoughtmix.search.saved import read
+        from thoughtmix.search.saved import read_saved
 
-        body = read(resume)
+        body = read_saved(resume)
         asked = _asked(body, prompt, resume)
     _check(asked, n, budget_tokens, seconds, [html, save])
     grown = _Grown(asked, body, save, sys.stderr.isatty() and not json)
@@ -110,7 +110,7 @@ def _check(asked: dict[str, Any], n: int, tokens: int | None, seconds: float | N
     """Refuse what cannot work before a model is loaded for it."""
     from thoughtmix.core.request import Request
     from thoughtmix.search.evaluators import parse_weights
-    from thoughtmix.search.grow import Limits
+    from thoughtmix.search.mcts import Limits
 
     settings = asked["settings"]
     if not asked["prompt"].strip():
