@@ -22,8 +22,7 @@ from thoughtmix import Interrupted, Pipeline, cli
 from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.noise import LANGUAGES, STRENGTHS, Catalogue, SemanticNoiser, most_different
-from thoughtmix.noise.asking import Way, few_shot, messages, prompt_ids
-from thoughtmix.noise.words import HOLE, masked
+from thoughtmix.noise.prompts import HOLE, Disturbance, few_shot, mask_words, messages, prompt_ids
 
 pytest_plugins = ["tinyland"]
 PROMPT = "w9 w10 w11"
@@ -124,23 +123,25 @@ def test_the_most_different_are_nested() -> None:
 @settings(max_examples=30, deadline=None)
 def test_masking_hides_so_many_words(words: list[str], level: float, seed: int) -> None:
     text = ", ".join(words) + "."
-    out = masked(text, level, seed)
+    out = mask_words(text, level, seed)
     assert out.count(HOLE) == max(1, round(level * len(words))), "commas between: no hole swallows another"
-    assert out == masked(text, level, seed)
+    assert out == mask_words(text, level, seed)
     assert re.sub(r"\w+", "", out) == re.sub(r"\w+", "", text), "punctuation and spacing stay"
 
 
 def test_masking_in_spans_and_by_seed() -> None:
     text = " ".join(f"w{i}" for i in range(40))
-    assert len({masked(text, 0.3, s) for s in range(6)}) == 6
-    spans, words = (sum(masked(text, 0.4, s, how).count(HOLE) for s in range(20)) / 20 for how in ("span", "random"))
+    assert len({mask_words(text, 0.3, s) for s in range(6)}) == 6
+    spans, words = (
+        sum(mask_words(text, 0.4, s, how).count(HOLE) for s in range(20)) / 20 for how in ("span", "random")
+    )
     assert spans < 7 < words, "16 words in stretches of up to 4: few holes; one by one: many"
-    assert masked(text, 1, 0) == HOLE == masked("...", 0.5, 0)
+    assert mask_words(text, 1, 0) == HOLE == mask_words("...", 0.5, 0)
     for level in (0, 1.2, -1, True, "x"):
         with pytest.raises(InputError, match="tokens is"):
-            masked(text, level, 0)  # type: ignore[arg-type]
+            mask_words(text, level, 0)  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="Did you mean 'span'"):
-        masked(text, 0.5, 0, "spam")
+        mask_words(text, 0.5, 0, "spam")
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------
@@ -148,11 +149,16 @@ def test_masking_in_spans_and_by_seed() -> None:
 
 def test_several_directions_are_one_rewriting() -> None:
     catalogue = Catalogue.load()
-    way = Way(catalogue.compose("poem+critic"), "precise", "fr")
-    (asked,) = messages("Une idée.", way)
+    disturbance = Disturbance(catalogue.compose("poem+critic"), "precise", "fr")
+    (asked,) = messages("Une idée.", disturbance)
     assert asked["content"].startswith("Une idée.\n\nFais tout ceci à la fois : 1. Réécris-le")
     assert "2. Nomme sa plus grande faiblesse" in asked["content"]
-    assert way.origin == {"direction": "poem+critic", "family": "style+angle", "strength": "precise", "language": "fr"}
+    assert disturbance.origin == {
+        "direction": "poem+critic",
+        "family": "style+angle",
+        "strength": "precise",
+        "language": "fr",
+    }
 
 
 def test_a_conversation_goes_on_in_tokens(own: str) -> None:
@@ -161,9 +167,9 @@ def test_a_conversation_goes_on_in_tokens(own: str) -> None:
     before = model.encode(PROMPT)
     made = []
     for name in NAMES.split(","):
-        way = Way((catalogue[name],))
-        ids = prompt_ids(model, IDEA, way, before=before)
-        assert ids == model.encode(messages(IDEA, way, before=[{"role": "user", "content": PROMPT}]))
+        disturbance = Disturbance((catalogue[name],))
+        ids = prompt_ids(model, IDEA, disturbance, before=before)
+        assert ids == model.encode(messages(IDEA, disturbance, before=[{"role": "user", "content": PROMPT}]))
         made.append(ids)
     shared = len(before) + len(IDEA.split())
     assert len({tuple(ids[:shared]) for ids in made}) == 1 and len(set(map(tuple, made))) == 3
@@ -171,10 +177,10 @@ def test_a_conversation_goes_on_in_tokens(own: str) -> None:
 
 def test_a_base_model_is_shown_examples() -> None:
     catalogue = Catalogue.load()
-    text = few_shot("Lend out\ntools.", Way((catalogue["poem"],)))
+    text = few_shot("Lend out\ntools.", Disturbance((catalogue["poem"],)))
     assert text.endswith("Text: Lend out tools.\nTask: Rewrite it as a short poem of four lines.\nNew text:")
     assert text.count("New text:") == 3
-    holes = few_shot("Lend out tools.", Way((), tokens=0.5), seed=1)
+    holes = few_shot("Lend out tools.", Disturbance((), tokens=0.5), seed=1)
     assert HOLE in holes.rsplit("Text:", 1)[1] and "Fill in each gap ___" in holes
 
 
