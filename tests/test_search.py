@@ -373,9 +373,10 @@ def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, b
     checked = Verifier(lambda text, done: even(text) if done else 0.5)
     sampler = SamplingParams(temperature=0.7, top_k=3)
     search = small(
-        evaluators=Evaluators(((checked, 1.0),)), proposal=SamplingProposal(sampler),
+        evaluators=Evaluators(((checked, 1.0),)),
+        proposal=SamplingProposal(sampler),
         settings={"step": 1, "length": 3, "width": width, "batch": batch},
-    )  # fmt: skip
+    )
     search.explore(Limits(1000), 1)
     ways = {node.text for node in search.tree.nodes if len(node.tokens) == 3}
     assert len(ways) == 27 and len(search.tree) == 1 + 39 and search.tree.select() is None
@@ -525,8 +526,12 @@ def test_weights_add_up_and_bad_scores_are_refused() -> None:
         Evaluators(((Broken(), 1.0),)).evaluate("", [leaf("a")], [])
     assert parse_weights("likelihood=2, novelty") == {"likelihood": 2.0, "novelty": 1.0}
     assert evaluators({"length": 1.0, "novelty": 2.0}, most=5).weights == {"length": 1.0, "novelty": 2.0}
-    for text, says in (("likelyhood=1", "Did you mean 'likelihood'"), ("length=x", "weight of length"), ("", "No eval"),
-                       ("length=0", "above 0")):  # fmt: skip
+    for text, says in (
+        ("likelyhood=1", "Did you mean 'likelihood'"),
+        ("length=x", "weight of length"),
+        ("", "No eval"),
+        ("length=0", "above 0"),
+    ):
         with pytest.raises((InputError, UnknownName), match=says):
             parse_weights(text)
     with pytest.raises(InputError, match="needs a embedder"):
@@ -576,12 +581,20 @@ def test_thinker_options(tinyland: Any, proposal: str, more: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(
     ("more", "says"),
-    [({"step": 0}, "step is 0"), ({"tokens": 0}, "tokens is 0"), ({"evaluators": "x"}, "Unknown evaluator 'x'"),
-     ({"evaluators": "judge=1"}, "judge needs a model"), ({"proposal": "x"}, "Unknown proposal 'x'"), ({"apart": "x"}, "Unknown apart"),
-     ({"temperature": [1.0, 2.0]}, "a search has one tree"), ({"width": 1.5}, "width is 1.5"),
-     ({"creativity": 1.0, "temperature": 1.0}, "both were given"), ({"seconds": 0}, "seconds is 0"),
-     ({"exploration": -1}, "exploration is -1")],
-)  # fmt: skip
+    [
+        ({"step": 0}, "step is 0"),
+        ({"tokens": 0}, "tokens is 0"),
+        ({"evaluators": "x"}, "Unknown evaluator 'x'"),
+        ({"evaluators": "judge=1"}, "judge needs a model"),
+        ({"proposal": "x"}, "Unknown proposal 'x'"),
+        ({"apart": "x"}, "Unknown apart"),
+        ({"temperature": [1.0, 2.0]}, "a search has one tree"),
+        ({"width": 1.5}, "width is 1.5"),
+        ({"creativity": 1.0, "temperature": 1.0}, "both were given"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"exploration": -1}, "exploration is -1"),
+    ],
+)
 def test_law_8(tinyland: Any, more: Any, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         think("w5 w9", n=2, thinker="search", measure=False, **more)
@@ -628,9 +641,15 @@ def test_constrained_writing() -> None:
     right = " My brother walks to school early."
     assert c.parse(right).valid and c.parse(right).answer == "my brother walks to school early"
     assert all(0 < c.so_far(right[:end]) < 1 for end in range(len(right) + 1))
-    wrong = ("My brother walks to school.", "My brother walks to school very early.", "He likes my old school mornings.",
-             "My brother walks to church early.", "My brother walks to school early", "My 2 brothers like school mornings.",
-             "My school. It is my best place.")  # fmt: skip
+    wrong = (
+        "My brother walks to school.",
+        "My brother walks to school very early.",
+        "He likes my old school mornings.",
+        "My brother walks to church early.",
+        "My brother walks to school early",
+        "My 2 brothers like school mornings.",
+        "My school. It is my best place.",
+    )
     assert not any(c.parse(text).valid for text in wrong)
     dead = ("He", "My brother walks to church early", "My brother walks to school very early", "My school.", "My 2")
     assert all(c.so_far(text) == 0 for text in dead[:1] + dead[2:])
@@ -671,11 +690,17 @@ def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, caps
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [((), "prompt is empty"), (("w5", "-n", "0"), "n is 0"), (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
-     (("w5", "--evaluators", "judge=1"), "--judge MODEL"), (("w5", "--budget-tokens", "0"), "budget of 0"),
-     (("w5", "--save", "/no/such/folder/x"), "mkdir -p"), (("w5", "--resume", "/no/such/file"), "Cannot read"),
-     (("w5", "--step", "0"), "step is 0")],
-)  # fmt: skip
+    [
+        ((), "prompt is empty"),
+        (("w5", "-n", "0"), "n is 0"),
+        (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
+        (("w5", "--evaluators", "judge=1"), "--judge MODEL"),
+        (("w5", "--budget-tokens", "0"), "budget of 0"),
+        (("w5", "--save", "/no/such/folder/x"), "mkdir -p"),
+        (("w5", "--resume", "/no/such/file"), "Cannot read"),
+        (("w5", "--step", "0"), "step is 0"),
+    ],
+)
 def test_bad_commands_are_one_line(tinyland: Any, capsys: pytest.CaptureFixture[str], words: Any, says: str) -> None:
     assert command(*words) == 2
     error = capsys.readouterr().err.strip()

@@ -138,8 +138,7 @@ class SemanticNoiser:
             settings: creativity, temperature, top_p, stop ... as in `thoughtmix.think`.
 
         Returns:
-            The versions. With an endpoint they have no tokens and no likelihood; one that finally fails has finish
-            "cancelled" and `origin["error"]`.
+            The versions. One for which an endpoint finally failed has finish "cancelled" and `origin["error"]`.
 
         Raises:
             InputError: What cannot be served as written.

@@ -122,7 +122,7 @@ def _next_turn(model: LanguageModel, text: str) -> list[int]:
     read off the chat template."""
     mark = "thoughtmix was here"
     roles = ("user", "assistant", "user")
-    turns = [{"role": role, "content": said} for role, said in zip(roles, ("?", mark, text), strict=True)]
+    turns = [{"role": role, "content": content} for role, content in zip(roles, ("?", mark, text), strict=True)]
     try:
         rendered = str(model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template may refuse with any Jinja error

@@ -75,14 +75,14 @@ class SearchThinker(Thinker):
         search = self.begin(engine, prompt, request)
         most = options.tokens or search.spent.drawn + default_budget(search, request.n)
         limits = Limits(most, options.seconds)
-        search.explore(limits, request.n, lambda s: _tell(request, s.spent.drawn, most))
+        search.explore(limits, request.n, lambda s: _report_progress(request, s.spent.drawn, most))
         self.explored(search)
         search.finish(limits, request.n)
         nodes = answers(search, request.n, search.distance)
         self.picked(nodes)
         thoughts = [as_thought(search, node) for node in nodes]
         if not search.interrupted:
-            _tell(request, search.spent.drawn, most, [t.text for t in thoughts])
+            _report_progress(request, search.spent.drawn, most, [t.text for t in thoughts])
         return thoughts, {**search.facts, "interrupted": search.interrupted}
 
     def begin(self, engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
@@ -123,7 +123,7 @@ def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
         local.encode(prompt),
         settings,
         evaluators(weights, embedder=embedder, distance=distance, judge=judge, rubric=options.rubric),
-        proposal(request, options),
+        make_proposal(request, options),
         seed=request.seed,
         distance=distance,
     )
@@ -135,7 +135,7 @@ def default_budget(search: TreeSearch, n: int) -> int:
     return BUDGET * s.length * (n + s.batch * s.width * s.rollouts)
 
 
-def proposal(request: Request, options: SearchThinker.Options) -> Proposal:
+def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
     """What draws, by the option of that name. Raises `InputError`."""
     from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
 
@@ -178,7 +178,7 @@ def _sampling(request: Request, temperature: Any, default: float) -> SamplingPar
     return SamplingParams(**given)
 
 
-def _tell(request: Request, done: int, total: int, texts: Sequence[str] = ()) -> None:
+def _report_progress(request: Request, done: int, total: int, texts: Sequence[str] = ()) -> None:
     if request.on_step is not None:
         pieces = list(texts) or [""] * request.n
         request.on_step(StepEvent(pieces, done, max(total, done), [bool(texts)] * request.n))
