@@ -1,11 +1,11 @@
 """Tree search beside best-of-N at an equal token budget: `python benchmarks/search.py --out DIR` (resumes)
 
-compare   tasks whose answers a program checks. Three contestants draw from the same model and prompt, and spend the
+compare   tasks whose answers a program checks. Three systems draw from the same model and prompt, and spend the
           same number of tokens an instance: best-of-N (N thoughts, as many as the budget pays), the same with early
           rejection (a thought is stopped, and its unused tokens are spent on others, as soon as the partial check says
           that it cannot become right; checked at every token), and the search, whose value is the same partial check.
           The last word is the task's own reader for all three. best-of-N cannot use a partial check: the second
-          contestant is there so that what the tree adds is not confused with what the check adds.
+          system is there so that what the tree adds is not confused with what the check adds.
           Each has three settings, chosen for each family on its development instances (solved, then distinct), reported
           on others. Unit: instance. Intervals: paired BCa bootstrap; p by Holm over all comparisons.
 overhead  time outside of the model at 1,000 nodes, as a share of the time in it; and tokens computed beside tokens new.
@@ -38,7 +38,7 @@ from thoughtmix.search.evaluators import Likelihood
 LONGEST = 24  # tokens of a thought
 MIN_P = 0.02
 SAMPLES = [{"temperature": t} for t in (0.8, 1.0, 1.3)]
-LADDERS: dict[str, list[dict[str, Any]]] = {
+GRIDS: dict[str, list[dict[str, Any]]] = {
     "search": [
         {"temperature": 1.0, "step": 1, "width": 1, "batch": 4, "exploration": 0.3},
         {"temperature": 1.0, "step": 1, "width": 1, "batch": 4, "exploration": 1.0},
@@ -68,9 +68,13 @@ def countdowns(count: int, seed: int, check: Callable[..., float]) -> list[Insta
         numbers, target = item.data["numbers"], item.data["target"]
         asked = f"{shots}Numbers: {' '.join(map(str, numbers))}. Target: {target}. Answer:"
         out.append(
-            Instance(item.id, asked, functools.partial(countdown.parse, numbers=numbers, target=target),
-                     functools.partial(check, numbers=tuple(numbers), target=target))
-        )  # fmt: skip
+            Instance(
+                item.id,
+                asked,
+                functools.partial(countdown.parse, numbers=numbers, target=target),
+                functools.partial(check, numbers=tuple(numbers), target=target),
+            )
+        )
     return out
 
 
@@ -81,10 +85,14 @@ def writings(count: int, seed: int) -> list[Instance]:
         'A sentence of exactly 6 words that begins with M and contains "school": My brother walks to school early.\n'
     )
     return [
-        Instance(f"{c.words}-{c.letter}-{c.noun}", f"{shots}A sentence of exactly {c.words} words that begins with "
-                 f'{c.letter} and contains "{c.noun}":', c.parse, c.so_far)
+        Instance(
+            f"{c.words}-{c.letter}-{c.noun}",
+            f'{shots}A sentence of exactly {c.words} words that begins with {c.letter} and contains "{c.noun}":',
+            c.parse,
+            c.so_far,
+        )
         for c in writing.constraints(count, seed)
-    ]  # fmt: skip
+    ]
 
 
 def sums(count: int, seed: int) -> list[Instance]:
@@ -101,8 +109,9 @@ def sums(count: int, seed: int) -> list[Instance]:
 
         asked = f"{k} positive whole numbers that sum to {total}:"
         puzzle = Puzzle(asked, (), k, right)
-        out[(k, total)] = Instance(f"{k}-{total}", shots + asked, puzzle.parse,
-                                   functools.partial(sum_so_far, count=k, total=total))  # fmt: skip
+        out[(k, total)] = Instance(
+            f"{k}-{total}", shots + asked, puzzle.parse, functools.partial(sum_so_far, count=k, total=total)
+        )
     return list(out.values())
 
 
@@ -157,8 +166,14 @@ def rejecting(lm: Any, one: Instance, temperature: float, seed: int) -> Iterator
             going = []
             for (i, before, _), row, prefix in zip(alive, done.outputs, done.prefixes, strict=True):
                 tokens, ended = [*before, *row.token_ids], row.finish == "stop" or part == 4
-                dead = next((at for at in range(len(before) + 1, len(tokens) + (not ended))
-                             if one.so_far(lm.decode(tokens[:at]).split("\n")[0]) <= 0), None)  # fmt: skip
+                dead = next(
+                    (
+                        at
+                        for at in range(len(before) + 1, len(tokens) + (not ended))
+                        if one.so_far(lm.decode(tokens[:at]).split("\n")[0]) <= 0
+                    ),
+                    None,
+                )
                 if dead is not None:
                     out[i] = (tokens[:dead], False)
                 elif ended:
@@ -188,12 +203,13 @@ def searched(lm: Any, one: Instance, how: dict[str, Any], budget: int, seed: int
         return float(one.read(text).valid) if done else one.so_far(text)
 
     search = TreeSearch(
-        lm, lm.encode(one.prompt, raw=True),
-        Settings(LONGEST, how["step"], how["width"], how["batch"], exploration=how["exploration"],
-                 stop=("\n",)),
+        lm,
+        lm.encode(one.prompt, raw=True),
+        Settings(LONGEST, how["step"], how["width"], how["batch"], exploration=how["exploration"], stop=("\n",)),
         Evaluators(((Verifier(check, lambda text: one.read(text).answer), 1.0), (Likelihood(), 0.02))),
-        SamplingProposal(SamplingParams(temperature=how["temperature"], min_p=MIN_P)), seed=seed,
-    )  # fmt: skip
+        SamplingProposal(SamplingParams(temperature=how["temperature"], min_p=MIN_P)),
+        seed=seed,
+    )
     limits = Limits(budget)
     search.explore(limits, 1)
     search.finish(limits, 1)
@@ -201,14 +217,14 @@ def searched(lm: Any, one: Instance, how: dict[str, Any], budget: int, seed: int
     return result(valid(search), len(search.tree.complete()), search.spent.drawn)
 
 
-def cell(lm: Any, who: str, one: Instance, how: dict[str, Any], budget: int, seed: int) -> dict[str, Any]:
+def trial(lm: Any, who: str, one: Instance, how: dict[str, Any], budget: int, seed: int) -> dict[str, Any]:
     if who == "search":
         return searched(lm, one, how, budget, seed)
     return sampled(lm, one, how, budget, seed, early=who == "early")
 
 
-class Cells:
-    """One line of a file for each cell that is done."""
+class Trials:
+    """One line of a file for each trial that is done."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.done = file, {}
@@ -230,10 +246,10 @@ class Cells:
 def compare(
     lm: Any, out: Path, families: list[str], development: int, held_out: int, budget: int, seeds: int, pick: list[int]
 ) -> None:
-    cells, table, tests = Cells(out / "cells.jsonl"), [], []
+    trials, table, tests = Trials(out / "cells.jsonl"), [], []
     for family in families:
         reported: dict[str, np.ndarray] = {}
-        for who, ladder in LADDERS.items():
+        for who, grid in GRIDS.items():
 
             def values(split: str, how: dict[str, Any], who: str = who, family: str = family) -> np.ndarray:
                 """(instances, 2): solved and distinct, seeds averaged."""
@@ -242,20 +258,24 @@ def compare(
                 for one in some:
                     keys = [f"{family}|{who}|{json.dumps(how)}|{budget}|{split}|{one.name}|{s}" for s in range(seeds)]
                     got = [
-                        cells.get(key, functools.partial(cell, lm, who, one, how, budget, s))
+                        trials.get(key, functools.partial(trial, lm, who, one, how, budget, s))
                         for s, key in enumerate(keys)
                     ]
                     rows.append([np.mean([float(g[name]) for g in got]) for name in ("solved", "distinct")])
                 return np.array(rows)
 
             if pick:
-                reported[who] = values("test", ladder[pick[len(reported)]])
+                reported[who] = values("test", grid[pick[len(reported)]])
                 continue
-            scored = [values("dev", how).mean(0) for how in ladder]
-            best = max(range(len(ladder)), key=lambda i: tuple(scored[i]))
-            print(f"{family}, {who}: on development instances " + ", ".join(f"{s[0]:.2f}/{s[1]:.1f}" for s in scored)
-                  + f" (solved/distinct); takes {ladder[best]}", flush=True)  # fmt: skip
-            reported[who] = values("test", ladder[best])
+            scored = [values("dev", how).mean(0) for how in grid]
+            best = max(range(len(grid)), key=lambda i: tuple(scored[i]))
+            print(
+                f"{family}, {who}: on development instances "
+                + ", ".join(f"{s[0]:.2f}/{s[1]:.1f}" for s in scored)
+                + f" (solved/distinct); takes {grid[best]}",
+                flush=True,
+            )
+            reported[who] = values("test", grid[best])
         for rival in ("best-of-n", "early"):
             for at, name in enumerate(("solved", "distinct")):
                 rng = np.random.default_rng([17, len(tests)])
@@ -264,7 +284,7 @@ def compare(
                 )
         table.append((family, reported))
     print(f"\n{held_out} held-out instances, {budget} tokens each, {seeds} seed(s)\n")
-    print("| task | contestant | solved | distinct valid | share with 4 or more |\n|---|---|---|---|---|")
+    print("| task | system | solved | distinct valid | share with 4 or more |\n|---|---|---|---|---|")
     for family, reported in table:
         for who, v in reported.items():
             print(f"| {family} | {who} | {v[:, 0].mean():.3f} | {v[:, 1].mean():.2f} | {(v[:, 1] >= 4).mean():.2f} |")
@@ -288,10 +308,14 @@ def overhead(lm: Any, nodes: int, seconds: float) -> None:
     s = search.spent
     outside = s.seconds - s.model_seconds
     first = search.settings.batch * search.settings.width
-    print(f"{len(search.tree)} nodes in {s.rounds} rounds: {s.model_seconds:.1f} s in the model, {outside:.2f} s "
-          f"outside ({outside / s.model_seconds:.1%}), of which evaluators {s.judging_seconds:.2f} s")  # fmt: skip
-    print(f"tokens drawn {s.drawn}, computed {s.computed}; expected {len(ids) + s.drawn - first}: the prompt once, and "
-          f"every new token once (the last of the first {first} children is read with theirs)")  # fmt: skip
+    print(
+        f"{len(search.tree)} nodes in {s.rounds} rounds: {s.model_seconds:.1f} s in the model, {outside:.2f} s "
+        f"outside ({outside / s.model_seconds:.1%}), of which evaluators {s.judging_seconds:.2f} s"
+    )
+    print(
+        f"tokens drawn {s.drawn}, computed {s.computed}; expected {len(ids) + s.drawn - first}: the prompt once, and "
+        f"every new token once (the last of the first {first} children is read with theirs)"
+    )
     held = sum(n.prefix.nbytes for n in search.tree.nodes if n.prefix is not None)
     print(f"keys and values held: {held / 2**20:.0f} MiB")
 

@@ -1,22 +1,28 @@
 """A thinker of one's own: half of the thoughts careful, half bold. In a package, register it under the entry-point
-group `thoughtmix.thinkers`; here it is passed as an object."""
+group `thoughtmix.thinkers`, or put the file into a folder that THOUGHTMIX_THINKERS names (with `THINKER =
+HalfAndHalf()` at its end); here it is passed as an object."""
 
 import dataclasses
 
 import thoughtmix
+from thoughtmix.core.options import ThinkerOptions, option
 
 
-class HalfAndHalf:
+class HalfAndHalf(thoughtmix.Thinker):
     name = "half-and-half"
     summary = "The first half at temperature 0.5, the rest at `bold`."
-    options = {"bold": "temperature of the second half (default 1.2)"}
 
-    def think(self, model, prompt_ids, request):
-        bold = float(request.options.get("bold", 1.2))
+    class Options(ThinkerOptions):
+        bold: float = option(1.2, "Temperature of the second half", served=True, ge=0)
+
+    def think(self, engine, prompt, request):
+        options = self.Options.model_validate(request.options)
         careful = request.n // 2
-        each = (0.5,) * careful + (bold,) * (request.n - careful)
-        plain = dataclasses.replace(request, temperature=each, options={})
-        return thoughtmix.get_thinker("sampling").think(model, prompt_ids, plain)
+        temperature = (0.5,) * careful + (options.bold,) * (request.n - careful)
+        sampling = thoughtmix.get_thinker("sampling")
+        return sampling.think(
+            engine, prompt, dataclasses.replace(request, temperature=temperature, options=sampling.Options())
+        )
 
 
 if __name__ == "__main__":

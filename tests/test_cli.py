@@ -104,7 +104,7 @@ def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, m
     from thoughtmix.engine.job import Job
 
     def stop(self: Any, gone: list[int]) -> None:
-        if sum(len(r.token_ids) for r in self.results) >= 6:
+        if sum(len(r.token_ids) for r in self.outputs) >= 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Job, "_report", stop)

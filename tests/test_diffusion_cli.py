@@ -186,7 +186,7 @@ def test_the_thinkers_settings(pipeline: Pipeline) -> None:
         ({"top_k": 5}, "no top_k"),
         ({"steps": 0}, "steps"),
         ({"policy": "randm"}, "Did you mean 'random'"),
-        ({"branches": "x"}, "whole number"),
+        ({"branches": "x"}, "Pass branches=1"),
         ({"creativity": 0, "policy": "random"}, "draws positions"),
         ({"creativity": 1.0, "temperature": 1.0}, "only one"),
         ({"max_new_tokens": 5000}, "reads 1024"),

@@ -12,6 +12,8 @@ from thoughtmix.core.errors import ModelError
 from thoughtmix.diffusion.load import BUNDLED, load_diffusion
 from thoughtmix.diffusion.policies import make_policy
 from thoughtmix.diffusion.sampler import DenoisingConfig, denoise
+from thoughtmix.engine.local import LocalEngine
+from thoughtmix.thinkers.registry import auto_thinker
 
 TEXT = "".join(
     f"The {a} {b} went to the {c}.\n"
@@ -50,7 +52,7 @@ def test_it_is_no_causal_model() -> None:
     from thoughtmix.models import load_model
 
     lm = load_model("shakespeare-diffusion")
-    assert not lm.causal and lm.own_thinker == "diffusion"
+    assert not lm.causal and auto_thinker(LocalEngine(lm)).name == "diffusion"
 
 
 def test_the_command_trains_one(tmp_path: Path, capsys: Any) -> None:

@@ -15,12 +15,15 @@ from tiny_moe import DECODERS, EXPERTS, tiny_moe
 import thoughtmix
 from thoughtmix import Request
 from thoughtmix.core.errors import InputError, ModelError, UnknownName
+from thoughtmix.core.request import Prompt
+from thoughtmix.engine.local import LocalEngine
 from thoughtmix.experts import ExpertController, Profile, generate_thought_branches
 from thoughtmix.experts.branches import NOISE, think_under
 from thoughtmix.experts.hooks import _HOOKED
 from thoughtmix.experts.profile import ROUTER, save_profiles
 
 PROMPT = [5, 17, 40, 9, 77, 23]
+TEXT = Prompt(" ".join(f"w{i}" for i in PROMPT), raw=True)
 GREEDY = {"temperature": 0.0, "max_new_tokens": 8}
 THINKER = thoughtmix.get_thinker("experts")
 
@@ -28,8 +31,8 @@ THINKER = thoughtmix.get_thinker("experts")
 def tokens(family: str, profiles: list[Profile], seeds: range, **more: Any) -> list[tuple[int, ...]]:
     settings = {"n": len(profiles), "seed": seeds[0], "max_new_tokens": 8, **more}
     read, path = settings.pop("read", "shared"), settings.pop("path", "auto")
-    request = Request(**settings, path=path)
-    return [t.token_ids for t in think_under(lm(family), PROMPT, request, profiles, read=read)[0]]
+    engine = LocalEngine(lm(family), path)
+    return [t.token_ids for t in think_under(engine, TEXT, Request(**settings), profiles, read=read)[0]]
 
 
 def by_hand(family: str, profile: Profile, steps: int, read: str) -> list[int]:
@@ -61,13 +64,14 @@ def test_each_thought_follows_its_own_profile(family: str, read: str) -> None:
 def test_law_5_a_thought_is_its_seeds_own(path: str, global_state_untouched: None) -> None:
     """Among others, with rows that end early and leave, at other places in the batch."""
     kinds = [NOISE, ROUTER, Profile("f", force={0: {1: 1.0}}), Profile("b", bias={1: {0: 3.0}})]
-    request = Request(n=8, seed=10, max_new_tokens=10, creativity=0.8, path=path, stop=("w42", "w7", "w9", "w100"))  # type: ignore[arg-type]
-    together, _ = think_under(lm("mixtral"), PROMPT, request, kinds * 2)
+    request = Request(n=8, seed=10, max_new_tokens=10, creativity=0.8, stop=("w42", "w7", "w9", "w100"))
+    engine = LocalEngine(lm("mixtral"), path)  # type: ignore[arg-type]
+    together, _ = think_under(engine, TEXT, request, kinds * 2)
     assert len({len(t.token_ids) for t in together}) > 1, "some must leave early"
     for i, thought in enumerate(together):
-        alone = Request(n=1, seed=10 + i, max_new_tokens=10, creativity=0.8, path=path, stop=request.stop)  # type: ignore[arg-type]
-        assert think_under(lm("mixtral"), PROMPT, alone, [kinds[i % 4]])[0][0].token_ids == thought.token_ids
-    pipe = thoughtmix.Pipeline(lm("mixtral"), path=path)
+        alone = Request(n=1, seed=10 + i, max_new_tokens=10, creativity=0.8, stop=request.stop)
+        assert think_under(engine, TEXT, alone, [kinds[i % 4]])[0][0].token_ids == thought.token_ids
+    pipe = thoughtmix.Pipeline(lm("mixtral"), path=path)  # type: ignore[arg-type]
     eight = pipe("w5 w17 w40", 8, "experts", profiles="noise,router,all", measure=False, max_new_tokens=6)
     for thought in eight:
         again = pipe(
@@ -130,7 +134,7 @@ def test_refusals(tmp_path: Path) -> None:
         think(strength="big")
     with pytest.raises(InputError, match="nothing would be left to disturb"):
         think(head=2)
-    with pytest.raises(InputError, match="Unknown way to read"):
+    with pytest.raises(InputError, match="Unknown read 'never'"):
         think(read="never")
     save_profiles(tmp_path / "far.json", [Profile("far", bias={9: {0: 1.0}})], {})
     with pytest.raises(InputError, match="'far' names layer 9"):

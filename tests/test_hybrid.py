@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx  # noqa: F401  its own import moves the global random state
 import numpy as np
 import pytest
+from badserver import serving
 from noiseland import NAMES, chat_model, directions
 from tiny import language_model
 from tinyland import HashEmbedder
@@ -15,8 +17,10 @@ from thoughtmix import Interrupted, Pipeline, cli
 from thoughtmix.bench.systems import get_system
 from thoughtmix.bench.tasks import Item
 from thoughtmix.bench.trials import TrialRequest
-from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.engine import LocalEngine
+from thoughtmix.engine.endpoint import EndpointEngine
+from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.thinkers.hybrid import SCORERS, HybridThinker, Stages
 from thoughtmix.thinkers.hybrid import _likelihood as likelihood
 
@@ -107,9 +111,15 @@ def test_creativity_0_is_the_generators(pipeline: Pipeline, own: dict[str, Any])
 
 @pytest.mark.parametrize(
     "setting",
-    [{}, {"stages": "sampling>noise", "drafts": 3}, {"stages": "sampling"}, {"stages": "sampling>select", "drafts": 8, "keep": 8},
-     {"stages": "noise>select>noise", "drafts": 2}, {"stages": "sampling>noise>select>noise", "drafts": 3}],
-)  # fmt: skip
+    [
+        {},
+        {"stages": "sampling>noise", "drafts": 3},
+        {"stages": "sampling"},
+        {"stages": "sampling>select", "drafts": 8, "keep": 8},
+        {"stages": "noise>select>noise", "drafts": 2},
+        {"stages": "sampling>noise>select>noise", "drafts": 3},
+    ],
+)
 def test_the_bench_gives_everyone_the_same_budget(
     setting: dict[str, Any], pipeline: Pipeline, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,10 +142,19 @@ def test_the_bench_gives_everyone_the_same_budget(
 
 
 def test_bad_pipelines_are_one_line(pipeline: Pipeline) -> None:
-    for bad, says in (({"stages": "samplin>noise"}, "Did you mean 'sampling'"), ({"stages": "sampling>slect"}, "Did you mean 'select'"),
-                      ({"stages": "hybrid>noise"}, "Unknown first stage"), ({"stages": "sampling>sampling"}, "Unknown later stage"),
-                      ({"stages": ""}, "stages is ''"), ({"stages": 3}, "stages is 3"), ({"drafts": 0}, "drafts is 0"), ({"keep": 9}, "keep is 9 of 8"),
-                      ({"by": "luck"}, "Unknown by"), ({"level": 2}, "is 2"), ({"temperature": [0.5] * 2}, "one temperature")):  # fmt: skip
+    for bad, says in (
+        ({"stages": "samplin>noise"}, "Did you mean 'sampling'"),
+        ({"stages": "sampling>slect"}, "Did you mean 'select'"),
+        ({"stages": "hybrid>noise"}, "Unknown first stage"),
+        ({"stages": "sampling>sampling"}, "Unknown later stage"),
+        ({"stages": ""}, "stages is ''"),
+        ({"stages": 3}, "stages is 3"),
+        ({"drafts": 0}, "drafts is 0"),
+        ({"keep": 9}, "keep is 9 of 8"),
+        ({"by": "luck"}, "Unknown by"),
+        ({"level": 2}, "is 2"),
+        ({"temperature": [0.5] * 2}, "one temperature"),
+    ):
         with pytest.raises(InputError, match=says) as caught:
             pipeline(PROMPT, 2, "hybrid", **SHORT, **bad)
         assert caught.value.hint
@@ -178,6 +197,58 @@ def test_renoising_drafts(tinyland: Any) -> None:
     words = Pipeline(chat_model(), embedder=HashEmbedder())
     with pytest.raises(InputError, match="mask_model"):  # "w12" has digits, which Shakespeare's letters lack
         words(PROMPT, 2, "hybrid", stages="sampling>renoise", **SHORT)
+
+
+@pytest.mark.parametrize("by", ["difference", "relevance"])
+def test_on_an_endpoint(by: str, own: dict[str, Any]) -> None:
+    """What needs only text runs there: drafts, selection by an embedding, rewriting."""
+    with serving(lambda number, body: "ok") as server:
+        there = Pipeline(engine=EndpointEngine(Endpoint(server.url)), embedder=HashEmbedder())
+        got = there("A question?", 3, "hybrid", drafts=4, keep=2, by=by, seed=2, **own, **SHORT)
+        plain = there("A question?", 2, "sampling", seed=8, **SHORT)
+    drafts, rewritings = server.seen[:4], server.seen[4:7]
+    assert sorted(body["seed"] for body in drafts) == [0, 1, 2, 3]
+    assert sorted(body["seed"] for body in rewritings) == [2, 3, 4]
+    assert all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in rewritings)
+    assert [row["stage"] for row in got.run["stages"]] == ["sampling", "select", "noise"]
+    assert [row["texts"] for row in got.run["stages"]] == [4, 2, 3]
+    assert all("likelihood" not in row["quality"] for row in got.run["stages"])
+    assert [t.origin["direction"] for t in got] == ["blue", "red", "green"] and [t.seed for t in got] == [2, 3, 4]
+    assert plain.texts == ["A question?"[::-1]] * 2 and sorted(body["seed"] for body in server.seen[7:]) == [8, 9]
+
+
+def test_an_endpoint_that_fails_for_some_drafts(own: dict[str, Any]) -> None:
+    with serving(lambda number, body: "500" if body["seed"] in {1, 3} else "ok") as server:
+        there = Pipeline(engine=EndpointEngine(Endpoint(server.url, tries=1)), embedder=HashEmbedder())
+        got = there("A question?", 2, "hybrid", stages="sampling>noise", drafts=4, seed=4, **own, **SHORT)
+        assert got.run["stages"][0]["texts"] == 2 and all(t.origin["idea"] for t in got)
+        with pytest.raises(ModelError, match="gave no thought"):
+            there("A question?", 2, "hybrid", stages="sampling>noise", drafts=1, draft=3, **own, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("thinker", "options", "needs"),
+    [
+        ("hybrid", {}, "by=likelihood needs"),
+        ("hybrid", {"by": "both"}, "by=both needs"),
+        ("hybrid", {"stages": "mixture>noise"}, "The stage mixture needs"),
+        ("hybrid", {"stages": "search"}, "The stage search needs"),
+        ("sampling", {"draws": "arithmetic"}, "draws=arithmetic needs"),
+        ("search", {}, "The thinker search needs"),
+        ("mixture", {}, "The thinker mixture needs"),
+        ("experts", {}, "The thinker experts needs"),
+        ("diffusion", {}, "The thinker diffusion needs"),
+    ],
+)
+def test_what_an_endpoint_cannot_do_is_refused_before_anything_is_asked(
+    thinker: str, options: dict[str, Any], needs: str
+) -> None:
+    with serving(lambda number, body: "ok") as server:
+        there = Pipeline(engine=EndpointEngine(Endpoint(server.url, "tiny-1")), embedder=HashEmbedder())
+        with pytest.raises(InputError, match=needs) as caught:
+            there("A question?", 2, thinker, **options, **SHORT)
+    assert "Use a local model" in caught.value.hint and "\n" not in str(caught.value)
+    assert not server.seen
 
 
 def test_the_table_is_printed(tinyland: Any, capsys: Any) -> None:

@@ -21,9 +21,10 @@ from tinyland import HashEmbedder
 from thoughtmix import Interrupted, Pipeline, cli
 from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.core.selection import select_diverse
+from thoughtmix.engine.endpoint import EndpointEngine
+from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.noise import LANGUAGES, STRENGTHS, Catalogue, SemanticNoiser, most_different
-from thoughtmix.noise.asking import Way, few_shot, messages, prompt_ids
-from thoughtmix.noise.words import HOLE, masked
+from thoughtmix.noise.prompts import HOLE, Disturbance, few_shot, mask_words, messages, prompt_ids
 
 pytest_plugins = ["tinyland"]
 PROMPT = "w9 w10 w11"
@@ -53,10 +54,13 @@ def test_the_catalogue_is_whole() -> None:
 
 def test_unknown_names_say_what_was_meant() -> None:
     catalogue = Catalogue.load()
-    for wrong, near in ((lambda: catalogue["metafor"], "metaphor"), (lambda: catalogue.choose(["styl"]), "style"),
-                        (lambda: catalogue.compose("poem+critik"), "critic"),
-                        (lambda: catalogue["poem"].instruction("chaotc"), "chaotic"),
-                        (lambda: SemanticNoiser(language_model("llama")).add_creative_noise("w5", "creatve"), "creative")):  # fmt: skip
+    for wrong, near in (
+        (lambda: catalogue["metafor"], "metaphor"),
+        (lambda: catalogue.choose(["styl"]), "style"),
+        (lambda: catalogue.compose("poem+critik"), "critic"),
+        (lambda: catalogue["poem"].instruction("chaotc"), "chaotic"),
+        (lambda: SemanticNoiser(language_model("llama")).add_creative_noise("w5", "creatve"), "creative"),
+    ):
         with pytest.raises(UnknownName, match=f"Did you mean '{near}'"):
             wrong()
 
@@ -85,13 +89,18 @@ def test_directions_of_ones_own(own: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "no [[direction]]"), ("x = [", "Cannot read"), ('[[direction]]\nname = "a"', "lacks name or family"),
-     ('[[direction]]\nname = "a"\nfamily = "f"', "says nothing"), ('[[direction]]\nname = "a"\nfamily = "f"\nen = 3', "no text"),
-     ('[[direction]]\nname = "a"\nfamily = "f"\nen = { mild = "x" }', "Unknown strength"),
-     ('[[direction]]\nname = "a+b"\nfamily = "f"\nen = "x"', "comma or plus"),
-     ('[[direction]]\nname = "a"\nfamily = "f"\nen = "x"\nde = "y"', "Unknown key"),
-     ('[[direction]]\nname = "a"\nfamily = "f"\nen = "x"\n' * 2, "two directions 'a'")],
-)  # fmt: skip
+    [
+        ("", "no [[direction]]"),
+        ("x = [", "Cannot read"),
+        ('[[direction]]\nname = "a"', "lacks name or family"),
+        ('[[direction]]\nname = "a"\nfamily = "f"', "says nothing"),
+        ('[[direction]]\nname = "a"\nfamily = "f"\nen = 3', "no text"),
+        ('[[direction]]\nname = "a"\nfamily = "f"\nen = { mild = "x" }', "Unknown strength"),
+        ('[[direction]]\nname = "a+b"\nfamily = "f"\nen = "x"', "comma or plus"),
+        ('[[direction]]\nname = "a"\nfamily = "f"\nen = "x"\nde = "y"', "Unknown key"),
+        ('[[direction]]\nname = "a"\nfamily = "f"\nen = "x"\n' * 2, "two directions 'a'"),
+    ],
+)
 def test_a_damaged_file_is_one_line(text: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
@@ -124,23 +133,25 @@ def test_the_most_different_are_nested() -> None:
 @settings(max_examples=30, deadline=None)
 def test_masking_hides_so_many_words(words: list[str], level: float, seed: int) -> None:
     text = ", ".join(words) + "."
-    out = masked(text, level, seed)
+    out = mask_words(text, level, seed)
     assert out.count(HOLE) == max(1, round(level * len(words))), "commas between: no hole swallows another"
-    assert out == masked(text, level, seed)
+    assert out == mask_words(text, level, seed)
     assert re.sub(r"\w+", "", out) == re.sub(r"\w+", "", text), "punctuation and spacing stay"
 
 
 def test_masking_in_spans_and_by_seed() -> None:
     text = " ".join(f"w{i}" for i in range(40))
-    assert len({masked(text, 0.3, s) for s in range(6)}) == 6
-    spans, words = (sum(masked(text, 0.4, s, how).count(HOLE) for s in range(20)) / 20 for how in ("span", "random"))
+    assert len({mask_words(text, 0.3, s) for s in range(6)}) == 6
+    spans, words = (
+        sum(mask_words(text, 0.4, s, how).count(HOLE) for s in range(20)) / 20 for how in ("span", "random")
+    )
     assert spans < 7 < words, "16 words in stretches of up to 4: few holes; one by one: many"
-    assert masked(text, 1, 0) == HOLE == masked("...", 0.5, 0)
+    assert mask_words(text, 1, 0) == HOLE == mask_words("...", 0.5, 0)
     for level in (0, 1.2, -1, True, "x"):
         with pytest.raises(InputError, match="tokens is"):
-            masked(text, level, 0)  # type: ignore[arg-type]
+            mask_words(text, level, 0)  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="Did you mean 'span'"):
-        masked(text, 0.5, 0, "spam")
+        mask_words(text, 0.5, 0, "spam")
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------
@@ -148,11 +159,16 @@ def test_masking_in_spans_and_by_seed() -> None:
 
 def test_several_directions_are_one_rewriting() -> None:
     catalogue = Catalogue.load()
-    way = Way(catalogue.compose("poem+critic"), "precise", "fr")
-    (asked,) = messages("Une idée.", way)
+    disturbance = Disturbance(catalogue.compose("poem+critic"), "precise", "fr")
+    (asked,) = messages("Une idée.", disturbance)
     assert asked["content"].startswith("Une idée.\n\nFais tout ceci à la fois : 1. Réécris-le")
     assert "2. Nomme sa plus grande faiblesse" in asked["content"]
-    assert way.origin == {"direction": "poem+critic", "family": "style+angle", "strength": "precise", "language": "fr"}
+    assert disturbance.origin == {
+        "direction": "poem+critic",
+        "family": "style+angle",
+        "strength": "precise",
+        "language": "fr",
+    }
 
 
 def test_a_conversation_goes_on_in_tokens(own: str) -> None:
@@ -161,9 +177,9 @@ def test_a_conversation_goes_on_in_tokens(own: str) -> None:
     before = model.encode(PROMPT)
     made = []
     for name in NAMES.split(","):
-        way = Way((catalogue[name],))
-        ids = prompt_ids(model, IDEA, way, before=before)
-        assert ids == model.encode(messages(IDEA, way, before=[{"role": "user", "content": PROMPT}]))
+        disturbance = Disturbance((catalogue[name],))
+        ids = prompt_ids(model, IDEA, disturbance, before=before)
+        assert ids == model.encode(messages(IDEA, disturbance, before=[{"role": "user", "content": PROMPT}]))
         made.append(ids)
     shared = len(before) + len(IDEA.split())
     assert len({tuple(ids[:shared]) for ids in made}) == 1 and len(set(map(tuple, made))) == 3
@@ -171,10 +187,10 @@ def test_a_conversation_goes_on_in_tokens(own: str) -> None:
 
 def test_a_base_model_is_shown_examples() -> None:
     catalogue = Catalogue.load()
-    text = few_shot("Lend out\ntools.", Way((catalogue["poem"],)))
+    text = few_shot("Lend out\ntools.", Disturbance((catalogue["poem"],)))
     assert text.endswith("Text: Lend out tools.\nTask: Rewrite it as a short poem of four lines.\nNew text:")
     assert text.count("New text:") == 3
-    holes = few_shot("Lend out tools.", Way((), tokens=0.5), seed=1)
+    holes = few_shot("Lend out tools.", Disturbance((), tokens=0.5), seed=1)
     assert HOLE in holes.rsplit("Text:", 1)[1] and "Fill in each gap ___" in holes
 
 
@@ -230,7 +246,10 @@ def test_the_draft_is_the_likeliest_answer_and_origin_says_all(pipeline: Pipelin
     got = pipeline(PROMPT, 3, "noise", directions=NAMES, file=own, strength="precise", max_new_tokens=8)
     assert {t.origin["idea"] for t in got} == {greedy.text}
     assert [(t.origin["direction"], t.origin["family"], t.origin["strength"]) for t in got] == [
-        ("red", "style", "precise"), ("green", "angle", "precise"), ("blue", "own", "precise")]  # fmt: skip
+        ("red", "style", "precise"),
+        ("green", "angle", "precise"),
+        ("blue", "own", "precise"),
+    ]
     assert got.run["prompts"] == 3
     assert got.run["tokens"] == sum(len(t.token_ids) for t in got) + len(greedy.token_ids)
     drawn = pipeline(PROMPT, 1, "noise", directions=NAMES, file=own, draft=3, max_new_tokens=8, measure=False)
@@ -273,10 +292,20 @@ def test_progress_and_ctrl_c(pipeline: Pipeline, own: str) -> None:
 
 
 def test_bad_options_are_one_line(pipeline: Pipeline, own: str) -> None:
-    for bad, says in (({"families": "styl"}, "Did you mean 'style'"), ({"strength": "wild"}, "Unknown strength"), ({"language": "de"}, "language"),
-                      ({"tokens": 2}, "tokens is 2"), ({"tokens": 0.5, "mask": "spn"}, "'span'"), ({"order": "x"}, "Unknown order"), ({"idea": " "}, "idea is empty"),
-                      ({"draft": -1}, "draft is -1"), ({"directions": "poem,,"}, "directions is"), ({"file": own, "directions": "red", "language": "fr"}, "language"),
-                      ({"file": "/nowhere.toml"}, "Cannot read"), ({"familys": "style"}, "Did you mean 'families'")):  # fmt: skip
+    for bad, says in (
+        ({"families": "styl"}, "Did you mean 'style'"),
+        ({"strength": "wild"}, "Unknown strength"),
+        ({"language": "de"}, "language"),
+        ({"tokens": 2}, "tokens is 2"),
+        ({"tokens": 0.5, "mask": "spn"}, "'span'"),
+        ({"order": "x"}, "Unknown order"),
+        ({"idea": " "}, "idea is empty"),
+        ({"draft": -1}, "draft is -1"),
+        ({"directions": "poem,,"}, "directions is"),
+        ({"file": own, "directions": "red", "language": "fr"}, "language"),
+        ({"file": "/nowhere.toml"}, "Cannot read"),
+        ({"familys": "style"}, "Did you mean 'families'"),
+    ):
         with pytest.raises(InputError, match=says) as caught:
             pipeline(PROMPT, 2, "noise", max_new_tokens=4, **bad)
         assert caught.value.hint
@@ -313,9 +342,12 @@ def test_noiser(own: str, global_state_untouched: None) -> None:
     noiser = SemanticNoiser(chat_model(), files=[own], embedder=HashEmbedder())
     one = noiser.add_creative_noise(IDEA, "red", max_new_tokens=6)
     assert one and one == noiser.add_creative_noise(IDEA, "red", max_new_tokens=6)
-    others = [one, noiser.add_creative_noise(IDEA, "red", strength="vague", max_new_tokens=6, seed=1),
-              noiser.add_creative_noise(IDEA, "red+green", max_new_tokens=6, seed=2),
-              noiser.add_creative_noise(IDEA, ["red", "green"], max_new_tokens=6, seed=2)]  # fmt: skip
+    others = [
+        one,
+        noiser.add_creative_noise(IDEA, "red", strength="vague", max_new_tokens=6, seed=1),
+        noiser.add_creative_noise(IDEA, "red+green", max_new_tokens=6, seed=2),
+        noiser.add_creative_noise(IDEA, ["red", "green"], max_new_tokens=6, seed=2),
+    ]
     assert others[2] == others[3] and len(set(others)) == 3
     assert noiser.add_creative_noise(IDEA, "own", max_new_tokens=6) == noiser.add_creative_noise(
         IDEA, "blue", max_new_tokens=6
@@ -347,8 +379,6 @@ def test_noiser_on_an_endpoint() -> None:
 
 
 def test_a_failing_endpoint_loses_no_finished_thought() -> None:
-    from thoughtmix.models.endpoint import Endpoint
-
     with serving(lambda number, body: "500" if body["seed"] == 2 else "ok") as server:
         how = {"tries": 3, "first_wait": 0.01}
         noiser = SemanticNoiser(endpoint=Endpoint(server.url, **how), embedder=HashEmbedder())
@@ -363,6 +393,40 @@ def test_a_failing_endpoint_loses_no_finished_thought() -> None:
     assert [t.finish for t in got] == ["stop", "stop", "cancelled", "stop"]
     assert got[2].origin["error"].startswith("the server fails (500)") and got[2].origin["tries"] == 3
     assert got.run["endpoint"]["troubles"] == {"server": 3} and got.run["endpoint"]["failed"] == 1
+
+
+def test_a_draft_and_its_rewritings_on_an_endpoint(own: str) -> None:
+    """The thinker drafts there, goes on in the same conversation, and n texts come back; creativity 0 is the draft."""
+    how: dict[str, Any] = {"directions": "red,green", "file": own, "max_new_tokens": 7}
+    with serving(lambda number, body: "ok") as server:
+        pipeline = Pipeline(engine=EndpointEngine(Endpoint(server.url)), embedder=HashEmbedder())
+        got = pipeline("A question?", 3, "noise", seed=4, **how)
+        alone = pipeline("A question?", 1, "noise", seed=5, measure=False, **how)
+        itself = pipeline("A question?", 2, "noise", standalone=True, measure=False, **how)
+        still = pipeline("A question?", 2, "noise", creativity=0, measure=False, **how)
+        with pytest.raises(InputError, match=r"takes no top_k.*local model"):
+            pipeline("A question?", 2, "noise", top_k=5, **how)
+    draft = "A question?"[::-1]
+    first, *rest = server.seen[:4]
+    assert first["messages"] == [{"role": "user", "content": "A question?"}] and first["temperature"] == 0
+    assert sorted(body["seed"] for body in rest) == [4, 5, 6] and {body["temperature"] for body in rest} == {0.7}
+    for body in rest:
+        question, answered, asked = body["messages"]
+        assert question["content"] == "A question?" and answered == {"role": "assistant", "content": draft}
+        assert asked["content"].startswith("w50 w51" if body["seed"] % 2 else "w40 w41")
+    assert {t.origin["idea"] for t in got} == {draft} and not any(t.token_ids for t in got)
+    assert [t.origin["direction"] for t in got] == ["red", "green", "red"] and "vendi" in got.metrics
+    assert alone.texts == got.texts[1:2] and alone.run["tokens"] >= 2
+    assert itself[0].text[::-1].startswith(f"{draft}\n\nw40 w41"), "a text of its own, without the question"
+    assert still.texts == [draft] * 2 and {t.origin["direction"] for t in still} == {"draft"}
+
+
+def test_a_draft_that_fails_is_not_disturbed() -> None:
+    with serving(lambda number, body: "500") as server:
+        engine = EndpointEngine(Endpoint(server.url, "tiny-1", tries=1))
+        with pytest.raises(ModelError, match="gave no thought: the server fails"):
+            Pipeline(engine=engine, embedder=HashEmbedder())("A question?", 3, "noise")
+    assert len(server.seen) == 1
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -429,10 +493,17 @@ def test_a_terminal_shows_them_growing(tinyland: Any, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(["noise"], "idea is empty"), (["noise", "x", "--families", "angel"], "Did you mean 'angle'"), (["noise", "x", "--endpoint", "nowhere"], "no http address"),
-     (["noise", "x", "--select", "9"], "Cannot select 9"), (["noise", "x", "--tokens", "3"], "tokens is 3"), (["noise", "x", "--file", "no.toml"], "Cannot read"),
-     (["noise", "x", "-n", "0"], "n is 0"), (["noise", "--list", "--strength", "mild"], "Unknown strength")],
-)  # fmt: skip
+    [
+        (["noise"], "idea is empty"),
+        (["noise", "x", "--families", "angel"], "Did you mean 'angle'"),
+        (["noise", "x", "--endpoint", "nowhere"], "no http address"),
+        (["noise", "x", "--select", "9"], "Cannot select 9"),
+        (["noise", "x", "--tokens", "3"], "tokens is 3"),
+        (["noise", "x", "--file", "no.toml"], "Cannot read"),
+        (["noise", "x", "-n", "0"], "n is 0"),
+        (["noise", "--list", "--strength", "mild"], "Unknown strength"),
+    ],
+)
 def test_bad_commands_are_one_line(tinyland: Any, capsys: Any, words: list[str], says: str) -> None:
     assert cli.main(words) == 2
     err = capsys.readouterr().err

@@ -22,9 +22,8 @@ from thoughtmix.bench.tasks import countdown, writing
 from thoughtmix.bench.tasks.puzzles import sum_so_far
 from thoughtmix.engine import LocalEngine, SamplingParams
 from thoughtmix.models import wrap_model
-from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, Tree, TreeSearch, Verifier, saved
+from thoughtmix.search import Evaluators, Leaf, Limits, SamplingProposal, Settings, TreeSearch, Verifier, saved
 from thoughtmix.search.answers import answers, valid
-from thoughtmix.search.apart import embedding_apart, words_apart
 from thoughtmix.search.evaluators import (
     Judge,
     Length,
@@ -32,20 +31,21 @@ from thoughtmix.search.evaluators import (
     Novelty,
     Relevance,
     Repetition,
+    embedding_distance,
     evaluators,
     parse_weights,
+    word_distance,
 )
-from thoughtmix.search.puct import bonus, rescaled
-from thoughtmix.search.tree import DEAD, Node
+from thoughtmix.search.tree import DEAD, Node, Tree, exploration_bonus, rescaled
 
 pytest_plugins = ["tinyland"]
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 
 
-def hang(tree: Tree, parent: Node, value: float, finish: Any = None, copies: int = 1) -> Node:
+def add_child(tree: Tree, parent: Node, value: float, finish: Any = None, copies: int = 1) -> Node:
     node = Node(0, parent, len(parent.children), copies, (len(tree) + 3,), (-1.0,), finish=finish)
-    tree.hang(node)
-    tree.judged(node, value)
+    tree.add_child(node)
+    tree.backpropagate(node, value)
     return node
 
 
@@ -63,7 +63,9 @@ def small(model: Any = None, seed: int = 0, **more: Any) -> TreeSearch:
 
 
 def picture(search: TreeSearch) -> list[Any]:
-    return [(n.path, n.token_ids, round(n.value, 3), n.visits, n.copies, n.draws, n.drawn) for n in search.tree.nodes]
+    return [
+        (n.path, n.token_ids, round(n.value, 3), n.visits, n.copies, n.expansions, n.drawn) for n in search.tree.nodes
+    ]
 
 
 # --- the tree -----------------------------------------------------------------------------------------------------
@@ -72,29 +74,31 @@ def picture(search: TreeSearch) -> list[Any]:
 def test_puct_by_hand() -> None:
     """Values 1, 3 (twice drawn), 5; exploration 2. Rescaled: 0, 0.5, 1; mean of the root (0 + 0.5 + 1) / 3 = 0.5."""
     tree = Tree(exploration=2.0, urgency=0.25)
-    a, b, c = (hang(tree, tree.root, v, copies=k) for v, k in ((1.0, 1), (3.0, 2), (5.0, 1)))
-    tree.root.draws = 1
+    a, b, c = (add_child(tree, tree.root, v, copies=k) for v, k in ((1.0, 1), (3.0, 2), (5.0, 1)))
+    tree.root.expansions = 1
     root3 = math.sqrt(3)
     assert tree.mean(tree.root) == pytest.approx(0.5)
-    assert tree.priorities(tree.root)[a] == pytest.approx(0.0 + 2 * root3 * (1 / 5) / 2)
-    assert tree.priorities(tree.root)[b] == pytest.approx(0.5 + 2 * root3 * (2 / 5) / 2)
-    assert tree.priorities(tree.root)[c] == pytest.approx(1.0 + 2 * root3 * (1 / 5) / 2)
-    assert tree.priorities(tree.root)[None] == pytest.approx(0.5 - 0.25 + 2 * root3 * (1 / 5) / 2)
-    assert tree.pick() is c
-    assert bonus(2, 9, 0.5, 2) == 1.0 and rescaled(3, 1, 5) == 0.5 and rescaled(1, 1, 1) == 0.5
+    assert tree.puct(tree.root)[a] == pytest.approx(0.0 + 2 * root3 * (1 / 5) / 2)
+    assert tree.puct(tree.root)[b] == pytest.approx(0.5 + 2 * root3 * (2 / 5) / 2)
+    assert tree.puct(tree.root)[c] == pytest.approx(1.0 + 2 * root3 * (1 / 5) / 2)
+    assert tree.puct(tree.root)[None] == pytest.approx(0.5 - 0.25 + 2 * root3 * (1 / 5) / 2)
+    assert tree.select() is c
+    assert exploration_bonus(2, 9, 0.5, 2) == 1.0 and rescaled(3, 1, 5) == 0.5 and rescaled(1, 1, 1) == 0.5
 
 
 def test_values_reach_all_ancestors_and_dead_ones_count_as_nothing() -> None:
     tree = Tree()
-    a = hang(tree, tree.root, 2.0)
-    b = hang(tree, a, 4.0)
-    hang(tree, b, DEAD)
-    assert (tree.root.total, tree.root.finite, tree.root.dead) == (6.0, 2, 1)
+    a = add_child(tree, tree.root, 2.0)
+    b = add_child(tree, a, 4.0)
+    add_child(tree, b, DEAD)
+    assert (tree.root.value_sum, tree.root.value_count, tree.root.losses) == (6.0, 2, 1)
     assert tree.mean(a) == pytest.approx((0 + 1 + 0) / 3)
     assert tree.mean(b) == pytest.approx((1 + 0) / 2)
     assert not b.children[0].open and b.children[0].path == (0, 0, 0)
-    hang(tree, b, 3.0, finish="stop")
-    assert (b.total, b.finite, b.dead) == (4.0, 1, 2), "what is complete is found: to its ancestors it is worth nothing"
+    add_child(tree, b, 3.0, finish="stop")
+    assert (b.value_sum, b.value_count, b.losses) == (4.0, 1, 2), (
+        "what is complete is found: to its ancestors it is worth nothing"
+    )
     assert tree.complete() == [b.children[1]]
     assert list(tree.leaves()) == [b]
 
@@ -102,37 +106,37 @@ def test_values_reach_all_ancestors_and_dead_ones_count_as_nothing() -> None:
 def test_virtual_loss_spreads_a_batch() -> None:
     """Without it all four picks are the best leaf; with it they are four different ones; afterwards nothing is left."""
     tree = Tree(exploration=0.5)
-    leaves = [hang(tree, tree.root, v) for v in (1.0, 0.95, 0.9, 0.85, 0.0)]
-    tree.root.draws = 1
-    first = tree.pick()
-    tree.settle()
-    assert tree.pick() is first is leaves[0], "one at a time it is always the same"
-    tree.settle()
-    picks = [tree.pick() for _ in range(4)]
+    leaves = [add_child(tree, tree.root, v) for v in (1.0, 0.95, 0.9, 0.85, 0.0)]
+    tree.root.expansions = 1
+    first = tree.select()
+    tree.clear_virtual_losses()
+    assert tree.select() is first is leaves[0], "one at a time it is always the same"
+    tree.clear_virtual_losses()
+    picks = [tree.select() for _ in range(4)]
     assert len(set(map(id, picks))) == 4
     assert leaves[4] not in picks
-    assert tree.root.pending == 4
-    tree.settle()
-    assert all(n.pending == n.drawing == 0 for n in tree.nodes)
+    assert tree.root.virtual_losses == 4
+    tree.clear_virtual_losses()
+    assert all(n.virtual_losses == n.virtual_expansions == 0 for n in tree.nodes)
 
 
 def test_draws_of_which_nothing_new_comes_count_against_a_node() -> None:
     tree = Tree(exploration=0.0)
-    good, other = hang(tree, tree.root, 1.0), hang(tree, tree.root, 0.6)
-    hang(tree, tree.root, 0.0)
-    tree.root.draws = 1
-    assert tree.pick() is good
-    tree.settle()
-    tree.waste(good, 4)
-    assert tree.mean(good) == pytest.approx(1 / 5) and good.wasted == 4 and tree.root.visits == 7
-    assert tree.pick() is other
+    good, other = add_child(tree, tree.root, 1.0), add_child(tree, tree.root, 0.6)
+    add_child(tree, tree.root, 0.0)
+    tree.root.expansions = 1
+    assert tree.select() is good
+    tree.clear_virtual_losses()
+    tree.penalise(good, 4)
+    assert tree.mean(good) == pytest.approx(1 / 5) and good.penalties == 4 and tree.root.visits == 7
+    assert tree.select() is other
 
 
 def part(tree: Tree, parent: Node, value: float, share: float, finish: Any = None) -> Node:
     """A child of known probability."""
     node = Node(0, parent, len(parent.children), 1, (len(tree) + 3,), (-1.0,), (share,), finish)
-    tree.hang(node)
-    tree.judged(node, value)
+    tree.add_child(node)
+    tree.backpropagate(node, value)
     return node
 
 
@@ -142,21 +146,21 @@ def test_what_is_left_below_a_node_by_hand() -> None:
     a, b = part(tree, tree.root, 1.0, 0.5), part(tree, tree.root, 2.0, 0.3)
     c, d = part(tree, a, 1.0, 0.9, "stop"), part(tree, a, DEAD, 0.05)
     assert (c.left, d.left, b.left) == (0, 0, 1) and not c.open and not d.open
-    assert a.left == pytest.approx(0.05) == a.fresh
-    assert tree.root.fresh == pytest.approx(0.2) and tree.root.left == pytest.approx(1 - 0.5 * 0.95)
+    assert a.left == pytest.approx(0.05) == a.undrawn
+    assert tree.root.undrawn == pytest.approx(0.2) and tree.root.left == pytest.approx(1 - 0.5 * 0.95)
     weights = {a: 0.5 * 0.05, b: 1 / 3, None: 0.2}  # a third: one of two children and what is new
     visits = {a: 3, b: 1, None: 0}
     means = {a: 0.0, b: 1.0, None: 0.2}  # of 1, 2 and, for complete and dead ones, nothing: 0, 1, 0, 0, 0 ...
     for child, weight in weights.items():
         bonus_ = tree.root.visits**0.5 * weight / sum(weights.values()) / (1 + visits[child])
-        assert tree.priorities(tree.root)[child] - bonus_ == pytest.approx(
+        assert tree.puct(tree.root)[child] - bonus_ == pytest.approx(
             means[child] if child is not None else tree.mean(tree.root)
         )
     part(tree, a, DEAD, 0.05)
-    assert not a.open and tree.pick() is not a, "nothing is left to draw there"
+    assert not a.open and tree.select() is not a, "nothing is left to draw there"
     part(tree, b, DEAD, 1.0)
     part(tree, tree.root, DEAD, 0.2)
-    assert tree.pick() is None, "everything is complete or dead"
+    assert tree.select() is None, "everything is complete or dead"
 
 
 def test_a_search_of_which_everything_is_dead_ends_with_what_there_is() -> None:
@@ -166,23 +170,23 @@ def test_a_search_of_which_everything_is_dead_ends_with_what_there_is() -> None:
     )
     search.explore(Limits(500), 2)
     search.finish(Limits(500), 2)
-    assert len(search.tree) == 4 and search.tree.pick() is None and not valid(search)
+    assert len(search.tree) == 4 and search.tree.select() is None and not valid(search)
     assert search.spent.drawn <= 6 + 2 * 12 and [n.finish for n in answers(search, 2)] == ["length"] * 2
 
 
 def test_a_hopeless_tree_draws_anew_at_the_root() -> None:
     tree = Tree()
     for _ in range(3):
-        hang(tree, tree.root, DEAD)
-    assert tree.pick() is tree.root
+        add_child(tree, tree.root, DEAD)
+    assert tree.select() is tree.root
 
 
 def test_seeds_are_the_paths_own() -> None:
     tree, other = Tree(seed=1), Tree(seed=2)
-    a, b = hang(tree, tree.root, 1.0), hang(tree, tree.root, 2.0)
-    seeds = [tree.seed_of(x, p) for x in (tree.root, a, b) for p in (0, 1, -1)]
+    a, b = add_child(tree, tree.root, 1.0), add_child(tree, tree.root, 2.0)
+    seeds = [tree.child_seed(x, p) for x in (tree.root, a, b) for p in (0, 1, -1)]
     assert len(set(seeds)) == 9 and all(0 <= s < 2**63 for s in seeds)
-    assert other.seed_of(other.root, 0) != tree.seed_of(tree.root, 0)
+    assert other.child_seed(other.root, 0) != tree.child_seed(tree.root, 0)
 
 
 # --- the search ---------------------------------------------------------------------------------------------------
@@ -252,11 +256,9 @@ def test_seconds_are_a_limit_and_the_answer_is_anytime() -> None:
 
 
 def test_a_round_that_is_stopped_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    import thoughtmix.search.grow as grow
-
     search = small()
     search.explore(Limits(100), 1)
-    before, real = picture(search), grow.decode
+    before, real = picture(search), LocalEngine.generate
 
     def stopped(*a: Any, **k: Any) -> Any:
         done = real(*a, **k)
@@ -266,14 +268,14 @@ def test_a_round_that_is_stopped_leaves_no_trace(monkeypatch: pytest.MonkeyPatch
     def impatient(*a: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search, "_judge", impatient)
+    monkeypatch.setattr(search, "_evaluate", impatient)
     search.explore(Limits(1000), 1)
     assert search.interrupted and picture(search) == before, "while it was being judged"
     search.interrupted = False
-    monkeypatch.setattr(grow, "decode", stopped)
+    monkeypatch.setattr(LocalEngine, "generate", stopped)
     search.explore(Limits(1000), 1)
     assert search.interrupted and picture(search) == before, "while it was being drawn"
-    assert all(n.pending == n.drawing == 0 for n in search.tree.nodes)
+    assert all(n.virtual_losses == n.virtual_expansions == 0 for n in search.tree.nodes)
 
 
 @pytest.mark.parametrize("rollouts", [False, True])
@@ -286,8 +288,8 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, rollouts: bool) -> None:
     part.explore(Limits(250), 2)
     part.finish(Limits(250), 2)
     saved.save(part, tmp_path / "tree.json")
-    body = saved.read(tmp_path / "tree.json")
-    assert saved.settings_of(body) == part.settings
+    body = saved.read_saved(tmp_path / "tree.json")
+    assert Settings(**{**body["settings"], "stop": tuple(body["settings"]["stop"])}) == part.settings
     again = small(model, **how)
     saved.restore(again, body)
     part.spent.drawn -= sum(len(n.token_ids) for n in part.ended)
@@ -308,9 +310,9 @@ def test_a_saved_search_of_another_kind_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tree.json"
     saved.save(search, file)
     with pytest.raises(InputError, match="another seed"):
-        saved.restore(small(seed=1), saved.read(file))
+        saved.restore(small(seed=1), saved.read_saved(file))
     with pytest.raises(InputError, match="another evaluators"):
-        saved.restore(small(evaluators=Evaluators(((Repetition(), 1.0),))), saved.read(file))
+        saved.restore(small(evaluators=Evaluators(((Repetition(), 1.0),))), saved.read_saved(file))
     body = json.loads(file.read_text())
     for broken in ({**body, "nodes": [{}]}, {**body, "nodes": [body["nodes"][0], {"parent": 9}]}):
         with pytest.raises(InputError, match="damaged"):
@@ -318,7 +320,7 @@ def test_a_saved_search_of_another_kind_is_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", json.dumps({**body, "version": 9})):
         file.write_text(text)
         with pytest.raises(InputError) as caught:
-            saved.read(file)
+            saved.read_saved(file)
         assert caught.value.hint
 
 
@@ -371,12 +373,13 @@ def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, b
     checked = Verifier(lambda text, done: even(text) if done else 0.5)
     sampler = SamplingParams(temperature=0.7, top_k=3)
     search = small(
-        evaluators=Evaluators(((checked, 1.0),)), proposal=SamplingProposal(sampler),
+        evaluators=Evaluators(((checked, 1.0),)),
+        proposal=SamplingProposal(sampler),
         settings={"step": 1, "length": 3, "width": width, "batch": batch},
-    )  # fmt: skip
+    )
     search.explore(Limits(1000), 1)
     ways = {node.text for node in search.tree.nodes if len(node.tokens) == 3}
-    assert len(ways) == 27 and len(search.tree) == 1 + 39 and search.tree.pick() is None
+    assert len(ways) == 27 and len(search.tree) == 1 + 39 and search.tree.select() is None
     most = 39 if batch == 1 else 39 + 13 * 3  # a round draws side by side what may be one thing
     assert search.spent.drawn <= most
     assert valid(search) == {f"text {way}" for way in ways if even(way)}
@@ -397,7 +400,7 @@ def test_the_answers_are_different_and_good() -> None:
     assert len({node.text for node in got}) == 5
 
     def spread(some: list[Node]) -> float:
-        return float(words_apart([n.text for n in some])[np.triu_indices(len(some), 1)].mean())
+        return float(word_distance([n.text for n in some])[np.triu_indices(len(some), 1)].mean())
 
     best = sorted(nodes, key=lambda n: -n.value)[:5]
     assert spread(got) > spread(best)
@@ -434,7 +437,9 @@ def test_mixture_proposes_through_a_grafts_routes() -> None:
         assert search.decoding_path == "fused" and search.spent.rounds >= 3
     assert picture(first) == picture(again) != picture(plain)
     rest = first.spent.computed - (len(PROMPT) - 3 + first.spent.drawn)
-    assert 2 * 6 <= rest <= 2 * 6 * (first.tree.root.draws - 1), "2 more tokens of the prompt by rows that begin there"
+    assert 2 * 6 <= rest <= 2 * 6 * (first.tree.root.expansions - 1), (
+        "2 more tokens of the prompt by rows that begin there"
+    )
     assert [n.token_ids for n in still.tree.nodes] == [n.token_ids for n in plain.tree.nodes], (
         "creativity 0 is the base"
     )
@@ -457,7 +462,7 @@ def test_evaluators_against_direct_computation() -> None:
     # {a, b, ab} and {a, c, ac} share one of three; {a, b, ab} and itself all
     assert Novelty().scores("", [leaf("a b"), leaf("q")], ["a c", "a b"]) == pytest.approx([0.0, 1.0])
     assert Novelty().scores("", [leaf("a b")], ["a c"]) == pytest.approx([1 - 1 / 3])
-    assert Novelty(embedding_apart(e)).scores("", [leaf("x y")], ["a b"]) == pytest.approx(
+    assert Novelty(embedding_distance(e)).scores("", [leaf("x y")], ["a b"]) == pytest.approx(
         [1 - float(vectors[0] @ vectors[2])]
     )
     some = [leaf("one two three four"), leaf("one"), leaf("one", done=False), leaf("a b c d e f g h")]
@@ -506,9 +511,9 @@ def test_the_judge_is_asked_and_its_answer_is_a_probability() -> None:
 
 def test_weights_add_up_and_bad_scores_are_refused() -> None:
     both = Evaluators(((Likelihood(), 2.0), (Repetition(1), 0.5)))
-    ((value, said),) = both.judge("", [leaf("a a")], [])
-    assert said == {"likelihood": -2.0, "repetition": 0.5} and value == 2 * -2.0 + 0.5 * 0.5
-    ((value, _),) = Evaluators(((Likelihood(), 1.0), (Verifier(lambda t, d: 0), 1.0))).judge("", [leaf("a")], [])
+    ((value, scores),) = both.evaluate("", [leaf("a a")], [])
+    assert scores == {"likelihood": -2.0, "repetition": 0.5} and value == 2 * -2.0 + 0.5 * 0.5
+    ((value, _),) = Evaluators(((Likelihood(), 1.0), (Verifier(lambda t, d: 0), 1.0))).evaluate("", [leaf("a")], [])
     assert value == DEAD
 
     class Broken:
@@ -518,20 +523,24 @@ def test_weights_add_up_and_bad_scores_are_refused() -> None:
             return [math.nan] * len(leaves)
 
     with pytest.raises(NumericsError, match="broken gave nan"):
-        Evaluators(((Broken(), 1.0),)).judge("", [leaf("a")], [])
+        Evaluators(((Broken(), 1.0),)).evaluate("", [leaf("a")], [])
     assert parse_weights("likelihood=2, novelty") == {"likelihood": 2.0, "novelty": 1.0}
     assert evaluators({"length": 1.0, "novelty": 2.0}, most=5).weights == {"length": 1.0, "novelty": 2.0}
-    for text, says in (("likelyhood=1", "Did you mean 'likelihood'"), ("length=x", "weight of length"), ("", "No eval"),
-                       ("length=0", "above 0")):  # fmt: skip
+    for text, says in (
+        ("likelyhood=1", "Did you mean 'likelihood'"),
+        ("length=x", "weight of length"),
+        ("", "No eval"),
+        ("length=0", "above 0"),
+    ):
         with pytest.raises((InputError, UnknownName), match=says):
             parse_weights(text)
     with pytest.raises(InputError, match="needs a embedder"):
         evaluators({"relevance": 1.0})
 
 
-def test_words_apart_is_a_kernels_distance() -> None:
+def test_word_distance_is_a_kernels() -> None:
     texts = ["a b c", "a b c", "c b a", "", "x"]
-    d = words_apart(texts)
+    d = word_distance(texts)
     assert d[0, 1] == 0 and d[0, 4] == 1 and 0 < d[0, 2] < 1 and d[3, 3] == 0
     assert np.linalg.eigvalsh(1 - d).min() > -1e-9
 
@@ -572,12 +581,20 @@ def test_thinker_options(tinyland: Any, proposal: str, more: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(
     ("more", "says"),
-    [({"step": 0}, "step is 0"), ({"tokens": 0}, "tokens is 0"), ({"evaluators": "x"}, "Unknown evaluator 'x'"),
-     ({"evaluators": "judge=1"}, "judge needs a model"), ({"proposal": "x"}, "Unknown proposal 'x'"), ({"apart": "x"}, "Unknown apart"),
-     ({"temperature": [1.0, 2.0]}, "a search has one tree"), ({"width": 1.5}, "width is 1.5"),
-     ({"creativity": 1.0, "temperature": 1.0}, "both were given"), ({"seconds": 0}, "seconds is 0"),
-     ({"exploration": -1}, "exploration is -1")],
-)  # fmt: skip
+    [
+        ({"step": 0}, "step is 0"),
+        ({"tokens": 0}, "tokens is 0"),
+        ({"evaluators": "x"}, "Unknown evaluator 'x'"),
+        ({"evaluators": "judge=1"}, "judge needs a model"),
+        ({"proposal": "x"}, "Unknown proposal 'x'"),
+        ({"apart": "x"}, "Unknown apart"),
+        ({"temperature": [1.0, 2.0]}, "a search has one tree"),
+        ({"width": 1.5}, "width is 1.5"),
+        ({"creativity": 1.0, "temperature": 1.0}, "both were given"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"exploration": -1}, "exploration is -1"),
+    ],
+)
 def test_law_8(tinyland: Any, more: Any, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         think("w5 w9", n=2, thinker="search", measure=False, **more)
@@ -624,9 +641,15 @@ def test_constrained_writing() -> None:
     right = " My brother walks to school early."
     assert c.parse(right).valid and c.parse(right).answer == "my brother walks to school early"
     assert all(0 < c.so_far(right[:end]) < 1 for end in range(len(right) + 1))
-    wrong = ("My brother walks to school.", "My brother walks to school very early.", "He likes my old school mornings.",
-             "My brother walks to church early.", "My brother walks to school early", "My 2 brothers like school mornings.",
-             "My school. It is my best place.")  # fmt: skip
+    wrong = (
+        "My brother walks to school.",
+        "My brother walks to school very early.",
+        "He likes my old school mornings.",
+        "My brother walks to church early.",
+        "My brother walks to school early",
+        "My 2 brothers like school mornings.",
+        "My school. It is my best place.",
+    )
     assert not any(c.parse(text).valid for text in wrong)
     dead = ("He", "My brother walks to church early", "My brother walks to school very early", "My school.", "My 2")
     assert all(c.so_far(text) == 0 for text in dead[:1] + dead[2:])
@@ -667,11 +690,17 @@ def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, caps
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [((), "prompt is empty"), (("w5", "-n", "0"), "n is 0"), (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
-     (("w5", "--evaluators", "judge=1"), "--judge MODEL"), (("w5", "--budget-tokens", "0"), "Pass --budget-tokens"),
-     (("w5", "--save", "/no/such/folder/x"), "mkdir -p"), (("w5", "--resume", "/no/such/file"), "Cannot read"),
-     (("w5", "--step", "0"), "step is 0")],
-)  # fmt: skip
+    [
+        ((), "prompt is empty"),
+        (("w5", "-n", "0"), "n is 0"),
+        (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
+        (("w5", "--evaluators", "judge=1"), "--judge MODEL"),
+        (("w5", "--budget-tokens", "0"), "Pass --budget-tokens"),
+        (("w5", "--save", "/no/such/folder/x"), "mkdir -p"),
+        (("w5", "--resume", "/no/such/file"), "Cannot read"),
+        (("w5", "--step", "0"), "step is 0"),
+    ],
+)
 def test_bad_commands_are_one_line(tinyland: Any, capsys: pytest.CaptureFixture[str], words: Any, says: str) -> None:
     assert command(*words) == 2
     error = capsys.readouterr().err.strip()
@@ -692,4 +721,4 @@ def test_ctrl_c_shows_what_is_there_and_saves_it(
     assert command(*ASK, "5000", "--save", str(file)) == 130
     said = capsys.readouterr()
     assert "thought 2" in said.out and "interrupted" in said.out
-    assert saved.read(file)["spent"]["rounds"] == 2
+    assert saved.read_saved(file)["spent"]["rounds"] == 2

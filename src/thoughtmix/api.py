@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from thoughtmix.core.errors import InputError, Interrupted
+from thoughtmix.core.errors import InputError, Interrupted, ModelError
 from thoughtmix.core.options import ThinkerOptions, parse_options
 from thoughtmix.core.request import SETTINGS, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
@@ -178,6 +178,7 @@ class Pipeline:
 
         Raises:
             InputError: The request cannot be served.
+            ModelError: An endpoint failed for every thought.
             Interrupted: It was stopped; carries what was complete.
         """
         engine = self.engine if engine is None else engine
@@ -197,6 +198,9 @@ class Pipeline:
         )
         if interrupted:
             raise Interrupted(result)
+        if thoughts and all(t.origin.get("error") and not t.text for t in thoughts):
+            why = thoughts[0].origin["error"]
+            raise ModelError(f"{engine.name} gave no thought: {why}.", "Check --endpoint, or try later.")
         if measure:
             from thoughtmix.metrics import measure as measured
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.errors import InputError, Interrupted, ModelError, UnknownName
+from thoughtmix.api import Pipeline
+from thoughtmix.core.errors import InputError, ModelError, UnknownName
 from thoughtmix.core.options import parse_options
-from thoughtmix.core.request import OnStep, Prompt, Request, TextEmbedder
+from thoughtmix.core.request import OnStep, TextEmbedder
 from thoughtmix.core.types import ThoughtSet
+from thoughtmix.engine.endpoint import EndpointEngine
 from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.noise.catalogue import Catalogue
-from thoughtmix.thinkers.noise import NoiseThinker, disturb
+from thoughtmix.thinkers.noise import NoiseThinker
 
 if TYPE_CHECKING:
-    from thoughtmix.engine.engine import Engine
     from thoughtmix.models import LanguageModel
 
 
@@ -52,36 +51,21 @@ class SemanticNoiser:
         if endpoint is not None and model is not None and not isinstance(model, str):
             raise InputError("A loaded model and an endpoint were given.", "Pass one, or the model's name there.")
         self.endpoint = Endpoint(endpoint, str(model) if model else None) if isinstance(endpoint, str) else endpoint
+        self.files, self.strength, self.language = tuple(files), strength, language
         self.catalogue = Catalogue.load(*files)
-        self._model, self._embedder, self.files = model, embedder, tuple(files)
-        self.strength, self.language = strength, language
-        self.dtype, self.device, self._on_progress = dtype, device, on_progress
+        self.pipeline = Pipeline(
+            model if self.endpoint is None else None,
+            dtype=dtype,
+            device=device,
+            embedder=embedder,
+            engine=None if self.endpoint is None else EndpointEngine(self.endpoint),
+            on_progress=on_progress,
+        )
 
-    @cached_property
+    @property
     def model(self) -> LanguageModel:
         """The local model."""
-        from thoughtmix.models import load_model
-
-        if self._model is not None and not isinstance(self._model, str):
-            return self._model
-        return load_model(self._model, dtype=self.dtype, device=self.device, on_progress=self._on_progress)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """What writes: the endpoint, else the local model."""
-        if self.endpoint is not None:
-            from thoughtmix.engine.endpoint import EndpointEngine
-
-            return EndpointEngine(self.endpoint)
-        from thoughtmix.engine.local import LocalEngine
-
-        return LocalEngine(self.model)
-
-    @cached_property
-    def embedder(self) -> TextEmbedder:
-        from thoughtmix.models import load_embedder
-
-        return self._embedder or load_embedder(on_progress=self._on_progress)
+        return self.pipeline.model
 
     def add_creative_noise(
         self,
@@ -99,23 +83,23 @@ class SemanticNoiser:
             text: What to disturb.
             noise_type: A direction ("metaphor"), several at once ("poem+critic", or a list), or a family ("creative":
                 one of its directions, by the seed).
-            settings: Those of `disturb`.
+            strength, language, seed, settings: Those of `disturb`.
 
         Raises:
             UnknownName: With the nearest name that exists.
             ModelError: An endpoint finally failed.
         """
-        named = [noise_type] if isinstance(noise_type, str) else list(noise_type)
+        names = [noise_type] if isinstance(noise_type, str) else list(noise_type)
         families = self.catalogue.families
-        for name in (part.strip() for one in named for part in one.split("+")):
-            if name not in self.catalogue and not (named == [name] and name in families):
+        family = len(names) == 1 and names[0] in families and names[0] not in self.catalogue
+        for name in (part.strip() for one in names for part in one.split("+")):
+            if name not in self.catalogue and not family:
                 raise UnknownName("noise type", name, [*self.catalogue, *families])
-        family = named[0] in families and named[0] not in self.catalogue
         made = self.disturb(
             text,
             1,
-            families=named if family else (),
-            directions=() if family else ["+".join(named)],
+            families=names if family else (),
+            directions=() if family else ["+".join(names)],
             strength=strength,
             language=language,
             seed=seed,
@@ -154,67 +138,35 @@ class SemanticNoiser:
             settings: creativity, temperature, top_p, stop ... as in `thoughtmix.think`.
 
         Returns:
-            The versions. With an endpoint they have no tokens and no likelihood; one that finally fails has finish
-            "cancelled" and `origin["error"]`.
+            The versions. One for which an endpoint finally failed has finish "cancelled" and `origin["error"]`.
 
         Raises:
             InputError: What cannot be served as written.
             ModelError: No version came.
             Interrupted: On Ctrl-C.
         """
-        if not text.strip():
-            raise InputError("The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
-        given: dict[str, tuple[Any, Any]] = {  # and what it is when nobody says anything
-            "strength": (strength or self.strength, "precise"),
-            "language": (language or self.language, "en"),
-            "order": (order, "families"),
-            "mask": (mask, "random"),
-            "tokens": (tokens, None),
-            "families": (families, ""),
-            "directions": (directions, ""),
-            "file": (list(self.files), []),
+        given = {
+            "idea": text,
+            "standalone": prompt is None,
+            "families": families,
+            "directions": directions,
+            "strength": strength or self.strength,
+            "language": language or self.language,
+            "order": order,
+            "tokens": tokens,
+            "mask": mask,
+            "file": self.files,
         }
-        options = {k: v for k, (v, default) in given.items() if v != default and v not in ((), [])}
-        for name in ("temperature", "top_p"):
-            if isinstance(settings.get(name), list):
-                settings[name] = tuple(settings[name])
-        if isinstance(settings.get("stop"), str):
-            settings["stop"] = (settings["stop"],)
-        typed = parse_options(NoiseThinker.Options, {"idea": text, **options}, "noise")
-        request = Request(
-            n=n,
+        # A mask predictor, which follows no instructions, refuses directions that were given: the defaults were not.
+        options = parse_options(NoiseThinker.Options, given, "noise").model_dump(exclude_defaults=True)
+        return self.pipeline(
+            text if prompt is None else prompt,
+            n,
+            "noise",
+            options=options,
             seed=seed,
             max_new_tokens=max_new_tokens,
-            options=typed,
+            measure=measure,
             on_step=on_step,
-            embedder=lambda: self.embedder,
             **settings,
         )
-        asked = None if prompt is None else Prompt(prompt)
-        return self._set(text, asked, request, typed, measure)
-
-    def _set(
-        self, text: str, prompt: Prompt | None, request: Request, options: NoiseThinker.Options, measure: bool
-    ) -> ThoughtSet:
-        began = time.perf_counter()
-        made, facts = disturb(self.engine, prompt, request, options)
-        facts = {**facts, "wall_seconds": round(time.perf_counter() - began, 4)}
-        interrupted = bool(facts.pop("interrupted", False))
-        result = ThoughtSet(
-            prompt.text if prompt else text,
-            tuple(made),
-            thinker="noise",
-            model=self.engine.name,
-            settings={"prompt": prompt.text if prompt else None, **request.recorded()},
-            run=facts,
-        )
-        if interrupted:
-            raise Interrupted(result)
-        if all(t.origin.get("error") and not t.text for t in made):
-            why = made[0].origin["error"]
-            raise ModelError(f"{self.engine.name} gave no thought: {why}.", "Check --endpoint, or try later.")
-        if measure:
-            from thoughtmix.metrics import measure as measured
-
-            result = measured(result, embedder=self.embedder)
-        return result

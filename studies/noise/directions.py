@@ -35,7 +35,7 @@ PROMPT = "Give me an idea for our town."
 Array = NDArray[np.float64]
 
 
-def made(a: argparse.Namespace, names: list[str], kind: str = "") -> list[dict[str, Any]]:
+def rewritings(a: argparse.Namespace, names: list[str], kind: str = "") -> list[dict[str, Any]]:
     """Every rewriting: idea, direction, text, its NLL under the judge; an idea's at a time, from --out when there."""
     path = a.out / f"{kind}{a.strength}-{a.language}.jsonl"
     about = {"strength": a.strength, "language": a.language, "model": a.model, "judge": a.judge, "tokens": a.tokens}
@@ -47,18 +47,30 @@ def made(a: argparse.Namespace, names: list[str], kind: str = "") -> list[dict[s
         judge = load_model(a.judge) if a.judge else model
         noiser = SemanticNoiser(model, strength=a.strength, language=a.language, files=[CONTROL] if kind else [])
         for i in todo:
-            got = noiser.disturb(IDEAS[i], len(names), directions=names, prompt=PROMPT, max_new_tokens=a.tokens,
-                                 seed=1000 * len(names) * i, measure=False)  # fmt: skip
+            got = noiser.disturb(
+                IDEAS[i],
+                len(names),
+                directions=names,
+                prompt=PROMPT,
+                max_new_tokens=a.tokens,
+                seed=1000 * len(names) * i,
+                measure=False,
+            )
             nll = judge_nll(PROMPT, [IDEAS[i], *(t.text for t in got)], judge)
-            row = {"about": about, "idea": i, "nll": nll.tolist(), "judge": judge.name,
-                   "texts": {str(t.origin["direction"]): t.text for t in got}}  # fmt: skip
+            row = {
+                "about": about,
+                "idea": i,
+                "nll": nll.tolist(),
+                "judge": judge.name,
+                "texts": {str(t.origin["direction"]): t.text for t in got},
+            }
             rows.append(row)
             write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
             print(f"idea {i + 1} of {a.ideas}", flush=True)
     return sorted((row for row in rows if row["idea"] < a.ideas), key=lambda row: int(row["idea"]))
 
 
-class Reader:
+class RidgeClassifier:
     """Ridge regression on one-hot labels, in closed form: what it says of held-out texts is one matrix, whatever the
     labels are, so that learning again after a shuffle costs a product. x: (ideas, directions, d)."""
 
@@ -70,20 +82,20 @@ class Reader:
         self.hat = asked @ np.linalg.solve(seen.T @ seen + ridge * np.eye(x.shape[2]), seen.T)  # (asked, seen)
 
     def right(self, labels: Any) -> Array:
-        """(held-out ideas, directions) which labels were told right. labels: (directions,) or (ideas, directions)."""
+        """(held-out ideas, directions) which labels were predicted; labels: (directions,) or (ideas, directions)."""
         kinds = np.broadcast_to(labels, self.shape)
         names = np.unique(kinds)
         hot = (kinds[~self.held].reshape(-1, 1) == names).astype(np.float64)
-        told = names[(self.hat @ (hot - hot.mean(0)) + hot.mean(0)).argmax(1)].reshape(int(self.held.sum()), -1)
-        return np.asarray(told == kinds[self.held], dtype=np.float64)
+        predicted = names[(self.hat @ (hot - hot.mean(0)) + hot.mean(0)).argmax(1)].reshape(int(self.held.sum()), -1)
+        return np.asarray(predicted == kinds[self.held], dtype=np.float64)
 
 
-def chances(reader: Reader, families: Any, shuffles: int) -> dict[str, Array]:
+def chances(classifier: RidgeClassifier, families: Any, shuffles: int) -> dict[str, Array]:
     """(shuffles,) shares right under each null."""
     rng = np.random.default_rng(11)
-    ideas = range(reader.shape[0])
-    texts = [reader.right(np.stack([rng.permutation(families) for _ in ideas])).mean() for _ in range(shuffles)]
-    groups = [reader.right(rng.permutation(families)).mean() for _ in range(shuffles)]
+    ideas = range(classifier.shape[0])
+    texts = [classifier.right(np.stack([rng.permutation(families) for _ in ideas])).mean() for _ in range(shuffles)]
+    groups = [classifier.right(rng.permutation(families)).mean() for _ in range(shuffles)]
     return {"labels shuffled within each idea": np.array(texts), "shuffled over directions": np.array(groups)}
 
 
@@ -101,7 +113,7 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     catalogue = Catalogue.load()
     names = list(catalogue)
-    rows, control = made(a, names), made(a, ["polish"], "control-")
+    rows, control = rewritings(a, names), rewritings(a, ["polish"], "control-")
     embedder = load_embedder()
     own = embedder.encode([IDEAS[row["idea"]] for row in rows]).astype(np.float64)  # (ideas, d)
     texts = [row["texts"][name] or "." for row in rows for name in names]
@@ -114,11 +126,13 @@ def main() -> None:
     held = np.arange(len(rows)) >= 2 * len(rows) // 3
     families = np.array([catalogue[name].family for name in names])
     moved = vectors - own[:, None]
-    reader = Reader(moved, held)
-    right = reader.right(families)
+    classifier = RidgeClassifier(moved, held)
+    right = classifier.right(families)
     who = "generator = judge" if a.judge is None else f"judge {rows[0]['judge']}"
-    print(f"\n{len(rows)} ideas, {a.strength}, {a.language}; {who}; the ideas: {nll[:, 0].mean():.2f} nats a token, "
-          f"improved (the control): {plain.mean():.2f}, moved {_said(1 - (better * own).sum(1))}\n")  # fmt: skip
+    print(
+        f"\n{len(rows)} ideas, {a.strength}, {a.language}; {who}; the ideas: {nll[:, 0].mean():.2f} nats a token, "
+        f"improved (the control): {plain.mean():.2f}, moved {_interval(1 - (better * own).sum(1))}\n"
+    )
     print("| direction | family | moved (95%) | nats a token | minus polish (95%) | family told right |")
     print("|---|---|---|---|---|---|")
     for k, name in enumerate(names):
@@ -126,27 +140,32 @@ def main() -> None:
     for family in catalogue.families:
         mine = families == family
         show("all", family, far[:, mine], nll[:, 1:][:, mine], cost[:, mine], right[:, mine])
-    print(f"\nfamily of held-out ideas told right: {_said(right.mean(1))}, chance 25%")
+    print(f"\nfamily of held-out ideas told right: {_interval(right.mean(1))}, chance 25%")
     found = {}
-    for null, values in chances(reader, families, a.shuffles).items():
+    for null, values in chances(classifier, families, a.shuffles).items():
         found[null] = p = (1 + int((values >= right.mean()).sum())) / (1 + len(values))
         print(f"- {null}: {values.mean():.1%} right, at most {values.max():.1%}; p = {p:.3f}")
-    direction = reader.right(np.array(names))
-    print(f"direction itself told right: {_said(direction.mean(1))}, chance {1 / len(names):.1%}")
+    direction = classifier.right(np.array(names))
+    print(f"direction itself told right: {_interval(direction.mean(1))}, chance {1 / len(names):.1%}")
     body = {
-        "moved": dict(zip(names, far.mean(0).tolist(), strict=True)), "family": right.mean(), "p": found,
-        "cost": dict(zip(names, cost.mean(0).tolist(), strict=True)), "direction": direction.mean(),
-    }  # fmt: skip
+        "moved": dict(zip(names, far.mean(0).tolist(), strict=True)),
+        "family": right.mean(),
+        "p": found,
+        "cost": dict(zip(names, cost.mean(0).tolist(), strict=True)),
+        "direction": direction.mean(),
+    }
     write_whole(a.out / f"{a.strength}-{a.language}-figures.json", json.dumps(body, indent=1))
 
 
 def show(name: str, family: str, far: Array, nll: Array, cost: Array, right: Array) -> None:
     """One line: columns of (ideas, directions)."""
-    print(f"| {name} | {family} | {_said(far.mean(1))} | {nll.mean():.2f} | {_said(cost.mean(1), sign=True)} "
-          f"| {right.mean():.0%} |")  # fmt: skip
+    print(
+        f"| {name} | {family} | {_interval(far.mean(1))} | {nll.mean():.2f} | {_interval(cost.mean(1), sign=True)} "
+        f"| {right.mean():.0%} |"
+    )
 
 
-def _said(values: Array, sign: bool = False) -> str:
+def _interval(values: Array, sign: bool = False) -> str:
     """Mean over ideas, with its BCa interval."""
     got = bootstrap(lambda w: w @ values, len(values), np.random.default_rng(5), resamples=4999)
     form = "+.2f" if sign else ".2f"

@@ -100,8 +100,12 @@ def main() -> None:
     a = parser.parse_args()
     items = read_prompts(a.prompts) if a.prompts else [i for name in a.tasks.split(",") for i in family(name)]
     items = [items[i] for i in np.random.default_rng(1).permutation(len(items))[: a.limit]]
-    about = {"arms": {k: {x: str(y) for x, y in v.items() if x != "file"} for k, v in ARMS.items()}, "tokens": a.tokens,
-             "model": a.model, "items": [i.id for i in items]}  # fmt: skip
+    about = {
+        "arms": {k: {x: str(y) for x, y in v.items() if x != "file"} for k, v in ARMS.items()},
+        "tokens": a.tokens,
+        "model": a.model,
+        "items": [i.id for i in items],
+    }
     store = TrialStore(a.out, about)
     todo = [Trial(arm, 0, item.id, s) for s in range(a.seeds) for item in items for arm in ARMS]
     left = [trial for trial in todo if trial.key not in store.records]

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _PACKAGES = ("thoughtmix", "numpy", "torch", "transformers", "tokenizers", "sacrebleu")
 
 
@@ -57,7 +59,9 @@ def machine() -> dict[str, str]:
 
 
 def finite_json(value: Any) -> Any:
-    """The value with NaN and infinity, which JSON has not, as None."""
+    """The value with NaN and infinity, which JSON has not, as None, and with arrays as lists."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(k): finite_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

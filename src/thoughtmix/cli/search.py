@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from thoughtmix.core.request import Prompt, Request, StepEvent
     from thoughtmix.core.types import ThoughtSet
     from thoughtmix.engine.engine import Engine
-    from thoughtmix.search.grow import TreeSearch
+    from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.tree import Node
     from thoughtmix.thinkers.base import Thoughts
 
@@ -99,9 +99,9 @@ def _asked(
 
 def _saved(file: Path, prompt: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The saved search, and what was asked then. Raises `InputError`."""
-    from thoughtmix.search.saved import read
+    from thoughtmix.search.saved import read_saved
 
-    body = read(file)
+    body = read_saved(file)
     asked = body.get("asked")
     if not isinstance(asked, dict) or not {"prompt", "settings"} <= set(asked):
         raise InputError(f"{file} was not saved by this command.", "Write one with: thoughtmix search PROMPT --save F")

@@ -162,7 +162,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 _TYPES: dict[type, str] = {tuple: "names", bool: "true or false", int: "whole number", float: "number", str: "text"}
-_BOUNDS = {"ge": "{:g} or more", "gt": "more than {:g}", "le": "at most {:g}", "lt": "less than {:g}"}
+_BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 
 
 def value_type(field: FieldInfo) -> type | None:
@@ -179,10 +179,10 @@ def type_text(field: FieldInfo) -> str:
         return " | ".join(map(str, choices))
     kind = value_type(field)
     bounds = [
-        words.format(getattr(bound, name))
+        words.format("2^63" if limit == 2**63 else f"{limit:g}")
         for bound in field.metadata
         for name, words in _BOUNDS.items()
-        if hasattr(bound, name)
+        if (limit := getattr(bound, name, None)) is not None
     ]
     return ", ".join(["JSON" if kind is None else _TYPES[kind], *bounds])
 

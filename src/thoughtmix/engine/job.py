@@ -189,12 +189,9 @@ class Job:
         for i, share in zip(asked, shares, strict=True):
             self.outputs[i].shares.append(share)
         back = at.argsort()
-        return Drawn(
-            torch.tensor(ids, device=logits.device)[back],
-            torch.tensor(logprobs, device=logits.device, dtype=torch.float64)[back],
-            torch.ones_like(self.offset),
-            self.offset,
-        )
+        drawn, none = torch.tensor(ids, device=logits.device)[back], torch.zeros_like(uniform)  # no row has an offset
+        values = torch.tensor(logprobs, device=logits.device, dtype=torch.float64)[back]
+        return Drawn(drawn, values, torch.ones_like(none), none)
 
     def take(
         self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float], path: DecodingPath, first: int

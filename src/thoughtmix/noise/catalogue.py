@@ -8,12 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thoughtmix.core.errors import InputError, UnknownName
-
-if TYPE_CHECKING:
-    from thoughtmix.models import Embedder
+from thoughtmix.core.request import TextEmbedder
 
 STRENGTHS = ("precise", "vague", "chaotic")
 LANGUAGES = ("en", "fr")
@@ -55,7 +53,7 @@ class Catalogue(Mapping[str, Direction]):
     @classmethod
     def load(cls, *paths: str | Path) -> Catalogue:
         """Raises `InputError` for a file that cannot be read, naming the entry that does not fit."""
-        own = [d for path in paths for d in read(Path(path))]
+        own = [d for path in paths for d in read_directions(Path(path))]
         return cls([*_built_in(), *own])
 
     def __getitem__(self, name: str) -> Direction:
@@ -95,7 +93,7 @@ class Catalogue(Mapping[str, Direction]):
 
 
 def most_different(
-    choices: Sequence[tuple[Direction, ...]], embedder: Embedder, strength: str = "precise", language: str = "en"
+    choices: Sequence[tuple[Direction, ...]], embedder: TextEmbedder, strength: str = "precise", language: str = "en"
 ) -> list[tuple[Direction, ...]]:
     """The same choices, reordered so that the first n are the n most different ones, for every n at once: the greedy
     MAP of a determinantal point process over the instructions' embeddings (`selection.select_diverse`) takes one after
@@ -109,7 +107,7 @@ def most_different(
     return [choices[i] for i in order]
 
 
-def read(path: Path) -> list[Direction]:
+def read_directions(path: Path) -> list[Direction]:
     """The directions of one TOML file: [[direction]] entries with name, family, and for each language either one text
     for all strengths or a table of texts by strength. Raises `InputError`."""
     try:

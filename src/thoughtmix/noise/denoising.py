@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,28 @@ from thoughtmix.diffusion.sampler import DenoisingConfig, ForwardCost, denoise
 LEVEL, STEPS = 0.5, 64
 
 
-def renoised(
-    dm: DiffusionModel,
+def renoise_texts(
+    model: DiffusionModel,
     texts: Sequence[str],
     seeds: Sequence[int],
     level: float,
-    how: str = "random",
+    mask: str = "random",
     temperature: float = 1.0,
-    facts: Mapping[str, Any] | None = None,
-) -> tuple[list[Thought], Mapping[str, Any]]:
+) -> tuple[list[Thought], dict[str, Any]]:
     """Text i with a share of its tokens forgotten and written anew by seed i; equal texts are denoised in one batch.
-    At temperature 0 nothing is drawn: the texts come back as they are. A token's log-probability is the model's at the
-    step that decided it, 0 where it was kept."""
+
+    Args:
+        level: That share, above 0 and up to 1.
+        mask: Which tokens: as in `forget`.
+        temperature: At 0 nothing is drawn: the texts come back as they are.
+
+    Returns:
+        The thoughts (a token's log-probability is the model's at the step that decided it, 0 where it was kept), and
+        facts about the run.
+
+    Raises:
+        InputError: The model cannot read a text.
+    """
     out: dict[int, Thought] = {}
     cost, tokens = ForwardCost(), 0
     for text in dict.fromkeys(texts):
@@ -36,13 +46,11 @@ def renoised(
         if not temperature:
             out |= {i: Thought(text, (), seeds[i], 0.0, "stop", origin=origin) for i in own}
             continue
-        start = forget(dm, text, level, [seeds[i] for i in own], how=how, temperature=temperature, cost=cost)
+        start = forget(model, text, level, [seeds[i] for i in own], how=mask, temperature=temperature, cost=cost)
         tokens += int(start.masked.sum())
-        done = denoise(dm.denoiser, start, DenoisingConfig(Random(), steps=STEPS), cost=cost)
-        sure = torch.where(start.masked, done.confidence.double().clamp(min=1e-30).log(), 0.0)  # (rows, t); given: 0
-        for i, written, ids, logs in zip(own, dm.texts(done), done.ids.tolist(), sure.tolist(), strict=True):
+        done = denoise(model.denoiser, start, DenoisingConfig(Random(), steps=STEPS), cost=cost)
+        logprobs = torch.where(start.masked, done.confidence.double().clamp(min=1e-30).log(), 0.0)  # (rows, t)
+        for i, written, ids, logs in zip(own, model.texts(done), done.ids.tolist(), logprobs.tolist(), strict=True):
             out[i] = Thought(written, tuple(ids), seeds[i], float(sum(logs)), "stop", tuple(logs), origin)
-    more = {"path": "diffusion", "calls": cost.calls, "row_passes": cost.row_passes}
-    return [out[i] for i in range(len(texts))], {
-        **(facts or {}), **more, "tokens": int((facts or {}).get("tokens", 0)) + tokens,
-    }  # fmt: skip
+    facts = {"path": "diffusion", "calls": cost.calls, "row_passes": cost.row_passes, "tokens": tokens}
+    return [out[i] for i in range(len(texts))], facts

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree as RichTree
 
     from thoughtmix.core.types import ThoughtSet
-    from thoughtmix.search.grow import TreeSearch
+    from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.tree import Node
 
 MOST_LINES, MOST_DOTS = 40, 600

@@ -1,24 +1,32 @@
-"""Tree search over partial thoughts: grow the promising ones, judge them on the way, keep a diverse set of the best.
+"""Tree search over partial thoughts: expand the promising ones, evaluate them on the way, keep a diverse set of the
+best (Monte Carlo tree search by PUCT).
 
-tree.py holds the nodes and picks by PUCT, proposals.py draws, evaluators.py judges, grow.py is the loop over the three,
-answers.py takes the set out of the tree, apart.py says how far texts lie apart, saved.py keeps a tree on disk,
-thinker.py makes thoughts of it. Importing this package imports no torch.
+tree.py holds the nodes and selects by PUCT, proposals.py draws, evaluators.py values and says how far texts lie apart,
+mcts.py is the loop over the three; answers.py takes the set out of the tree, saved.py keeps a tree on disk. Importing
+this package imports no torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from thoughtmix.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from thoughtmix.search.evaluators import Evaluators, Leaf, Verifier
+    from thoughtmix.search.mcts import Limits, Settings, TreeSearch
+    from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
+    from thoughtmix.search.tree import Tree
 
 _HOME = {
     "Evaluators": "evaluators",
     "Leaf": "evaluators",
-    "Limits": "grow",
+    "Limits": "mcts",
     "MixtureProposal": "proposals",
     "SamplingProposal": "proposals",
-    "Settings": "grow",
+    "Settings": "mcts",
     "Tree": "tree",
-    "TreeSearch": "grow",
+    "TreeSearch": "mcts",
     "Verifier": "evaluators",
 }
 __all__ = [
@@ -32,19 +40,4 @@ __all__ = [
     "TreeSearch",
     "Verifier",
 ]
-
-if TYPE_CHECKING:
-    from thoughtmix.search.evaluators import Evaluators, Leaf, Verifier
-    from thoughtmix.search.grow import Limits, Settings, TreeSearch
-    from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
-    from thoughtmix.search.tree import Tree
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'thoughtmix.search' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"thoughtmix.search.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

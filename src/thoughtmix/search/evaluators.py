@@ -1,4 +1,4 @@
-"""What makes a partial thought worth growing: small scorers, added up with weights.
+"""What makes a partial thought worth expanding: small scorers, added up with weights; and how far texts lie apart.
 
 They steer the search and so must not report on it: measure the result by something else.
 """
@@ -9,15 +9,46 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, NumericsError, UnknownName
-from thoughtmix.search.apart import Apart, words_apart
+from thoughtmix.core.request import TextEmbedder
 
 if TYPE_CHECKING:
-    from thoughtmix.models import Embedder, LanguageModel
+    from thoughtmix.models import LanguageModel
+
+Distance = Callable[[Sequence[str]], NDArray[np.float64]]
+"""(n,) texts -> (n, n) distances, 0 on the diagonal."""
+
+
+def word_distance(texts: Sequence[str]) -> NDArray[np.float64]:
+    """1 less the cosine of the sets of words and pairs of neighbouring words: 0 for the same, 1 for none in common.
+    (Ochiai 1957; unlike Jaccard's index a kernel, as choosing by a determinantal point process needs.)"""
+    columns: dict[tuple[str, ...], int] = {}
+    rows = []
+    for text in texts:
+        words = re.findall(r"\w+|[^\w\s]", text.lower())
+        found: set[tuple[str, ...]] = {*((w,) for w in words), *pairwise(words)} or {()}
+        rows.append([columns.setdefault(item, len(columns)) for item in sorted(found)])
+    table = np.zeros((len(texts), max(len(columns), 1)))
+    for i, row in enumerate(rows):
+        table[i, row] = len(row) ** -0.5
+    return _cosine_distances(table)
+
+
+def embedding_distance(embedder: TextEmbedder) -> Distance:
+    """1 less the cosine in an embedding: the same measure as the metrics', so that those say less about the result."""
+    return lambda texts: _cosine_distances(np.asarray(embedder.encode([t or " " for t in texts]), dtype=np.float64))
+
+
+def _cosine_distances(unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    out: NDArray[np.float64] = np.clip(1 - unit @ unit.T, 0, 2).round(12)  # the same text is at 0
+    np.fill_diagonal(out, 0)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +87,7 @@ class Relevance:
 
     name = "relevance"
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: TextEmbedder) -> None:
         self.embedder = embedder
 
     def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
@@ -70,13 +101,13 @@ class Novelty:
 
     name = "novelty"
 
-    def __init__(self, apart: Apart = words_apart) -> None:
-        self.apart = apart
+    def __init__(self, distance: Distance = word_distance) -> None:
+        self.distance = distance
 
     def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
         if not found or not leaves:
             return [1.0] * len(leaves)
-        distances = self.apart([*(x.text for x in leaves), *found])[: len(leaves), len(leaves) :]
+        distances = self.distance([*(x.text for x in leaves), *found])[: len(leaves), len(leaves) :]
         return [float(v) for v in np.clip(distances.min(1), 0, 1)]
 
 
@@ -143,56 +174,55 @@ class Judge:
 
     name = "judge"
     rubric = "Is this a good answer so far: to the point, correct and well written?"
-    together = 8
+    batch = 8
     """Questions that are read in one forward."""
 
     def __init__(self, model: LanguageModel, rubric: str = "") -> None:
         if not model.causal:
             raise InputError(f"{model.name} does not read from left to right.", "Name a causal model.")
         self.model, self.rubric = model, rubric or self.rubric
-        self.yes, self.no = ([*self._first(word)] for word in ("yes", "no"))
+        self.yes, self.no = ([*self._first_tokens(word)] for word in ("yes", "no"))
         if not self.yes or not self.no or set(self.yes) & set(self.no):
             raise InputError(f"{model.name} has no tokens for yes and no.", "Name another judge.")
-        self.tokens = 0  # read so far
+        self.tokens = 0
+        """Read so far."""
 
-    def _first(self, word: str) -> set[int]:
-        """First tokens of the ways to write a word."""
+    def _first_tokens(self, word: str) -> set[int]:
+        """Of the ways to write a word."""
         ways = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
         ids = (self.model.tokenizer(way, add_special_tokens=False)["input_ids"] for way in ways)
         unknown = self.model.tokenizer.unk_token_id
         return {found[0] for found in ids if found and found[0] != unknown}
 
     def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
-        asked = [
-            self.model.encode(
-                f"Question: {prompt}\n\nAnswer: {x.text}\n\n{self.rubric} Reply with one word, yes or no."
-            )
-            for x in leaves
-        ]
-        self.tokens += sum(map(len, asked))
-        out = [0.0] * len(asked)
-        order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # neighbours are about as long
-        for start in range(0, len(order), self.together):
-            some = order[start : start + self.together]
-            for i, value in zip(some, self._odds([asked[i] for i in some]), strict=True):
+        ask = "Question: {}\n\nAnswer: {}\n\n{} Reply with one word, yes or no.".format
+        questions = [self.model.encode(ask(prompt, x.text, self.rubric)) for x in leaves]
+        self.tokens += sum(map(len, questions))
+        out = [0.0] * len(questions)
+        order = sorted(range(len(questions)), key=lambda i: len(questions[i]))  # neighbours are about as long
+        for start in range(0, len(order), self.batch):
+            some = order[start : start + self.batch]
+            for i, value in zip(some, self._probabilities([questions[i] for i in some]), strict=True):
                 out[i] = value
         return out
 
-    def _odds(self, asked: Sequence[Sequence[int]]) -> list[float]:
-        """Of each question, in one forward. Filled up on the right: who reads from left to right never looks there."""
+    def _probabilities(self, questions: Sequence[Sequence[int]]) -> list[float]:
+        """Of yes, for each question, in one forward. Padded on the right: who reads from left to right never looks
+        there."""
         import torch
 
         from thoughtmix.engine.backends.base import keeps_logits
 
-        longest, shortest = (of(map(len, asked)) for of in (max, min))
-        kind, keep = type(self.model.model), longest - shortest + 1
-        few: dict[str, Any] = {"logits_to_keep": keep} if keeps_logits(kind) else {}
-        ids = torch.tensor([[*one, *[one[-1]] * (longest - len(one))] for one in asked], device=self.model.device)
+        lengths = [len(ids) for ids in questions]
+        longest, keep = max(lengths), max(lengths) - min(lengths) + 1
+        padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in questions]
+        few: dict[str, Any] = {"logits_to_keep": keep} if keeps_logits(type(self.model.model)) else {}
+        input_ids = torch.tensor(padded, device=self.model.device)
         with torch.inference_mode():
-            logits = self.model.model(input_ids=ids, use_cache=False, **few).logits  # (asked, keep or all, vocabulary)
-            ends = [len(one) - 1 - longest for one in asked]  # counted from the end
-            odds = logits[range(len(asked)), ends].double().log_softmax(-1)
-            yes, no = (odds[:, list(which)].logsumexp(-1) for which in (self.yes, self.no))
+            logits = self.model.model(input_ids=input_ids, use_cache=False, **few).logits  # (questions, keep or all, v)
+            ends = [length - 1 - longest for length in lengths]  # counted from the end
+            logprobs = logits[range(len(questions)), ends].double().log_softmax(-1)
+            yes, no = (logprobs[:, list(ids)].logsumexp(-1) for ids in (self.yes, self.no))
             return [float(p) for p in torch.sigmoid(yes - no)]
 
 
@@ -214,24 +244,35 @@ class Evaluators:
     def verifiers(self) -> list[Verifier]:
         return [part for part, _ in self.parts if isinstance(part, Verifier)]
 
-    def judge(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[tuple[float, dict[str, float]]]:
-        """Of each leaf: its value, and what each evaluator said. Raises `NumericsError` on NaN or +inf."""
+    def evaluate(
+        self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]
+    ) -> list[tuple[float, dict[str, float]]]:
+        """Of each leaf: its value, and the score of each evaluator.
+
+        Raises:
+            NumericsError: A score is NaN or +inf.
+        """
         totals = [0.0] * len(leaves)
-        said: list[dict[str, float]] = [{} for _ in leaves]
+        scores: list[dict[str, float]] = [{} for _ in leaves]
         for part, weight in self.parts:
             for i, value in enumerate(part.scores(prompt, leaves, found)):
                 if math.isnan(value) or value == math.inf:
                     raise NumericsError(f"The evaluator {part.name} gave {value}.", "Mend it, or leave it out.")
-                said[i][part.name] = value
+                scores[i][part.name] = value
                 totals[i] += weight * value
-        return list(zip(totals, said, strict=True))
+        return list(zip(totals, scores, strict=True))
 
 
 NAMES = ("judge", "length", "likelihood", "novelty", "relevance", "repetition")
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """ "likelihood=1,novelty=0.5" -> weights by name. Raises `UnknownName`, `InputError`."""
+    """ "likelihood=1,novelty=0.5" -> weights by name.
+
+    Raises:
+        UnknownName: No evaluator has such a name.
+        InputError: A weight is no number above 0, or nothing is named.
+    """
     out: dict[str, float] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, weight = part.partition("=")
@@ -248,22 +289,41 @@ def parse_weights(text: str) -> dict[str, float]:
     return out
 
 
-def evaluators(weights: Mapping[str, float], **parts: Any) -> Evaluators:
-    """By name. parts: what they need: embedder, apart, judge (a model), rubric, least, most; callables are called when
-    needed. Raises `InputError` for one that lacks what it needs."""
+def evaluators(
+    weights: Mapping[str, float],
+    *,
+    embedder: TextEmbedder | None = None,
+    distance: Distance = word_distance,
+    judge: LanguageModel | None = None,
+    rubric: str = "",
+    least: int = 3,
+    most: int = 120,
+) -> Evaluators:
+    """By name.
 
-    def need(name: str) -> Any:
-        value = parts.get(name)
-        if value is None:
-            raise InputError(f"This evaluator needs a {name}.", f"Name one (--{name}), or leave the evaluator out.")
-        return value() if name in {"embedder", "judge"} and not hasattr(value, "name") else value
+    Args:
+        weights: As `parse_weights` gives them.
+        embedder: Needed by relevance.
+        distance: What novelty measures with.
+        judge: The model that judge asks.
+        rubric: What it is asked; "": its own question.
+        least, most: Words that length allows.
 
-    made: dict[str, Callable[[], Evaluator]] = {
-        "likelihood": Likelihood,
-        "relevance": lambda: Relevance(need("embedder")),
-        "novelty": lambda: Novelty(parts.get("apart") or words_apart),
-        "length": lambda: Length(int(parts.get("least") or 3), int(parts.get("most") or 120)),
-        "repetition": Repetition,
-        "judge": lambda: Judge(need("judge"), str(parts.get("rubric") or "")),
+    Raises:
+        InputError: One lacks what it needs.
+    """
+    made: dict[str, Evaluator] = {
+        "likelihood": Likelihood(),
+        "novelty": Novelty(distance),
+        "length": Length(least, most),
+        "repetition": Repetition(),
     }
-    return Evaluators(tuple((made[name](), weight) for name, weight in weights.items()))
+    if embedder is not None:
+        made["relevance"] = Relevance(embedder)
+    if judge is not None and "judge" in weights:
+        made["judge"] = Judge(judge, rubric)
+    for name in weights:
+        if name not in made:
+            need = "judge" if name == "judge" else "embedder"
+            raise InputError(f"This evaluator needs a {need}.", f"Name one (--{need}), or leave the evaluator out.")
+    return Evaluators(tuple((made[name], weight) for name, weight in weights.items()))

@@ -1,21 +1,20 @@
-"""What draws the next tokens of a leaf. A class with these few methods is a proposal; one batch asks it once."""
+"""What draws the next tokens of a leaf."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
 from thoughtmix.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from thoughtmix.engine.row_state import RowState
     from thoughtmix.models import LanguageModel
 
 
 class Proposal(Protocol):
-    @property
-    def name(self) -> str: ...
+    """A class with these few members is a proposal; one batch asks it once."""
 
     @property
     def sampling(self) -> SamplingParams: ...
@@ -37,12 +36,10 @@ class SamplingProposal:
     name: str = "sampling"
 
     def row_state(self, model: LanguageModel, seeds: Sequence[int]) -> RowState:
-        from thoughtmix.engine.row_state import NO_ROW_STATE
-
         return NO_ROW_STATE
 
     def settings(self) -> dict[str, Any]:
-        return {"name": self.name, **_sampling(self.sampling)}
+        return {"name": self.name, **asdict(self.sampling)}
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,4 @@ class MixtureProposal:
         return branch_row_state(model, seeds, [self.creativity] * len(seeds))
 
     def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "creativity": self.creativity, **_sampling(self.sampling)}
-
-
-def _sampling(params: SamplingParams) -> dict[str, float]:
-    return {name: getattr(params, name) for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma")}
+        return {"name": self.name, "creativity": self.creativity, **asdict(self.sampling)}

@@ -12,8 +12,8 @@ from typing import Any
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.types import write_whole
-from thoughtmix.search.grow import Settings, Spent, TreeSearch
-from thoughtmix.search.tree import DEAD, Node
+from thoughtmix.search.mcts import Spent, TreeSearch
+from thoughtmix.search.tree import DEAD, Node, Tree
 
 SCHEMA, VERSION = "thoughtmix/search", 2
 _HINT = "Write one with: thoughtmix search PROMPT --save FILE"
@@ -33,7 +33,7 @@ def to_dict(search: TreeSearch, asked: Mapping[str, Any] | None = None) -> dict[
         "proposal": search.proposal.settings(),
         "spent": dataclasses.asdict(search.spent),
         "asked": dict(asked or {}),
-        "nodes": [_node(node) for node in search.tree.nodes],
+        "nodes": [_node_dict(node) for node in search.tree.nodes],
     }
 
 
@@ -42,8 +42,12 @@ def save(search: TreeSearch, path: str | os.PathLike[str], asked: Mapping[str, A
     write_whole(path, json.dumps(to_dict(search, asked), ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The saved search at `path`, its head checked. Raises `InputError`."""
+def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The saved search at `path`, its head checked.
+
+    Raises:
+        InputError: The file cannot be read, or is no saved search of this version.
+    """
     try:
         body = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -55,52 +59,42 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(body)
 
 
-def settings_of(body: Mapping[str, Any]) -> Settings:
-    """Raises `InputError`."""
-    try:
-        given = dict(body["settings"])
-        return Settings(**{**given, "stop": tuple(given["stop"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise _broken(error) from None
-
-
 def restore(search: TreeSearch, body: Mapping[str, Any]) -> None:
-    """Put the saved tree into a new search. Raises `InputError` where it is another search's, or damaged."""
+    """Put the saved tree into a new search.
+
+    Raises:
+        InputError: It is another search's, or damaged.
+    """
     try:
-        for name, mine in (
-            ("model", search.model.name),
-            ("prompt_ids", search.prompt_ids),
-            ("seed", search.tree.seed),
-            ("evaluators", search.evaluators.weights),
-            ("proposal", search.proposal.settings()),
-            ("settings", to_dict(search)["settings"]),
-        ):
-            if body[name] != mine:
+        now = to_dict(search)
+        for name in ("model", "prompt_ids", "seed", "evaluators", "proposal", "settings"):
+            if body[name] != now[name]:
                 raise InputError(
                     f"The saved search has another {name}: {str(body[name])[:80]}.", "Pass the same settings as then."
                 )
         search.spent = Spent(**body["spent"])
         nodes = list(body["nodes"])
         root = search.tree.root
-        root.draws, root.drawn = int(nodes[0]["draws"]), int(nodes[0]["drawn"])
+        root.expansions, root.drawn = int(nodes[0]["draws"]), int(nodes[0]["drawn"])
         for saved in nodes[1:]:
-            _hang(search, saved)
+            _add_saved(search.tree, saved)
         for node, saved in zip(search.tree.nodes, nodes, strict=True):
-            search.tree.waste(node, int(saved["wasted"]))
+            search.tree.penalise(node, int(saved["wasted"]))
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _broken(error) from None
+        raise _damaged(error) from None
 
 
-def _node(node: Node) -> dict[str, Any]:
+def _node_dict(node: Node) -> dict[str, Any]:
+    """The file's keys are older than the names of the fields."""
     return {
         "parent": None if node.parent is None else node.parent.index,
         "place": node.place,
         "copies": node.copies,
-        "draws": node.draws,
+        "draws": node.expansions,
         "drawn": node.drawn,
-        "wasted": node.wasted,
+        "wasted": node.penalties,
         "token_ids": list(node.token_ids),
         "logprobs": list(node.logprobs),
         "shares": list(node.shares),
@@ -113,18 +107,25 @@ def _node(node: Node) -> dict[str, Any]:
     }
 
 
-def _hang(search: TreeSearch, saved: Mapping[str, Any]) -> None:
-    parent = search.tree.nodes[int(saved["parent"])]
+def _add_saved(tree: Tree, saved: Mapping[str, Any]) -> None:
     node = Node(
-        0, parent, int(saved["place"]), int(saved["copies"]), tuple(map(int, saved["token_ids"])),
-        tuple(map(float, saved["logprobs"])), tuple(map(float, saved["shares"])), saved["finish"], str(saved["text"]),
+        0,
+        tree.nodes[int(saved["parent"])],
+        int(saved["place"]),
+        int(saved["copies"]),
+        tuple(map(int, saved["token_ids"])),
+        tuple(map(float, saved["logprobs"])),
+        tuple(map(float, saved["shares"])),
+        saved["finish"],
+        str(saved["text"]),
         scores={str(k): float(v) for k, v in saved["scores"].items()},
-        draws=int(saved["draws"]), drawn=int(saved["drawn"]),
-    )  # fmt: skip
-    search.tree.hang(node)
+        expansions=int(saved["draws"]),
+        drawn=int(saved["drawn"]),
+    )
+    tree.add_child(node)
     if saved["counted"]:
-        search.tree.judged(node, DEAD if saved["value"] is None else float(saved["value"]))
+        tree.backpropagate(node, DEAD if saved["value"] is None else float(saved["value"]))
 
 
-def _broken(error: Exception) -> InputError:
+def _damaged(error: Exception) -> InputError:
     return InputError(f"The saved search is damaged: {type(error).__name__} {error}.", _HINT)

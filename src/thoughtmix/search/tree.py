@@ -1,9 +1,9 @@
-"""The tree: nodes that hold a few tokens each, which to grow next, and what values below a node say of it.
+"""The tree: nodes that hold a few tokens each, which to expand next, and what values below a node say of it.
 
-No model here. Values are any finite numbers, higher is better, compared after rescaling to [0, 1] over the whole tree;
-a node of value -inf is dead: it cannot become good, counts as 0 for its ancestors, and is never grown. A complete
-thought counts as 0, too: it is found, and the next good one lies elsewhere. Draws at a node are without repetition, so
-that the tree knows of each node which share of what the proposal could draw below it is closed.
+No model here. Values are any finite numbers, higher is better, compared after rescaling to [0, 1] over the whole tree.
+A node of value -inf is dead: it cannot become good, counts as 0 for its ancestors, and is never expanded. A complete
+thought counts as 0, too: it is found, and the next good one lies elsewhere. Draws at a node are without replacement, so
+that the tree knows of each node how much of the probability below it is closed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from thoughtmix.search.puct import bonus, rescaled
-
 if TYPE_CHECKING:
     from thoughtmix.core.types import FinishReason
     from thoughtmix.engine import Prefix
 
 DEAD = -math.inf
-NOTHING = 1e-4  # a share below which nothing is left to draw
+NEGLIGIBLE = 1e-4  # a probability below which nothing is left to draw
+
+
+def exploration_bonus(exploration: float, visits: float, prior: float, child_visits: float) -> float:
+    """What PUCT adds to a child's mean value: c sqrt(N) P / (1 + n) (Silver et al. 2017, "Mastering the game of Go
+    without human knowledge", methods), with the parent's `visits` N, and the child's `prior` P and `child_visits` n."""
+    return exploration * visits**0.5 * prior / (1 + child_visits)
+
+
+def rescaled(value: float, low: float, high: float) -> float:
+    """A value to [0, 1] between the least and the largest seen (Schrittwieser et al. 2020, MuZero, eq. 5); 0.5 where
+    all are equal."""
+    return (value - low) / (high - low) if high > low else 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -44,60 +54,61 @@ class Node:
     """Of the whole thought so far."""
     value: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
-    """What each evaluator said."""
+    """The score of each evaluator."""
     children: list[Node] = field(default_factory=list)
     prefix: Prefix | None = None
     """Keys and values of all that was read here; None: it has to be read (again)."""
-    draws: int = 0
+    expansions: int = 0
     """In how many rounds children were drawn here."""
     drawn: int = 0
-    """How many, copies too."""
-    wasted: int = 0
+    """How many children were drawn, copies too."""
+    penalties: int = 0
     """How many of them were copies of children that are complete or dead: nothing came of it."""
-    total: float = 0.0
-    finite: int = 0
-    dead: int = 0
-    """Sum and number of the values of this node and those below that can go on, and the number of dead ones, complete
-    ones and wasted draws."""
-    pending: int = 0
-    """Leaves below that the running round has chosen: each is a loss until its value is known (virtual loss)."""
-    drawing: int = 0
+    value_sum: float = 0.0
+    value_count: int = 0
+    """Sum and number of the values of this node and those below that can go on."""
+    losses: int = 0
+    """The number of dead nodes, complete ones and penalties here and below: each counts as 0."""
+    virtual_losses: int = 0
+    """Leaves below that the running round has selected: each is a loss until its value is known."""
+    virtual_expansions: int = 0
     """Of these, the ones that are children to be drawn here."""
-    gone: float = 0.0
-    """The share of all that could be drawn below here that is complete or dead."""
+    closed: float = 0.0
+    """The probability of all that is complete or dead below here."""
 
     @property
     def visits(self) -> int:
-        return self.finite + self.dead
+        """N of this node: values and losses, virtual ones left out."""
+        return self.value_count + self.losses
 
     @property
     def open(self) -> bool:
-        """Whether it can be grown."""
-        return self.finish is None and self.value != DEAD and self.left > NOTHING
+        """Whether it can be expanded."""
+        return self.finish is None and self.value != DEAD and self.left > NEGLIGIBLE
 
     @property
-    def share(self) -> float:
-        """The probability of its tokens at its parent; 0: unknown."""
+    def probability(self) -> float:
+        """Of its tokens at its parent; 0: unknown."""
         return math.prod(self.shares) if self.shares else 0.0
 
     @property
     def left(self) -> float:
-        """The share of what can be drawn below here that is not closed yet."""
-        return max(1.0 - self.gone, 0.0)
+        """The probability of what can be drawn below here and is not closed yet."""
+        return max(1.0 - self.closed, 0.0)
 
     @property
-    def fresh(self) -> float:
-        """The share of the draws here that would be no child of it."""
-        return max(1.0 - sum(child.share for child in self.children), 0.0)
+    def undrawn(self) -> float:
+        """The probability that a draw here would be no child of it."""
+        return max(1.0 - sum(child.probability for child in self.children), 0.0)
 
     @property
     def lineage(self) -> list[Node]:
         """From the root to here."""
-        at: Node | None = self
+        node: Node | None = self
         out: list[Node] = []
-        while at is not None:
-            out.append(at)
-            at = at.parent
+        while node is not None:
+            out.append(node)
+            node = node.parent
         return out[::-1]
 
     @property
@@ -112,12 +123,19 @@ class Node:
 
     @property
     def token_logprobs(self) -> list[float]:
+        """Of `tokens`, in nats."""
         return [value for node in self.lineage for value in node.logprobs]
 
 
 class Tree:
-    """seed: of the whole tree. exploration: the constant of PUCT. urgency: a child that was not drawn yet is expected
-    to be as good as its parent's mean less this, of 1 (first-play urgency, as Leela Chess Zero reduces it)."""
+    """Nodes, and the arithmetic of a search over them: select, add children, backpropagate.
+
+    Args:
+        seed: Of the whole tree.
+        exploration: The constant of PUCT.
+        urgency: A child that was not drawn yet is expected to be as good as its parent's mean less this, of 1
+            (first-play urgency, as Leela Chess Zero reduces it).
+    """
 
     def __init__(self, seed: int = 0, exploration: float = 0.5, urgency: float = 0.0) -> None:
         self.seed, self.exploration, self.urgency = seed, exploration, urgency
@@ -129,94 +147,91 @@ class Tree:
         return len(self.nodes)
 
     def mean(self, node: Node) -> float:
-        """In [0, 1]: of the values of a node and those below, leaves that are being drawn counted as 0."""
-        known = node.finite * 0.5
-        if self.high > self.low:
-            known = (node.total - node.finite * self.low) / (self.high - self.low)
-        return known / max(node.visits + node.pending, 1)
+        """Of the values of a node and those below, in [0, 1]; losses, virtual ones too, count as 0."""
+        if not node.value_count:
+            return 0.0
+        value = rescaled(node.value_sum / node.value_count, self.low, self.high)
+        return value * node.value_count / (node.visits + node.virtual_losses)
 
-    def rescaled(self, value: float) -> float:
-        """In [0, 1]; dead ones 0."""
-        return 0.0 if value == DEAD else rescaled(value, self.low, self.high)
-
-    def priorities(self, node: Node) -> dict[Node | None, float]:
-        """PUCT of each open child, and, None, of drawing new ones, where there may be any.
+    def puct(self, node: Node) -> dict[Node | None, float]:
+        """PUCT of each open child, and, under None, of drawing new ones, where there may be any.
 
         The prior of a child is its share of the draws, which stands for the proposal where draws hardly repeat (Hubert
         et al. 2021, Sampled MuZero, section 3); or its probability, where that is more: draws do not repeat here, or
         what is nearly certain would be most of them. What is new counts as one draw, or by the probability that is left
         to it, where that is less. A child counts by what is left below it."""
-        among = [c for c in node.children if c.open]
-        draws = 1 + sum(c.copies for c in among)
-        weights: dict[Node | None, float] = {c: max(c.share, c.copies / draws) * c.left for c in among}
-        if node.fresh > NOTHING or not among:
-            weights[None] = min(node.fresh, 1 / draws)
-        total, visits = max(sum(weights.values()), NOTHING), node.visits + node.pending
+        children = [c for c in node.children if c.open]
+        draws = 1 + sum(c.copies for c in children)
+        priors: dict[Node | None, float] = {c: max(c.probability, c.copies / draws) * c.left for c in children}
+        if node.undrawn > NEGLIGIBLE or not children:
+            priors[None] = min(node.undrawn, 1 / draws)
+        total, visits = max(sum(priors.values()), NEGLIGIBLE), node.visits + node.virtual_losses
         out: dict[Node | None, float] = {}
-        for child, weight in weights.items():
+        for child, prior in priors.items():
             if child is None:
-                value = max(self.mean(node) - self.urgency, 0.0) if node.visits else 0.5
-                played = node.draws + node.drawing
+                mean = max(self.mean(node) - self.urgency, 0.0) if node.visits else 0.5
+                child_visits = node.expansions + node.virtual_expansions
             else:
-                value, played = self.mean(child), child.visits + child.pending
-            out[child] = value + bonus(self.exploration, visits, weight / total, played)
+                mean, child_visits = self.mean(child), child.visits + child.virtual_losses
+            out[child] = mean + exploration_bonus(self.exploration, visits, prior / total, child_visits)
         return out
 
-    def pick(self) -> Node | None:
+    def select(self) -> Node | None:
         """The node to draw children at, with virtual losses on the way there; None when all is complete or dead. Ties
         go to the older child, and to children before new ones."""
         if not self.root.open:
             return None
-        at = self.root
+        node = self.root
         while True:
-            options = self.priorities(at)  # what is new comes last: of equals the older child
-            best = max(options, key=lambda c: options[c])
+            puct = self.puct(node)  # what is new comes last: of equals the older child
+            best = max(puct, key=lambda child: puct[child])
             if best is None:
                 break
-            at = best
-        at.drawing += 1
-        for node in at.lineage:
-            node.pending += 1
-        return at
+            node = best
+        node.virtual_expansions += 1
+        for ancestor in node.lineage:
+            ancestor.virtual_losses += 1
+        return node
 
-    def settle(self) -> None:
-        """Take all virtual losses back."""
+    def clear_virtual_losses(self) -> None:
+        """Take back what `select` counted."""
         for node in self.nodes:
-            node.pending = node.drawing = 0
+            node.virtual_losses = node.virtual_expansions = 0
 
-    def hang(self, node: Node) -> None:
-        """Make a node with a parent the last of its children, to be `judged` next."""
+    def add_child(self, node: Node) -> None:
+        """Make a node with a parent the last of its children; its value comes with `backpropagate`."""
         assert node.parent is not None
         node.index = len(self.nodes)
         node.parent.children.append(node)
         self.nodes.append(node)
 
-    def judged(self, node: Node, value: float) -> None:
-        """Give a node its value and tell its ancestors. To them a complete thought counts as nothing, like a dead one:
-        it is found, and what they can still lead to is another."""
+    def backpropagate(self, node: Node, value: float) -> None:
+        """Give a node its value and count it at all its ancestors. To them a complete thought counts as nothing, like a
+        dead one: it is found, and what they can still lead to is another."""
         node.value = value
         if value != DEAD:
             self.low, self.high = min(self.low, value), max(self.high, value)
-        closed = value == DEAD or node.finish is not None
-        gone = float(closed)
-        for at in reversed(node.lineage):
-            at.gone += gone
-            gone *= at.share
-            if closed:
-                at.dead += 1
+        lost = value == DEAD or node.finish is not None
+        closed = float(lost)
+        for ancestor in reversed(node.lineage):
+            ancestor.closed += closed
+            closed *= ancestor.probability
+            if lost:
+                ancestor.losses += 1
             else:
-                at.total, at.finite = at.total + value, at.finite + 1
+                ancestor.value_sum += value
+                ancestor.value_count += 1
 
-    def waste(self, node: Node, times: int = 1) -> None:
+    def penalise(self, node: Node, times: int = 1) -> None:
         """Draws at a node of which nothing new came: each counts as 0, or the search would draw there for ever."""
-        node.wasted += times
-        for at in node.lineage:
-            at.dead += times
+        node.penalties += times
+        for ancestor in node.lineage:
+            ancestor.losses += times
 
-    def seed_of(self, parent: Node, place: int) -> int:
+    def child_seed(self, parent: Node, place: int) -> int:
         """The random stream of a child: its own, by the tree's seed and its path."""
-        said = repr((self.seed, *parent.path, place)).encode()
-        return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) >> 1
+        key = repr((self.seed, *parent.path, place)).encode()
+        return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1
 
     def complete(self) -> list[Node]:
         """Thoughts that have ended and are not dead, oldest first."""

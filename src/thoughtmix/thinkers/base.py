@@ -66,7 +66,8 @@ class Thinker(ABC):
         Args:
             engine: Has everything in `needs`.
             prompt: What is asked.
-            request: Settings; `request.options` is an instance of `Options`.
+            request: Settings; `request.options` is an instance of `Options`, and `self.Options.model_validate` makes
+                that known to a type checker.
 
         Returns:
             The thoughts in order of their seeds, and facts about the run. A fact `interrupted` that is true says that
@@ -86,6 +87,17 @@ def one_temperature(request: Request, thinker: str) -> float | tuple[float, ...]
             "Pass only one (--creativity or --temperature).",
         )
     return request.creativity if request.temperature is None else request.temperature
+
+
+def add_facts(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of two runs, one after the other: tokens, seconds and passes add up."""
+    out = {**first, **then}
+    for name in ("tokens", "seconds", "prefill_seconds", "calls", "row_passes"):
+        if name in out:
+            out[name] = round(first.get(name, 0) + then.get(name, 0), 4)
+    if out.get("seconds"):
+        out["tokens_per_second"] = round(out["tokens"] / out["seconds"], 1)
+    return out
 
 
 def packaged_embedder() -> TextEmbedder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
@@ -60,7 +60,7 @@ class DiffusionThinker(Thinker):
         return self.suits(engine)
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
-        return n * cast("DiffusionThinker.Options", options).branches
+        return n * self.Options.model_validate(options).branches
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """A thought's log-probabilities are the model's at the step that kept each token. It depends on its own seed
@@ -68,7 +68,7 @@ class DiffusionThinker(Thinker):
         from thoughtmix.diffusion.branching import BranchingConfig, branch
         from thoughtmix.diffusion.sampler import ForwardCost
 
-        local, options = local_model(engine, self.name), cast("DiffusionThinker.Options", request.options)
+        local, options = local_model(engine, self.name), self.Options.model_validate(request.options)
         diffusion, denoising, branches = _model(local), _denoising(request, options), options.branches
         branching = BranchingConfig(select=options.select if branches > 1 else "none", score=options.score)
         state = _start_state(diffusion, local.encode(prompt), request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.options import Names, ThinkerOptions, option
@@ -50,7 +50,7 @@ class ExpertsThinker(Thinker):
         temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""
         from thoughtmix.experts.branches import profiles_of, think_under
 
-        local, options = local_model(engine, self.name), cast("ExpertsThinker.Options", request.options)
+        local, options = local_model(engine, self.name), self.Options.model_validate(request.options)
         found = profiles_of(local.model, options.profiles)
         assigned = [found[seed % len(found)] for seed in request.seeds]
         thoughts, facts = think_under(

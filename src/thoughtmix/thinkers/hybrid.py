@@ -12,17 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent, TextEmbedder
 from thoughtmix.core.types import Thought, ThoughtSet
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
-from thoughtmix.noise.options import NoiseOptions, turns, ways
-from thoughtmix.noise.rewriting import Idea, rewrite
-from thoughtmix.thinkers.base import Thinker, Thoughts, packaged_embedder
-from thoughtmix.thinkers.noise import together
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model, require
+from thoughtmix.noise.rewriting import Idea, NoiseOptions, disturbances, rewrite
+from thoughtmix.thinkers.base import Thinker, Thoughts, add_facts, packaged_embedder
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 if TYPE_CHECKING:
@@ -71,14 +69,14 @@ class HybridThinker(Thinker):
         )
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
-        return Stages.parse(cast("HybridThinker.Options", options)).texts(n)
+        return Stages.parse(self.Options.model_validate(options)).texts(n)
 
     def repetition(self, seed: int) -> Mapping[str, Any]:
         return {"draft": seed, "report": False}
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Raises `InputError` for settings that differ by thought: a pool has other thoughts than the result."""
-        stages = Stages.parse(cast("HybridThinker.Options", request.options))
+        stages = Stages.parse(self.Options.model_validate(request.options))
         if stages.after[-1:] == ("select",) and request.n > stages.keep:
             raise InputError(f"{request.n} thoughts of {stages.keep} selected ones.", "Pass a larger keep (--option).")
         for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma"):
@@ -140,10 +138,13 @@ class _Run:
 
     def __init__(self, engine: Engine, prompt: Prompt, request: Request, stages: Stages) -> None:
         self.engine, self.prompt, self.request, self.stages = engine, prompt, request, stages
-        self.options = cast("HybridThinker.Options", request.options)
+        self.options = HybridThinker.Options.model_validate(request.options)
         self.causal = Capability.LEFT_TO_RIGHT in engine.capabilities
+        require(engine, get_thinker(stages.generator).needs, f"The stage {stages.generator}")
+        if stages.selects and "generator" in SCORERS[self.options.by] and self.causal:
+            local_model(engine, f"by={self.options.by}")  # refused before anything is drafted
         rewrites = "noise" in stages.after and self.causal
-        self.ways = ways(self.options, lambda: self.embedder) if rewrites else []
+        self.disturbances = disturbances(self.options, lambda: self.embedder) if rewrites else []
         self.judge = self._judge()
         renoises = "renoise" in stages.after or ("noise" in stages.after and not self.causal)
         self.mask_predictor = self._mask_predictor() if renoises else None
@@ -187,6 +188,8 @@ class _Run:
                 pool, facts = self._refine(pool, name, last)
             if facts.get("interrupted"):
                 return self._stopped(pool, last), {**self.facts, **facts}
+            if not last:
+                pool = [t for t in pool if "error" not in t.origin] or pool  # what an endpoint failed to write
             self._measure(name, pool, facts)
         if names[-1] == "select":
             pool = [pool[seed % len(pool)] for seed in self.request.seeds]
@@ -195,8 +198,8 @@ class _Run:
 
     def _under(self, last: bool, options: ThinkerOptions) -> Request:
         """The request of one stage: the thoughts' own seeds in the last, the pool's before."""
-        see = self.progress.see if self.request.on_step else None
-        request = dataclasses.replace(self.request, on_step=see, options=options)
+        on_step = self.progress.on_step if self.request.on_step else None
+        request = dataclasses.replace(self.request, on_step=on_step, options=options)
         return request if last else dataclasses.replace(request, n=self.stages.drafts, seed=self.options.draft)
 
     def _generate(self, last: bool) -> Thoughts:
@@ -214,17 +217,16 @@ class _Run:
         if self.mask_predictor is not None and (name == "renoise" or not self.causal):
             return self._renoise(own, request, self.mask_predictor)
         ideas = [Idea.from_thought(t, self.engine) for t in own]
-        found = turns(self.ways, request.seeds)
-        return rewrite(self.engine, ideas, found, request, before=self.prompt, thinker="hybrid")
+        return rewrite(self.engine, ideas, self.disturbances, request, before=self.prompt, thinker="hybrid")
 
     def _renoise(self, own: Sequence[Thought], request: Request, model: DiffusionModel) -> Thoughts:
-        from thoughtmix.noise.denoising import renoised
+        from thoughtmix.noise.denoising import renoise_texts
 
-        heat = request.temperature if request.temperature is not None else request.creativity
-        assert not isinstance(heat, tuple), "refused by the thinker"
-        warm, texts = 1.0 if heat is None else heat, [t.text for t in own]
+        temperature = request.temperature if request.temperature is not None else request.creativity
+        assert not isinstance(temperature, tuple), "refused by the thinker"
+        warm, texts = 1.0 if temperature is None else temperature, [t.text for t in own]
         try:
-            return renoised(model, texts, list(request.seeds), self.options.level, temperature=warm)
+            return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm)
         except InputError as error:  # a draft, not the user, says what the mask predictor cannot read
             hint = "Name one that can: --option mask_model=... (or drop renoise)."
             raise InputError(error.message, hint) from None
@@ -236,16 +238,18 @@ class _Run:
         keep, by, texts = min(self.stages.keep, len(pool)), self.options.by, [t.text for t in pool]
         if by == "likelihood":
             return _top(pool, self._likelihood(texts), keep)
-        asked, *vectors = self.embedder.encode([self.prompt.text or ".", *(t.strip() or "." for t in texts)])
-        import numpy as np
-
-        found = np.stack(vectors)
+        prompt, vectors = self._embedded(texts)
         if by == "relevance":
-            return _top(pool, relevance(found, asked).tolist(), keep)
-        distances = tuple(tuple(float(v) for v in row) for row in pairwise_distances(found))
+            return _top(pool, relevance(vectors, prompt).tolist(), keep)
+        distances = tuple(tuple(float(v) for v in row) for row in pairwise_distances(vectors))
         values = self._likelihood(texts) if by == "both" else [0.0] * len(pool)
         scored = tuple(t.with_scores(picked=v) for t, v in zip(pool, values, strict=True))
         return list(ThoughtSet(self.prompt.text, scored, distances=distances).select(keep, "picked"))
+
+    def _embedded(self, texts: Sequence[str]) -> tuple[Any, Any]:
+        """Unit vectors of the prompt (d,) and the texts (n, d)."""
+        vectors = self.embedder.encode([self.prompt.text or ".", *(t.strip() or "." for t in texts)])
+        return vectors[0], vectors[1:]
 
     def _likelihood(self, texts: Sequence[str]) -> list[float]:
         local = local_model(self.engine, "by=likelihood")
@@ -260,7 +264,7 @@ class _Run:
         from thoughtmix.metrics.embedding import mean_distance, relevance
         from thoughtmix.metrics.text import distinct_n
 
-        self.facts = together(self.facts, facts) if self.facts else dict(facts)
+        self.facts = add_facts(self.facts, facts) if self.facts else dict(facts)
         row: dict[str, Any] = {"stage": stage, "texts": len(pool), "tokens": int(facts.get("tokens", 0))}
         self.rows.append(row)
         if not self.options.report:
@@ -270,9 +274,9 @@ class _Run:
         quality: dict[str, float] = {}
         diversity: dict[str, float] = {"distinct_2": distinct_n(texts, 2)}
         if "embedder" not in selected:
-            vectors = self.embedder.encode([self.prompt.text or ".", *(t.strip() or "." for t in texts)])
-            quality["relevance"] = float(relevance(vectors[1:], vectors[0]).mean())
-            diversity["distance"] = mean_distance(vectors[1:])
+            prompt, vectors = self._embedded(texts)
+            quality["relevance"] = float(relevance(vectors, prompt).mean())
+            diversity["distance"] = mean_distance(vectors)
         if "generator" not in selected and self.causal and isinstance(self.engine, LocalModelEngine):
             quality["likelihood"] = _mean(self._likelihood(texts))
         if self.judge is not None:
@@ -314,7 +318,7 @@ class _Progress:
         self.before += self.done
         self.done, self.last = 0, last
 
-    def see(self, event: StepEvent) -> None:
+    def on_step(self, event: StepEvent) -> None:
         assert self.request.on_step is not None
         self.done = event.done
         n = self.request.n

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
@@ -44,7 +44,7 @@ class MixtureThinker(Thinker):
         """Tokens are drawn at temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""
         from thoughtmix.graft.branched import branch_row_state
 
-        local, options = local_model(engine, self.name), cast("MixtureThinker.Options", request.options)
+        local, options = local_model(engine, self.name), self.Options.model_validate(request.options)
         n = request.n
         creativity = 1.0 if request.creativity is None else float(request.creativity)
         row_state = branch_row_state(local.model, request.seeds, [creativity] * n)

@@ -8,20 +8,16 @@ directions) and draws its tokens by s. So `n=1, seed=s+i` is thought i of `seed=
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, require
+from thoughtmix.engine.engine import Capability, Engine, local_model
 from thoughtmix.engine.requests import as_thoughts
-from thoughtmix.noise.options import NoiseOptions, turns, ways
-from thoughtmix.noise.rewriting import Idea, draft, rewrite
-from thoughtmix.thinkers.base import Thinker, Thoughts, packaged_embedder
-
-_TYPE_ONE = 'Type one: thoughtmix noise "a cafe where people repair things"'
+from thoughtmix.noise.rewriting import Idea, NoiseOptions, disturbances, draft, rewrite
+from thoughtmix.thinkers.base import Thinker, Thoughts, add_facts, packaged_embedder
 
 
 class NoiseThinker(Thinker):
@@ -32,6 +28,9 @@ class NoiseThinker(Thinker):
         idea: str | None = option(
             None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True
         )
+        standalone: bool = option(
+            False, "Rewrite the idea as a text of its own, not as an answer to the prompt", served=True
+        )
         draft: int | None = option(
             None,
             "A seed: the draft is drawn by it at temperature 1; left out: the likeliest answer",
@@ -41,53 +40,54 @@ class NoiseThinker(Thinker):
         )
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
-        return n + (cast("NoiseThinker.Options", options).idea is None)
+        return n + (self.Options.model_validate(options).idea is None)
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
-        options = cast("NoiseThinker.Options", request.options)
+        options = self.Options.model_validate(request.options)
         if options.idea is not None and not options.idea.strip():
-            raise InputError("The idea is empty.", _TYPE_ONE)
-        if Capability.LEFT_TO_RIGHT not in engine.capabilities:
-            return denoise_anew(engine, prompt, request, options)
-        return disturb(engine, prompt, request, options)
+            raise InputError("The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
+        if Capability.LEFT_TO_RIGHT in engine.capabilities:
+            return _rewrite(engine, prompt, request, options)
+        return _denoise(engine, prompt, request, options)
 
 
-def disturb(engine: Engine, prompt: Prompt | None, request: Request, options: NoiseThinker.Options) -> Thoughts:
-    """By instructions. prompt None, with an idea: the text stands alone."""
-    found = turns(ways(options, request.embedder or packaged_embedder), request.seeds)
-    still = request.creativity == 0
-    spent: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "prefill_seconds": 0.0}
+def _rewrite(engine: Engine, prompt: Prompt, request: Request, options: NoiseThinker.Options) -> Thoughts:
+    """By instructions."""
+    choices = disturbances(options, request.embedder or packaged_embedder)
     if options.idea is not None:
-        idea = Idea(options.idea.strip())
-        if still:
-            return _copies(_given(idea, request), request), {"path": "none", **spent}
+        idea, spent = Idea(options.idea.strip()), {"tokens": 0, "seconds": 0.0, "prefill_seconds": 0.0}
+        if request.creativity == 0:
+            given = Thought(idea.text, (), 0, 0.0, "stop", origin={**_origin("none"), "idea": idea.text})
+            return _copies(given, request), {"path": "none", **spent}
     else:
-        assert prompt is not None, "without an idea there is a prompt"
         made = draft(engine, prompt, request, options.draft)
-        name = "draft" if options.draft is None else f"draft {options.draft}"
-        drafted = as_thoughts(made.outputs, [request.seed], [_origin(name, "none")])[0]
+        direction = "draft" if options.draft is None else f"draft {options.draft}"
+        drafted = as_thoughts(made.outputs, [request.seed], [_origin(direction)])[0]
         spent = made.facts
-        if still or made.interrupted or not drafted.text.strip():
+        failed = made.interrupted or made.outputs[0].error is not None or not drafted.text.strip()
+        if request.creativity == 0 or failed:
             return _copies(drafted, request), {**spent, "interrupted": made.interrupted}
         idea = Idea.from_thought(drafted, engine)
-    before = int(spent["tokens"])
-    rewritten, facts = rewrite(engine, [idea] * request.n, found, request, before=prompt, spent=before)
-    return rewritten, together(spent, facts)
+    before = None if options.standalone else prompt
+    thoughts, facts = rewrite(engine, [idea] * request.n, choices, request, before=before, spent=int(spent["tokens"]))
+    return thoughts, add_facts(spent, facts)
 
 
-def denoise_anew(engine: Engine, prompt: Prompt, request: Request, options: NoiseThinker.Options) -> Thoughts:
+def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThinker.Options) -> Thoughts:
     """By forgetting a share of the idea's tokens, on a model that writes in any order. Raises `InputError` for
     directions, which it cannot follow."""
     from thoughtmix.diffusion.load import wrap_diffusion
-    from thoughtmix.noise.denoising import LEVEL, renoised
+    from thoughtmix.noise.denoising import LEVEL, renoise_texts
     from thoughtmix.thinkers.diffusion import THINKER as diffusion
 
-    require(engine, {Capability.WEIGHTS}, "noise on a mask predictor")
-    assert isinstance(engine, LocalModelEngine)
+    model = local_model(engine, "noise on a mask predictor").model
     for name in ("families", "directions", "strength", "language", "order", "file"):
         if name in options.model_fields_set:
             raise InputError(f"{engine.name} follows no instructions, {name} was given.", "Pass tokens=0.5 alone.")
-    text, facts = options.idea or "", dict[str, Any]()
+    temperature = request.temperature if request.temperature is not None else request.creativity
+    if isinstance(temperature, tuple):
+        raise InputError("A mask predictor takes one temperature for all thoughts.", "Pass one value.")
+    text, spent = options.idea or "", dict[str, Any]()
     if options.idea is None:
         first = dataclasses.replace(
             request,
@@ -98,38 +98,23 @@ def denoise_anew(engine: Engine, prompt: Prompt, request: Request, options: Nois
             temperature=None,
             creativity=0.0 if options.draft is None else None,
         )
-        made, found = diffusion.think(engine, prompt, first)
-        text, facts = made[0].text, dict(found)
-        if request.creativity == 0 or facts.pop("interrupted", False) or not text.strip():
-            return _copies(made[0], request), {**facts, "interrupted": made[0].finish == "cancelled"}
-    heat = request.temperature if request.temperature is not None else request.creativity
-    if isinstance(heat, tuple):
-        raise InputError("A mask predictor takes one temperature for all thoughts.", "Pass one value.")
-    dm = wrap_diffusion(engine.model.model, engine.model.tokenizer, engine.name)
-    level = LEVEL if options.tokens is None else options.tokens
-    warm = 1.0 if heat is None else float(heat)
-    return renoised(dm, [text] * request.n, list(request.seeds), level, options.mask, warm, facts)
-
-
-def together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of two runs, one after the other: tokens and seconds add up."""
-    out = {**first, **then}
-    for name in ("tokens", "seconds", "prefill_seconds", "calls", "row_passes"):
-        if name in out:
-            out[name] = round(first.get(name, 0) + then.get(name, 0), 4)
-    if out.get("seconds"):
-        out["tokens_per_second"] = round(out["tokens"] / out["seconds"], 1)
-    return out
-
-
-def _origin(direction: str, family: str) -> dict[str, Any]:
-    return {"thinker": "noise", "direction": direction, "family": family}
-
-
-def _given(idea: Idea, request: Request) -> Thought:
-    return Thought(
-        idea.text, idea.ids, request.seed, 0.0, "stop", origin={**_origin("none", "none"), "idea": idea.text}
+        made, facts = diffusion.think(engine, prompt, first)
+        text, spent = made[0].text, dict(facts)
+        if request.creativity == 0 or spent["interrupted"] or not text.strip():
+            return _copies(made[0], request), spent
+    thoughts, facts = renoise_texts(
+        wrap_diffusion(model.model, model.tokenizer, model.name),
+        [text] * request.n,
+        request.seeds,
+        LEVEL if options.tokens is None else options.tokens,
+        options.mask,
+        1.0 if temperature is None else float(temperature),
     )
+    return thoughts, add_facts(spent, facts)
+
+
+def _origin(direction: str) -> dict[str, Any]:
+    return {"thinker": "noise", "direction": direction, "family": "none"}
 
 
 def _copies(thought: Thought, request: Request) -> list[Thought]:

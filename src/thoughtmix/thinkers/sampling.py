@@ -30,7 +30,7 @@ class SamplingThinker(Thinker):
         draws: Draws = draws_option()
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
-        options = cast("SamplingThinker.Options", request.options)
+        options = self.Options.model_validate(request.options)
         temperature = one_temperature(request, self.name)
         params = sampling_params(request, 1.0 if temperature is None else temperature)
         offsets = arithmetic_offsets(engine, prompt, request, options.draws)

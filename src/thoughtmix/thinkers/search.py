@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
@@ -15,7 +15,7 @@ from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature, packaged_embedder
 
 if TYPE_CHECKING:
-    from thoughtmix.search.grow import TreeSearch
+    from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.proposals import Proposal
     from thoughtmix.search.tree import Node
 
@@ -69,20 +69,20 @@ class SearchThinker(Thinker):
         """Leaves of one tree are not independent: here the *set* depends on (prompt, settings, seed) alone, where n is
         one of the settings. `Thought.seed` is the set's seed, and `origin` holds the leaf's path."""
         from thoughtmix.search.answers import answers
-        from thoughtmix.search.grow import Limits
+        from thoughtmix.search.mcts import Limits
 
-        options = cast("SearchThinker.Options", request.options)
+        options = self.Options.model_validate(request.options)
         search = self.begin(engine, prompt, request)
         most = options.tokens or search.spent.drawn + default_budget(search, request.n)
         limits = Limits(most, options.seconds)
-        search.explore(limits, request.n, lambda s: _tell(request, s.spent.drawn, most))
+        search.explore(limits, request.n, lambda s: _report_progress(request, s.spent.drawn, most))
         self.explored(search)
         search.finish(limits, request.n)
-        nodes = answers(search, request.n, search.apart)
+        nodes = answers(search, request.n, search.distance)
         self.picked(nodes)
         thoughts = [as_thought(search, node) for node in nodes]
         if not search.interrupted:
-            _tell(request, search.spent.drawn, most, [t.text for t in thoughts])
+            _report_progress(request, search.spent.drawn, most, [t.text for t in thoughts])
         return thoughts, {**search.facts, "interrupted": search.interrupted}
 
     def begin(self, engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
@@ -98,18 +98,17 @@ class SearchThinker(Thinker):
 
 def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
     """The search that a request asks for, nothing grown yet. Raises `InputError`."""
-    from thoughtmix.search.apart import embedding_apart, words_apart
-    from thoughtmix.search.evaluators import evaluators, parse_weights
-    from thoughtmix.search.grow import Settings, TreeSearch
+    from thoughtmix.search.evaluators import embedding_distance, evaluators, parse_weights, word_distance
+    from thoughtmix.search.mcts import Settings, TreeSearch
 
-    options, local = cast("SearchThinker.Options", request.options), local_model(engine, "search")
+    options, local = SearchThinker.Options.model_validate(request.options), local_model(engine, "search")
     weights = parse_weights(options.evaluators)
     judge = request.judge() if "judge" in weights and request.judge is not None else None
     if "judge" in weights and judge is None:
         raise InputError("The evaluator judge needs a model.", "Type: thoughtmix search PROMPT --judge MODEL ...")
     embeds = options.apart == "embedding" or "relevance" in weights
     embedder = (request.embedder or packaged_embedder)() if embeds else None
-    apart = words_apart if options.apart == "words" or embedder is None else embedding_apart(embedder)
+    distance = word_distance if options.apart == "words" or embedder is None else embedding_distance(embedder)
     settings = Settings(
         length=request.max_new_tokens,
         step=options.step,
@@ -119,15 +118,14 @@ def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
         exploration=options.exploration,
         stop=request.stop,
     )
-    parts = {"embedder": embedder, "apart": apart, "judge": judge, "rubric": options.rubric}
     return TreeSearch(
         local,
         local.encode(prompt),
         settings,
-        evaluators(weights, **parts),
-        proposal(request, options),
+        evaluators(weights, embedder=embedder, distance=distance, judge=judge, rubric=options.rubric),
+        make_proposal(request, options),
         seed=request.seed,
-        apart=apart,
+        distance=distance,
     )
 
 
@@ -137,7 +135,7 @@ def default_budget(search: TreeSearch, n: int) -> int:
     return BUDGET * s.length * (n + s.batch * s.width * s.rollouts)
 
 
-def proposal(request: Request, options: SearchThinker.Options) -> Proposal:
+def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
     """What draws, by the option of that name. Raises `InputError`."""
     from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
 
@@ -180,7 +178,7 @@ def _sampling(request: Request, temperature: Any, default: float) -> SamplingPar
     return SamplingParams(**given)
 
 
-def _tell(request: Request, done: int, total: int, texts: Sequence[str] = ()) -> None:
+def _report_progress(request: Request, done: int, total: int, texts: Sequence[str] = ()) -> None:
     if request.on_step is not None:
         pieces = list(texts) or [""] * request.n
         request.on_step(StepEvent(pieces, done, max(total, done), [bool(texts)] * request.n))

@@ -1,0 +1,386 @@
+"""The search: a round selects leaves by PUCT, expands all of them in one batch, evaluates the children and
+backpropagates their values (Monte Carlo tree search).
+
+A round is whole or not at all, and the limits only say when to stop: a search that was stopped and resumed has drawn
+what one uninterrupted search draws.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.selection import select_diverse
+from thoughtmix.engine.engine import Generation, LocalModelEngine, SequenceOutput, SequenceRequest
+from thoughtmix.engine.local import LocalEngine
+from thoughtmix.engine.without_replacement import Excluded
+from thoughtmix.search.evaluators import Distance, Evaluators, Leaf, word_distance
+from thoughtmix.search.proposals import Proposal, SamplingProposal
+from thoughtmix.search.tree import DEAD, Node, Tree
+
+if TYPE_CHECKING:
+    from thoughtmix.engine import Prefix
+    from thoughtmix.models import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the tree depends on, beside prompt, seed, proposal and evaluators."""
+
+    length: int = 64
+    """Tokens of the longest thought."""
+    step: int = 8
+    """Tokens of a node."""
+    width: int = 4
+    """Children drawn at a leaf."""
+    batch: int = 4
+    """Leaves a round."""
+    rollouts: bool = False
+    """Value a child by one continuation of it to the end (which is then a leaf of its own), not as it stands."""
+    exploration: float = 0.5
+    urgency: float = 0.0
+    """Both as in `Tree`."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a thought."""
+
+    def __post_init__(self) -> None:
+        for name in ("length", "step", "width", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}.", f"Pass 1 or more ({name}=4).")
+        if not 0 <= self.exploration < float("inf") or not 0 <= self.urgency <= 1:
+            raise InputError(
+                f"exploration is {self.exploration}, urgency {self.urgency}.",
+                "Pass exploration 0 or more, and urgency from 0 to 1.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to stop. tokens: drawn in all, the completion of open leaves included. seconds: of this run."""
+
+    tokens: int = 2048
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or (self.seconds is not None and not self.seconds > 0):
+            raise InputError(f"A budget of {self.tokens} tokens and {self.seconds} seconds.", "Pass more than 0.")
+
+
+@dataclass(slots=True)
+class Spent:
+    """Tokens drawn; tokens that went through the model; rounds; seconds in the model, in evaluators, and in all."""
+
+    drawn: int = 0
+    computed: int = 0
+    rounds: int = 0
+    steps: int = 0
+    model_seconds: float = 0.0
+    judging_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+class TreeSearch:
+    """One tree. `explore` as often and as long as you like, `finish` whenever an answer is wanted.
+
+    Args:
+        model: A model, or the engine that decodes.
+        prompt_ids: Token ids of the prompt, ending where the answer begins.
+        settings: What the tree depends on.
+        evaluators: What values a thought so far; the default is its likelihood.
+        proposal: What draws; the default is plain sampling.
+        seed: Of the whole tree.
+        prompt: What evaluators are told was asked; None: the text of `prompt_ids`.
+        distance: How far texts lie apart, for completing different leaves.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | LocalModelEngine,
+        prompt_ids: Sequence[int],
+        settings: Settings | None = None,
+        evaluators: Evaluators | None = None,
+        proposal: Proposal | None = None,
+        *,
+        seed: int = 0,
+        prompt: str | None = None,
+        distance: Distance = word_distance,
+    ) -> None:
+        self.engine = model if isinstance(model, LocalModelEngine) else LocalEngine(model)
+        self.model, self.prompt_ids = self.engine.model, list(prompt_ids)
+        self.settings, self.evaluators = settings or Settings(), evaluators or Evaluators()
+        self.proposal: Proposal = SamplingProposal() if proposal is None else proposal
+        self.prompt = self.model.decode(prompt_ids) if prompt is None else prompt
+        self.distance = distance
+        self.tree = Tree(seed, self.settings.exploration, self.settings.urgency)
+        self.spent = Spent()
+        self.ended: list[Node] = []
+        """Open leaves that `finish` completed: not of the tree."""
+        self.interrupted = False
+        self.decoding_path = ""
+        self._longest_round = 0.0
+
+    def explore(self, limits: Limits, want: int = 1, on_round: Callable[[TreeSearch], None] | None = None) -> None:
+        """Whole rounds until a limit, keeping enough back to complete `want` thoughts. Ctrl-C drops the round that runs
+        and sets `interrupted`."""
+        began, before = time.perf_counter(), self.spent.seconds
+        while not self.interrupted:
+            round_began = time.perf_counter()
+            leaves = self._select()
+            late = limits.seconds is not None and round_began - began + self._seconds_needed() > limits.seconds
+            tokens = self.spent.drawn + self._most_tokens(leaves) + self._missing(want) * self.settings.length
+            if not leaves or late or tokens > limits.tokens:
+                self.tree.clear_virtual_losses()
+                break
+            self._round(leaves)
+            self.spent.seconds = before + time.perf_counter() - began
+            self._longest_round = max(self._longest_round, time.perf_counter() - round_began)
+            if on_round is not None and not self.interrupted:
+                try:
+                    on_round(self)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+        self.spent.seconds = before + time.perf_counter() - began
+
+    def finish(self, limits: Limits, want: int) -> None:
+        """Complete good and different open leaves until there are `want` thoughts, as far as the budget goes. Not for
+        an interrupted search."""
+        self.ended = []
+        missing = self._missing(want)
+        if not missing or self.interrupted:
+            return
+        began = time.perf_counter()
+        leaves = select_different(list(self.tree.leaves()), missing, self.distance, quality_weight=0.5)
+        if not leaves and self.tree.complete():  # nothing is left to go on with
+            return
+        leaves = leaves or [self.tree.root]  # all is dead: there is an answer, if a wrong one
+        each = max((limits.tokens - self.spent.drawn) // missing, 1)
+        draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
+        done = self._generate(draws, [min(each, self._room(leaf)) for leaf, _ in draws], to_the_end=True)
+        ends = zip(draws, done.outputs, strict=True)
+        self.ended = [self._node(leaf, place, row, last=True) for (leaf, place), row in ends]
+        self.spent.drawn += _drawn_tokens(done)
+        for node, (value, scores) in zip(self.ended, self._evaluate(self.ended), strict=True):
+            node.value, node.scores = value, scores
+        self.interrupted = done.interrupted
+        self.spent.seconds += time.perf_counter() - began
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it went, as JSON."""
+        s, nodes = self.spent, self.tree.nodes
+        return {
+            "path": self.decoding_path,
+            "tokens": s.drawn,
+            "computed": s.computed,
+            "rounds": s.rounds,
+            "nodes": len(nodes),
+            "complete": len(self.tree.complete()),
+            "dead": sum(node.value == DEAD for node in nodes),
+            "seconds": round(s.seconds, 4),
+            "model_seconds": round(s.model_seconds, 4),
+            "judging_seconds": round(s.judging_seconds, 4),
+            "tokens_per_second": round(s.drawn / s.seconds, 1) if s.seconds else 0.0,
+            "evaluators": self.evaluators.weights,
+            "proposal": self.proposal.settings(),
+        }
+
+    # --- what limits are compared with ----------------------------------------------------------------------
+
+    def _room(self, node: Node) -> int:
+        """Tokens that a thought may still get."""
+        return self.settings.length - len(node.tokens)
+
+    def _missing(self, want: int) -> int:
+        """Thoughts that are not complete yet."""
+        return max(want - len({node.text.strip() for node in self.tree.complete()}), 0)
+
+    def _most_tokens(self, leaves: list[Node]) -> int:
+        """The most tokens that a round can draw."""
+        s = self.settings
+        return sum(s.width * (self._room(x) if s.rollouts else min(s.step, self._room(x))) for x in leaves)
+
+    def _seconds_needed(self) -> float:
+        """Seconds that one more round and `finish` may take."""
+        a_step = self.spent.model_seconds / max(self.spent.steps, 1)
+        return self._longest_round + a_step * self.settings.length
+
+    # --- one round ------------------------------------------------------------------------------------------
+
+    def _round(self, leaves: list[Node]) -> None:
+        """Expand, evaluate, and only then touch the tree, so that a round that is stopped leaves no trace."""
+        values: list[tuple[float, dict[str, float]]] = []
+        try:
+            expansion = self._expand(leaves)
+            if expansion is not None:
+                values = self._evaluate(expansion.to_evaluate)
+        except KeyboardInterrupt:
+            expansion = None
+        self.tree.clear_virtual_losses()
+        if expansion is None:
+            self.interrupted = True
+            return
+        for leaf in leaves:
+            leaf.expansions += 1
+            leaf.drawn += self.settings.width
+            leaf.prefix = leaf.prefix or expansion.prefixes.get(leaf)
+        for child in expansion.children:
+            self.tree.add_child(child)
+            if child in expansion.rollouts:
+                child.drawn += 1
+                self.tree.add_child(expansion.rollouts[child])
+        for node, (value, scores) in zip(expansion.to_evaluate, values, strict=True):
+            node.scores = scores
+            self.tree.backpropagate(node, value)
+            if not node.open:
+                node.prefix = None
+        for node in expansion.copied:
+            node.copies += 1
+            if not node.open and node.parent is not None:
+                self.tree.penalise(node.parent)
+        self.spent.drawn += expansion.tokens
+        self.spent.rounds += 1
+
+    def _select(self) -> list[Node]:
+        leaves = (self.tree.select() for _ in range(self.settings.batch))
+        return [node for node in leaves if node is not None]
+
+    def _expand(self, leaves: list[Node]) -> _Expansion | None:
+        """Children of the leaves, the same tokens once, perhaps each with a rollout; None: interrupted."""
+        draws, places = [], {leaf: leaf.drawn for leaf in leaves}  # a leaf may be selected more than once
+        for leaf in leaves:
+            draws += [(leaf, places[leaf] + i) for i in range(self.settings.width)]
+            places[leaf] += self.settings.width
+        done = self._generate(draws, [min(self.settings.step, self._room(leaf)) for leaf, _ in draws])
+        out = _Expansion(tokens=_drawn_tokens(done))
+        known = {(leaf, child.token_ids): child for leaf in leaves for child in leaf.children}
+        for (leaf, place), row, prefix in zip(draws, done.outputs, done.prefixes, strict=True):
+            if prefix is not None and prefix.keys is not None:
+                out.prefixes.setdefault(leaf, prefix.parent if prefix.before and prefix.parent else prefix)
+            child = self._node(leaf, place, row)
+            first = known.setdefault((leaf, child.token_ids), child)
+            if first is child:
+                child.prefix = prefix
+                out.children.append(child)
+            else:
+                out.copied.append(first)
+        going = [child for child in out.children if child.finish is None]
+        if self.settings.rollouts and going and not done.interrupted:
+            room = [self._room(child) for child in going]
+            done = self._generate([(child, 0) for child in going], room, to_the_end=True)
+            out.tokens += _drawn_tokens(done)
+            for child, row in zip(going, done.outputs, strict=True):
+                out.rollouts[child] = self._node(child, 0, row, last=True)
+        return None if done.interrupted else out
+
+    def _generate(self, draws: list[tuple[Node, int]], most: list[int], to_the_end: bool = False) -> Generation:
+        """One batch: a row for each (parent, place), of at most `most` tokens. to_the_end: up to a stop string, and
+        nothing is kept of it; else prefixes are kept, and none is drawn that a parent has already."""
+        began = time.perf_counter()
+        prompts = {node: tuple(self.prompt_ids + node.tokens) for node, _ in draws}
+        some = all(len(ids) > 1 for ids in prompts.values())  # of a prompt of one token there is no prefix
+        prefixes = {node: _longest_prefix(node, len(ids)) if some else None for node, ids in prompts.items()}
+        seeds = [self.tree.child_seed(node, place) for node, place in draws]
+        row_state = self.proposal.row_state(self.model, seeds)
+        if self.tree.root not in prompts and row_state.unshared_suffix > 1:
+            row_state.unshared_suffix = 1  # it is for a prompt's end: later, the last token is enough
+        requests = [
+            SequenceRequest(
+                prompts[node],
+                seed,
+                self.proposal.sampling,
+                max_new_tokens,
+                self.settings.stop if to_the_end else (),
+                prefix=prefixes[node],
+                exclude=() if to_the_end else _exclusions(node),
+            )
+            for (node, _), seed, max_new_tokens in zip(draws, seeds, most, strict=True)
+        ]
+        done = self.engine.generate(
+            requests, row_state=row_state, keep_prefixes=not to_the_end, without_replacement=not to_the_end
+        )
+        self.decoding_path = done.path
+        self.spent.computed += done.computed
+        self.spent.steps += max(len(row.token_ids) for row in done.outputs)
+        self.spent.model_seconds += time.perf_counter() - began
+        return done
+
+    def _node(self, parent: Node, place: int, row: SequenceOutput, last: bool = False) -> Node:
+        """What a row drew, with its text, and whether it is complete: by its end, a stop string, or its length. Not of
+        the tree yet. last: a thought ends here, whatever it lacks."""
+        node = Node(-1, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), tuple(row.shares), row.finish)
+        tokens = node.tokens
+        ended = row.finish == "stop" and bool(tokens) and tokens[-1] in self.model.eos_ids
+        text = self.model.decode(tokens[:-1] if ended else tokens)
+        cuts = [at for s in self.settings.stop if (at := text.find(s)) >= 0]
+        if cuts:
+            node.text, node.finish = text[: min(cuts)], "stop"
+        elif ended:
+            node.text = text
+        else:
+            node.text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+            node.finish = "length" if last or len(tokens) >= self.settings.length else None
+        return node
+
+    def _evaluate(self, nodes: list[Node]) -> list[tuple[float, dict[str, float]]]:
+        began = time.perf_counter()
+        leaves = [
+            Leaf(node.text, tuple(node.tokens), tuple(node.token_logprobs), node.finish is not None) for node in nodes
+        ]
+        found = [node.text for node in self.tree.complete()]
+        out = self.evaluators.evaluate(self.prompt, leaves, found) if leaves else []
+        self.spent.judging_seconds += time.perf_counter() - began
+        return out
+
+
+@dataclass
+class _Expansion:
+    """What a round drew, before it is added to the tree."""
+
+    tokens: int
+    children: list[Node] = field(default_factory=list)
+    rollouts: dict[Node, Node] = field(default_factory=dict)
+    """Of a child that was continued to the end, the rest."""
+    copied: list[Node] = field(default_factory=list)
+    """Children, old or new, that were drawn again."""
+    prefixes: dict[Node, Prefix] = field(default_factory=dict)
+    """Of a leaf's whole text."""
+
+    @property
+    def to_evaluate(self) -> list[Node]:
+        """The children; one with a rollout is valued by that."""
+        return [self.rollouts.get(child, child) for child in self.children]
+
+
+def select_different(nodes: Sequence[Node], k: int, distance: Distance, quality_weight: float = 1.0) -> list[Node]:
+    """Up to k nodes, good ones that lie far apart first."""
+    k = min(k, len(nodes))
+    if k < 1:
+        return []
+    values = [node.value for node in nodes]
+    least = min((v for v in values if v != DEAD), default=0.0)
+    values = [least - 1 if v == DEAD else v for v in values]
+    best = np.argsort([-v for v in values], kind="stable")[: max(8 * k, 64)].tolist()  # all would cost n^2
+    distances = distance([nodes[i].text for i in best])
+    return [nodes[best[i]] for i in select_diverse(distances.tolist(), [values[i] for i in best], k, quality_weight)]
+
+
+def _drawn_tokens(done: Generation) -> int:
+    return sum(len(row.token_ids) for row in done.outputs)
+
+
+def _exclusions(node: Node) -> tuple[Excluded, ...]:
+    """What is not to be drawn at a node again."""
+    return tuple(Excluded(c.token_ids, c.shares) for c in node.children if c.shares)
+
+
+def _longest_prefix(node: Node, length: int) -> Prefix | None:
+    """The longest beginning that was read, all but the last token at most: the node's own, or an ancestor's."""
+    for ancestor in reversed(node.lineage):
+        if ancestor.prefix is not None and ancestor.prefix.keys is not None:
+            return ancestor.prefix.cut(min(ancestor.prefix.length, length - 1))
+    return None
