@@ -1,6 +1,7 @@
 """Decoding speed and memory beside peers, in one run: `make bench`, or by hand
 
     python benchmarks/decode.py [--pairs 5] [--vllm vllm/bin/python] [--llama llama/bin/python --gguf FILE]
+    python benchmarks/decode.py --before CHECKOUT   # this checkout beside another of this repository, and nothing else
 
 For each shape, ours and one peer take turns (A B A B ...), so that a drift of the machine meets both; the ratio
 is the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -21,21 +23,31 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SHAPES = ((32, 32), (512, 32), (32, 1))  # (prompt tokens, rows)
+SHAPES_BEFORE = tuple((prompt, n) for n in (1, 8, 32) for prompt in (32, 512))
 NEW_TOKENS = 48
 
 
 class Worker:
-    """One peer in its own process, loaded and warm, that runs when told to."""
+    """One peer in its own process, loaded and warm, that runs when told to.
+
+    script: in `peers`, or in another checkout of this repository, whose own sources it then runs.
+    """
 
     def __init__(self, python: str, script: str, model: str, prompt: int, n: int, new_tokens: int, dtype: str) -> None:
         request = {
             "model": model, "prompt_ids": [(11 + 7919 * i) % 40_000 for i in range(prompt)], "n": n,
             "new_tokens": new_tokens, "dtype": dtype, "interactive": True,
         }  # fmt: skip
+        file = HERE / "peers" / script  # an absolute path stays as it is
+        sources = {"PYTHONPATH": str(file.parents[2] / "src")}
         self.process = subprocess.Popen(
-            [python, str(HERE / "peers" / script), json.dumps(request)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [python, str(file), json.dumps(request)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **sources},
+        )
         self.about = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -94,6 +106,7 @@ def main() -> None:
     parser.add_argument("--gguf", help="the model as GGUF, for llama.cpp")
     parser.add_argument("--skip-memory", action="store_true", help="leave out the 2,048-token memory comparison")
     parser.add_argument("--only", help="one peer by name")
+    parser.add_argument("--before", type=Path, help="another checkout of this repository, as the only peer")
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     args = parser.parse_args()
     from thoughtmix.models.packaged import GENERATOR, ensure
@@ -110,12 +123,16 @@ def main() -> None:
         peers["vLLM CPU"] = [args.vllm, "vllm_cpu.py", model, args.dtype]
     if args.llama and args.gguf:
         peers["llama.cpp"] = [args.llama, "llama_batched.py", args.gguf, args.dtype]
+    shapes = SHAPES
+    if args.before:
+        script = args.before.resolve() / "benchmarks" / "peers" / "thoughtmix_engine.py"
+        peers, shapes = {"before": [here, str(script), model, args.dtype]}, SHAPES_BEFORE
     if args.only:
         peers = {args.only: peers[args.only]}
     print(f"{platform.processor() or platform.machine()}, {platform.platform()}, python {platform.python_version()}")
     print("| peer | prompt | n | ours tok/s | theirs tok/s | ratio (min..max) | memory ratio |\n" + "|---" * 7 + "|")
     rows = []
-    jobs = [(name, spec, shape, args.pairs, NEW_TOKENS) for name, spec in peers.items() for shape in SHAPES]
+    jobs = [(name, spec, shape, args.pairs, NEW_TOKENS) for name, spec in peers.items() for shape in shapes]
     if not args.skip_memory and "HF generate" in peers:
         jobs.append(("HF generate", peers["HF generate"], (2048, 32), 1, 8))
     for name, spec, (prompt, n), pairs, new_tokens in jobs:
