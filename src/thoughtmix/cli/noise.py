@@ -40,7 +40,8 @@ def noise(
         str | None, typer.Option(help="As in `think`; with --endpoint, its name there (default: the first).")
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="URL of a chat-completions server; key: THOUGHTMIX_API_KEY or OPENAI_API_KEY.")
+        str | None,
+        typer.Option(help="URL of a chat-completions server; key: THOUGHTMIX_API_KEY (OpenAI: or OPENAI_API_KEY)."),
     ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests in flight at the endpoint.")] = 4,
     timeout: Annotated[float, typer.Option(help="Seconds for one try at the endpoint.")] = 120.0,
