@@ -201,13 +201,38 @@ def test_damage_is_seen_and_repaired(plain: Artefact, damage: str) -> None:
     assert weights.read_bytes() == WEIGHTS
 
 
-def test_every_byte_sees_what_sizes_cannot(plain: Artefact) -> None:
+def damage(file: Path, body: bytes, *, behind_its_back: bool) -> None:
+    """Overwrite it; `behind_its_back`: as a disk fails, with the time of the last writing unchanged."""
+    before = file.stat()
+    file.write_bytes(body)
+    if behind_its_back:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_that_was_written_to_is_compared(plain: Artefact) -> None:
+    config = ensure(plain) / "sub" / "config.json"
+    damage(config, b"[]", behind_its_back=False)
+    assert not ready(plain)
+    ensure(plain)
+    assert config.read_bytes() == b"{}" and ready(plain)
+
+
+def test_a_copy_of_the_cache_is_compared_once(plain: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ensure(plain)
-    (folder / "sub" / "config.json").write_bytes(b"[]")
+    for file in folder.rglob("*.*"):
+        os.utime(file, ns=(0, 2_000_000_000 if file.name == "manifest.json" else 3_000_000_000))
+    assert ready(plain)
+    monkeypatch.setattr(packaged, "digest", None)
+    assert ready(plain)
+
+
+def test_every_byte_sees_what_sizes_and_times_cannot(plain: Artefact) -> None:
+    config = ensure(plain) / "sub" / "config.json"
+    damage(config, b"[]", behind_its_back=True)
     assert ready(plain)
     assert not ready(plain, every_byte=True)
     ensure(plain, every_byte=True)
-    assert (folder / "sub" / "config.json").read_bytes() == b"{}"
+    assert config.read_bytes() == b"{}"
 
 
 def test_a_truncated_wheel_is_fetched_anew(plain: Artefact, tmp_path: Path) -> None:
@@ -460,7 +485,8 @@ def test_damage_that_keeps_the_size_repairs_itself_at_load(mind: Artefact, name:
     file = ensure(mind) / name
     body = file.read_bytes()
     # a readable header that describes other tensors; a tokenizer that is no JSON
-    file.write_bytes(body.replace(b"model.norm", b"model.mron") if name.endswith("tensors") else b"!" * len(body))
+    other = body.replace(b"model.norm", b"model.mron") if name.endswith("tensors") else b"!" * len(body)
+    damage(file, other, behind_its_back=True)
     assert ready(mind)
     lines: list[str] = []
     load_model(dtype="float32", on_progress=lines.append)
@@ -502,3 +528,22 @@ def test_pull_and_state(mind: Artefact, tmp_path: Path, monkeypatch: pytest.Monk
     }  # fmt: skip
     chosen = packaged.auto_dtype(packaged.usable_device("auto"))
     assert packaged.pull(embedder=False)["tiny"].name == f"tiny-{chosen}"
+
+
+def test_doctor_finds_damage_and_pull_repairs_it(mind: Artefact, capsys: pytest.CaptureFixture[str]) -> None:
+    from thoughtmix import cli
+
+    weights = ensure(mind, "bfloat16") / "model.safetensors"
+    body = weights.read_bytes()
+    assert cli.main(["doctor", "--verify"]) == 0
+    damage(weights, body[:-4] + bytes(4), behind_its_back=True)
+    assert cli.main(["doctor"]) == 0
+    capsys.readouterr()
+    assert cli.main(["doctor", "--verify"]) == 1
+    said = capsys.readouterr().out
+    assert "model tiny-bfloat16 damaged" in " ".join(said.split())
+    assert "problem: The model tiny-bfloat16 is damaged. Type: thoughtmix pull --dtype bfloat16\n" in said
+    assert cli.main(["pull", "--dtype", "bfloat16", "--no-embedder"]) == 0
+    assert weights.read_bytes() == body
+    damage(weights, body[:-4] + bytes(4), behind_its_back=False)
+    assert cli.main(["doctor"]) == 1

@@ -17,9 +17,14 @@ from thoughtmix.cli import app
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> int:
-    """Check the installation. Exit code 1 when something that is needed is missing."""
-    report = examine()
+def doctor(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every byte of the models in the cache with its checksum.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> int:
+    """Check the installation. Exit code 1 when something that is needed is missing or damaged."""
+    report = examine(verify=verify)
     if json:
         print(codec.dumps(report, indent=2))
     else:
@@ -31,19 +36,23 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fals
                 print(f"  {key:28} {value}")
         for problem in report["problems"]:
             print(f"problem: {problem}")
-        print("Something is missing." if report["problems"] else "All is well.")
+        print("Something is missing or damaged." if report["problems"] else "All is well.")
     return 1 if report["problems"] else 0
 
 
-def examine() -> dict[str, Any]:
-    """Facts by section, and what is wrong with them."""
+def examine(*, verify: bool = False) -> dict[str, Any]:
+    """Facts by section, and what is wrong with them.
+
+    Args:
+        verify: Compare the models in the cache with their checksums.
+    """
     problems: list[str] = []
     report: dict[str, Any] = {"system": _system(), "packages": _packages(problems)}
     if not problems:
         report["device"] = _device()
     from thoughtmix.models import cache_dir, state
 
-    kept = state()
+    kept = state(every_byte=verify)
     parent = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
     writable = os.access(parent, os.W_OK)
     report["cache"] = {
@@ -51,8 +60,12 @@ def examine() -> dict[str, Any]:
         "size": f"{kept['bytes'] / 1e6:.0f} MB",
         "free disk": f"{shutil.disk_usage(parent).free / 1e9:.1f} GB",
         **{f"package {name}": "there" if there else "not fetched yet" for name, there in kept["wheels"].items()},
-        **{f"model {name}": "ready" if there else "not there" for name, there in kept["ready"].items()},
+        **{
+            f"model {name}": "ready" if there else "damaged" if name in kept["damaged"] else "not there"
+            for name, there in kept["ready"].items()
+        },
     }
+    problems += [f"The model {name} is damaged. Type: {remedy}" for name, remedy in kept["damaged"].items()]
     if not writable:
         problems.append(f"{parent} cannot be written. Type: THOUGHTMIX_CACHE=/path thoughtmix doctor")
     if not any(kept["ready"].values()):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import ModelError
-from thoughtmix.models.hardware import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +98,8 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+    from thoughtmix.models.hardware import quiet
+
     # trust_remote_code left out would *ask*, on stdin
     settings: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
     try:
@@ -126,6 +127,8 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
 def read_config(source: str, title: str, *, hub: bool = False) -> Any:
     """The configuration alone, no weights, no tokenizer; otherwise as `read_checkpoint`."""
     from transformers import AutoConfig
+
+    from thoughtmix.models.hardware import quiet
 
     try:
         with quiet(downloads=hub):
