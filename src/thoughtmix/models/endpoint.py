@@ -10,6 +10,7 @@ endpoint and shown nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import os
@@ -20,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -214,17 +214,14 @@ class Endpoint:
         for i in range(len(requests)):
             todo.put(i)
 
-        def on_text(i: int, text: str) -> None:
-            news.put((i, text))
+        def serve(i: int) -> None:
+            self._one(client, requests[i], replies[i], backoff, lambda text: news.put((i, text)))
+            news.put((i, None))
 
         def work() -> None:
-            while not backoff.stop.is_set():
-                try:
-                    i = todo.get_nowait()
-                except queue.Empty:
-                    return
-                self._one(client, requests[i], replies[i], backoff, partial(on_text, i))
-                news.put((i, None))
+            with contextlib.suppress(queue.Empty):
+                while not backoff.stop.is_set():
+                    serve(todo.get_nowait())
 
         for _ in range(min(self.concurrency, len(requests))):
             threading.Thread(target=work, daemon=True).start()
@@ -292,9 +289,7 @@ class Endpoint:
             try:
                 with (
                     explained(self._key is not None),
-                    client.chat.completions.with_streaming_response.create(
-                        **body, extra_headers=self._headers()
-                    ) as response,
+                    client.chat.completions.with_streaming_response.create(**body) as response,
                 ):
                     chunks = within(response.iter_bytes(), self.timeout, stop)
                     if "text/event-stream" in response.headers.get("content-type", ""):
@@ -321,6 +316,7 @@ class Endpoint:
             "model": self.model,
             "messages": [dict(m) for m in request.messages],
             "stream": self.stream,
+            "extra_headers": self._headers(),
             **{k: v for k, v in given.items() if v is not None and k not in self._left_out},
         }
 

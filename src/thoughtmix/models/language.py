@@ -58,7 +58,8 @@ class LanguageModel:
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the generation config's, the tokenizer's, and a chat turn's end."""
-        named = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
+        config: Any = self.model.generation_config  # None where somebody took it away
+        named = [config.eos_token_id if config else None, self.tokenizer.eos_token_id]
         ids = [i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])]
         return frozenset(int(i) for i in (*ids, _turn_end(self.tokenizer)) if i is not None)
 
@@ -121,8 +122,7 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):  # the model that PEFT changed, adapters in
         peft: Any = model
         model = peft.get_base_model()
-    head = getattr(model, "get_output_embeddings", None)
-    if head is not None and head() is None:
+    if model.get_output_embeddings() is None:
         raise ModelError(f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM.")
     model.eval()
     title = name or model.config.name_or_path or type(model).__name__
