@@ -101,13 +101,13 @@ def test_a_terminal_gets_colour_and_a_live_view(tinyland: Any, monkeypatch: pyte
 
 
 def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.engine import loop as engine
+    from thoughtmix.engine.job import Job
 
     def stop(self: Any, gone: list[int]) -> None:
         if sum(len(r.token_ids) for r in self.results) >= 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine._Batch, "_report", stop)
+    monkeypatch.setattr(Job, "_report", stop)
     assert run("think", PROMPT, "-n", "3", "--max-new-tokens", "50") == 130
     out, err = capsys.readouterr()
     assert "interrupted" in out
@@ -202,11 +202,114 @@ def test_help_in_the_docs_is_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == helptext(), "Type: python -m thoughtmix.cli.helptext > docs/cli.md"
 
 
+def test_the_thinkers_in_the_docs_are_the_thinkers() -> None:
+    from thoughtmix.cli.helptext import thinkers_page
+
+    made, type_this = thinkers_page(), "Type: python -m thoughtmix.cli.helptext thinkers > docs/thinkers.md"
+    assert (ROOT / "docs" / "thinkers.md").read_text() == made, type_this
+    noise = made[made.index("## noise") :]
+    assert noise.index("`idea`") < noise.index("`families`"), "own options first, inherited ones after"
+
+
+def test_every_command_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for words in ("", " think", " renoise", " export", " experts map", " experts think", " doctor"):
+        assert f"\n## thoughtmix{words}\n" in text
+
+
+# --- the options of thinkers -----------------------------------------------------------------------------------------
+
+
+def test_a_thinkers_options_are_flags_too(tinyland: Any, capsys: Any) -> None:
+    asked = ("think", PROMPT, "-n", "2", "--max-new-tokens", "6", "--no-measure", "--json", "--thinker", "search")
+    assert run(*asked, "--width", "3", "--rollouts", "--step=2", "--tokens", "90") == 0
+    by_flags = json.loads(capsys.readouterr().out)
+    assert by_flags["settings"]["options"] == {"width": 3, "rollouts": True, "step": 2, "tokens": 90}
+    pairs = ("width=3", "rollouts=true", "step=2", "tokens=90")
+    assert run(*asked, *(word for pair in pairs for word in ("--option", pair))) == 0
+    assert json.loads(capsys.readouterr().out)["thoughts"] == by_flags["thoughts"]
+    command = ("search", PROMPT, "-n", "2", "--max-new-tokens", "6", "--no-measure", "--json")
+    assert run(*command, "--width", "3", "--rollouts", "--step=2", "--budget-tokens", "90") == 0
+    assert json.loads(capsys.readouterr().out)["thoughts"] == by_flags["thoughts"]
+    assert run("think", "--thinker=search", "--help") == 0
+    assert "--exploration" in capsys.readouterr().out
+    assert run("think", "--help") == 0
+    assert "--exploration" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--width", "3", "--option", "width=4"], "given twice"), (["--width", "0"], "width is 0"),
+        (["--width", "3.5"], "--width"), (["--widht", "3"], "--width"), (["--apart", "word"], "Did you mean 'words'?"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_flags_of_a_thinker(capsys: Any, words: list[str], says: str) -> None:
+    assert run("think", PROMPT, "--thinker", "search", *words) == 2
+    err = capsys.readouterr().err
+    assert one_line(err) and says in err, err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("temprature", "'temperature'"), ("max_tokens", "'max_new_tokens'"), ("select", "think(...).select(k), or --select k"),
+        ("num_return_sequences", "'n'"), ("widht", "'width'"), ("do_sample", "temperature=0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_answered_with_the_right_one(tinyland: Any, capsys: Any, name: str, says: str) -> None:
+    import thoughtmix
+
+    keywords: list[dict[str, Any]] = [{name: 1}, {"options": {name: 1}}]
+    for asked in keywords:
+        with pytest.raises(thoughtmix.InputError) as caught:
+            thoughtmix.think(PROMPT, thinker="search", measure=False, **asked)
+        assert says in caught.value.hint
+    assert run("think", PROMPT, "--thinker", "search", "--option", f"{name}=1") == 2
+    err = capsys.readouterr().err
+    assert one_line(err) and says in err
+    if name == "select":
+        return
+    assert run("think", PROMPT, "--thinker", "search", f"--{name.replace('_', '-')}", "1") == 2
+    err = capsys.readouterr().err
+    assert one_line(err) and says.strip("'").replace("_", "-") in err
+
+
+def test_a_setting_is_no_option(capsys: Any) -> None:
+    assert run("think", PROMPT, "--thinker", "sampling", "--option", "max_new_tokens=3") == 2
+    assert "Pass it beside the options: max_new_tokens=... (--max-new-tokens)." in capsys.readouterr().err
+
+
+def test_a_shared_option_is_the_same_everywhere() -> None:
+    """Same flags and help in every command that has it, and the same default but where a command's task asks for
+    another."""
+    import typer
+
+    from thoughtmix.cli.app import app
+
+    commands: Any = typer.main.get_command(app)
+    shared = {p.name: p for p in commands.commands["think"].params}
+    for command in ("noise", "search"):
+        for p in commands.commands[command].params:
+            if p.name not in {*shared} - {"prompt", "thinker", "option"}:
+                continue
+            assert p.opts == shared[p.name].opts
+            if (command, p.name) not in {("search", "seed")}:
+                assert p.help == shared[p.name].help
+            if (command, p.name) not in {("search", "n"), ("noise", "max_new_tokens")}:
+                assert p.default == shared[p.name].default
+
+
 def test_lists(capsys: Any) -> None:
     assert run("thinkers") == 0
-    assert "sampling" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "sampling" in out
+    assert "--option width=<whole number, 1 or more>  Children drawn at a leaf (default 4)." in out
+    assert "--option apart=<words | embedding>" in out
     assert run("thinkers", "--json") == 0
-    assert "sampling" in json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["search"]
+    assert found["options"]["width"] == "Children drawn at a leaf (default 4)."
+    assert found["schema"]["properties"]["width"]["minimum"] == 1
     assert run("metrics") == 0
     assert "self_bleu" in capsys.readouterr().out
     assert run("metrics", "--json") == 0

@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import Row, decode
+from decoding import Row, decode, requests
 from test_decoding import PATHS, lm
 from tiny import VOCABULARY, fresh, tiny, tiny_mixture
 
 from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.engine import SamplingParams
-from thoughtmix.engine import continuous as continuous_module
+from thoughtmix.engine import loop as loop_module
 from thoughtmix.engine.backends.probe import choose
-from thoughtmix.engine.beginnings import Beginnings
-from thoughtmix.engine.continuous import Continuous, Job
-from thoughtmix.engine.fair_lock import Turns
-from thoughtmix.engine.prefill import Reading
-from thoughtmix.engine.scheduler import Cancelled, Scheduler, Session, TimedOut
+from thoughtmix.engine.fair_lock import FairLock
+from thoughtmix.engine.job import Job, PromptGroups
+from thoughtmix.engine.loop import Batch
+from thoughtmix.engine.prefill import ChunkedPrefill
+from thoughtmix.engine.prefix_cache import PrefixCache
+from thoughtmix.engine.scheduler import Caller, Cancelled, Scheduler, TimedOut
+from thoughtmix.engine.shared import SharedEngine
 
 JOINING = [family for family, path in PATHS.items() if path != "expanded"]
 
@@ -50,7 +52,7 @@ def some_call(number: int) -> dict[str, Any]:
         "rows": rows,
         "max_new_tokens": dice.choice([1, 8, 20]),
         "end_ids": frozenset({2, 50, 51}),
-        "top": dice.choice([0, 3]),
+        "top_logprobs": dice.choice([0, 3]),
     }
 
 
@@ -68,18 +70,18 @@ def test_law_5_a_thought_is_its_own_whoever_joins(family: str) -> None:
     model = lm(tiny(family))
     calls = [some_call(n) for n in range(12)]
     want = [decode(model, weights="native", **call) for call in calls]
-    batch, dice = Continuous(), random.Random(family)
-    jobs = [Job(model, **call) for call in calls]
+    batch, dice = Batch(), random.Random(family)
+    jobs = [job_of(model, call) for call in calls]
     left = list(jobs)
     while left or batch.jobs:
         for _ in range(dice.choice([0, 0, 1, 3])):
             if left:
                 job = left.pop(0)
-                route = choose(model.model, "auto", "native", prompts=len(job.prompts))
-                reading = Reading(route, job.prompts, job.counts, max(job.budget))  # type: ignore[arg-type]
-                while not reading.done:
-                    assert 1 <= reading.advance(5) <= 5
-                batch.join(job, reading)
+                path: Any = choose(model.model, "auto", "native", prompts=len(job.groups.prompts))
+                prefill = ChunkedPrefill(path, job.groups.prompts)
+                while not prefill.done:
+                    assert 1 <= prefill.advance(5) <= 5
+                batch.join(job, prefill)
         batch.step()
     for job, alone in zip(jobs, want, strict=True):
         done = job.result.result(0)
@@ -92,14 +94,22 @@ def scheduled(model: Any, **limits: Any) -> Scheduler:
     return Scheduler(model, weights="native", **limits)
 
 
-def call_of(session: Session, model: Any, call: dict[str, Any], **more: Any) -> Any:
-    with session.entered():
-        return decode(model, **{**call, **more}, weights="native")
+def call_of(engine: SharedEngine, call: dict[str, Any], **more: Any) -> Any:
+    how = {**call, **more}
+    sequences = requests(how.pop("prompts"), how.pop("rows"), how.pop("max_new_tokens"), how.pop("end_ids", None))
+    return engine.generate(sequences, **how)
+
+
+def job_of(model: Any, call: dict[str, Any]) -> Job:
+    sequences = requests(call["prompts"], call["rows"], call["max_new_tokens"], call["end_ids"])
+    groups = PromptGroups.of_equal([s.prompt for s in sequences], sequences)  # type: ignore[misc]
+    return Job(model, groups, top_logprobs=call["top_logprobs"])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixture"])
 def test_law_5_under_load_from_many_threads(family: str, global_state_untouched: None) -> None:
-    """Whatever the timing. Bloom cannot join and takes turns; so does every third call, which names a path."""
+    """Whatever the timing. Bloom cannot join and takes turns; so does every third call, whose rows read for
+    themselves: they are one each, so that the result is the same."""
     model = lm(tiny_mixture() if family == "mixture" else tiny(family))
     calls = [some_call(100 + n) for n in range(16)]
     want = [decode(model, weights="native", **call) for call in calls]
@@ -108,8 +118,8 @@ def test_law_5_under_load_from_many_threads(family: str, global_state_untouched:
 
         def one(number: int) -> Any:
             time.sleep(random.Random(number).random() / 50)
-            more = {"path": "expanded"} if number % 3 == 0 else {}
-            return call_of(Session(scheduler), model, calls[number], **more)
+            more = {"read": "each"} if number % 3 == 0 and family != "mixture" else {}
+            return call_of(SharedEngine(scheduler), calls[number], **more)
 
         got = list(pool.map(one, range(16)))
     for done, alone in zip(got, want, strict=True):
@@ -125,11 +135,11 @@ def test_prompts_are_read_in_pieces_while_rows_run() -> None:
         started = threading.Event()
         rows = [Row(seed=s) for s in range(3)]
         first = pool.submit(
-            call_of, Session(scheduler), model, {"prompts": [[5, 6]], "rows": rows, "max_new_tokens": 60},
+            call_of, SharedEngine(scheduler), {"prompts": [[5, 6]], "rows": rows, "max_new_tokens": 60},
             on_step=lambda event: started.set() or time.sleep(0.002),
         )  # fmt: skip
         started.wait(10)
-        call_of(Session(scheduler), model, {"prompts": [[7] * 100], "rows": rows[:1], "max_new_tokens": 1})
+        call_of(SharedEngine(scheduler), {"prompts": [[7] * 100], "rows": rows[:1], "max_new_tokens": 1})
         assert not first.done()
     pieces = [t.read for t in ticks[1:] if t.read]
     assert sum(pieces) == 100 and max(pieces) == 8
@@ -143,8 +153,8 @@ def test_more_is_read_while_more_rows_wait_than_run() -> None:
             {"prompts": [[7 + i] * 20], "rows": [Row(seed=s) for s in range(5)], "max_new_tokens": 2} for i in range(4)
         ]
         with scheduler.turns:  # so that all stand in line together
-            waiting = [pool.submit(call_of, Session(scheduler), model, one)]
-            waiting += [pool.submit(call_of, Session(scheduler), model, each) for each in many]
+            waiting = [pool.submit(call_of, SharedEngine(scheduler), one)]
+            waiting += [pool.submit(call_of, SharedEngine(scheduler), each) for each in many]
             while scheduler.waiting < 5:
                 time.sleep(0.001)
         for future in waiting:
@@ -158,34 +168,34 @@ def test_who_cancels_leaves_at_once_and_hurts_nobody() -> None:
     call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(4)], "max_new_tokens": 40}
     want = decode(model, weights="native", **call)
     with scheduled(model) as scheduler, ThreadPoolExecutor(4) as pool:
-        leaving, staying = Session(scheduler), Session(scheduler)
+        leaving, staying = SharedEngine(scheduler), SharedEngine(scheduler)
         steps = threading.Semaphore(0)
         long = {**call, "max_new_tokens": 250, "rows": [Row(seed=s) for s in range(9)]}
-        gone = pool.submit(call_of, leaving, model, long, on_step=lambda event: steps.release() or time.sleep(0.005))
+        gone = pool.submit(call_of, leaving, long, on_step=lambda event: steps.release() or time.sleep(0.005))
         for _ in range(3):
             steps.acquire(timeout=10)
-        kept = pool.submit(call_of, staying, model, call)
-        leaving.cancel()
+        kept = pool.submit(call_of, staying, call)
+        scheduler.cancel(leaving.caller)
         with pytest.raises(Cancelled):
             gone.result(10)
         same(kept.result(10), want)
         assert scheduler.rows == 0 and scheduler.waiting == 0
         with pytest.raises(Cancelled):
-            call_of(leaving, model, call)
+            call_of(leaving, call)
 
 
-@pytest.mark.parametrize("path", ["auto", "expanded"])
-def test_a_late_request_ends_with_what_it_has(path: str) -> None:
+@pytest.mark.parametrize("read", ["shared", "each"])
+def test_a_late_request_ends_with_what_it_has(read: str) -> None:
     model = lm(tiny("llama"))
-    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(2)], "max_new_tokens": 250, "path": path}
+    call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(2)], "max_new_tokens": 250, "read": read}
     with scheduled(model) as scheduler:
-        session = Session(scheduler, time.monotonic() + 0.15)
-        done = call_of(session, model, call, on_step=lambda event: time.sleep(0.01))
+        engine = SharedEngine(scheduler, Caller(time.monotonic() + 0.15))
+        done = call_of(engine, call, on_step=lambda event: time.sleep(0.01))
         assert all(1 <= len(r.token_ids) < 250 for r in done.outputs)
-        assert {r.finish for r in done.outputs} == ({"length"} if path == "auto" else {"cancelled"})
-        assert done.interrupted == (path == "expanded") and session.late
+        assert {r.finish for r in done.outputs} == ({"length"} if read == "shared" else {"cancelled"})
+        assert done.interrupted == (read == "each") and engine.caller.late
         with pytest.raises(TimedOut):
-            call_of(session, model, call)
+            call_of(engine, call)
 
 
 def test_a_listeners_error_is_its_own() -> None:
@@ -203,7 +213,7 @@ def test_a_listeners_error_is_its_own() -> None:
 
     with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
         broken, stopped, fine = (
-            pool.submit(call_of, Session(scheduler), model, call, on_step=listener) for listener in (refuse, stop, None)
+            pool.submit(call_of, SharedEngine(scheduler), call, on_step=listener) for listener in (refuse, stop, None)
         )
         with pytest.raises(ZeroDivisionError):
             broken.result(10)
@@ -226,30 +236,30 @@ def test_bad_numbers_and_bad_input_are_their_own() -> None:
     want = decode(model, weights="native", **call)
     assert all(7 not in r.token_ids for r in want.outputs)
     with scheduled(model) as scheduler, ThreadPoolExecutor(3) as pool:
-        good, bad = pool.submit(call_of, Session(scheduler), model, call), pool.submit(
-            call_of, Session(scheduler), model, {**call, "prompts": [[5, 7]]}
+        good, bad = pool.submit(call_of, SharedEngine(scheduler), call), pool.submit(
+            call_of, SharedEngine(scheduler), {**call, "prompts": [[5, 7]]}
         )  # fmt: skip
         with pytest.raises(NumericsError):
             bad.result(10)
         same(good.result(10), want)
         with pytest.raises(InputError, match="is empty"):
-            call_of(Session(scheduler), model, {**call, "prompts": [[]]})
-        for more in ({"rows": [Row(seed=0)] * 1000}, {"max_new_tokens": 2**19, "path": "expanded"}):
+            call_of(SharedEngine(scheduler), {**call, "prompts": [[]]})
+        for more in ({"rows": [Row(seed=0)] * 1000}, {"max_new_tokens": 2**19, "read": "each"}):
             with pytest.raises(InputError, match="more than this server holds"):
-                call_of(Session(scheduler), model, {**call, **more})
+                call_of(SharedEngine(scheduler), {**call, **more})
 
 
 def test_a_model_that_fails_fails_who_is_there_and_nobody_after(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lm(tiny("llama"))
     call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(3)], "max_new_tokens": 10}
     want = decode(model, weights="native", **call)
-    real = continuous_module.draw
+    real = loop_module.draw
     with scheduled(model) as scheduler:
-        monkeypatch.setattr(continuous_module, "draw", lambda *a: (_ for _ in ()).throw(MemoryError()))
+        monkeypatch.setattr(loop_module, "draw", lambda *a: (_ for _ in ()).throw(MemoryError()))
         with pytest.raises(MemoryError):
-            call_of(Session(scheduler), model, call)
-        monkeypatch.setattr(continuous_module, "draw", real)
-        same(call_of(Session(scheduler), model, call), want)
+            call_of(SharedEngine(scheduler), call)
+        monkeypatch.setattr(loop_module, "draw", real)
+        same(call_of(SharedEngine(scheduler), call), want)
 
 
 def test_closing_answers_everybody() -> None:
@@ -259,17 +269,17 @@ def test_closing_answers_everybody() -> None:
     with ThreadPoolExecutor(2) as pool:
         with scheduler:
             on_step = lambda event: time.sleep(0.005)  # noqa: E731
-            waiting = [pool.submit(call_of, Session(scheduler), model, call, on_step=on_step) for _ in range(2)]
+            waiting = [pool.submit(call_of, SharedEngine(scheduler), call, on_step=on_step) for _ in range(2)]
             time.sleep(0.1)
         for future in waiting:
             with pytest.raises(Cancelled):
                 future.result(10)
     with pytest.raises(Cancelled):
-        call_of(Session(scheduler), model, call)
+        call_of(SharedEngine(scheduler), call)
 
 
 def test_turns_are_given_in_order() -> None:
-    turns, seen = Turns(), list[int]()
+    turns, seen = FairLock(), list[int]()
 
     def take(number: int) -> None:
         with turns:
@@ -290,21 +300,21 @@ def test_turns_are_given_in_order() -> None:
 
 @pytest.mark.parametrize("most", [512, 12])
 def test_a_beginning_that_prompts_share_is_read_once(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Beginnings, "most", most)
+    monkeypatch.setattr(PrefixCache, "most", most)
     model = tiny("llama")
     dice = random.Random(5)
     shared = [dice.randrange(3, VOCABULARY) for _ in range(20)]
     ways = [[*shared, 7, 9, 30], [*shared, 11], shared[:15], shared, [8] * 9]
-    known = Beginnings()
+    known = PrefixCache()
     new = []
     for ids in ways:
-        route = choose(model, "fused")
-        reading, alone = Reading(route, [ids], [2], 4, known), Reading(choose(model, "fused"), [ids], [2], 4)  # type: ignore[arg-type]
-        new.append(reading.advance(100))
-        assert alone.advance(100) == len(ids) and reading.done
-        (state, logits), (want, right) = reading.result(), alone.result()
-        torch.testing.assert_close(logits, right, atol=1e-3, rtol=1e-3)
-        assert state.prompts[0].length == want.prompts[0].length == len(ids)
-        torch.testing.assert_close(state.prompts[0].keys[-1], want.prompts[0].keys[-1], atol=1e-3, rtol=1e-3)
+        path: Any = choose(model, "fused")
+        prefill, alone = ChunkedPrefill(path, [ids], known), ChunkedPrefill(path, [ids])
+        new.append(prefill.advance(100))
+        assert alone.advance(100) == len(ids) and prefill.done
+        torch.testing.assert_close(prefill.logits[0], alone.logits[0], atol=1e-3, rtol=1e-3)
+        got, want = prefill.read[0], alone.read[0]
+        assert got.length == want.length == len(ids)
+        torch.testing.assert_close(got.keys[-1], want.keys[-1], atol=1e-3, rtol=1e-3)
     assert new == ([23, 1, 1, 5, 9] if most == 512 else [23, 9, 3, 8, 9])
-    assert known.of(object(), shared) is None, "other weights"
+    assert known.longest(shared, object()) is None, "other weights"

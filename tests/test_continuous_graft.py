@@ -15,7 +15,7 @@ from test_decoding import lm
 
 from thoughtmix.engine import SamplingParams
 from thoughtmix.engine.row_state import RowLora, stack_row_loras
-from thoughtmix.engine.scheduler import Session
+from thoughtmix.engine.shared import SharedEngine
 
 KINDS: dict[str, dict[str, Any]] = {
     "held": {"noise": "held"},
@@ -47,7 +47,6 @@ def thought_call(model: Any, number: int) -> dict[str, Any]:
         "max_new_tokens": dice.choice([6, 14]),
         "end_ids": frozenset({2, 50, 51}),
         "row_state": row_state,
-        "tail": row_state.unshared_suffix,
     }  # fmt: skip
 
 
@@ -63,7 +62,7 @@ def test_law_5_thoughts_and_plain_rows_side_by_side(kind: str) -> None:
 
         def one(number: int) -> Any:
             call = some_call(number) if number >= 100 else thought_call(model, number)
-            done = call_of(Session(scheduler), model, call)
+            done = call_of(SharedEngine(scheduler), call)
             if number < 100:
                 routes[number] = call["row_state"].routes(len(call["rows"]))
             return done
@@ -89,10 +88,10 @@ def test_the_branches_are_at_work() -> None:
     _, model = model_of("tail")
     call = thought_call(model, 1)
     with scheduled(model) as scheduler:
-        moved = call_of(Session(scheduler), model, {**call, "rows": [Row(seed=5)] * len(call["rows"])})
+        moved = call_of(SharedEngine(scheduler), {**call, "rows": [Row(seed=5)] * len(call["rows"])})
         still = call_of(
-            Session(scheduler), model,
-            {k: v for k, v in {**call, "rows": [Row(seed=5)] * len(call["rows"])}.items() if k not in {"row_state", "tail"}},
+            SharedEngine(scheduler),
+            {k: v for k, v in {**call, "rows": [Row(seed=5)] * len(call["rows"])}.items() if k != "row_state"},
         )  # fmt: skip
     assert [r.logprobs for r in moved.outputs] != [r.logprobs for r in still.outputs]
 

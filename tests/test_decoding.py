@@ -14,7 +14,7 @@ from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.engine import SamplingParams
 from thoughtmix.engine.backends import probe
 from thoughtmix.engine.backends import shared as shared_module
-from thoughtmix.engine.kv_cache import SharedPrefix
+from thoughtmix.engine.kv_cache import KVCache
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 OTHER = [44, 17, 3]
@@ -141,7 +141,7 @@ def test_rows_end_at_end_tokens_and_stop_strings_and_leave_the_batch() -> None:
             sizes.append(len(tokens))
             return self.path.step(tokens)  # type: ignore[no-any-return]
 
-    import thoughtmix.engine.loop as engine
+    import thoughtmix.engine.local as engine
 
     try:
         engine.choose = lambda *a: Counting(original(*a))  # type: ignore[assignment]
@@ -234,8 +234,8 @@ def test_the_model_is_left_as_it_was_also_after_an_error(path: str) -> None:
 def test_a_path_that_computes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe can fail: break the shared attention and the model falls back, with the right text."""
     model = fresh("gpt2")
-    right = SharedPrefix.attend
-    monkeypatch.setattr(SharedPrefix, "attend", lambda *a: right(*a) * 1.05)
+    right = KVCache.attend
+    monkeypatch.setattr(KVCache, "attend", lambda *a: right(*a) * 1.05)
     got = run(model, [PROMPT], [Row(seed=0)])
     assert got.path == "expanded"
     assert got.outputs[0].token_ids == run(tiny("gpt2"), [PROMPT], [Row(seed=0)], path="expanded").outputs[0].token_ids

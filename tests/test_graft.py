@@ -444,7 +444,8 @@ def test_the_engine_gives_the_thoughts_of_the_model(family: str, read: Any) -> N
         for row, c, seed, spec in zip(done.outputs, creativity, seeds, rows, strict=True):
             prompt = prompts[spec.prompt]
             ids = torch.tensor([prompt + row.token_ids])
-            at = len(prompt) if read == "shared" else 0
+            tail = min(row_state.unshared_suffix, min(map(len, prompts)) - 1)  # what rows read for themselves
+            at = len(prompt) - tail if read == "shared" else 0
             log_p = said(lm.model, {"input_ids": ids}, creativity=c, seed=seed, prompt_lengths=at).log_softmax(-1)[0]
             got = log_p[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None])[:, 0]
             torch.testing.assert_close(got, torch.tensor(row.logprobs), atol=0.02, rtol=0.02)
@@ -525,7 +526,8 @@ def test_what_the_fused_path_leaves_to_others() -> None:
         done = decode(lm, [[5, 9, 77]], rows, max_new_tokens=4, row_state=row_state, end_ids=frozenset())
         assert done.path == "shared", settings
         ids = torch.tensor([[5, 9, 77, *done.outputs[0].token_ids]])
-        log_p = said(lm.model, {"input_ids": ids}, seed=1, prompt_lengths=3).log_softmax(-1)[0, 2:-1]
+        tail = min(row_state.unshared_suffix, 2)
+        log_p = said(lm.model, {"input_ids": ids}, seed=1, prompt_lengths=3 - tail).log_softmax(-1)[0, 2:-1]
         got = log_p.gather(1, ids[0, 3:, None])[:, 0]
         torch.testing.assert_close(got, torch.tensor(done.outputs[0].logprobs), atol=1e-3, rtol=1e-3)
 

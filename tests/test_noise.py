@@ -399,6 +399,10 @@ def test_the_command(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: py
     body = json.loads(got.out)
     assert [t["finish"] for t in body["thoughts"]] == ["stop", "cancelled", "stop"]
     assert "secret" not in got.out + got.err and {b["model"] for b in server.seen} == {"big"}
+    with serving(lambda number, body: "400") as server:
+        assert cli.main(["noise", "An idea.", "-n", "2", "--endpoint", server.url, "--json"]) == 1
+    got = capsys.readouterr()
+    assert got.out == "" and "gave no thought" in got.err and got.err.count("\n") == 1
 
 
 def test_a_terminal_shows_them_growing(tinyland: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_offsets_are_refused() -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("family", "spared"), [("llama", 20 + 15), ("gpt2", 0)])
+@pytest.mark.parametrize(("family", "spared"), [("llama", 20 + 15), ("gpt2", 20 + 15), ("bloom", 0)])
 def test_a_beginning_that_prompts_of_one_call_share_is_read_once(family: str, spared: int) -> None:
     """The same tokens and log-probabilities as each prompt by itself; fewer tokens computed."""
     shared = [(7 * i + 5) % (VOCABULARY - 3) + 3 for i in range(20)]

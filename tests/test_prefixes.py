@@ -68,7 +68,7 @@ def test_tokens_computed_are_tokens_new(family: str) -> None:
     texts = [[*PROMPT, *r.token_ids] for r in first.outputs]
     rows = [Row(seed=s, prompt=s % 3) for s in range(6)]
     assert run(model, texts, rows, 4, prefixes=first.prefixes).computed == 6 * 4
-    spared = 2 * len(PROMPT) if family == "llama" else 0  # on the fused path what they share is read once
+    spared = 2 * len(PROMPT)  # what they share is read once
     assert run(model, texts, rows, 4).computed == sum(map(len, texts)) - spared + 6 * 3
 
 
@@ -113,13 +113,13 @@ def test_a_prefix_outlives_its_batch_and_its_neighbours_and_goes_when_it_is_let_
     """Rows ended before, between and after; then only what is still referenced is held."""
     model = tiny("gpt2")
     texts, prefixes = grown(model)
-    before = [prefix.tensors()[0].clone() for prefix in prefixes]
+    before = [prefix.prompt().keys[0].clone() for prefix in prefixes]
     run(model, texts, [Row(seed=s, prompt=s % 6, max_new_tokens=1 + s % 4) for s in range(12)], 4, prefixes=prefixes)
     for prefix, then in zip(prefixes, before, strict=True):
-        assert torch.equal(prefix.tensors()[0], then), "nobody writes into a prefix"
+        assert torch.equal(prefix.prompt().keys[0], then), "nobody writes into a prefix"
     child = run(model, texts[:1], [Row(seed=0)], 3, prefixes=prefixes[:1], keep_prefixes=True).prefixes[0]
     held = [weakref.ref(p) for p in prefixes]
-    tensors = [weakref.ref(p.keys) for p in prefixes]
+    tensors = [weakref.ref(p.keys[0]) for p in prefixes]
     root = weakref.ref(prefixes[1].parent)
     del prefixes, prefix
     gc.collect()

@@ -668,7 +668,7 @@ def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "says"),
     [((), "prompt is empty"), (("w5", "-n", "0"), "n is 0"), (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
-     (("w5", "--evaluators", "judge=1"), "--judge MODEL"), (("w5", "--budget-tokens", "0"), "budget of 0"),
+     (("w5", "--evaluators", "judge=1"), "--judge MODEL"), (("w5", "--budget-tokens", "0"), "Pass --budget-tokens"),
      (("w5", "--save", "/no/such/folder/x"), "mkdir -p"), (("w5", "--resume", "/no/such/file"), "Cannot read"),
      (("w5", "--step", "0"), "step is 0")],
 )  # fmt: skip
@@ -681,13 +681,13 @@ def test_bad_commands_are_one_line(tinyland: Any, capsys: pytest.CaptureFixture[
 def test_ctrl_c_shows_what_is_there_and_saves_it(
     tinyland: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thoughtmix.cli.search import _Grown
+    from thoughtmix.cli.search import SavedSearch
 
     def stop(self: Any, event: Any) -> None:
         if self.search.spent.rounds == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Grown, "see", stop)
+    monkeypatch.setattr(SavedSearch, "report", stop)
     file = tmp_path / "tree.json"
     assert command(*ASK, "5000", "--save", str(file)) == 130
     said = capsys.readouterr()

@@ -29,8 +29,8 @@ branches, `diffusion` where it writes in any order, else `sampling`."""
 PathName = Literal["auto", "fused", "shared", "expanded"]
 Weights = Literal["auto", "native", "fp16"]
 _CALL = frozenset({"thinker", "options", "raw", "measure"})  # further names of `Pipeline.__call__`
-_ELSEWHERE = {
-    "select": "select is a method of the result: think(...).select(k).",
+ELSEWHERE = {
+    "select": "select is a method of the result: think(...).select(k), or --select k.",
     "num_return_sequences": "Did you mean 'n'?",
     "num_thoughts": "Did you mean 'n'?",
     "do_sample": "Pass temperature=0 for the likeliest answer.",
@@ -223,9 +223,14 @@ def typed_options(
     twice = set(more) & set(options or {})
     if twice:
         raise InputError(f"{min(twice)} was given twice.", "Pass it in options, or by its name.")
-    for name in more:
-        if name in _ELSEWHERE and name not in thinker.Options.model_fields:
-            raise InputError(f"Unknown setting {name!r}.", _ELSEWHERE[name])
+    for name in set(options or {}).union(more) - set(thinker.Options.model_fields):
+        if name in ELSEWHERE:
+            raise InputError(f"Unknown setting {name!r}.", ELSEWHERE[name])
+        if name in SETTINGS:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{name} is no option of {thinker.name}.", f"Pass it beside the options: {name}=... ({flag})."
+            )
     return parse_options(thinker.Options, {**(options or {}), **more}, thinker.name, [*SETTINGS, *_CALL])
 
 

@@ -9,39 +9,15 @@ from typing import Any
 
 import typer
 
-from thoughtmix import __version__
+from thoughtmix.cli.app import app
 from thoughtmix.core.errors import ThoughtmixError
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
-app = typer.Typer(
-    name="thoughtmix",
-    help="One prompt in, many genuinely different and still good answers out, from one language model.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"thoughtmix {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-) -> None:
-    pass
-
-
-# Each module adds its command to `app`; the order here is the order in the help.
-from thoughtmix.cli import think, noise, search, diffuse, show, graft, tune, train, experiment  # noqa: E402, F401, I001
-from thoughtmix.cli import experts, cost, bench, serve, lists, pull, doctor  # noqa: E402, F401
+# Each module adds its commands to `app`; the order here is their order in the help.
+from thoughtmix.cli import think, noise, search, diffuse, graft, train, experts  # noqa: E402, F401, I001
+from thoughtmix.cli import cost, bench, serve, lists, install  # noqa: E402, F401
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,9 +60,13 @@ def _say(line: str, code: int) -> int:
 
 def _usage(error: Exception) -> tuple[str, int]:
     """A usage error as one line that ends with what to type."""
+    from thoughtmix.api import ELSEWHERE
+
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "thoughtmix"
     said = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    said = f"{said.rstrip('.')}. {ELSEWHERE[name]}" if name in ELSEWHERE else said
     return f"{said}{'' if said[-1:] in '.?' else '.'} Type: {path} --help", 2
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json as codec
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from thoughtmix.cli import app
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,79 +19,80 @@ if TYPE_CHECKING:
     from thoughtmix.bench.tasks import Item
     from thoughtmix.bench.trials import TrialProgress
 
-DEFAULT_THINKERS = "sampling,temperature,styles"
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured, and how."""
+
+    thinkers: Annotated[str, option("Who takes part, the first as baseline; see --list.")] = (
+        "sampling,temperature,styles"
+    )
+    prompts: Annotated[Path | None, option("Open prompts: JSON Lines with `prompt` (NoveltyBench's files too).")] = None
+    tasks: Annotated[
+        str, option("Task families: coverage, puzzles, countdown, writing, with commas between, or none.")
+    ] = "coverage,puzzles"
+    n: Annotated[int, option("Thoughts a trial.", "-n", "--n")] = 8
+    budget: Annotated[int, option("Most tokens of a trial, all n thoughts together, for everyone.")] = 384
+    seeds: Annotated[int, option("Seeds of each prompt and setting; 3 or more for a result.")] = 3
+    settings: Annotated[int, option("Settings each thinker may try on the development prompts.")] = 5
+    keep: Annotated[int, option("Settings of each that are reported on the held-out prompts.")] = 3
+    grids: Annotated[
+        Path | None,
+        option("JSON with a list of settings by thinker, instead of the built-in ones.", "--grids", "--ladders"),
+    ] = None
+    limit: Annotated[int | None, option("Take only so many prompts of each kind, drawn by --seed.")] = None
+    development: Annotated[float, option("Share of the prompts for choosing settings.")] = 0.4
+    pairs: Annotated[
+        Path | None, option("Labelled pairs (a, b, same) that set the threshold of distinct_k, 0.3 else.")
+    ] = None
+    seed: Annotated[int, option("Of the split, the intervals and the examples.")] = 0
+
+    def config(self, models: Models) -> BenchConfig:
+        """The prompts read, the settings to try laid out. Raises `InputError`."""
+        from thoughtmix.bench.config import BenchConfig, split_items
+        from thoughtmix.bench.grids import build_grids
+
+        names = tuple(name.strip() for name in self.thinkers.split(","))
+        first, second = split_items(_items(self.prompts, self.tasks), self.development, self.limit, self.seed)
+        return BenchConfig(
+            names,
+            build_grids(names, self.settings, self.grids, models, first),
+            first,
+            second,
+            n=self.n,
+            max_new_tokens=self.budget // max(self.n, 1),
+            seeds=self.seeds,
+            keep=self.keep,
+            seed=self.seed,
+            threshold=0.3 if self.pairs is None else _threshold(self.pairs, models),
+            models=models,
+        )
 
 
 @app.command()
+@with_options
 def bench(
-    thinkers: Annotated[
-        str, typer.Option(help="Who takes part, the first as baseline; see --list.")
-    ] = DEFAULT_THINKERS,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Open prompts: JSON Lines with `prompt` (NoveltyBench's files too).")
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(help="Task families: coverage, puzzles, countdown, writing, with commas between, or none.")
-    ] = "coverage,puzzles",
-    n: Annotated[int, typer.Option("-n", "--n", help="Thoughts a trial.")] = 8,
-    budget: Annotated[int, typer.Option(help="Most tokens of a trial, all n thoughts together, for everyone.")] = 384,
-    seeds: Annotated[int, typer.Option(help="Seeds of each prompt and setting; 3 or more for a result.")] = 3,
-    settings: Annotated[int, typer.Option(help="Settings each thinker may try on the development prompts.")] = 5,
-    keep: Annotated[int, typer.Option(help="Settings of each that are reported on the held-out prompts.")] = 3,
-    grids: Annotated[
-        Path | None,
-        typer.Option(
-            "--grids", "--ladders", help="JSON with a list of settings by thinker, instead of the built-in ones."
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only so many prompts of each kind, drawn by --seed.")] = None,
-    development: Annotated[float, typer.Option(help="Share of the prompts for choosing settings.")] = 0.4,
-    pairs: Annotated[
-        Path | None, typer.Option(help="Labelled pairs (a, b, same) that set the threshold of distinct_k, 0.3 else.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the intervals and the examples.")] = 0,
-    model: Annotated[
-        str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")
-    ] = None,
+    own: BenchOptions,
+    device: DeviceOptions,
+    model: Model = None,
     judge: Annotated[
-        str | None, typer.Option(help="Who judges open prompts, named as --model. Default: the model itself.")
+        str | None, option("Who judges open prompts, named as --model. Default: the model itself.")
     ] = None,
-    embedder: Annotated[
-        str | None, typer.Option(help="A sentence-transformers model. Default: all-MiniLM-L6-v2.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes, each with its own models.")] = 1,
-    ray: Annotated[bool, typer.Option("--ray", help="Spread the workers with Ray, over machines too.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for trials, record and page; the same again continues it.")] = Path(
+    embedder: Annotated[str | None, option("A sentence-transformers model. Default: all-MiniLM-L6-v2.")] = None,
+    workers: Annotated[int, option("Processes, each with its own models.")] = 1,
+    ray: Annotated[bool, option("Spread the workers with Ray, over machines too.", "--ray")] = False,
+    out: Annotated[Path, option("Folder for trials, record and page; the same again continues it.")] = Path(
         "bench-out"
     ),
-    list_: Annotated[bool, typer.Option("--list", help="Print who can take part, and stop.")] = False,
+    list_: Annotated[bool, option("Print who can take part, and stop.", "--list")] = False,
 ) -> None:
     """Measure diversity against quality, on equal terms, and write a page with intervals."""
     if list_:
         _list()
         return
-    from thoughtmix.bench.config import BenchConfig, Models, split_items
-    from thoughtmix.bench.grids import build_grids
+    from thoughtmix.bench.config import Models
 
-    names = tuple(name.strip() for name in thinkers.split(","))
-    models = Models(model, judge, embedder, dtype, device)
-    first, second = split_items(_items(prompts, tasks), development, limit, seed)
-    config = BenchConfig(
-        names,
-        build_grids(names, settings, grids, models, first),
-        first,
-        second,
-        n=n,
-        max_new_tokens=budget // max(n, 1),
-        seeds=seeds,
-        keep=keep,
-        seed=seed,
-        threshold=0.3 if pairs is None else _threshold(pairs, models),
-        models=models,
-    )
-    _run(config, out, workers, ray)
+    _run(own.config(Models(model, judge, embedder, device.dtype, device.device)), out, workers, ray)
 
 
 def _run(config: BenchConfig, out: Path, workers: int, ray: bool) -> None:

@@ -2,158 +2,175 @@
 
 from __future__ import annotations
 
-import json as codec
+import dataclasses
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thoughtmix.cli import app
-from thoughtmix.cli.output import check_folder
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import Device, Json, option, read_text, with_options
+from thoughtmix.cli.output import check_folder, print_json, progress
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
-    from thoughtmix.diffusion.branching import BranchedResult, MultiBranchDiffusion
+    from thoughtmix.diffusion.branching import BranchedResult, BranchingConfig, MultiBranchDiffusion
     from thoughtmix.diffusion.load import DiffusionModel
     from thoughtmix.diffusion.sampler import DenoisingConfig
     from thoughtmix.diffusion.state import DiffusionState
 
-_MODEL = typer.Option(help="shakespeare-diffusion, a folder, or a Hugging Face id of a masked language model.")
-_STEPS = typer.Option(help="Forward passes of each branch.")
-_POLICY = typer.Option(
-    help="Which positions are decided first: random, ancestral, first-hitting, confidence, margin, entropy, ..."
-)
-_REMASK = typer.Option(help="Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop.")
-_DEVICE = typer.Option(help="auto, cpu, cuda, ...")
-_JSON = typer.Option("--json", help="Print everything as JSON and nothing else.")
+_Steps = Annotated[int, option("Forward passes of each branch.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingOptions:
+    """How a text is written out of noise, and by which model."""
+
+    steps: _Steps = 128
+    policy: Annotated[
+        str,
+        option("Which positions are decided first: random, ancestral, first-hitting, confidence, margin, entropy, ..."),
+    ] = "random"
+    remask: Annotated[
+        str | None, option("Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop.")
+    ] = None
+    temperature: Annotated[float, option("Of the draws; 0: the likeliest token.")] = 1.0
+    model: Annotated[
+        str | None, option("shakespeare-diffusion, a folder, or a Hugging Face id of a masked language model.")
+    ] = None
+    device: Device = "auto"
+
+    def denoising(self, block: int = 0, top_p: float = 1.0) -> DenoisingConfig:
+        """Raises `InputError`, `UnknownName`."""
+        from thoughtmix.diffusion.policies import make_policy
+        from thoughtmix.diffusion.sampler import DenoisingConfig
+        from thoughtmix.diffusion.schedules import Remask
+
+        policy = make_policy(self.policy)
+        remask = None if self.remask is None else Remask(self.remask)
+        _require_positive("--steps", self.steps)
+        own_steps = not policy.fixed_steps or policy.one_per_step
+        return DenoisingConfig(policy, None if own_steps else self.steps, block, remask, top_p=top_p)
+
+    def load(self) -> DiffusionModel:
+        from thoughtmix.diffusion.load import load_diffusion
+
+        return load_diffusion(self.model, self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenoiseOptions(DenoisingOptions):
+    steps: _Steps = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchOptions:
+    """The branches, and how they compete."""
+
+    branches: Annotated[int, option("Texts denoised side by side.")] = 4
+    length: Annotated[int, option("Tokens to write after the prompt.")] = 256
+    select: Annotated[str, option("Who goes on: none, best, diverse or smc.")] = "diverse"
+    at: Annotated[str, option("When that is decided: shares of the text, rising.")] = "0.2,0.5"
+    keep: Annotated[int | None, option("How many go on, copied to fill the places; default: half.")] = None
+    score: Annotated[str, option("fill, path, or a judge: a model as in `think --model`.")] = "fill"
+    strength: Annotated[float, option("What a nat of score counts (smc).")] = 20.0
+    merge: Annotated[int, option("Make one text of the best so many; 0: none.")] = 0
+    block: Annotated[int, option("Fill in so many tokens at a time, left to right; 0: all.")] = 0
+    top_p: Annotated[float, option("Keep this much probability; 1 is off.")] = 1.0
+    seed: Annotated[int, option("Branch i begins with seed + i - 1.")] = 0
+
+    @property
+    def judged(self) -> bool:
+        """Whether the score is a model's."""
+        from thoughtmix.diffusion.selection import SCORES
+
+        return self.score not in SCORES
+
+    def branching(self) -> BranchingConfig:
+        """With a judge of no use until it is loaded. Raises `InputError`, `UnknownName`."""
+        from thoughtmix.diffusion.branching import BranchingConfig
+
+        score = "fill" if self.judged else self.score
+        return BranchingConfig(self.select, _shares(self.at), self.keep, score=score, strength=self.strength)
 
 
 @app.command()
+@with_options
 def diffuse(
     prompt: Annotated[
         str, typer.Argument(help='Where the text begins, or a text with gaps: "To be, <mask:12> be"; - reads it.')
     ] = "",
-    branches: Annotated[int, typer.Option(help="Texts denoised side by side.")] = 4,
-    steps: Annotated[int, _STEPS] = 128,
-    length: Annotated[int, typer.Option(help="Tokens to write after the prompt.")] = 256,
-    select: Annotated[str, typer.Option(help="Who goes on: none, best, diverse or smc.")] = "diverse",
-    at: Annotated[str, typer.Option(help="When that is decided: shares of the text, rising.")] = "0.2,0.5",
-    keep: Annotated[int | None, typer.Option(help="How many go on, copied to fill the places; default: half.")] = None,
-    score: Annotated[str, typer.Option(help="fill, path, or a judge: a model as in `think --model`.")] = "fill",
-    strength: Annotated[float, typer.Option(help="What a nat of score counts (smc).")] = 20.0,
-    merge: Annotated[int, typer.Option(help="Make one text of the best so many; 0: none.")] = 0,
-    policy: Annotated[str, _POLICY] = "random",
-    remask: Annotated[str | None, _REMASK] = None,
-    block: Annotated[int, typer.Option(help="Fill in so many tokens at a time, left to right; 0: all.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Of the draws; 0: the likeliest token.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Keep this much probability; 1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Branch i begins with seed + i - 1.")] = 0,
-    model: Annotated[str | None, _MODEL] = None,
-    device: Annotated[str, _DEVICE] = "auto",
-    live: Annotated[bool, typer.Option("--live", help="Watch them being denoised (terminals only).")] = False,
-    json: Annotated[bool, _JSON] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one page here that plays it.")] = None,
+    *,
+    own: BranchOptions,
+    denoising: DenoisingOptions,
+    live: Annotated[bool, option("Watch them being denoised (terminals only).", "--live")] = False,
+    json: Json = False,
+    html: Annotated[Path | None, option("Also write one page here that plays it.")] = None,
 ) -> None:
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
-    settings = {
-        "branches": branches,
-        "steps": steps,
-        "length": length,
-        "select": select,
-        "at": list(_shares(at)),
-        "keep": keep,
-        "score": score,
-        "strength": strength,
-        "merge": merge,
-        "policy": policy,
-        "remask": remask,
-        "block": block,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    _diffuse(sys.stdin.read() if prompt == "-" else prompt, settings, model, device, live, json, html)
-
-
-def _diffuse(
-    prompt: str, settings: dict[str, Any], model: str | None, device: str, live: bool, json: bool, html: Path | None
-) -> None:
-    check_folder(html)
+    from thoughtmix.core.types import write_whole
     from thoughtmix.report import branches as report
 
-    diffusion = _multi_branch(settings, model, device)
-    dm, seed, temperature = diffusion.model, settings["seed"], settings["temperature"]
-    seeds = list(range(seed, seed + settings["branches"]))
+    prompt = sys.stdin.read() if prompt == "-" else prompt
+    settings = {**dataclasses.asdict(own), **dataclasses.asdict(denoising), "at": list(_shares(own.at))}
+    settings = {name: value for name, value in settings.items() if name not in {"model", "device"}}
+    check_folder(html)
+    diffusion = _multi_branch(own, denoising)
+    dm, seeds = diffusion.model, list(range(own.seed, own.seed + own.branches))
     if "<mask" in prompt:
-        state = dm.infill_state(prompt, seeds, temperature)
+        state = dm.infill_state(prompt, seeds, denoising.temperature)
     else:
-        state = dm.prompt_state(prompt, settings["length"], seeds, temperature)
+        state = dm.prompt_state(prompt, own.length, seeds, denoising.temperature)
     film = report.Film(dm)
     made = _watched(diffusion, state, prompt, film, live and not json)
     if html is not None:
-        from thoughtmix.core.types import write_whole
-
         write_whole(html, report.page(made, film, dm.name, settings))
     if json:
-        print(codec.dumps(report.to_dict(made, {"model": dm.name, **settings}), ensure_ascii=False, indent=2))
+        print_json(report.to_dict(made, {"model": dm.name, **settings}))
     else:
         print(report.plain(made, dm.name))
     if html is not None:
         print(f"Wrote {html}", file=sys.stderr)
 
 
-def _multi_branch(settings: dict[str, Any], model: str | None, device: str) -> MultiBranchDiffusion:
+def _multi_branch(own: BranchOptions, how: DenoisingOptions) -> MultiBranchDiffusion:
     """Everything is checked before a model is loaded; a judge is loaded last."""
-    from thoughtmix.diffusion.branching import BranchingConfig, MultiBranchDiffusion
-    from thoughtmix.diffusion.selection import SCORES
+    from thoughtmix.diffusion.branching import MultiBranchDiffusion
 
-    s, score = settings, settings["score"]
-    denoising = _denoising_config(s["policy"], s["steps"], s["remask"], s["block"], s["top_p"])
-    known = score in SCORES
-    branching = BranchingConfig(
-        s["select"], tuple(s["at"]), s["keep"], score=score if known else "fill", strength=s["strength"]
-    )
-    _require_positive("--branches", s["branches"])
-    _require_positive("--length", s["length"])
-    branching.check(denoising, s["branches"])
-    dm = _load(model, device)
-    if not known:
-        branching = replace(branching, score=_judge(score, device))
-    return MultiBranchDiffusion(s["branches"], dm, branching=branching, denoising=denoising, merge=s["merge"])
+    denoising, branching = how.denoising(own.block, own.top_p), own.branching()
+    _require_positive("--branches", own.branches)
+    _require_positive("--length", own.length)
+    branching.check(denoising, own.branches)
+    dm = how.load()
+    if own.judged:
+        branching = dataclasses.replace(branching, score=_judge(own.score, how.device))
+    return MultiBranchDiffusion(own.branches, dm, branching=branching, denoising=denoising, merge=own.merge)
 
 
 @app.command()
+@with_options
 def renoise(
     text: Annotated[str, typer.Argument(help="The text to begin from; - reads it from standard input.")],
-    level: Annotated[str, typer.Option(help="How much is forgotten, 0 to 1; several with commas.")] = "0.5",
-    lock: Annotated[list[str] | None, typer.Option(help="Words of the text that stay; may be repeated.")] = None,
-    how: Annotated[
-        str, typer.Option(help="What is forgotten: random, span, or unsure (least likely first).")
-    ] = "random",
-    n: Annotated[int, typer.Option("-n", "--n", help="How many new versions.")] = 4,
-    steps: Annotated[int, _STEPS] = 64,
-    policy: Annotated[str, _POLICY] = "random",
-    remask: Annotated[str | None, _REMASK] = None,
-    temperature: Annotated[float, typer.Option(help="Of the draws; 0: the likeliest token.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Version i has seed + i - 1 and can be made again alone by it.")] = 0,
-    model: Annotated[str | None, _MODEL] = None,
-    device: Annotated[str, _DEVICE] = "auto",
-    json: Annotated[bool, _JSON] = False,
+    level: Annotated[str, option("How much is forgotten, 0 to 1; several with commas.")] = "0.5",
+    lock: Annotated[list[str] | None, option("Words of the text that stay; may be repeated.")] = None,
+    how: Annotated[str, option("What is forgotten: random, span, or unsure (least likely first).")] = "random",
+    n: Annotated[int, option("How many new versions.", "-n", "--n")] = 4,
+    seed: Annotated[int, option("Version i has seed + i - 1 and can be made again alone by it.")] = 0,
+    json: Json = False,
+    *,
+    denoising: RenoiseOptions,
 ) -> None:
     """Noise an idea: forget part of a text, and denoise it again in n directions."""
-    if text == "-":
-        text = sys.stdin.read()
-    if not text.strip():
-        raise InputError("The text is empty.", 'Type one: thoughtmix renoise "To be, or not to be"')
+    text = read_text(text, "The text is empty.", 'Type one: thoughtmix renoise "To be, or not to be"')
     levels = _shares(level, "--level", most=True)
-    config = _denoising_config(policy, steps, remask, 0, 1.0)
+    config = denoising.denoising()
     _require_positive("-n", n)
     from thoughtmix.diffusion.renoise import renoise as renoise_text
 
-    dm = _load(model, device)
-    settings: dict[str, Any] = {"lock": lock or [], "how": how, "temperature": temperature}
+    dm = denoising.load()
+    settings: dict[str, Any] = {"lock": lock or [], "how": how, "temperature": denoising.temperature}
     made = [renoise_text(dm, text, level, n, seed=seed, config=config, **settings) for level in levels]
     if json:
         body = [
@@ -161,7 +178,7 @@ def renoise(
             for r in made
         ]
         head = {"schema": "thoughtmix/renoised", "version": 1, "model": dm.name, "original": text, "how": how}
-        print(codec.dumps({**head, "levels": body}, ensure_ascii=False, indent=2))
+        print_json({**head, "levels": body})
         return
     from thoughtmix.report.text import printable
 
@@ -197,28 +214,8 @@ def _watched(
         return diffusion.denoise(state, prompt, on_frame=both)
 
 
-def _denoising_config(name: str, steps: int, remask: str | None, block: int, top_p: float) -> DenoisingConfig:
-    from thoughtmix.diffusion.policies import make_policy
-    from thoughtmix.diffusion.sampler import DenoisingConfig
-    from thoughtmix.diffusion.schedules import Remask
-
-    policy = make_policy(name)
-    taken = None if remask is None else Remask(remask)
-    if steps < 1:
-        raise InputError(f"steps is {steps}.", "Pass 1 or more (--steps 128).")
-    own_steps = not policy.fixed_steps or policy.one_per_step
-    return DenoisingConfig(policy, None if own_steps else steps, block, taken, top_p=top_p)
-
-
-def _load(model: str | None, device: str) -> DiffusionModel:
-    from thoughtmix.diffusion.load import load_diffusion
-
-    return load_diffusion(model, device)
-
-
 def _judge(name: str, device: str) -> Any:
     """Of texts, by an autoregressive model."""
-    from thoughtmix.cli.output import progress
     from thoughtmix.diffusion.selection import likelihood_judge
     from thoughtmix.models import load_model
 

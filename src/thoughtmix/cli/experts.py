@@ -4,38 +4,51 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from thoughtmix.cli import app
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import (
+    DeviceOptions,
+    EngineOptions,
+    Html,
+    Json,
+    OutputOptions,
+    Prompt,
+    SamplingOptions,
+    Select,
+    option,
+    with_options,
+)
+from thoughtmix.cli.think import explore, finish, read_prompt
 from thoughtmix.core.errors import InputError
+from thoughtmix.thinkers.experts import ExpertsThinker
 
 experts = typer.Typer(
     help="Read and steer the routing of a mixture-of-experts model.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(experts, name="experts")
 
-_MODEL = typer.Argument(help="A folder or a Hugging Face id of a mixture-of-experts model.", show_default=False)
-_DTYPE = typer.Option(help="auto, float32, bfloat16 or float16.")
-_DEVICE = typer.Option(help="auto, cpu, cuda, ...")
+_Model = Annotated[
+    str, typer.Argument(help="A folder or a Hugging Face id of a mixture-of-experts model.", show_default=False)
+]
 
 
 @experts.command("map")
+@with_options
 def map_experts(
-    model: Annotated[str, _MODEL],
-    texts: Annotated[
-        Path | None, typer.Option(help='JSON {"label": ["text", ...]}; default: built-in prompts.')
-    ] = None,
-    permutations: Annotated[int, typer.Option(help="Shufflings of the labels in the tests.")] = 999,
-    alpha: Annotated[float, typer.Option(help="Chance of calling any expert wrongly over- or under-used.")] = 0.05,
-    max_tokens: Annotated[int, typer.Option(help="Read this many tokens of a text at most.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the shufflings.")] = 0,
-    dtype: Annotated[str, _DTYPE] = "auto",
-    device: Annotated[str, _DEVICE] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON and nothing else.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one self-contained page here.")] = None,
-    profiles: Annotated[Path | None, typer.Option(help="Also write the profiles found, for `experts think`.")] = None,
+    model: _Model,
+    texts: Annotated[Path | None, option('JSON {"label": ["text", ...]}; default: built-in prompts.')] = None,
+    permutations: Annotated[int, option("Shufflings of the labels in the tests.")] = 999,
+    alpha: Annotated[float, option("Chance of calling any expert wrongly over- or under-used.")] = 0.05,
+    max_tokens: Annotated[int, option("Read this many tokens of a text at most.")] = 256,
+    seed: Annotated[int, option("Of the shufflings.")] = 0,
+    json: Json = False,
+    html: Html = None,
+    profiles: Annotated[Path | None, option("Also write the profiles found, for `experts think`.")] = None,
+    *,
+    device: DeviceOptions,
 ) -> None:
     """Find out what each expert is used for, and test it."""
     labelled = None if texts is None else _texts(texts)
@@ -47,7 +60,7 @@ def map_experts(
     from thoughtmix.report.experts import experts_page, experts_plain
 
     say = progress()
-    lm = load_model(model, dtype=dtype, device=device, on_progress=say)
+    lm = load_model(model, dtype=device.dtype, device=device.device, on_progress=say)
 
     def on_text(done: int, total: int) -> None:
         if done == total or done % max(1, total // 10) == 0:
@@ -69,50 +82,23 @@ def map_experts(
 
 
 @experts.command("think")
+@with_options
 def think_with_experts(
-    model: Annotated[str, _MODEL],
-    prompt: Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")],
-    profiles: Annotated[
-        str, typer.Option(help="noise, router, all, discovered, a label, or FILE.json; several with commas.")
-    ] = "noise",
-    n: Annotated[int, typer.Option("-n", "--n", help="How many thoughts.")] = 8,
-    strength: Annotated[float, typer.Option(help="Times the biases of a profile.")] = 1.0,
-    creativity: Annotated[float | None, typer.Option(help="Scales profiles and noise; 0 is the plain model.")] = None,
-    head: Annotated[int, typer.Option(help="So many of a token's experts are left to the router under noise.")] = 0,
-    read: Annotated[
-        str, typer.Option(help="shared: the prompt is read once; each: by every thought itself.")
-    ] = "shared",
-    temperature: Annotated[str | None, typer.Option(help="Sampling temperature; default 0.7.")] = None,
-    seed: Annotated[int, typer.Option(help="Thought i gets seed + i - 1; its profile follows from it.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest thought, in tokens.")] = 64,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
-    dtype: Annotated[str, _DTYPE] = "auto",
-    device: Annotated[str, _DEVICE] = "auto",
-    measure: Annotated[bool, typer.Option(help="Embed the thoughts and measure them.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the thought set as JSON and nothing else.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one self-contained page here.")] = None,
+    model: _Model,
+    prompt: Prompt,
+    select: Select = None,
+    *,
+    options: ExpertsThinker.Options,
+    sampling: SamplingOptions,
+    engine: EngineOptions,
+    output: OutputOptions,
 ) -> int:
     """Turn one prompt into n thoughts, each under its own routing."""
-    from thoughtmix.cli.think import think
-
-    option: list[Any] = [f"profiles={profiles}", f"strength={strength}", f"head={head}", f"read={read}"]
-    return think(
-        prompt,
-        n=n,
-        thinker="experts",
-        creativity=creativity,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        raw=raw,
-        model=model,
-        dtype=dtype,
-        device=device,
-        option=option,
-        measure=measure,
-        json=json,
-        html=html,
-    )
+    prompt = read_prompt(prompt)
+    output.check(sampling.n, select)
+    thoughts, code = explore(engine.pipeline(model), prompt, "experts", options, sampling.settings(), output)
+    finish(thoughts, output, select)
+    return code
 
 
 def _texts(path: Path) -> dict[str, list[str]]:

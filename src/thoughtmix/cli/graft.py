@@ -1,76 +1,90 @@
-"""`thoughtmix graft` and `thoughtmix export`: thought branches on a pretrained model, and thoughts as plain LoRA."""
+"""`thoughtmix graft`, `export` and `tune`: thought branches on a pretrained model, and thoughts as plain LoRA."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thoughtmix.cli import app
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import DeviceOptions, MaxNewTokens, option, with_options
+from thoughtmix.cli.output import progress, training_progress
 from thoughtmix.core.errors import InputError
 
-_DTYPE = typer.Option(help="auto, float32, bfloat16 or float16.")
-_DEVICE = typer.Option(help="auto, cpu, cuda, ...")
+if TYPE_CHECKING:
+    from thoughtmix.graft.config import MoTConfig
+    from thoughtmix.graft.tuning.prompts import PromptContext
+    from thoughtmix.graft.tuning.tune import TuningConfig
+    from thoughtmix.models import LanguageModel
+    from thoughtmix.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraftOptions:
+    """The shape of a graft."""
+
+    branches: Annotated[int, option("Branches at each block.")] = 8
+    rank: Annotated[int, option("Rank of a branch.")] = 8
+    travelled: Annotated[str, option("How many branches a thought travels through: N, or MIN-MAX.")] = "1-2"
+    route: Annotated[str, option("model: one route a thought; layer: each layer draws its own.")] = "model"
+    router: Annotated[str, option("prior: learned odds; prompt: they depend on the prompt.")] = "prior"
+    noise: Annotated[str, option("held, fresh or none.")] = "held"
+    combiner: Annotated[str, option("router, or attention (not exact as LoRA).")] = "router"
+    layers: Annotated[str | None, option("Numbers of the blocks, with commas between. Default: all.")] = None
+    target: Annotated[list[str] | None, option("A module to graft, by name or its ending; may be repeated.")] = None
+
+    def config(self) -> MoTConfig:
+        """As PEFT has it. Raises `InputError`."""
+        low, _, high = self.travelled.partition("-")
+        if not (low.isdigit() and (high or low).isdigit()):
+            raise InputError(f"--travelled is {self.travelled!r}.", "Pass one number, or two as in 1-2.")
+        if self.layers is not None and not all(part.strip().isdigit() for part in self.layers.split(",")):
+            raise InputError(f"--layers is {self.layers!r}.", "Pass numbers with commas between, as in 10,11,12.")
+        from thoughtmix.graft.config import MoTConfig
+
+        return MoTConfig(
+            task_type="CAUSAL_LM",
+            num_branches=self.branches,
+            r=self.rank,
+            branches_min=int(low),
+            branches_max=int(high or low),
+            route=self.route,
+            router=self.router,
+            noise=self.noise,
+            combiner=self.combiner,
+            target_modules=self.target or None,
+            layers=None if self.layers is None else [int(part) for part in self.layers.split(",")],
+        )
 
 
 @app.command("graft")
+@with_options
 def graft_command(
     model: Annotated[str, typer.Argument(help="A folder, a Hugging Face id, or default.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; then: thoughtmix think --model FOLDER.")],
-    branches: Annotated[int, typer.Option(help="Branches at each block.")] = 8,
-    rank: Annotated[int, typer.Option(help="Rank of a branch.")] = 8,
-    travelled: Annotated[str, typer.Option(help="How many branches a thought travels through: N, or MIN-MAX.")] = "1-2",
-    route: Annotated[str, typer.Option(help="model: one route a thought; layer: each layer draws its own.")] = "model",
-    router: Annotated[str, typer.Option(help="prior: learned odds; prompt: they depend on the prompt.")] = "prior",
-    noise: Annotated[str, typer.Option(help="held, fresh or none.")] = "held",
-    combiner: Annotated[str, typer.Option(help="router, or attention (not exact as LoRA).")] = "router",
-    layers: Annotated[
-        str | None, typer.Option(help="Numbers of the blocks, with commas between. Default: all.")
-    ] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="A module to graft, by name or its ending; may be repeated.")
-    ] = None,
-    dtype: Annotated[str, _DTYPE] = "auto",
-    device: Annotated[str, _DEVICE] = "auto",
+    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.")],
+    own: GraftOptions,
+    device: DeviceOptions,
 ) -> int:
     """Put thought branches on a pretrained model. They do nothing until they are tuned."""
-    low, _, high = travelled.partition("-")
-    if not (low.isdigit() and (high or low).isdigit()):
-        raise InputError(f"--travelled is {travelled!r}.", "Pass one number, or two as in 1-2.")
-    if layers is not None and not all(part.strip().isdigit() for part in layers.split(",")):
-        raise InputError(f"--layers is {layers!r}.", "Pass numbers with commas between, as in 10,11,12.")
-    from thoughtmix.graft.config import MoTConfig
-
-    config = MoTConfig(
-        task_type="CAUSAL_LM",
-        num_branches=branches,
-        r=rank,
-        branches_min=int(low),
-        branches_max=int(high or low),
-        route=route,
-        router=router,
-        noise=noise,
-        combiner=combiner,
-        target_modules=target or None,
-        layers=None if layers is None else [int(part) for part in layers.split(",")],
-    )
+    config = own.config()
     from peft import get_peft_model
 
-    from thoughtmix.cli.output import progress
     from thoughtmix.graft.export import base_model_name, check_replaceable, save_graft
     from thoughtmix.models import load_model
 
     check_replaceable(out)  # before a model is loaded for it
-    lm = load_model(model, dtype=dtype, device=device, on_progress=progress())
+    lm = load_model(model, dtype=device.dtype, device=device.device, on_progress=progress())
     before = sum(p.numel() for p in lm.model.parameters())
     made: Any = get_peft_model(lm.model, config)
     added = sum(p.numel() for n, p in made.named_parameters() if ".mot_" in n)
     save_graft(made, out, base_model_name(lm, model))
     where = ", ".join(sorted(made.peft_config["default"].target_modules)[:3])
     print(
-        f"{branches} branches of rank {rank} beside {where}: {added:,} parameters, {added / before:.1%} of {lm.name}."
+        f"{own.branches} branches of rank {own.rank} beside {where}: "
+        f"{added:,} parameters, {added / before:.1%} of {lm.name}."
     )
     print(
         f"Wrote {out}. They do nothing yet; train them, then type: thoughtmix think ... --thinker mixture --model {out}"
@@ -79,27 +93,27 @@ def graft_command(
 
 
 @app.command()
+@with_options
 def export(
     graft: Annotated[str, typer.Argument(help="The folder of a graft.")],
-    lora: Annotated[Path, typer.Option(help="The folder to write: one LoRA adapter a thought.")],
-    thoughts: Annotated[int, typer.Option(help="How many.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the first thought; thought i has seed + i.")] = 0,
-    creativity: Annotated[float, typer.Option(help="1 is as trained, more is bolder.")] = 1.0,
-    measure: Annotated[bool, typer.Option(help="Measure how near each adapter is to its thought.")] = True,
-    dtype: Annotated[str, _DTYPE] = "auto",
-    device: Annotated[str, _DEVICE] = "auto",
+    lora: Annotated[Path, option("The folder to write: one LoRA adapter a thought.")],
+    thoughts: Annotated[int, option("How many.")] = 8,
+    seed: Annotated[int, option("Of the first thought; thought i has seed + i.")] = 0,
+    creativity: Annotated[float, option("1 is as trained, more is bolder.")] = 1.0,
+    measure: Annotated[bool, option("Measure how near each adapter is to its thought.")] = True,
+    *,
+    device: DeviceOptions,
 ) -> int:
     """Write fixed thoughts of a graft as plain LoRA adapters, for engines that serve many of them at once."""
     from thoughtmix.models.language import adapter_folder
 
     if adapter_folder(graft) is None:
         raise InputError(f"{graft} is not the folder of a graft.", "Make one: thoughtmix graft MODEL --out DIR")
-    from thoughtmix.cli.output import progress
     from thoughtmix.graft.export import PROMPTS, export_lora
     from thoughtmix.models import load_model
 
     tell = progress()
-    lm = load_model(graft, dtype=dtype, device=device, on_progress=tell)
+    lm = load_model(graft, dtype=device.dtype, device=device.device, on_progress=tell)
     prompts = [lm.encode(p) for p in PROMPTS] if measure else []
     facts = export_lora(lm.model, lora, thoughts, seed, creativity, prompts, tell)
     print(f"Wrote {thoughts} LoRA adapters into {lora} (scale 1, base {facts['base_model']}).")
@@ -114,3 +128,125 @@ def export(
     else:
         print("Not measured.", file=sys.stderr)
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What is typed after `thoughtmix tune`."""
+
+    objective: Annotated[str, option("styles, modes, lm (needs --corpus), or calibrate (seconds, no gradient).")] = (
+        "styles"
+    )
+    prompts: Annotated[Path | None, option("Prompts to learn from, one a line. Default: built in.")] = None
+    limit: Annotated[int, option("Take only so many of the prompts; 0: all.")] = 0
+    contexts: Annotated[
+        Path | None, option("TOML with the context of each branch. Default: eight that are built in.")
+    ] = None
+    corpus: Annotated[Path | None, option("A UTF-8 text (lm).")] = None
+    samples: Annotated[int, option("Answers of the teacher for each prompt and branch.")] = 2
+    own: Annotated[
+        float, option("How far each context teaches alone where one answer is asked: 1 alone, 0 all together.")
+    ] = 1.0
+    temperature: Annotated[float, option("Of the teacher's answers.")] = 1.0
+    max_new_tokens: MaxNewTokens = 32
+    contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.")] = 0.1
+    steps: Annotated[int | None, option("Optimizer steps. Default: what --minutes allow.")] = None
+    minutes: Annotated[float | None, option("Train for about this long. Default: 15.")] = None
+    batch_size: Annotated[int, option("Lessons a step.")] = 16
+    learning_rate: Annotated[float, option("The peak.")] = 3e-3
+    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 100
+    strength: Annotated[float, option("How far calibrated branches go at creativity 1.")] = 1.0
+    seed: Annotated[int, option("Of lessons, batches and draws.")] = 0
+    resume: Annotated[bool, option("Go on from the last checkpoint.", "--resume")] = False
+
+    def tuning(self) -> TuningConfig:
+        """What is taught. Raises `InputError`."""
+        from thoughtmix.graft.tuning.distillation import DistillationConfig
+        from thoughtmix.graft.tuning.tune import OBJECTIVES, TuningConfig
+
+        known = [*OBJECTIVES, "calibrate"]
+        if self.objective not in known:
+            raise InputError(f"Unknown objective {self.objective!r}.", f"Pass one of {', '.join(known)}.")
+        objective = "styles" if self.objective == "calibrate" else self.objective
+        distillation = DistillationConfig(self.samples, self.own, self.temperature, max_new_tokens=self.max_new_tokens)
+        return TuningConfig(objective, self.contrast, distillation, self.corpus)
+
+    def training(self) -> TrainConfig:
+        """How it is trained. Raises `InputError`."""
+        from thoughtmix.training.config import TrainConfig
+
+        return TrainConfig(
+            steps=self.steps,
+            minutes=15.0 if self.steps is None and self.minutes is None else self.minutes,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup=20,
+            weight_decay=0.0,
+            evaluate_every=self.evaluate_every,
+            save_every=self.evaluate_every,
+            precision="no",
+            seed=self.seed,
+        )
+
+
+@app.command()
+@with_options
+def tune(
+    folder: Annotated[Path, typer.Argument(help="A graft: the folder that `thoughtmix graft` wrote.")],
+    own: TuneOptions,
+    device: DeviceOptions,
+) -> int:
+    """Teach the thoughts of a graft; the base model stays as it is."""
+    from thoughtmix.graft.tuning.calibrate import calibrate
+    from thoughtmix.graft.tuning.prompts import built_in_contexts, built_in_prompts, read_contexts, read_prompts
+    from thoughtmix.models import load_model
+    from thoughtmix.models.hardware import bf16_hardware
+
+    tuning = own.tuning()
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder} is no graft.", f"Type: thoughtmix graft SmolLM2-135M-Instruct --out {folder}")
+    prompts = read_prompts(own.prompts) if own.prompts else built_in_prompts(own.seed)
+    prompts = prompts[: own.limit or len(prompts)]
+    contexts = read_contexts(own.contexts) if own.contexts else built_in_contexts()
+    config = own.training()
+    # The base only reads; the branches learn in float32.
+    dtype = "bfloat16" if device.dtype == "auto" and bf16_hardware() else device.dtype
+    lm = load_model(str(folder), dtype=dtype, device=device.device, on_progress=progress())
+    if own.objective != "calibrate":
+        return _train(lm, folder, prompts, contexts, tuning, config, own.resume)
+    moved = calibrate(lm, folder, prompts, contexts, own.strength)
+    print(f"{len(contexts)} branches set from {moved} answers each. Now type: {_think(folder)}")
+    return 0
+
+
+def _train(
+    lm: LanguageModel,
+    folder: Path,
+    prompts: list[str],
+    contexts: list[PromptContext],
+    tuning: TuningConfig,
+    config: TrainConfig,
+    resume: bool,
+) -> int:
+    from thoughtmix.graft.tuning.tune import tune
+
+    def report_samples(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 20) == 0:
+            print(f"lessons: {done} of {total} prompts", file=sys.stderr)
+
+    with training_progress() as report_step:
+        done = tune(
+            lm, folder, prompts, contexts, tuning, config, resume=resume, on_sample=report_samples, on_step=report_step
+        )
+    if done.interrupted:
+        print(f"thoughtmix: Stopped at step {done.steps}. Type the same with --resume to go on.", file=sys.stderr)
+        return 130
+    recovered = done.best["val_recovered"]
+    print(f"{tuning.objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
+    print(f"{done.best['val_loss']:.4f} nats a token, branch recovered from its answer {recovered:.0%} (chance 25%)")
+    print(f"Wrote {folder}. Now type: {_think(folder)}")
+    return 0
+
+
+def _think(folder: Path) -> str:
+    return f"thoughtmix think --model {folder} --thinker mixture 'Name a fruit.'"

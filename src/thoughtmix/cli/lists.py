@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import json as codec
-from typing import Annotated, Any
+import dataclasses
+from typing import Any
 
-import typer
-
-from thoughtmix.cli import app
-
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import Json
+from thoughtmix.cli.output import print_json
+from thoughtmix.core.errors import ThoughtmixError
+from thoughtmix.core.options import described, fields_own_first, type_text
+from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 
 @app.command()
 def thinkers(json: Json = False) -> None:
     """List the ways to explore, with their options."""
-    from thoughtmix.core.errors import ThoughtmixError
-    from thoughtmix.thinkers.registry import get_thinker, thinker_names
-
-    rows: dict[str, dict[str, Any]] = {}
+    found: dict[str, Thinker | ThoughtmixError] = {}
     for name in thinker_names():
         try:
-            thinker = get_thinker(name)
-            rows[name] = {"summary": thinker.summary, "options": dict(thinker.options)}
+            found[name] = get_thinker(name)
         except ThoughtmixError as error:  # one broken plug-in must not hide the others
-            rows[name] = {"summary": str(error), "options": {}}
+            found[name] = error
     if json:
-        print(codec.dumps(rows, indent=2))
+        print_json({name: _as_json(thinker) for name, thinker in found.items()})
         return
-    for name, row in rows.items():
-        print(f"{name:10}  {row['summary']}")
-        for option, text in row["options"].items():
-            print(f"{'':10}    --option {option}=...  {text}")
+    for name, thinker in found.items():
+        print(f"{name:10}  {thinker if isinstance(thinker, ThoughtmixError) else thinker.summary}")
+        if not isinstance(thinker, ThoughtmixError):
+            help = described(thinker.Options)
+            for option, field in fields_own_first(thinker.Options).items():
+                print(f"{'':10}    --option {option}=<{type_text(field)}>  {help[option]}")
+
+
+def _as_json(thinker: Thinker | ThoughtmixError) -> dict[str, Any]:
+    if isinstance(thinker, ThoughtmixError):
+        return {"summary": str(thinker), "options": {}, "schema": {}}
+    return {
+        "summary": thinker.summary,
+        "options": described(thinker.Options),
+        "schema": thinker.Options.model_json_schema(),
+    }
 
 
 @app.command()
@@ -40,10 +50,8 @@ def metrics(json: Json = False) -> None:
     from thoughtmix.metrics import METRICS
 
     if json:
-        import dataclasses
-
-        print(codec.dumps([dataclasses.asdict(m) for m in METRICS.values()], indent=2))
+        print_json([dataclasses.asdict(m) for m in METRICS.values()])
         return
     for m in METRICS.values():
-        print(f"{m.name:15} {m.says} ({m.span}, {m.better if m.better != 'neither' else 'no direction'}"
-              f"{' is better' if m.better != 'neither' else ''}). Fails: {m.fails}.")  # fmt: skip
+        better = "no direction" if m.better == "neither" else f"{m.better} is better"
+        print(f"{m.name:15} {m.says} ({m.span}, {better}). Fails: {m.fails}.")

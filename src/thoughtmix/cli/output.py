@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from thoughtmix.core.types import ThoughtSet
+    from thoughtmix.training.trainer import TrainingProgress
 
 
-def show(thoughts: ThoughtSet) -> None:
-    """Panels on a terminal, plain text into a pipe."""
-    from thoughtmix.report.text import plain, render
-
+def print_either(rich: Callable[[], RenderableType], plain: Callable[[], str]) -> None:
+    """Panels and colour on a terminal, plain text into a pipe."""
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(render(thoughts))
+        Console().print(rich())
     else:
-        print(plain(thoughts))
+        print(plain())
+
+
+def print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def show_set(thoughts: ThoughtSet) -> None:
+    from thoughtmix.report.text import plain, render
+
+    print_either(lambda: render(thoughts), lambda: plain(thoughts))
 
 
 def check_folder(*files: Path | None) -> None:
@@ -32,21 +46,56 @@ def check_folder(*files: Path | None) -> None:
             raise InputError(f"There is no folder {folder}.", f"Type: mkdir -p '{folder}'")
 
 
-def finish(thoughts: ThoughtSet, json: bool, html: Path | None) -> None:
-    """Write the page if one is wanted, and show the thoughts, or print them as JSON and nothing else."""
-    if html is not None:
-        from thoughtmix.core.types import write_whole
-        from thoughtmix.report.html import page
+def write_page(file: Path, thoughts: ThoughtSet) -> None:
+    from thoughtmix.core.types import write_whole
+    from thoughtmix.report.html import page
 
-        write_whole(html, page(thoughts))
-    if json:
-        print(thoughts.to_json())
-        return
-    show(thoughts)
-    if html is not None:
-        print(f"Wrote {html}", file=sys.stderr)
+    write_whole(file, page(thoughts))
 
 
 def progress() -> Callable[[str], None]:
     """For long steps: a line each on stderr."""
     return lambda line: print(f"{line} ...", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar on a terminal; elsewhere a line an evaluation. On stderr."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    words = TextColumn(
+        "{task.completed}/{task.total}  loss {task.fields[loss]:.3f}  {task.fields[found]}"
+        "{task.fields[speed]:.0f} tokens/s  {task.fields[left]:.0f} s left"
+    )
+    with Progress(BarColumn(), words, console=Console(stderr=True)) as bar:
+        task = bar.add_task("train", total=None, loss=float("nan"), found="", speed=0.0, left=0.0)
+
+        def update(p: TrainingProgress) -> None:
+            found = f"validation {p.last_evaluation['val_loss']:.3f}  " if "val_loss" in p.last_evaluation else ""
+            fields: dict[str, Any] = {
+                "loss": p.loss,
+                "found": found,
+                "speed": p.tokens_per_second,
+                "left": p.seconds_left,
+            }
+            bar.update(task, completed=p.step, total=p.steps or None, **fields)
+
+        yield update
+
+
+def _lines() -> Callable[[TrainingProgress], None]:
+    """Prints each evaluation once."""
+    last: dict[str, float] = {}
+
+    def line(p: TrainingProgress) -> None:
+        nonlocal last
+        if p.last_evaluation and p.last_evaluation != last:
+            last = p.last_evaluation
+            found = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
+            print(f"step {p.step}/{p.steps}: {found}, {p.tokens_per_second:.0f} tokens/s", file=sys.stderr)
+
+    return line

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from thoughtmix.cli import app
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
 from thoughtmix.core.errors import InputError
+from thoughtmix.serve.limits import Limits
+
+_DEFAULT = Limits()
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """The fields of `Limits`, with their help."""
+
+    rows: Annotated[int, option("Most rows in a decoding step.")] = _DEFAULT.rows
+    queue: Annotated[int, option("Most requests accepted and not yet answered; beyond it: 429.")] = _DEFAULT.queue
+    memory: Annotated[int, option("MiB of keys and values that accepted requests may need.")] = _DEFAULT.memory
+    thoughts: Annotated[int, option("Most n of a request.")] = _DEFAULT.thoughts
+    tokens: Annotated[int, option("Most n x max_tokens of a request.")] = _DEFAULT.tokens
+    texts: Annotated[int, option("Most texts of a map.")] = _DEFAULT.texts
+    body: Annotated[int, option("Most bytes of a request's body.")] = _DEFAULT.body
+    seconds: Annotated[float, option("Longest request, waiting included.")] = _DEFAULT.seconds
+    grace: Annotated[float, option("Seconds that accepted requests have after SIGTERM.")] = _DEFAULT.grace
+    chunk: Annotated[int, option("Prompt tokens read between two steps.")] = _DEFAULT.chunk
+    default_tokens: Annotated[int, option("Where a request names no max_tokens.")] = _DEFAULT.default_tokens
 
 
 @app.command()
+@with_options
 def serve(
-    host: Annotated[str, typer.Option(help="Where to listen; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
-    model: Annotated[
-        str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    host: Annotated[str, option("Where to listen; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, option("0: any that is free.")] = 8000,
     token_env: Annotated[
-        str, typer.Option(help="The environment variable that holds the token which clients must send; unset: none.")
+        str, option("The environment variable that holds the token which clients must send; unset: none.")
     ] = "THOUGHTMIX_TOKEN",
-    rows: Annotated[int, typer.Option(help="Most rows in a decoding step.")] = 64,
-    queue: Annotated[int, typer.Option(help="Most requests accepted and not yet answered; beyond it: 429.")] = 64,
-    memory: Annotated[int, typer.Option(help="MiB of keys and values that accepted requests may need.")] = 2048,
-    thoughts: Annotated[int, typer.Option(help="Most n of a request.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Most n x max_tokens of a request.")] = 8192,
-    texts: Annotated[int, typer.Option(help="Most texts of a map.")] = 256,
-    body: Annotated[int, typer.Option(help="Most bytes of a request's body.")] = 1 << 20,
-    seconds: Annotated[float, typer.Option(help="Longest request, waiting included.")] = 300.0,
-    grace: Annotated[float, typer.Option(help="Seconds that accepted requests have after SIGTERM.")] = 30.0,
-    chunk: Annotated[int, typer.Option(help="Prompt tokens read between two steps.")] = 128,
-    default_tokens: Annotated[int, typer.Option(help="Where a request names no max_tokens.")] = 256,
+    model: Model = None,
+    *,
+    device: DeviceOptions,
+    own: LimitOptions,
 ) -> None:
     """Serve a model: OpenAI's API with n thoughts a request, and a page to look at them."""
     try:
@@ -44,12 +54,9 @@ def serve(
         raise InputError(
             "The server needs packages that are not installed.", "Type: pip install 'thoughtmix[serve]'"
         ) from None
-    from thoughtmix.serve.limits import Limits
     from thoughtmix.serve.run import bound
 
-    limits = Limits(
-        body, thoughts, tokens, texts, rows, memory, queue, seconds, grace, chunk, default_tokens
-    )  # fmt: skip
+    limits = Limits(**dataclasses.asdict(own))
     token = os.environ.get(token_env)
     if token is not None and not token.strip():
         raise InputError(f"{token_env} is empty.", f"Unset it, or put a token in it: export {token_env}=...")
@@ -62,7 +69,7 @@ def serve(
         from thoughtmix.serve.threads import Passing
 
         loading = Passing("thoughtmix-load").submit(
-            load_model, model, dtype=dtype, device=device, on_progress=progress()
+            load_model, model, dtype=device.dtype, device=device.device, on_progress=progress()
         )
         service = Service(loading.result(), limits)
         service.warm()

@@ -1,174 +1,187 @@
-"""`thoughtmix think`: the main command."""
+"""`thoughtmix think`, and what every command that thinks shares; `thoughtmix show`, to look at its thoughts again."""
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import json
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from thoughtmix.cli import app
-from thoughtmix.cli.output import check_folder, finish
+from thoughtmix.api import AUTO, Pipeline, typed_options
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import (
+    EngineOptions,
+    Model,
+    OutputOptions,
+    Prompt,
+    SamplingOptions,
+    Select,
+    given_options,
+    option,
+    parameters_of_options,
+    read_text,
+    with_options,
+)
+from thoughtmix.cli.output import show_set, write_page
 from thoughtmix.core.errors import InputError, Interrupted
+from thoughtmix.core.request import OnStep, PromptLike
+from thoughtmix.core.types import ThoughtSet
+from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.registry import get_thinker
 
-if TYPE_CHECKING:
-    from thoughtmix.core.types import ThoughtSet
 
-_EACH = "One value, or n with commas between."
+class ThinkCommand(TyperCommand):
+    """`think` with an option for each option of the thinker that is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        thinker = _thinker_named(args)
+        if thinker is not None:
+            full = typer.Typer(add_completion=False)
+            full.command()(with_options(_think, _own_parameters(thinker)))
+            made = typer.main.get_command(full)
+            self.params, self.callback = made.params, made.callback
+        return super().parse_args(ctx, args)
 
 
-@app.command()
-def think(
-    prompt: Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")],
-    n: Annotated[int, typer.Option("-n", "--n", help="How many thoughts.")] = 8,
+def _think(
+    prompt: Prompt,
     thinker: Annotated[
-        str, typer.Option(help="How to explore: see `thoughtmix thinkers`; auto: what the model is made for.")
+        str, option("How to explore: see `thoughtmix thinkers`; auto: what the model is made for.")
     ] = "auto",
-    creativity: Annotated[float | None, typer.Option(help="0 is deterministic, 1 the default, more is bolder.")] = None,
-    seed: Annotated[int, typer.Option(help="Thought i gets seed + i - 1 and can be made again alone by it.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest thought, in tokens.")] = 64,
-    temperature: Annotated[str | None, typer.Option(help=f"Sampling temperature. {_EACH}")] = None,
-    top_k: Annotated[str, typer.Option(help=f"Keep the k likeliest tokens; 0 is off. {_EACH}")] = "0",
-    top_p: Annotated[str, typer.Option(help=f"Keep this much probability; 1 is off. {_EACH}")] = "1",
-    min_p: Annotated[str | None, typer.Option(help=f"Keep tokens this likely beside the likeliest. {_EACH}")] = None,
-    top_nsigma: Annotated[str, typer.Option(help=f"Keep logits within n deviations; 0 is off. {_EACH}")] = "0",
-    stop: Annotated[list[str] | None, typer.Option(help="End a thought before this text; may be repeated.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
-    system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A model that scores each thought's likelihood, named as --model.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    weights: Annotated[str, typer.Option(help="How steps read the weights: auto, native or fp16.")] = "auto",
-    path: Annotated[str, typer.Option(help="Decoding path: auto, fused, shared or expanded.")] = "auto",
-    select: Annotated[int | None, typer.Option(help="Show only the k most different good thoughts.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the thinker itself; may be repeated.")] = None,
-    measure: Annotated[bool, typer.Option(help="Embed the thoughts and measure them.")] = True,
-    stream: Annotated[bool, typer.Option(help="Show the thoughts while they grow (terminals only).")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the thought set as JSON and nothing else.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one self-contained page here.")] = None,
+    option: Annotated[list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.")] = None,
+    system: Annotated[str | None, option("A system message before the prompt.")] = None,
+    select: Select = None,
+    *,
+    sampling: SamplingOptions,
+    model: Model = None,
+    engine: EngineOptions,
+    output: OutputOptions,
+    **own: Any,
 ) -> int:
-    """Turn one prompt into n thoughts, in one batched pass."""
-    if prompt == "-":
-        prompt = sys.stdin.read()
-    if not prompt.strip():
-        raise InputError("The prompt is empty.", 'Type a prompt: thoughtmix think "Name a fruit."')
-    if select is not None and (select < 1 or select > n):
-        raise InputError(f"Cannot select {select} of {n} thoughts.", f"Pass --select 1 to {n}.")
-    if select is not None and not measure:
-        raise InputError("--select needs the distances that --no-measure leaves out.", "Drop one of the two.")
-    check_folder(html)
-    settings: dict[str, Any] = {
-        "n": n,
-        "thinker": thinker,
-        "creativity": creativity,
-        "seed": seed,
-        "max_new_tokens": max_new_tokens,
-        "temperature": None if temperature is None else _numbers("--temperature", temperature, float),
-        "top_k": _numbers("--top-k", top_k, int),
-        "top_p": _numbers("--top-p", top_p, float),
-        "min_p": None if min_p is None else _numbers("--min-p", min_p, float),
-        "top_nsigma": _numbers("--top-nsigma", top_nsigma, float),
-        "stop": tuple(stop or ()),
-        "raw": raw,
-        "measure": measure,
-        "options": _options(option or []),
-    }
-    _check(settings)
-    said: Any = (
-        prompt if system is None else [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    )
-    try:
-        thoughts = _run(said, settings, stream and not json, model, dtype, device, weights, path, judge)
-        code = 0
-    except Interrupted as interrupted:
-        thoughts, code = interrupted.thoughts, interrupted.exit_code
-        print(f"thoughtmix: {interrupted}", file=sys.stderr)
-        select = None  # nothing was measured
-    if select is not None:
-        thoughts = thoughts.select(select)
-    finish(thoughts, json, html)
+    """Turn one prompt into n thoughts, in one batched pass. With --thinker NAME, that thinker's options are flags, too:
+    thoughtmix think --thinker NAME --help."""
+    said: Any = read_prompt(prompt)
+    output.check(sampling.n, select)
+    options: Any = _pairs(option or [])
+    if thinker != AUTO:
+        kind = get_thinker(thinker)
+        options = typed_options(kind, options, given_options(kind.Options, own))
+    if system is not None:
+        said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
+    thoughts, code = explore(engine.pipeline(model), said, thinker, options, sampling.settings(), output)
+    finish(thoughts, output, select)
     return code
 
 
-def _check(settings: dict[str, Any]) -> None:
-    """Refuse what cannot work before a model is loaded for it."""
-    import dataclasses
-
-    from thoughtmix.api import AUTO, typed_options
-    from thoughtmix.core.request import Request
-    from thoughtmix.thinkers.registry import get_thinker
-
-    if settings["thinker"] != AUTO:
-        typed_options(get_thinker(settings["thinker"]), settings["options"], {})
-    known = {f.name for f in dataclasses.fields(Request)} - {"options"}
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
-    Request(**given)
+app.command("think", cls=ThinkCommand)(with_options(_think))
 
 
-def _run(
-    prompt: Any,
+def read_prompt(prompt: str) -> str:
+    """The argument, or standard input. Raises `InputError`."""
+    return read_text(prompt, "The prompt is empty.", 'Type a prompt: thoughtmix think "Name a fruit."')
+
+
+def explore(
+    pipeline: Pipeline,
+    prompt: PromptLike,
+    thinker: str | Thinker,
+    options: Any,
     settings: dict[str, Any],
-    stream: bool,
-    model: str | None,
-    dtype: str,
-    device: str,
-    weights: Any,
-    path: Any,
-    judge: str | None,
-) -> ThoughtSet:
-    from thoughtmix.cli.output import progress
+    output: OutputOptions,
+    on_step: OnStep | None = None,
+) -> tuple[ThoughtSet, int]:
+    """Think, in view where that is wanted: on_step, else the thoughts while they grow.
 
-    status: Any = nullcontext()
-    if sys.stderr.isatty():
+    Returns:
+        The thoughts, and the exit code. Stopped by Ctrl-C: what was complete, which nothing has measured.
+    """
+    settings = {**settings, "thinker": thinker, "options": options, "measure": output.measure}
+    try:
+        with _loading():
+            _ = pipeline.engine
+        if on_step is not None or not output.live:
+            return pipeline(prompt, on_step=on_step, **settings), 0
         from rich.console import Console
 
-        status = Console(stderr=True).status("loading")
-    with status:
-        from thoughtmix.api import Pipeline
+        from thoughtmix.report.text import LiveView
 
-        pipeline = Pipeline(
-            model, dtype=dtype, device=device, weights=weights, path=path, judge=judge, on_progress=progress()
-        )
-        _ = pipeline.model
-    if not (stream and sys.stdout.isatty()):
-        return pipeline(prompt, **settings)
+        with LiveView(Console(), settings["n"]) as view:
+            return pipeline(prompt, on_step=view.update, **settings), 0
+    except Interrupted as interrupted:
+        print(f"thoughtmix: {interrupted}", file=sys.stderr)
+        return interrupted.thoughts, interrupted.exit_code
+
+
+def finish(thoughts: ThoughtSet, output: OutputOptions, select: int | None = None) -> None:
+    """Write the page if one is wanted, and show the thoughts, or print them as JSON and nothing else."""
+    if select is not None and thoughts.distances:  # a set that was stopped has none
+        thoughts = thoughts.select(select)
+    if output.html is not None:
+        write_page(output.html, thoughts)
+    if output.json:
+        print(thoughts.to_json())
+        return
+    show_set(thoughts)
+    if output.html is not None:
+        print(f"Wrote {output.html}", file=sys.stderr)
+
+
+def _loading() -> Any:
+    """A moving status line on a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
     from rich.console import Console
 
-    from thoughtmix.report.text import LiveView
-
-    with LiveView(Console(), settings["n"]) as view:
-        return pipeline(prompt, on_step=view.update, **settings)
+    return Console(stderr=True).status("loading")
 
 
-def _numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:
-    """ "0.7" -> 0.7, "0.5,0.9" -> [0.5, 0.9]."""
-    try:
-        values = [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"{name} is {text!r}, not a number.", f"Pass a number, or several with commas ({name} 1)."
-        ) from None
-    return values[0] if len(values) == 1 else values
+def _thinker_named(args: Sequence[str]) -> Thinker | None:
+    """The thinker of `--thinker NAME`. Raises `UnknownName`."""
+    words = args[: args.index("--")] if "--" in args else args
+    names = [after for word, after in itertools.pairwise(words) if word == "--thinker"]
+    names += [word.removeprefix("--thinker=") for word in words if word.startswith("--thinker=")]
+    return get_thinker(names[-1]) if names and names[-1] != AUTO else None
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
+def _own_parameters(thinker: Thinker) -> list[inspect.Parameter]:
+    """Its options that have no name of a setting: those are for `--option`."""
+    taken = inspect.signature(with_options(_think)).parameters
+    return [p for p in parameters_of_options(thinker.Options) if p.name not in taken]
+
+
+def _pairs(pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE pairs; a value that reads as JSON is taken as such (3, 0.5, true), any other as text."""
-    import json as codec
-
     out: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"--option {pair!r} is not KEY=VALUE.", "Write --option name=value.")
         try:
-            out[key] = codec.loads(value)
+            out[key] = json.loads(value)
         except ValueError:
             out[key] = value
     return out
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A thought set saved with `thoughtmix think --json`.")],
+    select: Select = None,
+    html: Annotated[Path | None, option("Write one self-contained page here instead.")] = None,
+) -> None:
+    """Print a saved thought set, or make a page of it."""
+    thoughts = ThoughtSet.from_json(file)
+    if select is not None:
+        thoughts = thoughts.select(select)
+    if html is None:
+        show_set(thoughts)
+        return
+    write_page(html, thoughts)
+    print(f"Wrote {html}", file=sys.stderr)

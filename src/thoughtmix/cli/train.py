@@ -1,20 +1,22 @@
-"""`thoughtmix train`: train a small model of ours on a text."""
+"""`thoughtmix train`: a small model of ours on a text; `thoughtmix experiment`: a mixture beside its baseline."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thoughtmix.cli import app
-from thoughtmix.cli.fields import with_options
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import option, with_options
+from thoughtmix.cli.output import training_progress
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,36 +32,32 @@ class TrainOptions:
     """What is typed after `thoughtmix train`."""
 
     kind: Annotated[str, typer.Argument(help="mixture, baseline (the same transformer with one branch) or diffusion.")]
-    data: Annotated[str, typer.Option(help="A UTF-8 text file, or tiny-shakespeare to fetch that.")]
-    out: Annotated[Path, typer.Option(help="The folder to write; then: thoughtmix think --model FOLDER.")]
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps. Default: 2000, or what --minutes allow.")] = None
-    minutes: Annotated[float | None, typer.Option(help="Train for about this long.")] = None
-    batch_size: Annotated[int, typer.Option(help="Windows a step and process.")] = 32
-    context: Annotated[int, typer.Option(help="Tokens a window.")] = 64
-    layers: Annotated[int, typer.Option(help="Layers.")] = 4
-    width: Annotated[int, typer.Option(help="Hidden size.")] = 128
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 4
-    vocabulary: Annotated[int, typer.Option(help="Byte-level BPE of this size; 0: characters.")] = 0
-    branches: Annotated[int, typer.Option(help="Branches a layer (mixture).")] = 8
-    routes: Annotated[str, typer.Option(help="follow (the text) or drawn (for a thought, blindly) (mixture).")] = (
-        "follow"
-    )
-    modes: Annotated[int | None, typer.Option(help="Learned ways to continue (mixture). Default: 8; drawn: none.")] = (
-        None
-    )
-    segment: Annotated[int, typer.Option(help="Tokens between draws of a route; 0: one route a text (mixture).")] = 0
-    noise: Annotated[str | None, typer.Option(help="held, fresh or none (mixture). Default: none; drawn: held.")] = None
-    weighting: Annotated[str, typer.Option(help="bound (exact) or uniform (diffusion).")] = "bound"
-    masking: Annotated[str, typer.Option(help="count or time: how many tokens are hidden (diffusion).")] = "count"
-    prefix: Annotated[float, typer.Option(help="Share of windows with a clean prefix (diffusion).")] = 0.5
-    learning_rate: Annotated[float, typer.Option(help="The peak.")] = 1e-3
-    ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0: off.")] = 0.0
-    patience: Annotated[int, typer.Option(help="Stop after so many evaluations without a better one; 0: never.")] = 0
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations and checkpoints.")] = 250
-    precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto"
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the matrices.")] = "adamw"
-    seed: Annotated[int, typer.Option(help="Of weights, batches and routes.")] = 0
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False
+    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")]
+    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.")]
+    steps: Annotated[int | None, option("Optimizer steps. Default: 2000, or what --minutes allow.")] = None
+    minutes: Annotated[float | None, option("Train for about this long.")] = None
+    batch_size: Annotated[int, option("Windows a step and process.")] = 32
+    context: Annotated[int, option("Tokens a window.")] = 64
+    layers: Annotated[int, option("Layers.")] = 4
+    width: Annotated[int, option("Hidden size.")] = 128
+    heads: Annotated[int, option("Attention heads.")] = 4
+    vocabulary: Annotated[int, option("Byte-level BPE of this size; 0: characters.")] = 0
+    branches: Annotated[int, option("Branches a layer (mixture).")] = 8
+    routes: Annotated[str, option("follow (the text) or drawn (for a thought, blindly) (mixture).")] = "follow"
+    modes: Annotated[int | None, option("Learned ways to continue (mixture). Default: 8; drawn: none.")] = None
+    segment: Annotated[int, option("Tokens between draws of a route; 0: one route a text (mixture).")] = 0
+    noise: Annotated[str | None, option("held, fresh or none (mixture). Default: none; drawn: held.")] = None
+    weighting: Annotated[str, option("bound (exact) or uniform (diffusion).")] = "bound"
+    masking: Annotated[str, option("count or time: how many tokens are hidden (diffusion).")] = "count"
+    prefix: Annotated[float, option("Share of windows with a clean prefix (diffusion).")] = 0.5
+    learning_rate: Annotated[float, option("The peak.")] = 1e-3
+    ema: Annotated[float, option("Decay of averaged weights; 0: off.")] = 0.0
+    patience: Annotated[int, option("Stop after so many evaluations without a better one; 0: never.")] = 0
+    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 250
+    precision: Annotated[str, option("auto, no or bf16.")] = "auto"
+    optimizer: Annotated[str, option("adamw, or muon for the matrices.")] = "adamw"
+    seed: Annotated[int, option("Of weights, batches and routes.")] = 0
+    resume: Annotated[bool, option("Go on from the last checkpoint in --out.", "--resume")] = False
 
     def shape(self) -> Shape:
         """The sizes of the model."""
@@ -116,7 +114,7 @@ class TrainOptions:
 
 
 @app.command()
-@with_options(TrainOptions)
+@with_options
 def train(options: TrainOptions) -> int:
     """Train a Mixture-of-Thoughts transformer, its baseline, or a masked diffusion transformer, on a text."""
     kind, out = options.kind, options.out
@@ -128,7 +126,7 @@ def train(options: TrainOptions) -> int:
 
     shape, config, splits = options.shape(), options.config(), split(read_text(options.data))
     run = options.trainer()
-    with progress() as on_step:
+    with training_progress() as on_step:
         model, _, result = run(splits, shape, config, out, resume=options.resume, on_step=on_step)
     return _say(kind, model, result, out)
 
@@ -160,44 +158,87 @@ def _say(kind: str, model: Any, result: TrainingResult, out: Path) -> int:
     return 0
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar on a terminal; elsewhere a line an evaluation. On stderr."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+@app.command()
+def experiment(
+    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")],
+    out: Annotated[Path, option("Folder for models, texts, results.json and report.html.")],
+    minutes: Annotated[float, option("About how long all of it may take here.")] = 10.0,
+    seeds: Annotated[int, option("Trainings of each of the two models.")] = 1,
+    n: Annotated[int, option("Thoughts a prompt.", "-n", "--n")] = 8,
+    tokens: Annotated[int, option("Tokens a thought.")] = 100,
+    width: Annotated[int, option("Hidden size.")] = 128,
+    layers: Annotated[int, option("Layers.")] = 4,
+    steps: Annotated[int | None, option("Of every training, whatever the minutes say.")] = None,
+    context: Annotated[int, option("Tokens a training window.")] = 64,
+    batch_size: Annotated[int, option("Windows a step.")] = 12,
+    branches: Annotated[int, option("Branches a layer.")] = 8,
+    modes: Annotated[int, option("Learned ways to continue; 0: none.")] = 8,
+    prompts: Annotated[int, option("Prompts, a third of them to choose settings on.")] = 24,
+    ablations: Annotated[str, option("Trained too: all, none, or names separated by commas.")] = "all",
+    seed: Annotated[int, option("Of the intervals.")] = 0,
+) -> int:
+    """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
+    if prompts < 12:
+        raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
+    from thoughtmix.bench.experiment import Experiment, page
+    from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
+    from thoughtmix.core.types import write_whole
+    from thoughtmix.mixture import RECIPE
 
-    words = TextColumn(
-        "{task.completed}/{task.total}  loss {task.fields[loss]:.3f}  {task.fields[found]}"
-        "{task.fields[speed]:.0f} tokens/s  {task.fields[left]:.0f} s left"
+    config = ExperimentConfig(
+        data,
+        minutes,
+        steps,
+        seeds,
+        n,
+        tokens,
+        context,
+        batch_size,
+        layers,
+        width,
+        branches=branches,
+        seed=seed,
+        development=prompts // 3,
+        held_out=prompts - prompts // 3,
+        mixture={**RECIPE, "modes": modes},
+        ablations={"all": tuple(ABLATIONS), "none": ()}.get(ablations, tuple(ablations.split(","))),
     )
-    with Progress(BarColumn(), words, console=Console(stderr=True)) as bar:
-        task = bar.add_task("train", total=None, loss=float("nan"), found="", speed=0.0, left=0.0)
-
-        def update(p: TrainingProgress) -> None:
-            found = f"validation {p.last_evaluation['val_loss']:.3f}  " if "val_loss" in p.last_evaluation else ""
-            fields: dict[str, Any] = {
-                "loss": p.loss,
-                "found": found,
-                "speed": p.tokens_per_second,
-                "left": p.seconds_left,
-            }
-            bar.update(task, completed=p.step, total=p.steps or None, **fields)
-
-        yield update
+    try:
+        result = Experiment(config, out, _Progress()).run()
+    except KeyboardInterrupt:
+        print("\nthoughtmix: Stopped. Type the same again to go on.", file=sys.stderr)
+        return 130
+    write_whole(out / "results.json", json.dumps(result, indent=1, ensure_ascii=False))
+    write_whole(out / "report.html", page(result))
+    _summary(result)
+    print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
+    return 0
 
 
-def _lines() -> Callable[[TrainingProgress], None]:
-    """Prints each evaluation once."""
-    last: dict[str, float] = {}
+def _summary(result: dict[str, Any]) -> None:
+    for row in result["frontier"]["comparisons"]:
+        i = row["interval"]
+        if i["value"] is not None:
+            low, high = ("?" if v is None else f"{v:.3f}" for v in (i["low"], i["high"]))
+            print(f"{row['measure']}, mixture beside baseline: {i['value']:.3f} ({low} to {high})")
+    losses = result["losses"]
+    drawn, whole, still = (mean(losses["mixture"][how]) for how in ("drawn", "marginal", "deterministic"))
+    print(
+        f"validation loss: mixture {whole:.4f} (all modes), {drawn:.4f} drawn, {still:.4f} deterministic; "
+        f"baseline {mean(losses['baseline']['drawn']):.4f}"
+    )
 
-    def line(p: TrainingProgress) -> None:
-        nonlocal last
-        if p.last_evaluation and p.last_evaluation != last:
-            last = p.last_evaluation
-            found = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
-            print(f"step {p.step}/{p.steps}: {found}, {p.tokens_per_second:.0f} tokens/s", file=sys.stderr)
 
-    return line
+class _Progress:
+    """A line for each thing done; while training, on a terminal, one that moves."""
+
+    last = ""
+
+    def __call__(self, title: str, training: TrainingProgress | None) -> None:
+        if training is not None:
+            if sys.stderr.isatty():
+                words = f"  {training.step}/{training.steps}, loss {training.loss:.3f}"
+                print(f"{f'{words}, {training.seconds_left:.0f} s left':<60}", end="\r", file=sys.stderr, flush=True)
+        elif title != self.last:
+            print(f"{title} ...", file=sys.stderr, flush=True)
+            self.last = title

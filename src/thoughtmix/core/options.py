@@ -106,8 +106,8 @@ def parse_options(kind: type[Options], given: Mapping[str, Any], thinker: str, o
         raise explained(kind, error) from None
 
 
-def explained(kind: type[ThinkerOptions], error: ValidationError) -> InputError:
-    """Pydantic's complaint as one line that ends with what to type."""
+def explained(kind: type[ThinkerOptions], error: ValidationError, flags: Mapping[str, str] | None = None) -> InputError:
+    """Pydantic's complaint as one line that ends with what to type. flags: those of a command that has them."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if name not in kind.model_fields:
@@ -117,9 +117,11 @@ def explained(kind: type[ThinkerOptions], error: ValidationError) -> InputError:
     choices = literals(field.annotation)
     if choices and isinstance(value, str):
         return UnknownName(name, value[:80], [str(c) for c in choices])
-    says = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    example = field.default if field.default not in (None, ()) else "..."
-    return InputError(f"{name} is {value!r}: it should be {says}.", f"Pass {name}={_plain(example)} (--option).")
+    says = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to")[0]
+    says = says.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+    example = _plain(field.default) if field.default not in (None, ()) else "..."
+    hint = f"Pass {name}={example} (--option)." if flags is None else f"Pass {flags[name]} {example}."
+    return InputError(f"{name} is {value!r}: it should be {says}.", hint)
 
 
 def literals(annotation: Any) -> tuple[Any, ...]:
@@ -129,17 +131,60 @@ def literals(annotation: Any) -> tuple[Any, ...]:
     return tuple(choice for arg in typing.get_args(annotation) for choice in literals(arg))
 
 
+def fields_own_first(kind: type[ThinkerOptions]) -> dict[str, FieldInfo]:
+    """The fields by name: those that the class itself declares, then those of its bases."""
+    bases = [base for base in kind.__mro__ if issubclass(base, ThinkerOptions)]
+    declared_in = {name: sum(name in base.model_fields for base in bases) for name in kind.model_fields}
+    return {name: kind.model_fields[name] for name in sorted(kind.model_fields, key=declared_in.__getitem__)}
+
+
 def described(kind: type[ThinkerOptions]) -> dict[str, str]:
-    """Name -> one line of help with the default, in the order declared."""
-    return {name: _line(field) for name, field in kind.model_fields.items()}
+    """Name -> one line of help with the default; own options first."""
+    return {name: _line(field) for name, field in fields_own_first(kind).items()}
 
 
 def _line(field: FieldInfo) -> str:
+    default = default_text(field)
+    return help_text(field) + (f" (default {default})." if default else ".")
+
+
+def help_text(field: FieldInfo) -> str:
+    """The help without a full stop, with the choices where it does not name them."""
     said = (field.description or "").rstrip(".")
     choices = literals(field.annotation)
     among = f" ({', '.join(map(str, choices))})" if choices and not any(str(c) in said for c in choices) else ""
-    empty = field.default is None or field.default == () or field.default == ""
-    return f"{said}{among}" + ("." if empty else f" (default {_plain(field.default)}).")
+    return said + among
+
+
+def default_text(field: FieldInfo) -> str:
+    """The default as it would be typed; empty where it is nothing."""
+    return "" if field.default is None else _plain(field.default)
+
+
+_TYPES: dict[type, str] = {tuple: "names", bool: "true or false", int: "whole number", float: "number", str: "text"}
+_BOUNDS = {"ge": "{:g} or more", "gt": "more than {:g}", "le": "at most {:g}", "lt": "less than {:g}"}
+
+
+def value_type(field: FieldInfo) -> type | None:
+    """tuple (of names), bool, int, float or str; None for an option of another type."""
+    if literals(field.annotation):
+        return str
+    types = {typing.get_origin(member) or member for member in _members(field.annotation)}
+    return next((kind for kind in _TYPES if kind in types), None)
+
+
+def type_text(field: FieldInfo) -> str:
+    """The type, choices and bounds in words: "whole number, 1 or more"."""
+    if choices := literals(field.annotation):
+        return " | ".join(map(str, choices))
+    kind = value_type(field)
+    bounds = [
+        words.format(getattr(bound, name))
+        for bound in field.metadata
+        for name, words in _BOUNDS.items()
+        if hasattr(bound, name)
+    ]
+    return ", ".join(["JSON" if kind is None else _TYPES[kind], *bounds])
 
 
 def _plain(value: Any) -> str:

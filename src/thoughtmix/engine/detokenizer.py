@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class RowText:
+class IncrementalDetokenizer:
     """Decodes one row step by step. A piece is held back while it may still change (half a character)
     or may be the beginning of a stop string."""
 

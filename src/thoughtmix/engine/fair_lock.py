@@ -1,4 +1,4 @@
-"""Whose turn it is at the model: a lock that is given in the order in which it was asked for."""
+"""A fair (FIFO) lock: given in the order in which it was asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import deque
 from types import TracebackType
 
 
-class Turns:
-    """`with turns:` waits for everybody who asked before. Python's own locks promise no order, and a thread that steps
+class FairLock:
+    """`with lock:` waits for everybody who asked before. Python's own locks promise no order, and a thread that steps
     a batch in a loop would never let anyone else in."""
 
     def __init__(self) -> None:

@@ -1,162 +1,404 @@
-"""Keys and values of many rows that share prompts: each prompt's once, each row's own tokens beside them.
+"""The batch KV cache: keys and values of many rows that share prompts, in padded buckets.
 
-Axis letters: l layers, b rows, h key/value heads, g query heads a key/value head, t prompt tokens, s own tokens,
-d head width.
+A *place* is one prompt and the rows that continue it. The prompt's keys and values are stored once for all its rows,
+each row's own tokens beside them. Places of like size stand in one *bucket*, so that attention over all of them is a
+few batched products; what pads is masked. A batch that nobody joins has buckets of exactly its size, and a lone prompt
+is not even copied. Where rows come and go, sizes are rounded up to powers of two, so that an even load is one or two
+buckets.
+
+Axis letters: l layers, b rows, h key/value heads, g query heads a key/value head, t prompt tokens, s own tokens, d head
+width; p places of a bucket, n rows of a place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 @dataclass(slots=True)
-class Prompt:
-    """One prompt and the contiguous block of rows that continue it."""
+class PromptKV:
+    """Keys and values of a prompt."""
 
     keys: list[Tensor]  # a layer: (h, t, d)
     values: list[Tensor]
     length: int
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One prompt and the rows that continue it, rows 0 to `rows` - 1 at slot `slot` of a bucket."""
+
+    bucket: _Bucket
+    slot: int
+    length: int  # tokens of the prompt
     rows: int
+    own: NDArray[np.int64]  # (n,) own tokens stored, by row
+    source: Any = None  # the caller's, what it knows of the prompt
 
 
-class SharedPrefix:
-    """The state of a batch: `prompts`, and preallocated keys and values of (l, b, h, capacity, d).
+@dataclass(slots=True, eq=False)
+class _Bucket:
+    """Places of equal room. own_keys, own_values: (l, p, n, h, s, d). prompt_keys, prompt_values: (l, p, h, t, d); of a
+    lone prompt of a batch that nobody joins its own lists instead."""
 
-    Nothing of a prompt is copied when rows are added, stepped or dropped; a dropped row costs one row copied
-    (the last of its prompt moves into the gap). All layers of a model have the same h and d here.
+    own_keys: Tensor
+    own_values: Tensor
+    prompt_keys: Tensor | list[Tensor]
+    prompt_values: Tensor | list[Tensor]
+    places: list[Place | None] = field(default_factory=list)
+    # Of the coming step:
+    shape: tuple[int, int, int, int] = (0, 0, 0, 0)  # p, n, longest prompt t, most own tokens s with the coming one
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (p, n) own tokens
+    prompts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # (p,) prompt tokens
+    even: bool = True  # whether all rows have as many own tokens and prompt tokens: nothing is masked
+    full: bool = True  # whether there is a row in every slot
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window
+    rows: Tensor | None = None  # which of the batch's rows stand here; None: all, in the order of their slots
+    slots: Tensor | None = None  # where: place * n + number
+    write: Tensor | None = None  # (rows h,) where each row's newest key goes in a layer seen as (..., d)
+    newest: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a layer: the coming token's (p, n, h, d)
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a layer: keys and values (p n h, s, d)
+
+
+class KVCache:
+    """Of a running batch.
+
+    Args:
+        joined: Whether rows join while others run. False: the first `join` brings all there will be.
+
+    `rows` is their number. A row is named by its index; the rows of a place are neighbours, places stand in the order
+    in which they joined.
     """
 
-    def __init__(self, prompts: list[Prompt], capacity: int) -> None:
-        self.prompts = prompts
-        self.rows = sum(p.rows for p in prompts)
-        self.length = 0  # own tokens stored so far, equal in all rows
-        k, v = prompts[0].keys[0], prompts[0].values[0]
-        layers = len(prompts[0].keys)
-        # empty, not zeros: memory that no token has reached yet stays untouched by the system
-        self._keys = k.new_empty((layers, self.rows, k.shape[0], capacity, k.shape[2]))
-        self._values = v.new_empty((layers, self.rows, v.shape[0], capacity, v.shape[2]))
-        self._view()
+    def __init__(self, joined: bool = False) -> None:
+        self.joined = joined
+        self.places: list[Place] = []
+        self.rows = 0
+        self._buckets: dict[tuple[int, int, int], _Bucket] = {}
+        self._positions = torch.zeros(0, dtype=torch.long)
 
-    def _view(self) -> None:
-        """Per-layer views for the coming token, made once a step: at one row, slicing costs as much as attending."""
-        own = self.length + 1
-        keys, values = self._keys[:, : self.rows], self._values[:, : self.rows]
-        if self.length < self._keys.shape[3]:
-            at = self.length
-            self._slots = list(zip(keys[..., at, :].unbind(0), values[..., at, :].unbind(0), strict=True))
-        self._own = list(zip(keys[..., :own, :].unbind(0), values[..., :own, :].unbind(0), strict=True))
+    # --- rows come and go ---
 
-    def positions(self, device: torch.device) -> Tensor:
+    def join(
+        self, prompts: Sequence[PromptKV], counts: Sequence[int], capacity: int, sources: Sequence[Any] | None = None
+    ) -> None:
+        """Rows at the end, with their prompts read.
+
+        Args:
+            prompts: What the new rows continue.
+            counts: Rows of each prompt.
+            capacity: Most own tokens of a row.
+            sources: Kept as `Place.source`.
+        """
+        some = [i for i, count in enumerate(counts) if count]
+        key_of = {i: self._key(prompts[i], counts[i], capacity) for i in some}
+        for i in some:
+            key = key_of[i]
+            bucket = self._buckets.get(key)
+            if bucket is None:
+                bucket = self._buckets[key] = self._new(key, [prompts[j] for j in some if key_of[j] == key])
+            place = self._take_slot(bucket, prompts[i], counts[i])
+            place.source = None if sources is None else sources[i]
+            self.places.append(place)
+        self._changed()
+
+    def _key(self, prompt: PromptKV, count: int, capacity: int) -> tuple[int, int, int]:
+        if self.joined:
+            return _power(count), _power(prompt.length, 16), _power(capacity, 16)
+        return count, _power(prompt.length, 16), capacity
+
+    def _new(self, key: tuple[int, int, int], prompts: list[PromptKV]) -> _Bucket:
+        n, t, s = key
+        like_keys, like_values = prompts[0].keys[0], prompts[0].values[0]
+        layers, places = len(prompts[0].keys), len(prompts)
+        if self.joined:
+            each = layers * like_keys.shape[0] * (t + n * s) * like_keys.shape[2] * like_keys.element_size()
+            places = min(max(1, _FIRST_BYTES // each), max(1, 64 // n))
+        else:
+            t = max(prompt.length for prompt in prompts)
+
+        def room(like: Tensor) -> tuple[Tensor, Tensor]:
+            h, _, d = like.shape
+            return _zeros((layers, places, n, h, s, d), like), _zeros((layers, places, h, t, d), like)
+
+        if not self.joined and places == 1:
+            h, _, d = like_keys.shape
+            own_keys = like_keys.new_empty((layers, 1, n, h, s, d))  # memory that no token has reached stays untouched
+            h, _, d = like_values.shape
+            own_values = like_values.new_empty((layers, 1, n, h, s, d))
+            return _Bucket(own_keys, own_values, prompts[0].keys, prompts[0].values)
+        own_keys, prompt_keys = room(like_keys)
+        own_values, prompt_values = room(like_values)
+        return _Bucket(own_keys, own_values, prompt_keys, prompt_values)
+
+    def _take_slot(self, bucket: _Bucket, prompt: PromptKV, count: int) -> Place:
+        """A free slot of the bucket, with this prompt in it."""
+        slot = next((i for i, place in enumerate(bucket.places) if place is None), len(bucket.places))
+        if slot == len(bucket.places):
+            bucket.places.append(None)
+            if slot == bucket.own_keys.shape[1]:
+                _double(bucket)
+        place = bucket.places[slot] = Place(bucket, slot, prompt.length, count, np.zeros(count, np.int64))
+        if isinstance(bucket.prompt_keys, Tensor) and isinstance(bucket.prompt_values, Tensor):
+            for layer, (k, v) in enumerate(zip(prompt.keys, prompt.values, strict=True)):
+                bucket.prompt_keys[layer, slot, :, : prompt.length] = k
+                bucket.prompt_values[layer, slot, :, : prompt.length] = v
+        return place
+
+    def drop(self, gone: Sequence[int]) -> list[int]:
+        """Remove rows: the last row of a place moves into the gap. Returns the old index of every remaining row, in the
+        new order."""
+        leaving, order, start = set(gone), [], 0
+        for place in self.places:
+            olds = list(range(start, start + place.rows))
+            start += place.rows
+            for number in reversed(range(place.rows)):
+                if olds[number] in leaving:
+                    self._close_gap(place, number)
+                    olds[number] = olds[-1]
+                    olds.pop()
+            order += olds
+        for place in self.places:
+            if not place.rows:
+                place.bucket.places[place.slot] = None
+        self.places = [place for place in self.places if place.rows]
+        for key, bucket in list(self._buckets.items()):
+            while bucket.places and bucket.places[-1] is None:
+                bucket.places.pop()
+            if not bucket.places:
+                del self._buckets[key]
+        self._changed()
+        return order
+
+    @staticmethod
+    def _close_gap(place: Place, number: int) -> None:
+        last = place.rows - 1
+        if number != last:
+            tokens = int(place.own[last])
+            for own in (place.bucket.own_keys, place.bucket.own_values):
+                own[:, place.slot, number, :, :tokens] = own[:, place.slot, last, :, :tokens]
+            place.own[number] = place.own[last]
+        place.rows = last
+        place.own = place.own[:last]
+
+    def row(self, index: int) -> tuple[Place, int]:
+        """A row's place, and its number there."""
+        for place in self.places:
+            if index < place.rows:
+                return place, index
+            index -= place.rows
+        raise IndexError(index)
+
+    def own(self, index: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values (l, h, s, d) of a row's own tokens."""
+        place, number = self.row(index)
+        tokens, bucket = int(place.own[number]), place.bucket
+        return (
+            bucket.own_keys[:, place.slot, number, :, :tokens].clone(),
+            bucket.own_values[:, place.slot, number, :, :tokens].clone(),
+        )
+
+    # --- a step ---
+
+    def _changed(self) -> None:
+        """Rows came or went: where they stand."""
+        self.rows = sum(place.rows for place in self.places)
+        starts = np.concatenate([np.zeros(0, np.int64), *(place.length + place.own for place in self.places)])
+        device = self.places[0].bucket.own_keys.device if self.places else torch.device("cpu")
+        self._positions = torch.from_numpy(starts).to(device)
+        first = 0
+        members: dict[int, list[tuple[int, Place]]] = {id(bucket): [] for bucket in self._buckets.values()}
+        for place in self.places:
+            members[id(place.bucket)].append((first, place))
+            first += place.rows
+        for bucket in self._buckets.values():
+            self._seat(bucket, members[id(bucket)], device)
+        self._look()
+
+    def _seat(self, bucket: _Bucket, members: list[tuple[int, Place]], device: torch.device) -> None:
+        """Which rows of the batch stand in a bucket, and where."""
+        p = len(bucket.places)
+        n = members[0][1].rows if p == 1 else bucket.own_keys.shape[2]  # of a lone place the rows that are left
+        bucket.lengths, bucket.prompts = np.zeros((p, n), np.int64), np.zeros(p, np.int64)
+        rows, slots = list[int](), list[int]()
+        for start, place in members:
+            bucket.lengths[place.slot, : place.rows] = place.own
+            bucket.prompts[place.slot] = place.length
+            rows += range(start, start + place.rows)
+            slots += range(place.slot * n, place.slot * n + place.rows)
+        bucket.shape = (p, n, int(bucket.prompts.max()), 0)
+        bucket.full = slots == list(range(p * n))
+        plain = bucket.full and rows == list(range(self.rows))
+        bucket.rows = None if plain else torch.tensor(rows, device=device)
+        bucket.slots = torch.tensor(slots, device=device)
+        own = np.concatenate([place.own for _, place in members])
+        bucket.even = bool((own == own[0]).all()) and len({place.length for _, place in members}) == 1
+        h, s = bucket.own_keys.shape[3:5]
+        places, numbers = np.divmod(np.array(slots), n)
+        base = (places * bucket.own_keys.shape[2] + numbers)[:, None] * h + np.arange(h)
+        bucket.write = torch.from_numpy((base * s + own[:, None]).flatten()).to(device)
+
+    def _look(self) -> None:
+        """Where this step's keys go and what its rows see, made once for all layers: at one row, slicing costs as much
+        as attending."""
+        for bucket in self._buckets.values():
+            p, n, t, _ = bucket.shape
+            s = int(bucket.lengths.max()) + 1
+            bucket.shape = (p, n, t, s)
+            bucket.masks = {}
+            keys, values = bucket.own_keys[:, :p, :n], bucket.own_values[:, :p, :n]
+            if s <= keys.shape[4] and bucket.even and bucket.full:
+                at = s - 1
+                bucket.newest = list(zip(keys[..., at, :].unbind(0), values[..., at, :].unbind(0), strict=True))
+            bucket.own = list(zip(keys[..., :s, :].unbind(0), values[..., :s, :].unbind(0), strict=True))
+
+    def positions(self) -> Tensor:
         """(b,) the position of the token that each row reads next."""
-        counts = torch.tensor([p.rows for p in self.prompts], device=device)
-        starts = torch.tensor([p.length for p in self.prompts], device=device)
-        return torch.repeat_interleave(starts + self.length, counts)
+        return self._positions
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the row with most of them has read."""
+        return int(self._positions.max())
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put the newest token's keys and values (b, h, d) behind the others. `advance` once all layers did."""
-        slot_keys, slot_values = self._slots[layer]
-        slot_keys.copy_(keys)
-        slot_values.copy_(values)
+        for bucket in self._buckets.values():
+            k, v = (x if bucket.rows is None else x[bucket.rows] for x in (keys, values))
+            if bucket.even and bucket.full:
+                newest_keys, newest_values = bucket.newest[layer]
+                newest_keys.copy_(k.view(newest_keys.shape))
+                newest_values.copy_(v.view(newest_values.shape))
+            else:
+                assert bucket.write is not None
+                for own, x in ((bucket.own_keys, k), (bucket.own_values, v)):
+                    own[layer].view(-1, x.shape[-1]).index_copy_(0, bucket.write, x.reshape(-1, x.shape[-1]))
 
     def begin(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values (b, h, t, d) of tokens that each row read for itself before all others. `begun` once all
-        layers did."""
-        t = keys.shape[2]
-        self._keys[layer, :, :, :t].copy_(keys)
-        self._values[layer, :, :, :t].copy_(values)
+        """Put keys and values (b, h, t, d) of tokens that each row of a lone, empty prompt read for itself before all
+        others. `begun` once all layers did."""
+        bucket, t = self.places[0].bucket, keys.shape[2]
+        bucket.own_keys[layer, 0, :, :, :t].copy_(keys)
+        bucket.own_values[layer, 0, :, :, :t].copy_(values)
 
     def begun(self, tokens: int) -> None:
-        self.length = tokens
-        self._view()
+        self._count(tokens)
 
     def advance(self) -> None:
-        self.length += 1
-        self._view()
+        """The newest token is stored in all layers."""
+        self._count(1)
 
-    def own(self, row: int) -> tuple[Tensor, Tensor]:
-        """Copies of the keys and values (l, h, s, d) of a row's own tokens."""
-        return self._keys[:, row, :, : self.length].clone(), self._values[:, row, :, : self.length].clone()
-
-    def drop(self, gone: list[int]) -> list[int]:
-        """Remove rows. Returns the old index of every remaining row, in its new order."""
-        order = list(range(self.rows))
-        for row in sorted(gone, reverse=True):
-            self._drop_one(row, order)
-        self._view()
-        return order
-
-    def _drop_one(self, row: int, order: list[int]) -> None:
-        """Close the gap at `row`: the last row of its prompt moves there, the last row of the next prompt moves
-        to where that one was, and so on, so that each prompt's rows stay together."""
-        gap, start = -1, 0
-        for prompt in self.prompts:
-            end = start + prompt.rows
-            if gap < 0 and row < end:
-                gap = row
-                prompt.rows -= 1
-            if gap >= 0 and end > start:
-                last = end - 1
-                if last != gap:
-                    for buffer in (self._keys, self._values):
-                        buffer[:, gap, :, : self.length] = buffer[:, last, :, : self.length]
-                    order[gap] = order[last]
-                gap = last
-            start = end
-        order.pop()
-        self.rows -= 1
+    def _count(self, tokens: int) -> None:
+        for place in self.places:
+            place.own += tokens
+        self._positions += tokens
+        for bucket in self._buckets.values():
+            bucket.lengths += tokens
+            if bucket.write is not None:
+                bucket.write += tokens
+        self._look()
 
     def attend(self, layer: int, query: Tensor, window: int | None = None, softcap: float | None = None) -> Tensor:
         """Attention of each row's newest token, already stored, over [its prompt | its own tokens]: one softmax.
 
-        query: (b, h, g, d), already scaled. window: how many newest positions are visible (sliding attention).
-        softcap: Gemma 2's c tanh(x / c). Returns (b, h, g, d).
-        The prompt's part is one matrix product for all its rows: (h, b g, d) x (h, d, t).
+        Args:
+            query: (b, h, g, d), already scaled.
+            window: How many newest positions are visible (sliding attention).
+            softcap: Gemma 2's c tanh(x / c).
+
+        Returns:
+            (b, h, g, d)
         """
-        keys, values = self._own[layer]  # (b, h, s, d)
-        own = self.length + 1
-        if window is not None and own > window:  # older own tokens are out of sight
-            keys, values = keys[:, :, own - window :], values[:, :, own - window :]
-        own_scores = _product(query, keys.mT)  # (b, h, g, s)
-        if len(self.prompts) == 1:
-            return self._mix(self.prompts[0], layer, query, own_scores, values, window, softcap)
-        parts, row = [], 0
-        for prompt in self.prompts:
-            if prompt.rows:
-                part = slice(row, row + prompt.rows)
-                parts.append(self._mix(prompt, layer, query[part], own_scores[part], values[part], window, softcap))
-            row += prompt.rows
-        return torch.cat(parts)
+        out: Tensor | None = None
+        for bucket in self._buckets.values():
+            if bucket.rows is None:
+                return _attend(bucket, layer, query, window, softcap)
+            p, n, _, _ = bucket.shape
+            assert bucket.slots is not None
+            padded = query.new_zeros((p * n, *query.shape[1:]))
+            padded.index_copy_(0, bucket.slots, query[bucket.rows])
+            mixed = _attend(bucket, layer, padded, window, softcap)
+            if out is None:
+                out = mixed.new_empty((len(query), *mixed.shape[1:]))
+            out.index_copy_(0, bucket.rows, mixed[bucket.slots])
+        assert out is not None, "a batch has rows"
+        return out
 
-    def _mix(
-        self,
-        prompt: Prompt,
-        layer: int,
-        query: Tensor,
-        own_scores: Tensor,
-        own_values: Tensor,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        """`attend` for the rows of one prompt."""
-        b, h, g, d = query.shape
-        keys, values = prompt.keys[layer], prompt.values[layer]  # (h, t, d)
+
+def _attend(bucket: _Bucket, layer: int, query: Tensor, window: int | None, softcap: float | None) -> Tensor:
+    """query: (p n, h, g, d), every slot of the bucket; so is the result. The prompt's part is one matrix product for
+    all rows of a place: (h, n g, d) x (h, d, t)."""
+    p, n, t, s = bucket.shape
+    _, h, g, d = query.shape
+    keys, values = bucket.own[layer]  # (p, n, h, s, d)
+    prompt_keys, prompt_values = bucket.prompt_keys[layer], bucket.prompt_values[layer]  # (h, t, d) or (p, h, t, d)
+    if prompt_keys.ndim == 4:
+        prompt_keys, prompt_values = prompt_keys[:p, :, :t].flatten(0, 1), prompt_values[:p, :, :t].flatten(0, 1)
+    mask = None if bucket.even else _mask(bucket, window, query)
+    if bucket.even and window is not None:  # what is out of sight is not even looked at
+        first = max(0, s - window)
+        keys, values, s = keys[..., first:, :], values[..., first:, :], s - first
+        first = min(t, max(0, t + bucket.shape[3] - window))
+        prompt_keys, prompt_values, t = prompt_keys[:, first:], prompt_values[:, first:], t - first
+    own = torch.bmm(query.reshape(p * n * h, g, d), keys.flatten(0, 2).mT).view(p, n, h, g, s)
+    by_head = query.view(p, n, h, g, d).transpose(1, 2).reshape(p * h, n * g, d)
+    shared = torch.bmm(by_head, prompt_keys.mT).view(p, h, n, g, t)
+    scores = torch.cat([shared, own.transpose(1, 2)], -1)  # (p, h, n, g, t + s)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores.add_(mask)
+    weight = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    from_prompt = torch.bmm(weight.view(p * h, n * g, t + s)[..., :t], prompt_values).view(p, h, n, g, -1)
+    own_weight = weight[..., t:].transpose(1, 2).reshape(p * n * h, g, s)
+    mixed = torch.bmm(own_weight, values.flatten(0, 2)).view(p, n, h, g, -1)
+    return mixed.add_(from_prompt.transpose(1, 2)).view(p * n, h, g, -1)
+
+
+def _mask(bucket: _Bucket, window: int | None, like: Tensor) -> Tensor:
+    """(p, 1, n, 1, t + s): 0, or -inf where a row may not look; made once a step and window."""
+    if window not in bucket.masks:
+        p, n, t, s = bucket.shape
+        prompts, lengths = bucket.prompts[:, None, None], bucket.lengths[:, :, None]  # (p, 1, 1), (p, n, 1)
+        on_prompt, on_own = np.arange(t) < prompts, np.arange(s) <= lengths
         if window is not None:
-            first = min(prompt.length, max(0, prompt.length + self.length + 1 - window))
-            keys, values = keys[:, first:], values[:, first:]
-        t = keys.shape[1]
-        shared = torch.bmm(query.transpose(0, 1).reshape(h, b * g, d), keys.mT)  # (h, b g, t)
-        scores = torch.cat([shared.view(h, b, g, t), own_scores.transpose(0, 1)], -1)  # (h, b, g, t + s)
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        weight = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
-        from_prompt = torch.bmm(weight.view(h, b * g, -1)[..., :t], values).view(h, b, g, d).transpose(0, 1)
-        return _product(weight[..., t:].transpose(0, 1), own_values).add_(from_prompt)
+            oldest = prompts + lengths + 1 - window  # the first position that is visible
+            on_prompt, on_own = on_prompt & (np.arange(t) >= oldest), on_own & (np.arange(s) + prompts >= oldest)
+        seen = np.concatenate([np.broadcast_to(on_prompt, (p, n, t)), np.broadcast_to(on_own, (p, n, s))], -1)
+        hidden = np.where(seen, np.float32(0), np.float32(-math.inf))[:, None, :, None]
+        bucket.masks[window] = torch.from_numpy(hidden).to(device=like.device, dtype=like.dtype)
+    return bucket.masks[window]
 
 
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x @ y of (b, h, ., .) as one batched product of b h small ones (`matmul` reshapes its way there slowly)."""
-    b, h = x.shape[:2]
-    return torch.bmm(x.reshape(b * h, *x.shape[2:]), y.reshape(b * h, *y.shape[2:])).view(b, h, x.shape[2], y.shape[3])
+_FIRST_BYTES = 1 << 28
+"""Of keys that a new bucket has room for where rows join; it grows as it must."""
+
+
+def _power(count: int, least: int = 1) -> int:
+    """The next power of two."""
+    return max(least, 1 << max(count - 1, 0).bit_length())
+
+
+def _double(bucket: _Bucket) -> None:
+    """Twice as many slots."""
+    for name in ("prompt_keys", "prompt_values", "own_keys", "own_values"):
+        old: Tensor = getattr(bucket, name)
+        new = _zeros((old.shape[0], 2 * old.shape[1], *old.shape[2:]), old)
+        new[:, : old.shape[1]] = old
+        setattr(bucket, name, new)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros: what is masked must be finite. On CPUs without touching the memory before something is written there."""
+    kinds: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
+    if like.device.type == "cpu" and like.dtype in kinds:
+        return torch.from_numpy(np.zeros(shape, dtype=kinds[like.dtype]))
+    return like.new_zeros(shape)

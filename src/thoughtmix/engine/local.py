@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.request import OnStep, Prompt
-from thoughtmix.engine.backends.probe import PathName, Weights
+from thoughtmix.engine.backends.probe import PathName, Weights, choose
 from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceRequest
-from thoughtmix.engine.loop import decode
+from thoughtmix.engine.job import Job, PromptGroups
+from thoughtmix.engine.loop import run
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 
 if TYPE_CHECKING:
@@ -57,12 +58,9 @@ class LocalEngine:
         on_step: OnStep | None = None,
     ) -> Generation:
         """See `Engine.generate`."""
-        return decode(
+        job = Job(
             self.model,
-            [encoded(self.model, s.prompt) for s in sequences],
-            sequences,
-            path=self.path,
-            weights=self.weights,
+            PromptGroups.of_equal([self.encode(s.prompt) for s in sequences], sequences),
             row_state=row_state,
             read=read,
             top_logprobs=top_logprobs,
@@ -70,6 +68,8 @@ class LocalEngine:
             without_replacement=without_replacement,
             on_step=on_step,
         )
+        path = choose(self.model.model, self.path, self.weights, row_state, read, len(job.groups.prompts))
+        return run(job, path)
 
     @contextmanager
     def exclusive(self) -> Iterator[Callable[[], None]]:

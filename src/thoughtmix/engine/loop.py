@@ -1,314 +1,234 @@
-"""Decode many rows at once: read each prompt once, then one token a row and step until all have ended.
+"""The decoding loop: one running batch, in which jobs are read, drawn, stepped and let go.
 
-This is the decoding loop of thoughtmix; thinkers differ in the model, the prompts and the rows they pass. (For many
-callers continuous.py steps the same batches side by side.)
+A one-shot call is a batch that nobody else joins. Where callers share a batch (scheduler.py), their rows join between
+steps and leave when they end. A thought is the same as alone: what is shared is products whose rows do not see each
+other, and the draw, which looks at a row's own logits and uniform (law 5; up to the rounding of matrix products of
+different heights).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from thoughtmix.core.errors import InputError
-from thoughtmix.core.request import OnStep, StepEvent
-from thoughtmix.engine.backends.base import Path, Stepped, vocabulary_size
-from thoughtmix.engine.backends.probe import PathName, Weights, choose
-from thoughtmix.engine.detokenizer import RowText
-from thoughtmix.engine.engine import OFFSET_BITS, Generation, SequenceOutput, SequenceRequest
-from thoughtmix.engine.prefix_cache import Prefix, check_known
-from thoughtmix.engine.rng import uniforms
-from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
-from thoughtmix.engine.sampling import SamplingTensors, draw
-from thoughtmix.engine.without_replacement import WithoutReplacement
-
-if TYPE_CHECKING:
-    from thoughtmix.models import LanguageModel
+from thoughtmix.core.errors import NumericsError
+from thoughtmix.engine.backends.base import DecodingPath, KVPath
+from thoughtmix.engine.backends.fused import FusedPath, newer
+from thoughtmix.engine.engine import Generation
+from thoughtmix.engine.job import Job
+from thoughtmix.engine.prefill import ChunkedPrefill
+from thoughtmix.engine.row_state import RowLora, stack_row_loras
+from thoughtmix.engine.sampling import Drawn, SamplingTensors, draw, not_finite
 
 
 @torch.no_grad()
-def decode(
-    lm: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    sequences: Sequence[SequenceRequest],
-    *,
-    path: PathName = "auto",
-    weights: Weights = "auto",
-    row_state: RowState = NO_ROW_STATE,
-    read: Read = "shared",
-    top_logprobs: int = 0,
-    keep_prefixes: bool = False,
-    without_replacement: bool = False,
-    on_step: OnStep | None = None,
-) -> Generation:
-    """`Engine.generate` of a batch that nobody joins. prompts: the token ids of each sequence's prompt."""
-    asked = grouped(prompts, sequences)
-    _check(lm, asked)
-    known = asked.prefixes
-    if read != "shared" and (keep_prefixes or any(prefix is not None for prefix in known)):
-        raise InputError("Rows that each read the prompt keep no prefix.", 'Pass read="shared".')
-    check_known(known, asked.prompts)
-    route = choose(lm.model, path, weights, row_state, read, len(asked.prompts))
-    batch = _Batch(lm, asked, on_step, row_state, read, top_logprobs)
-    batch.keep = keep_prefixes
-    if without_replacement and any(s.offset is not None for s in sequences):
-        raise InputError("Sequences with an offset are not drawn without replacement.", "Leave one of the two out.")
-    if without_replacement:
-        batch.once = WithoutReplacement([s.exclude for s in sequences], asked.prompt)
-    return batch.run(route, read)
+def run(job: Job, path: DecodingPath) -> Generation:
+    """A job in a batch of its own, along a path that nobody else uses. Ctrl-C returns what is there."""
+    batch = Batch()
+    try:
+        batch.start(job, path)
+        while batch.jobs:
+            batch.step()
+    except KeyboardInterrupt:
+        if not job.result.done():
+            job.finish(path, interrupted=True)
+    finally:
+        path.close()
+    return job.result.result()
 
 
-def over(
-    route: Stepped,
-    lm: LanguageModel,
-    asked: Grouped,
-    top_logprobs: int = 0,
-) -> Generation:
-    """`decode` along a path of your own, for rows without state that read their prompts together."""
-    _check(lm, asked)
-    batch = _Batch(lm, asked)
-    batch.top = top_logprobs
-    return batch.run(cast("Path", route), "shared")  # nothing is known or kept: four methods are all it takes
+class Batch:
+    """The running batch. Not thread-safe: one thread joins, steps and removes."""
 
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self._path: DecodingPath | None = None
+        self._clear()
 
-@dataclass(frozen=True, slots=True)
-class Grouped:
-    """The sequences of a call and their prompts, equal ones once. prompt[i]: which of them sequence i continues."""
-
-    prompts: list[list[int]]
-    prompt: list[int]
-    sequences: Sequence[SequenceRequest]
+    def _clear(self) -> None:
+        self._logits = torch.empty(0)  # of each row's next token
+        self._sampling = SamplingTensors.of([])
+        self._offset = self._bits = torch.empty(0, dtype=torch.float64)
+        self._row_lora: RowLora | None = None  # of all rows
+        self._changed = True  # since they were put together
 
     @property
-    def prefixes(self) -> list[Prefix | None]:
-        """Of each prompt, what is known of it: as its first sequence says."""
-        return [self.sequences[self.prompt.index(p)].prefix for p in range(len(self.prompts))]
+    def rows(self) -> int:
+        return sum(len(job.live) for job in self.jobs)
 
+    # --- jobs come ---
 
-def grouped(prompts: Sequence[Sequence[int]], sequences: Sequence[SequenceRequest]) -> Grouped:
-    """prompts: token ids of each sequence's prompt."""
-    number: dict[tuple[int, ...], int] = {}
-    prompt = [number.setdefault(tuple(ids), len(number)) for ids in prompts]
-    return Grouped([list(ids) for ids in number], prompt, sequences)
+    def start(self, job: Job, path: DecodingPath) -> None:
+        """The only job of a batch that nobody joins."""
+        self._path = path
+        logits, job.computed = path.start(job.start)
+        if logits is None:
+            assert job.ahead, "who gets no logits reads at least one token by itself"
+            logits = torch.zeros(len(job.live), 1, device=job.offset.device)
+        self._enter(job, logits)
+        while job.ahead:  # nobody else waits for a draw
+            self._logits = path.step(torch.tensor(job.suffix_tokens(), device=job.offset.device))
+        job.prefill_seconds = time.perf_counter() - job.began
 
+    def fits(self, path: KVPath) -> bool:
+        """Whether rows of this path may join now: all do, when nobody is there."""
+        return path.can_be_joined and (not self.jobs or type(self._path) is type(path))
 
-class _Batch:
-    """The loop's state. `live[i]` is the row (index into the request) at batch position i."""
+    def join(self, job: Job, prefill: ChunkedPrefill) -> None:
+        """A job whose prompts are read: its rows take part from the next step on."""
+        if not self.jobs or self._path is None:
+            self._clear()
+            self._path = prefill.path.empty()
+            self._path.row_lora = self.row_lora
+        elif isinstance(self._path, FusedPath) and isinstance(prefill.path, FusedPath):
+            self._path.weights = newer(self._path.weights, prefill.path.weights)
+        assert isinstance(self._path, KVPath)
+        self._path.join(prefill.read, job.counts, job.capacity)
+        job.computed = prefill.computed
+        self._enter(job, prefill.by_row(job.counts))
+        job.prefill_seconds = time.perf_counter() - job.began
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        asked: Grouped,
-        on_step: OnStep | None = None,
-        row_state: RowState = NO_ROW_STATE,
-        read: Read = "shared",
-        top: int = 0,
-    ) -> None:
-        device = lm.model.device
-        self.prompts, self.rows, self.prompt = asked.prompts, asked.sequences, asked.prompt
-        self.top = top
-        # Other states than a LoRA read the whole prompt in their own way: what was read before is of no use to them.
-        known = asked.prefixes if row_state.is_lora else []
-        self.known: list[Prefix | None] | None = known if any(prefix is not None for prefix in known) else None
-        self.keep = False
-        self.once: WithoutReplacement | None = None
-        # A prompt of which a prefix is known gives no logits: its last token is every row's own.
-        suffix = row_state.unshared_suffix if read == "shared" else 0
-        suffix = suffix if self.known is None else max(suffix, 1)
-        self.tail = min(suffix, min(map(len, self.prompts)) - 1)
-        self.on_step, self.row_state = on_step, row_state
-        rows = self.rows
-        self.end_ids = [lm.eos_ids if r.end_ids is None else r.end_ids for r in rows]
-        self.live = sorted(range(len(rows)), key=lambda r: self.prompt[r])  # neighbours share a prompt
-        self.budget = [r.max_new_tokens for r in rows]
-        self.results = [SequenceOutput() for _ in rows]
-        self.texts = [RowText(lm.tokenizer, r.stop) for r in rows]
-        self.watch = [bool(r.stop) or on_step is not None for r in rows]  # who needs text at every step
-        self.counts = [self.prompt.count(p) for p in range(len(self.prompts))]  # rows of each prompt
-        order = self.live
-        row_state.reorder(order)
-        self.uniform = uniforms([rows[r].seed for r in order], max(self.budget), device)  # (rows, steps)
-        self.sampler = SamplingTensors.of([rows[r].sampling for r in order], device)
-        codes = [rows[r].offset for r in order]
-        self.code = torch.tensor([0.0 if c is None else c for c in codes], dtype=torch.float64, device=device)
-        self.bits = torch.tensor([0.0 if c is None else OFFSET_BITS for c in codes], dtype=torch.float64, device=device)
+    def _enter(self, job: Job, logits: Tensor) -> None:
+        if self.jobs:
+            self._logits = torch.cat([self._logits, logits])
+            self._sampling = SamplingTensors.cat([self._sampling, job.sampling])
+            self._offset = torch.cat([self._offset, job.offset])
+            self._bits = torch.cat([self._bits, job.offset_bits])
+        else:
+            self._logits, self._sampling = logits, job.sampling
+            self._offset, self._bits = job.offset, job.offset_bits
+        self.jobs.append(job)
+        self._changed = True
 
-    @property
-    def heads(self) -> list[list[int]]:
-        """Of each prompt what its rows read together."""
-        return [p[: len(p) - self.tail] for p in self.prompts]
+    # --- a step ---
 
-    @property
-    def capacity(self) -> int:
-        """Most tokens that a row holds for itself."""
-        return max(self.budget) + self.tail
+    @torch.no_grad()
+    def step(self) -> int:
+        """Draw a token for every row, tell who listens, let go who has ended, and read the rest.
 
-    def own(self, at: int) -> list[int]:
-        """The token that each live row reads of its prompt, `at` before the end."""
-        return [self.prompts[self.prompt[row]][-at] for row in self.live]
-
-    def run(self, route: Path, read: Read) -> Generation:
-        done = Generation(self.results, route.name, getattr(getattr(route, "weights", None), "kind", "native"))
-        began = time.perf_counter()
+        Returns:
+            The number of tokens drawn. A job's own failure (its listener, its numbers) is its own; any other is
+            everybody's, and raised.
+        """
+        if not self.jobs or self._path is None:
+            return 0
         try:
-            logits = self._start(route, self.counts, read, done)
-            for at in range(self.tail, 0, -1):
-                logits = route.step(torch.tensor(self.own(at)).to(self.code.device))
-                done.computed += len(self.live)
-            done.prefill_seconds = time.perf_counter() - began
-            for step in range(max(self.budget)):
-                tokens = self._take(logits, step)
-                gone = self._ended(step)
-                self._report(gone)
-                if gone and self.keep:
-                    self._keep(route, gone, done.prefixes)
-                if gone:
-                    tokens = self._drop(route, gone, tokens)
-                if not self.live:
-                    break
-                logits = route.step(tokens)
-                done.computed += len(tokens)
-        except KeyboardInterrupt:
-            done.interrupted = True
-        finally:
-            route.close()
-        for result, text in zip(self.results, self.texts, strict=True):
-            result.text = text.finish()
-        done.seconds = time.perf_counter() - began
-        return done
-
-    def _start(self, route: Path, counts: list[int], read: Read, done: Generation) -> Tensor:
-        """Read what has to be read: the next logits of each row (of no meaning where a tail follows)."""
-        heads = self.heads
-        if self.keep:
-            done.prefixes = [None] * len(self.rows)
-        if self.known is not None:
-            done.computed = route.resume(heads, list(self.known), counts, self.capacity)
-            return self.uniform
-        first = route.start(heads, counts, self.capacity)
-        if read == "shared":  # of each prompt, with which all its rows begin
-            done.computed = sum(map(len, heads)) - route.spared
-            return first.repeat_interleave(torch.tensor(counts, device=first.device), 0)
-        done.computed = sum(len(head) * n for head, n in zip(heads, counts, strict=True))
-        return first
-
-    def _keep(self, route: Path, gone: list[int], prefixes: list[Prefix | None]) -> None:
-        for position in gone:
-            row = self.live[position]
-            prompt = self.prompt[row]
-            ids = [*self.prompts[prompt], *self.results[row].token_ids[:-1]]
-            prefixes[row] = route.keep(position, prompt, ids)
-
-    def _take(self, logits: Tensor, step: int) -> Tensor:
-        """Draw a token for each live row and note it."""
-        if self.once is not None:
-            return self._take_once(self.once, logits, step)
-        drawn = draw(logits, torch.where(self.bits > 0, self.code, self.uniform[:, step]), self.sampler)
-        self.code, self.bits = drawn.rest, self.bits + drawn.share.log2()
-        self._note(logits, drawn.ids.tolist(), drawn.logprobs.tolist())
-        return drawn.ids
-
-    def _take_once(self, once: WithoutReplacement, logits: Tensor, step: int) -> Tensor:
-        """The same, nothing twice: rows in the order that they were asked for, whatever order they stand in."""
-        order = sorted(range(len(self.live)), key=lambda position: self.live[position])
-        at = torch.tensor(order, device=logits.device)
-        rows = [self.live[position] for position in order]
-        before, last = [self.results[r].token_ids for r in rows], [step + 1 >= self.budget[r] for r in rows]
-        ids, logprobs, shares = once.draw(logits[at], self.uniform[at, step], self.sampler.rows(at), rows, before, last)
-        for row, share in zip(rows, shares, strict=True):
-            self.results[row].shares.append(share)
-        back = at.argsort().tolist()
-        ids, logprobs = [ids[i] for i in back], [logprobs[i] for i in back]
-        self._note(logits, ids, logprobs)
-        return torch.tensor(ids, device=logits.device)
-
-    def _note(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """What was drawn for each live row, from these logits."""
-        if self.top:
-            best = logits.float().log_softmax(-1).topk(min(self.top, logits.shape[-1]))
-            for row, likeliest, values in zip(self.live, best.indices.tolist(), best.values.tolist(), strict=True):
-                self.results[row].top.append((likeliest, values))
-        for row, token, logprob in zip(self.live, ids, logprobs, strict=True):
-            result = self.results[row]
-            result.token_ids.append(token)
-            result.logprobs.append(logprob)
-            if token in self.end_ids[row]:
-                result.finish = "stop"
-            elif self.watch[row]:
-                if self.texts[row].push(token):
-                    result.finish = "stop"
+            drawn = self._draw()
+        except NumericsError:  # for one bad row; only its job shall fail
+            self._drop_nan()
+            if not self.jobs:
+                return 0
+            drawn = self._draw()
+        ids, logprobs = drawn.ids.tolist(), drawn.logprobs.tolist()
+        gone: list[int] = []
+        failed: dict[Job, BaseException] = {}
+        forced: dict[int, int] = {}  # rows that read a token of their prompt, and draw none yet
+        at = count = 0
+        for job in self.jobs:
+            end = at + len(job.live)
+            if job.ahead:
+                forced.update(zip(range(at, end), job.suffix_tokens(), strict=True))
             else:
-                self.texts[row].ids.append(token)
+                count += len(job.live)
+                try:
+                    ended = job.take(self._logits[at:end], ids[at:end], logprobs[at:end], self._path, at)
+                except BaseException as error:
+                    failed[job] = error
+                    ended = list(range(end - at))
+                gone += [at + row for row in ended]
+            at = end
+        tokens = self._go_on(drawn, forced)
+        if gone:
+            tokens = tokens[self._drop(gone, failed)]
+        if self.jobs:
+            self._logits = self._path.step(tokens)
+        return count
 
-    def _ended(self, step: int) -> list[int]:
-        """Batch positions that end here."""
-        gone = []
-        for position, row in enumerate(self.live):
-            if self.results[row].finish != "stop" and step + 1 >= self.budget[row]:
-                self.results[row].finish = "length"
-            if self.results[row].finish != "cancelled":
-                gone.append(position)
-        return gone
+    def _draw(self) -> Drawn:
+        first = self.jobs[0]
+        if first.exclusions is not None:  # such a job is alone
+            return first.draw(self._logits)
+        uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
+        return draw(self._logits, torch.where(self._bits > 0, self._offset, uniform), self._sampling)
 
-    def _report(self, gone: list[int]) -> None:
-        if self.on_step is None:
-            return
-        ended = {self.live[position] for position in gone}
-        pieces = [""] * len(self.rows)
-        for row in self.live:
-            if row in ended:
-                self.texts[row].finish()
-            pieces[row] = self.texts[row].piece(final=row in ended)
-        self.on_step(
-            StepEvent(
-                pieces=pieces,
-                done=sum(len(r.token_ids) for r in self.results),
-                total=sum(self.budget),
-                finished=[r.finish != "cancelled" for r in self.results],
-            )
-        )
+    def _go_on(self, drawn: Drawn, forced: dict[int, int]) -> Tensor:
+        """The token that each row goes on from: as drawn, or of its prompt (row -> token), whose draw counts for
+        nothing."""
+        tokens, offset, bits = drawn.ids, drawn.rest, self._bits + drawn.share.log2()
+        if forced:
+            rows = torch.tensor(list(forced), device=tokens.device)
+            tokens = tokens.index_copy(0, rows, torch.tensor(list(forced.values()), device=tokens.device))
+            offset, bits = offset.index_copy(0, rows, self._offset[rows]), bits.index_copy(0, rows, self._bits[rows])
+        self._offset, self._bits = offset, bits
+        return tokens
 
-    def _drop(self, route: Path, gone: list[int], tokens: Tensor) -> Tensor:
-        """Take ended rows out of the batch. Returns the tokens of the rest in their new order."""
-        order = route.drop(gone) if len(gone) < len(self.live) else []
-        self.live = [self.live[old] for old in order]
-        if order:
-            self.row_state.reorder(order)
-        keep = torch.tensor(order, dtype=torch.long, device=tokens.device)
-        self.uniform, self.sampler = self.uniform[keep], self.sampler.rows(keep)
-        self.code, self.bits = self.code[keep], self.bits[keep]
-        return tokens[keep]
+    def row_lora(self) -> RowLora | None:
+        """Of all rows: standing routes and noise change only when rows come or go."""
+        if self._changed:
+            parts = [job.row_state.row_lora() for job in self.jobs]
+            self._row_lora, self._changed = stack_row_loras(parts, [len(job.live) for job in self.jobs]), False
+        return self._row_lora
 
+    # --- jobs go ---
 
-def _check(lm: LanguageModel, asked: Grouped) -> None:
-    """Raises `InputError` for what cannot be continued."""
-    if not asked.sequences:
-        raise InputError("Nothing to decode: no sequence.", "Pass at least one (n=1).")
-    if not lm.causal:
-        raise InputError(f"{lm.name} does not write from left to right.", "Type --thinker diffusion.")
-    if any(s.max_new_tokens < 1 for s in asked.sequences):
-        raise InputError("A token budget is below 1.", "Pass max_new_tokens=1 or more.")
-    if any(s.offset is not None and not 0 <= s.offset < 1 for s in asked.sequences):
-        raise InputError("An offset is not in [0, 1).", "Use engine.rng.arithmetic_offset(seed, prompt).")
-    vocabulary = vocabulary_size(lm.model)
-    longest = [0] * len(asked.prompts)
-    for prompt, sequence in zip(asked.prompt, asked.sequences, strict=True):
-        longest[prompt] = max(longest[prompt], sequence.max_new_tokens)
-    for index, (ids, budget) in enumerate(zip(asked.prompts, longest, strict=True)):
-        where = "The prompt" if len(asked.prompts) == 1 else f"Prompt {index}"
-        if not ids:
-            raise InputError(f"{where} is empty.", 'Type a prompt: thoughtmix think "Name a fruit."')
-        if not all(0 <= i < vocabulary for i in ids):
-            raise InputError(f"{where} has token ids outside 0..{vocabulary - 1}.", "Use this model's tokenizer.")
-        limit = lm.context_length
-        if limit is not None and len(ids) + budget > limit:
-            raise InputError(
-                f"{where} has {len(ids)} tokens; with {budget} new ones that is over the model's {limit}.",
-                "Shorten it, or ask for fewer (--max-new-tokens)."
-                if len(ids) < limit
-                else f"Shorten it to under {limit} tokens.",
-            )
+    def remove(self, job: Job, error: BaseException | None = None) -> None:
+        """Let go of a job's rows now: with this error, or with what they have."""
+        at = 0
+        for other in self.jobs:
+            if other is job:
+                if error is None:
+                    job.cut()
+                keep = self._drop(list(range(at, at + len(job.live))), {} if error is None else {job: error})
+                self._logits = self._logits[keep]
+                return
+            at += len(other.live)
+
+    def fail(self, error: BaseException) -> None:
+        """All are over: the model itself failed."""
+        jobs, self.jobs = self.jobs, []
+        self._path = None
+        self._clear()
+        for job in jobs:
+            job.result.set_exception(error)
+
+    def _drop_nan(self) -> None:
+        good = torch.isfinite(self._logits.amax(-1))
+        at = 0
+        for job in list(self.jobs):
+            end = at + len(job.live)
+            if not bool(good[at:end].all()):
+                self.remove(job, not_finite())
+            at = end  # as the rows stood before
+
+    def _drop(self, gone: list[int], failed: dict[Job, BaseException]) -> Tensor:
+        """Take rows out; the old index of each remaining row, in the new order. Jobs without rows are finished."""
+        path = self._path
+        assert path is not None
+        order = path.drop(gone) if len(gone) < self.rows else []
+        left, at, seen = [], 0, 0
+        for job in self.jobs:
+            end = at + len(job.live)
+            mine = [old - at for old in order[seen:] if at <= old < end]
+            seen += len(mine)
+            if len(mine) < end - at:
+                job.stay(mine)
+            if mine:
+                left.append(job)
+            else:
+                self._settle(job, path, failed.get(job))
+            at = end
+        self.jobs, self._changed = left, True
+        if not left and isinstance(path, KVPath):
+            path.close()
+        keep = torch.tensor(order, dtype=torch.long, device=self._offset.device)
+        self._offset, self._bits, self._sampling = self._offset[keep], self._bits[keep], self._sampling.rows(keep)
+        return keep
+
+    @staticmethod
+    def _settle(job: Job, path: DecodingPath, error: BaseException | None) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt):
+            job.finish(path, interrupted=error is not None)
+        else:
+            job.result.set_exception(error)

@@ -1,4 +1,5 @@
-"""Read the prompts of a decode in pieces, so that rows that run already wait for a bounded number of tokens."""
+"""Chunked prefill: read the prompts of a job in pieces, so that rows that run already wait for a bounded number of
+tokens."""
 
 from __future__ import annotations
 
@@ -6,32 +7,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
-from thoughtmix.engine.backends.fused import FusedPath
-from thoughtmix.engine.backends.shared import SharedPath, whole
-from thoughtmix.engine.beginnings import Beginnings
-from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
+from thoughtmix.engine.backends.base import KVPath
+from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.prefix_cache import PrefixCache
 
 
-class Reading:
-    """Prompts of one decode on their way into keys and values. counts: rows of each prompt. known: how others began."""
+class ChunkedPrefill:
+    """Prompts on their way into keys and values. cache: how others began."""
 
-    def __init__(
-        self,
-        route: FusedPath | SharedPath,
-        prompts: Sequence[Sequence[int]],
-        counts: Sequence[int],
-        capacity: int,
-        known: Beginnings | None = None,
-    ) -> None:
-        self.known = known or Beginnings()
-        self.route, self.prompts, self.counts, self.capacity = route, [list(p) for p in prompts], counts, capacity
-        self.read: list[Prompt] = []
-        self.logits: list[Tensor] = []
+    def __init__(self, path: KVPath, prompts: Sequence[Sequence[int]], cache: PrefixCache | None = None) -> None:
+        self.path, self.prompts, self.cache = path, [list(p) for p in prompts], cache or PrefixCache()
+        self.read: list[PromptKV] = []
+        self.logits: list[Tensor] = []  # (vocabulary,) after each prompt
         self.computed = 0  # tokens that went through the model
         self._at = 0  # tokens of the current prompt that are read
-        self._part: Prompt | Cache | None = None  # what is read of it
+        self._part: PromptKV | None = None  # their keys and values
 
     @property
     def done(self) -> bool:
@@ -40,47 +31,27 @@ class Reading:
     @torch.no_grad()
     def advance(self, tokens: int) -> int:
         """Read up to so many tokens more; how many were read."""
-        left = tokens
+        left, path = tokens, self.path
         while left > 0 and not self.done:
             ids = self.prompts[len(self.read)]
-            if self._at == 0 and isinstance(self.route, FusedPath):
-                began = self._part = self.known.of(self.route.weights, ids)
-                self._at = began.length if began else 0
+            if self._at == 0 and path.reuses:
+                known = self.cache.longest(ids, path.home)
+                self._part = known.prompt() if known else None
+                self._at = known.length if known else 0
             piece = ids[self._at : self._at + left]
-            last = self._at + len(piece) == len(ids)
-            logits = self._more(piece)
+            logits, self._part = path.prefill(piece, self._part)
             left -= len(piece)
             self.computed += len(piece)
             self._at += len(piece)
-            if last:
+            if self._at == len(ids):
+                if path.reuses:
+                    self.cache.keep(ids, self._part, path.home)
                 self.logits.append(logits)
-                self.read.append(self._finished(ids))
-                if isinstance(self.route, FusedPath):
-                    self.known.keep(self.route.weights, ids, self.read[-1])
+                self.read.append(self._part)
                 self._at, self._part = 0, None
         return tokens - left
 
-    def result(self) -> tuple[SharedPrefix, Tensor]:
-        """The state that a step goes on from, and the logits (rows, vocabulary) of each row's first token."""
-        state = SharedPrefix(self.read, self.capacity)
+    def by_row(self, counts: Sequence[int]) -> Tensor:
+        """The logits (rows, vocabulary) of each row's first token, of so many rows a prompt."""
         logits = torch.stack(self.logits)
-        return state, logits.repeat_interleave(torch.tensor(list(self.counts), device=logits.device), 0)
-
-    def _finished(self, ids: list[int]) -> Prompt:
-        rows = self.counts[len(self.read)]
-        if isinstance(self._part, Prompt):
-            self._part.rows = rows
-            return self._part
-        assert self._part is not None
-        return whole(self._part, len(ids), rows)
-
-    def _more(self, ids: list[int]) -> Tensor:
-        """(vocabulary,) logits after these tokens, which follow what was read of the prompt."""
-        if isinstance(self.route, FusedPath):
-            assert not isinstance(self._part, Cache)
-            with torch.inference_mode():
-                logits, self._part = self.route._read(ids, self._part)
-        else:
-            assert not isinstance(self._part, Prompt)
-            logits, self._part = self.route.read(ids, self._part)
-        return logits
+        return logits.repeat_interleave(torch.tensor(list(counts), device=logits.device), 0)

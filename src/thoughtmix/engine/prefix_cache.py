@@ -1,24 +1,22 @@
-"""Beginnings of texts that were read already: keys and values that outlive the batch that computed them.
+"""The prefix cache: keys and values of texts' beginnings that were read already, and outlive the batch that did.
 
-A row that ended can hand out a `Prefix`, a later batch can begin rows from it; only the tokens past it are computed.
-A tree of texts is then a tree of prefixes: each holds its own tokens' keys and values, and its parent those before.
+A `Prefix` is the beginning of a text. Some are held by callers: a row that ended can hand one out, and a later batch
+can begin rows from it, so that a tree of texts is a tree of prefixes. The latest prompts are held by a `PrefixCache`,
+for others that begin alike: a chat template's system prompt, the same for everybody, is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine.kv_cache import Prompt
-
-if TYPE_CHECKING:
-    from thoughtmix.engine.kv_cache import SharedPrefix
+from thoughtmix.engine.kv_cache import PromptKV
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -33,9 +31,10 @@ class Prefix:
 
     own: tuple[int, ...]
     """Token ids of this segment."""
-    keys: Tensor | None = field(default=None, repr=False)
-    """(l, h, t, d) of `own`; None: this path keeps none (`expanded`), and a batch that begins here reads it again."""
-    values: Tensor | None = field(default=None, repr=False)
+    keys: tuple[Tensor, ...] | None = field(default=None, repr=False)
+    """A layer (h, t, d) of `own`; None: this path keeps none (`expanded`), and a batch that begins here reads it
+    again."""
+    values: tuple[Tensor, ...] | None = field(default=None, repr=False)
     parent: Prefix | None = field(default=None, repr=False)
     home: ref[Any] | None = field(default=None, repr=False)
     before: int = 0
@@ -59,15 +58,17 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """Bytes of this segment alone."""
-        return sum(x.numel() * x.element_size() for x in (self.keys, self.values) if x is not None)
+        return sum(x.numel() * x.element_size() for some in (self.keys, self.values) for x in some or ())
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (l, h, length, d) of all its tokens. One segment is not copied, several are joined when a
-        batch begins: small copies beside reading again."""
-        parts = list(self.chain())[::-1]
-        keys, values = ([x for part in parts if (x := getattr(part, name)) is not None] for name in ("keys", "values"))
-        k, v = (x[0] if len(x) == 1 else torch.cat(x, 2) for x in (keys, values))
-        return k, v
+    def prompt(self) -> PromptKV:
+        """Keys and values of all its tokens. One segment is not copied, several are joined: small copies beside reading
+        again."""
+        parts = [part for part in list(self.chain())[::-1] if part.keys and part.values]
+        if len(parts) == 1:
+            return PromptKV(list(parts[0].keys or ()), list(parts[0].values or ()), self.length)
+        keys = [torch.cat(some, 1) for some in zip(*(part.keys or () for part in parts), strict=True)]
+        values = [torch.cat(some, 1) for some in zip(*(part.values or () for part in parts), strict=True)]
+        return PromptKV(keys, values, self.length)
 
     def cut(self, length: int) -> Prefix:
         """Its first `length` tokens: an ancestor, or a view of one."""
@@ -75,70 +76,59 @@ class Prefix:
         if part.length == length:
             return part
         t = length - part.before
-        k, v = (None if x is None else x[:, :, :t] for x in (part.keys, part.values))
-        return Prefix(part.own[:t], k, v, part.parent, part.home, part.before)
+        keys, values = (None if some is None else tuple(x[:, :t] for x in some) for some in (part.keys, part.values))
+        return Prefix(part.own[:t], keys, values, part.parent, part.home, part.before)
+
+    def extended(self, ids: Sequence[int], keys: Sequence[Tensor], values: Sequence[Tensor]) -> Prefix:
+        """What follows it in a text: `ids`, with keys and values a layer (h, t, d)."""
+        return Prefix(tuple(ids), tuple(keys), tuple(values), self, self.home, self.length)
 
 
 def usable(known: Prefix | None, home: Any) -> Prefix | None:
     """The prefix, if its keys and values are of these weights."""
-    mine = known is not None and known.length > 0 and known.keys is not None
-    return known if mine and known is not None and known.home is not None and known.home() is home else None
+    if known is None or not known.length or known.keys is None or known.home is None:
+        return None
+    return known if known.home() is home else None
 
 
-def segment(known: Prefix | None, ids: Sequence[int], keys: list[Tensor], values: list[Tensor], home: Any) -> Prefix:
-    """What was read past `known`: keys, values a layer (h, t, d) of the whole text `ids`; the new part is copied."""
-    before = known.length if known else 0
-    k, v = (torch.stack([x[:, before:] for x in some]) for some in (keys, values))
-    return Prefix(tuple(ids[before:]), k, v, known, ref(home), before)
+def whole(ids: Sequence[int], read: PromptKV, home: Any) -> Prefix:
+    """A text that was read, as one segment; nothing is copied."""
+    return Prefix(tuple(ids), tuple(read.keys), tuple(read.values), None, ref(home))
 
 
-def resumed(
-    prompts: Sequence[list[int]],
-    known: Sequence[Prefix | None],
-    rows: Sequence[int],
-    home: Any,
-    read: Callable[[int, list[int], Prompt | None], Prompt],
-) -> tuple[list[Prompt], dict[int, Prefix], int]:
-    """Prompts with what is known of them read no more: each with its rows, each one's prefix, tokens that were read.
-    read(index, ids, before): reads `ids` of prompt `index`; what stands before comes first in the result."""
-    out, bases, tokens = [], {}, 0
-    for index, (ids, n) in enumerate(zip(prompts, rows, strict=True)):
-        base = usable(known[index], home)
-        base = base.cut(min(base.length, len(ids))) if base else None
-        keys, values = base.tensors() if base else (None, None)
-        prompt = (
-            None if base is None or keys is None or values is None
-            else Prompt(list(keys.unbind(0)), list(values.unbind(0)), base.length, n)
-        )  # fmt: skip
-        new = ids[base.length if base else 0 :]
-        if new or base is None or prompt is None:
-            prompt = read(index, new, prompt)
-            base = segment(base, ids, prompt.keys, prompt.values, home)
-        prompt.rows = n
-        out.append(prompt)
-        bases[index], tokens = base, tokens + len(new)
-    return out, bases, tokens
+class PrefixCache:
+    """The beginning of the prompt that was read last, for the next that begins alike.
+
+    most: tokens of it that are kept. least: tokens below which sharing is not worth it.
+    """
+
+    most, least = 512, 8
+
+    def __init__(self) -> None:
+        self._last: Prefix | None = None
+
+    def longest(self, ids: Sequence[int], home: Any) -> Prefix | None:
+        """What is known of a prompt, at most all but its last token."""
+        last = usable(self._last, home)
+        if last is None:
+            return None
+        same = 0
+        for a, b in zip(ids[:-1], last.own, strict=False):
+            if a != b:
+                break
+            same += 1
+        return last.cut(same) if same >= self.least else None
+
+    def keep(self, ids: Sequence[int], read: PromptKV, home: Any) -> None:
+        """A prompt that was read."""
+        if len(ids) > self.most:  # a copy, so that the rest can go
+            keys, values = ([x[:, : self.most].clone() for x in some] for some in (read.keys, read.values))
+            read = PromptKV(keys, values, self.most)
+        self._last = whole(ids[: self.most], read, home)
 
 
-def kept(state: SharedPrefix, bases: dict[int, Prefix], home: Any, row: int, prompt: int, ids: Sequence[int]) -> Prefix:
-    """The prefix of what the row at a batch position has read: the first tokens of its text, `ids`.
-
-    bases: of each prompt, made on first use: its rows' prefixes share it."""
-    base = bases.get(prompt)
-    if base is None:
-        shared = state.prompts[prompt]
-        base = bases[prompt] = segment(None, ids[: shared.length], shared.keys, shared.values, home)
-    if not state.length:
-        return base
-    keys, values = state.own(row)
-    own = tuple(ids[base.length : base.length + keys.shape[2]])
-    return Prefix(own, keys, values, base, ref(home), base.length)
-
-
-def check_known(known: Sequence[Prefix | None], prompts: Sequence[Sequence[int]]) -> None:
+def check_prefixes(known: Sequence[Prefix | None], prompts: Sequence[Sequence[int]]) -> None:
     """Raises `InputError` where a prefix is not the beginning of its prompt, or leaves nothing to compute."""
-    if len(known) != len(prompts):
-        raise InputError(f"{len(known)} prefixes for {len(prompts)} prompts.", "Pass one a prompt, or None.")
     for index, (prefix, ids) in enumerate(zip(known, prompts, strict=True)):
         if prefix is None:
             continue

@@ -38,6 +38,11 @@ class SamplingTensors:
 
         return cls(*(column(f.name) for f in fields(cls)))
 
+    @classmethod
+    def cat(cls, parts: Sequence[SamplingTensors]) -> SamplingTensors:
+        """Parts one below the other."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
     def rows(self, keep: Tensor | slice) -> SamplingTensors:
         return SamplingTensors(*(getattr(self, f.name)[keep] for f in fields(self)))
 

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.core.request import OnStep, StepEvent
-from thoughtmix.engine.backends.fused import FusedPath
+from thoughtmix.engine.backends.base import KVPath
 from thoughtmix.engine.backends.probe import Weights, choose
-from thoughtmix.engine.backends.shared import SharedPath
-from thoughtmix.engine.beginnings import Beginnings
-from thoughtmix.engine.continuous import Continuous, Job
 from thoughtmix.engine.engine import Generation
-from thoughtmix.engine.fair_lock import Turns
-from thoughtmix.engine.prefill import Reading
-from thoughtmix.engine.row_state import NO_ROW_STATE
+from thoughtmix.engine.fair_lock import FairLock
+from thoughtmix.engine.job import Job
+from thoughtmix.engine.loop import Batch
+from thoughtmix.engine.prefill import ChunkedPrefill
+from thoughtmix.engine.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -107,13 +106,13 @@ class Scheduler:
     ) -> None:
         self.lm, self.most_rows, self.most_tokens, self.chunk, self.observe = lm, rows, tokens, chunk, observe
         self.weights = weights
-        self.turns = Turns()
-        self._batch = Continuous()
-        self._known = Beginnings()
+        self.turns = FairLock()
+        self._batch = Batch()
+        self._prefixes = PrefixCache()
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Caller, Job]] = deque()
         self._callers: dict[Job, Caller] = {}
-        self._reading: tuple[Caller, Job, Reading] | None = None
+        self._prefilling: tuple[Caller, Job, ChunkedPrefill] | None = None
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
 
@@ -125,7 +124,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Jobs that are not in it yet."""
-        return len(self._waiting) + (self._reading is not None)
+        return len(self._waiting) + (self._prefilling is not None)
 
     def __enter__(self) -> Scheduler:
         self._closed = False
@@ -194,7 +193,7 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._closed or self._batch.jobs or self._waiting or self._reading):
+                while not (self._closed or self._batch.jobs or self._waiting or self._prefilling):
                     self._wake.wait()
                 if self._closed:
                     break
@@ -208,7 +207,7 @@ class Scheduler:
         middle = began
         try:
             self._leave()
-            read = self._read()
+            read = self._prefill()
             middle = time.perf_counter()
             rows = self._batch.rows
             tokens = self._batch.step()
@@ -232,8 +231,8 @@ class Scheduler:
             for caller, job in waiting:
                 if not self._refused(caller, job):
                     self._waiting.append((caller, job))
-        if self._reading is not None and self._refused(*self._reading[:2]):
-            self._reading = None
+        if self._prefilling is not None and self._refused(*self._prefilling[:2]):
+            self._prefilling = None
 
     def _refused(self, caller: Caller, job: Job) -> bool:
         try:
@@ -243,29 +242,29 @@ class Scheduler:
             return True
         return False
 
-    def _read(self) -> int:
+    def _prefill(self) -> int:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
         chunk, or four while more rows wait than run."""
         with self._wake:
-            ahead = sum(len(job.rows) for _, job in self._waiting) > self._batch.rows
+            ahead = sum(len(job.sequences) for _, job in self._waiting) > self._batch.rows
         read, most = 0, self.chunk * (4 if ahead else 1)
         while read < most or not self._batch.jobs:
-            if self._reading is None and not self._begin():
+            if self._prefilling is None and not self._begin():
                 break
-            assert self._reading is not None
-            caller, job, reading = self._reading
+            assert self._prefilling is not None
+            caller, job, prefill = self._prefilling
             try:
-                read += reading.advance(max(1, most - read) if self._batch.jobs else self.chunk)
-                if reading.done:
-                    self._reading = None
-                    self._batch.join(job, reading)
+                read += prefill.advance(max(1, most - read) if self._batch.jobs else self.chunk)
+                if prefill.done:
+                    self._prefilling = None
+                    self._batch.join(job, prefill)
                     self._callers[job] = caller
                     caller.begun()
             except Exception as error:  # out of memory, say
-                self._reading = None
+                self._prefilling = None
                 job.result.set_exception(error)
                 continue
-            if self._reading is not None and not self._batch.jobs:
+            if self._prefilling is not None and not self._batch.jobs:
                 break  # come back after a look at who was cancelled
         return read
 
@@ -276,11 +275,10 @@ class Scheduler:
                 return False
             caller, job = self._waiting.popleft()
         try:
-            route = choose(self.lm.model, weights=self.weights, row_state=job.row_state, prompts=len(job.prompts))
-            fits = isinstance(route, FusedPath) or (isinstance(route, SharedPath) and job.row_state is NO_ROW_STATE)
-            if not fits or not self._batch.fits(route):  # type: ignore[arg-type]
+            path = choose(self.lm.model, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
+            if not isinstance(path, KVPath) or not self._batch.fits(path):
                 raise _Beside
-            self._reading = (caller, job, Reading(route, job.heads, job.counts, job.capacity, self._known))  # type: ignore[arg-type]
+            self._prefilling = (caller, job, ChunkedPrefill(path, job.heads, self._prefixes))
         except Exception as error:
             job.result.set_exception(error)
             return self._begin()
@@ -290,16 +288,16 @@ class Scheduler:
         if not self._batch.jobs:
             return True
         held = sum(other.tokens for other in self._batch.jobs)
-        fits = self._batch.rows + len(job.rows) <= self.most_rows
+        fits = self._batch.rows + len(job.sequences) <= self.most_rows
         return fits and held + job.tokens <= self.most_tokens
 
     def _abandon(self) -> None:
         error = Cancelled("The server stops.", "Send it to another.")
         self._batch.fail(error)
         with self._wake:
-            left = [job for _, job in self._waiting] + ([self._reading[1]] if self._reading else [])
+            left = [job for _, job in self._waiting] + ([self._prefilling[1]] if self._prefilling else [])
             self._waiting.clear()
-            self._reading = None
+            self._prefilling = None
         for job in left:
             job.result.set_exception(error)
 

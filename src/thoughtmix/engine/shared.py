@@ -8,10 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.request import OnStep, Prompt
-from thoughtmix.engine.continuous import Job
 from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceOutput, SequenceRequest
+from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.local import LocalEngine, encoded, environment
-from thoughtmix.engine.loop import grouped
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.scheduler import Caller, Scheduler
 
@@ -67,15 +66,16 @@ class SharedEngine:
     ) -> Generation:
         """See `Engine.generate`. Raises `Cancelled` and `TimedOut`, too."""
         self.caller.check()
-        asked = grouped([self.encode(s.prompt) for s in sequences], sequences)
-        self.scheduler.admit(len(sequences), sum(map(len, asked.prompts)) + sum(s.max_new_tokens for s in sequences))
+        groups = PromptGroups.of_equal([self.encode(s.prompt) for s in sequences], sequences)
+        self.scheduler.admit(len(sequences), groups.tokens)
         top = max(top_logprobs, self.top_logprobs)
-        known = any(prefix is not None for prefix in asked.prefixes)
+        known = any(prefix is not None for prefix in groups.prefixes)
         # A state that was put in another order for the batch could not decode beside it any more.
-        standing = row_state.is_lora and (row_state is NO_ROW_STATE or asked.prompt == sorted(asked.prompt))
+        standing = row_state.is_lora and (row_state is NO_ROW_STATE or groups.prompt == sorted(groups.prompt))
         done: Generation | None = None
         if standing and read == "shared" and not (keep_prefixes or known or without_replacement):
-            done = self.scheduler.join(self.caller, Job(self.model, asked, on_step, row_state, top))
+            job = Job(self.model, groups, row_state=row_state, top_logprobs=top, on_step=on_step)
+            done = self.scheduler.join(self.caller, job)
         if done is None:
             with self.scheduler.turns:
                 done = LocalEngine(self.model, weights=self.scheduler.weights).generate(

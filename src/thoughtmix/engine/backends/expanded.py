@@ -11,65 +11,67 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from thoughtmix.engine.backends.base import blocks, read_prompt
+from thoughtmix.engine.backends.base import Start, read_prompt, takes
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 
 
 class ExpandedPath:
+    """Over a model's own forward and cache."""
+
     name = "expanded"
-    spared = 0
+    weights_kind = "native"
 
     def __init__(self, model: PreTrainedModel, row_state: RowState = NO_ROW_STATE, read: Read = "shared") -> None:
         self.model = model
         self.row_state, self.read = row_state, read
         self.cache_name = "past_key_values"
-        self.batches: list[tuple[Any, int]] = []  # a prompt: (its cache, its rows)
+        self.batches: list[tuple[Any, int, int]] = []  # a prompt: (its cache, its rows, tokens read)
+        self.positioned = takes(type(model), "position_ids")
 
-    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
-        logits = []
-        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
-            each = self.read == "each"
-            if each and not n:
-                self.batches.append((None, 0))
+    def start(self, asked: Start) -> tuple[Tensor, int]:
+        """Caches of unknown kinds cannot be cut and joined: prefixes are read again."""
+        logits, computed, each = [], 0, self.read == "each"
+        for ids, n, rows in zip(asked.prompts, asked.counts, asked.blocks, strict=True):
+            if not n:
+                self.batches.append((None, 0, len(ids)))
                 continue
-            with self.row_state.prefilling(mine, self.read):
+            with self.row_state.prefilling(rows, self.read):
                 last, self.cache_name, cache = read_prompt(self.model, ids, plain_cache=False, rows=n if each else 1)
             if not each and n != 1:
                 self._pick(cache, [0] * n)
-            self.batches.append((cache, n))
-            logits.append(last)
-        return torch.cat(logits)
+            self.batches.append((cache, n, len(ids)))
+            logits.append(last if each else last.expand(n, -1))
+            computed += len(ids) * (n if each else 1)
+        return torch.cat(logits), computed
 
-    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
-        """Caches of unknown kinds cannot be cut and joined: everything is read again."""
-        self.start(prompts, rows, capacity)
-        return sum(map(len, prompts))
-
-    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
+    def keep(self, row: int, ids: list[int]) -> Prefix:
         """The tokens alone."""
         return Prefix(tuple(ids))
 
     def step(self, tokens: Tensor) -> Tensor:
         out = []
         row = 0
-        for cache, n in self.batches:
+        for i, (cache, n, read) in enumerate(self.batches):
             if n:
-                mine = slice(row, row + n)
-                with self.row_state.stepping(mine):
-                    step = self.model(input_ids=tokens[mine, None], use_cache=True, **{self.cache_name: cache})
-                out.append(step.logits[:, -1])
+                rows = slice(row, row + n)
+                extra: dict[str, Any] = {self.cache_name: cache}
+                if self.positioned:  # models whose cache counts no tokens cannot tell where they are
+                    extra["position_ids"] = torch.full((n, 1), read, device=tokens.device)
+                with self.row_state.stepping(rows):
+                    out.append(self.model(input_ids=tokens[rows, None], use_cache=True, **extra).logits[:, -1])
+            self.batches[i] = (cache, n, read + 1)
             row += n
         return torch.cat(out)
 
     def drop(self, gone: list[int]) -> list[int]:
-        keep = [r for r in range(sum(n for _, n in self.batches)) if r not in set(gone)]
+        keep = [r for r in range(sum(n for _, n, _ in self.batches)) if r not in set(gone)]
         row = 0
-        for i, (cache, n) in enumerate(self.batches):
+        for i, (cache, n, read) in enumerate(self.batches):
             mine = [r - row for r in keep if row <= r < row + n]
             if 0 < len(mine) < n:
                 self._pick(cache, mine)
-            self.batches[i] = (cache if mine else None, len(mine))
+            self.batches[i] = (cache if mine else None, len(mine), read)
             row += n
         return keep
 

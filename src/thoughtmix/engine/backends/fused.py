@@ -2,8 +2,16 @@
 
 At one new token a row, a model's forward is bound by reading weights and by the number of operations, not
 by arithmetic. So, per layer, q/k/v and gate/up become one product each, norm gains and the attention scale are
-folded into the weights, the weights are packed (linear.py), and the head dimensions of q and k are reordered so
+folded into the weights, the weights are packed, and the head dimensions of q and k are reordered so
 that a rotary embedding is one complex product (attention scores do not change under a common reordering).
+
+A decoding step multiplies 1 to about 64 rows by every weight of the model. On CPUs torch's float32 `F.linear` repacks
+the weight on each call; weights packed once in 16 bits are read faster (measured: benchmarks/decode.py, docs/LOG.md):
+
+    native  F.linear in the model's own dtype, nothing copied
+    fp16    weights in IEEE half, products summed in float32 (FBGEMM); inputs stay float32
+
+8- and 4-bit weights were tried and left out: docs/LOG.md, 2026-11-23.
 
 Only exact, unhooked module classes are taken (`fits`), and thought branches on down projections; anything else, another
 adapter say, decodes through its own forward (shared.py). The result is compared with the model's forward before first
@@ -15,9 +23,9 @@ do to A x are two numbers a rank (`RowLora`), so that grafted rows cost one smal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +36,27 @@ from transformers.models.mistral import modeling_mistral as mistral
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
-from thoughtmix.engine.backends.base import blocks
-from thoughtmix.engine.backends.packing import Kind, Linear, pack
-from thoughtmix.engine.beginnings import Beginnings
-from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
-from thoughtmix.engine.prefix_cache import Prefix, kept, resumed
+from thoughtmix.engine.backends.base import KVPath, Start
+from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 from thoughtmix.models.grafted import GraftedModule, GraftHooks
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Kind = Literal["native", "fp16"]
+Linear = Callable[[Tensor], Tensor]  # (rows, inputs) -> (rows, outputs)
+
+
+def pack(weight: Tensor, bias: Tensor | None, kind: Kind) -> Linear:
+    """A function x (rows, inputs) -> x W^T + b. weight: (outputs, inputs); it is not modified."""
+    if kind == "native":
+        return lambda x: F.linear(x, weight, bias)
+    packed = torch.ops.quantized.linear_prepack_fp16(
+        weight.float().contiguous(), None if bias is None else bias.float()
+    )
+    product = torch.ops.quantized.linear_dynamic_fp16
+    return lambda x: product(x, packed)
+
 
 _FAMILIES: dict[type, tuple[type, type, type, type]] = {  # model -> (attention, mlp, norm, rotary) classes
     llama.LlamaForCausalLM: (llama.LlamaAttention, llama.LlamaMLP, llama.LlamaRMSNorm, llama.LlamaRotaryEmbedding),
@@ -220,62 +240,48 @@ def _by_layer(row_lora: RowLora, dtype: torch.dtype) -> list[tuple[Tensor | None
     return list(zip(shifts, scales * len(shifts) if len(scales) == 1 else scales, strict=True))
 
 
-class FusedPath:
+class FusedPath(KVPath):
+    """The path over fused weights; `row_lora` is asked for at every step."""
+
     name = "fused"
 
-    def __init__(self, weights: FusedWeights, row_state: RowState = NO_ROW_STATE, read: Read = "shared") -> None:
-        self.weights, self.row_state, self.read = weights, row_state, read
-        self.state: SharedPrefix | None = None
-        self.spared = 0  # tokens of prompts that an earlier prompt of the same call had read
-        self.bases: dict[int, Prefix] = {}  # prompts whose prefixes rows have handed out, or began from
-        self.row_lora: Callable[[], RowLora | None] | None = getattr(
-            row_state, "row_lora", None
-        )  # of the rows that are left
+    def __init__(
+        self, weights: FusedWeights, row_state: RowState = NO_ROW_STATE, read: Read = "shared", joined: bool = False
+    ) -> None:
+        super().__init__(row_state, joined)
+        self.weights, self.read = weights, read
+        self.row_lora = row_state.row_lora
+
+    @property
+    def home(self) -> FusedWeights:
+        return self.weights
+
+    @property
+    def weights_kind(self) -> str:
+        return self.weights.kind
+
+    @property
+    def reuses(self) -> bool:
+        return self.row_state.is_lora
+
+    can_be_joined = True
+
+    def empty(self) -> FusedPath:
+        return FusedPath(self.weights, joined=True)
 
     @torch.inference_mode()
-    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
+    def start(self, asked: Start) -> tuple[Tensor | None, int]:
         if self.read == "each":
-            return self._read_each(prompts[0], rows[0], capacity)
-        logits, read = [], []
-        known, self.spared = Beginnings(), 0
-        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
-            began = known.of(self.weights, ids) if self.row_state.is_lora else None
-            past = began.length if began else 0
-            with self.row_state.prefilling(mine, "shared"):
-                last, prompt = self._read(ids[past:], began)
-            if len(prompts) > 1:
-                known.keep(self.weights, ids, prompt)
-            self.spared += past
-            prompt.rows = n
-            read.append(prompt)
-            logits.append(last)
-        self.state = SharedPrefix(read, capacity)
-        return torch.stack(logits)
+            return self._read_each(asked.prompts[0], asked.counts[0], asked.capacity)
+        return super().start(asked)
 
     @torch.inference_mode()
-    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
-        places = blocks(rows)
-
-        def read(index: int, ids: list[int], before: Prompt | None) -> Prompt:
-            with self.row_state.prefilling(places[index], "shared"):
-                return self._read(ids, before)[1]
-
-        prompts_read, self.bases, tokens = resumed(prompts, known, rows, self.weights, read)
-        self.state = SharedPrefix(prompts_read, capacity)
-        return tokens
-
-    @torch.inference_mode()
-    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
-        assert self.state is not None
-        return kept(self.state, self.bases, self.weights, row, prompt, ids)
-
-    def _read(self, ids: list[int], past: Prompt | None = None) -> tuple[Tensor, Prompt]:
-        """Read one prompt with the same packed weights: its next-token logits, its keys and values. past: what stands
-        before `ids`, and comes first in the result."""
+    def prefill(self, ids: list[int], past: PromptKV | None) -> tuple[Tensor, PromptKV]:
+        """With the same packed weights as a step."""
         w = self.weights
         device = w.embed.device
         t, before = len(ids), 0 if past is None else past.length
-        prompt = Prompt([], [], before + t, 0)
+        prompt = PromptKV([], [], before + t)
         seen = None if past is None else torch.ones(t, before + t, dtype=torch.bool, device=device).tril(before)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -291,52 +297,58 @@ class FusedPath:
         hidden = w.run(torch.tensor(ids, device=device), torch.arange(before, before + t, device=device), attend)
         return w.head(w.norm(hidden[-1:]))[0], prompt
 
-    def _read_each(self, ids: list[int], n: int, capacity: int) -> Tensor:
-        """One prompt, by each of its n rows: their next-token logits. To the state these are tokens of the rows' own,
-        after a prompt of none."""
+    def _read_each(self, ids: list[int], n: int, capacity: int) -> tuple[Tensor, int]:
+        """One prompt, by each of its n rows. To the cache these are tokens of the rows' own, after a prompt of none."""
         w, t = self.weights, len(ids)
         device = w.embed.device
-        none = torch.empty(w.h, 0, w.d, dtype=w.dtype, device=device)
-        state = SharedPrefix([Prompt([none] * len(w.layers), [none] * len(w.layers), 0, n)], t + capacity)
+        none = [torch.empty(w.h, 0, w.d, dtype=w.dtype, device=device)] * len(w.layers)
+        self.cache.join([PromptKV(none, none, 0)], [n], t + capacity)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = (x.unflatten(0, (n, t)).transpose(1, 2) for x in (q, k, v))  # (n, heads, t, d)
-            state.begin(layer, k, v)
+            self.cache.begin(layer, k, v)
             k, v = (x.repeat_interleave(w.g, 1) for x in (k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
             return mixed.transpose(1, 2).reshape(n * t, -1)
 
-        row_lora = self._row_lora()
-        if row_lora is not None:  # of each token
-            shift = None if row_lora.shift is None else row_lora.shift.repeat_interleave(t, 0)
-            row_lora = RowLora(row_lora.scale.repeat_interleave(t, 0), shift)
+        row_lora = self._active_row_lora()
         with self.row_state.prefilling(slice(0, n), "each"):
             tokens, positions = torch.tensor(ids, device=device).repeat(n), torch.arange(t, device=device).repeat(n)
-            hidden = w.run(tokens, positions, attend, row_lora)
-        state.begun(t)
-        self.state = state
-        return w.head(w.norm(hidden.unflatten(0, (n, t))[:, -1].contiguous()))
+            hidden = w.run(tokens, positions, attend, None if row_lora is None else row_lora.repeat_rows(t))
+        self.cache.begun(t)
+        return w.head(w.norm(hidden.unflatten(0, (n, t))[:, -1].contiguous())), n * t
 
-    def _row_lora(self) -> RowLora | None:
+    # The cache's tensors are made in inference mode, and only there may they be written to.
+
+    @torch.inference_mode()
+    def join(self, prompts: Sequence[PromptKV], counts: Sequence[int], capacity: int) -> None:
+        super().join(prompts, counts, capacity)
+
+    @torch.inference_mode()
+    def keep(self, row: int, ids: list[int]) -> Prefix:
+        return super().keep(row, ids)
+
+    @torch.inference_mode()
+    def drop(self, gone: list[int]) -> list[int]:
+        return super().drop(gone)
+
+    def _active_row_lora(self) -> RowLora | None:
         return self.row_lora() if self.row_lora is not None and self.weights.grafted else None
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        assert self.state is not None
-        state, w = self.state, self.weights
+        cache, w = self.cache, self.weights
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            state.store(layer, k, v)
-            return state.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
+            cache.store(layer, k, v)
+            return cache.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
 
-        hidden = w.run(tokens, state.positions(tokens.device), attend, self._row_lora())
-        state.advance()
+        hidden = w.run(tokens, cache.positions(), attend, self._active_row_lora())
+        cache.advance()
         return w.head(w.norm(hidden))
 
-    @torch.inference_mode()
-    def drop(self, gone: list[int]) -> list[int]:
-        assert self.state is not None
-        return self.state.drop(gone)
 
-    def close(self) -> None:
-        self.state, self.bases = None, {}
+def newer(one: FusedWeights, other: FusedWeights) -> FusedWeights:
+    """Those with a graft, which may have been put on while the others' prompts were read; rows without one do not
+    mind."""
+    return one if one.grafted and not other.grafted else other

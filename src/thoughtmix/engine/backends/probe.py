@@ -9,11 +9,10 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel
 
-from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
 from thoughtmix.engine.backends import fused, shared
-from thoughtmix.engine.backends.base import Path, vocabulary_size
+from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
 from thoughtmix.engine.backends.expanded import ExpandedPath
-from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.models.hardware import bf16_hardware, packs
 
@@ -30,6 +29,7 @@ class _Known:
     """What was found out about one model."""
 
     shared: str | None = None  # "" it works, else why not; None: not tried
+    expanded: str | None = None  # the same
     fused: dict[str, tuple[Any, fused.FusedWeights | None]] = field(default_factory=dict)  # kind -> (print, weights)
 
 
@@ -43,7 +43,7 @@ def choose(
     row_state: RowState = NO_ROW_STATE,
     read: Read = "shared",
     prompts: int = 1,
-) -> Path:
+) -> DecodingPath:
     """The quickest path that works for this model, or the one asked for. Rows that carry a state need the model's own
     forward (not fused), unless it is a graft's standing routes. Rows that each read the prompt need that or their own
     cache (expanded), which several prompts need in any case.
@@ -74,7 +74,7 @@ def choose(
     if read == "each":
         if path == "shared":
             raise InputError("Rows that each read the prompt cannot share it.", "Pass path='auto'.")
-        return ExpandedPath(model, row_state, read)
+        return _expanded(model, known, row_state, read)
     if path in {"auto", "shared"}:
         if known.shared is None:
             with row_state.probing():
@@ -85,17 +85,17 @@ def choose(
             raise InputError(
                 f"{type(model).__name__} cannot share a prompt: {known.shared}.", "Pass path='auto' or 'expanded'."
             )
-    return ExpandedPath(model, row_state)
+    return _expanded(model, known, row_state, "shared")
 
 
-def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
+def _kind(model: PreTrainedModel, weights: Weights) -> fused.Kind:
     if weights != "auto":
         return weights
     quick = model.dtype == torch.bfloat16 and bf16_hardware()
     return "fp16" if model.device.type == "cpu" and packs() and not quick else "native"
 
 
-def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:
+def _fused(model: PreTrainedModel, known: _Known, kind: fused.Kind) -> fused.FusedWeights | None:
     if not fused.fits(model):
         known.fused.clear()
         return None
@@ -130,6 +130,29 @@ def _try_shared(model: PreTrainedModel) -> str:
     return f"layer {wrong[0]} does not pass its window on" if wrong or len(seen) != len(expected) else ""
 
 
+def _expanded(model: PreTrainedModel, known: _Known, row_state: RowState, read: Read) -> ExpandedPath:
+    """Raises `ModelError` where the model's own cache does not reproduce its own forward."""
+    if known.expanded is None:
+        with row_state.probing():
+            known.expanded = _try_expanded(model)
+    if known.expanded:
+        raise ModelError(
+            f"{type(model).__name__} cannot be decoded step by step: {known.expanded}.",
+            "Choose another model (--model).",
+        )
+    return ExpandedPath(model, row_state, read)
+
+
+def _try_expanded(model: PreTrainedModel) -> str:
+    """ "" when the expanded path reproduces this model, else the reason in a few words."""
+    try:
+        return "" if _agrees(model, ExpandedPath(model), None) else "with its cache it gives other logits than without"
+    except ThoughtmixError as error:
+        return error.message.rstrip(".")
+    except Exception as error:  # as above
+        return f"{type(error).__name__} {error}".split("\n")[0][:120]
+
+
 def _windows(model: PreTrainedModel) -> list[int | None] | None:
     """The sliding window of each layer by the config, or None when some layer is of another kind."""
     config: Any = model.config.get_text_config()
@@ -145,8 +168,10 @@ def _windows(model: PreTrainedModel) -> list[int | None] | None:
 
 
 @torch.no_grad()
-def _agrees(model: PreTrainedModel, path: Path, tolerance: float | None) -> bool:
-    """Compare two prompts, three rows and a dropped row with one full forward of each row."""
+def _agrees(model: PreTrainedModel, path: DecodingPath, tolerance: float | None) -> bool:
+    """Compare two prompts, three rows and a dropped row with one full forward of each row. A forward that gives no
+    finite logits says nothing of the path: its model is refused at the first draw.
+    """
     vocabulary = vocabulary_size(model)
 
     def some(start: int, count: int) -> list[int]:  # fixed tokens, no random state
@@ -157,7 +182,7 @@ def _agrees(model: PreTrainedModel, path: Path, tolerance: float | None) -> bool
     lengths = [len(prompts[0]), len(prompts[0]), len(prompts[1])]
     device = model.device
     try:
-        path.start(prompts, [2, 1], 2)
+        path.start(Start(prompts, [2, 1], 2))
         first = path.step(torch.tensor([r[n] for r, n in zip(rows, lengths, strict=True)], device=device))
         kept = path.drop([0])
         second = path.step(torch.tensor([rows[i][lengths[i] + 1] for i in kept], device=device))
@@ -166,9 +191,9 @@ def _agrees(model: PreTrainedModel, path: Path, tolerance: float | None) -> bool
     limit = _TOLERANCE.get(model.dtype, 0.05) if tolerance is None else tolerance
     for at, (index, got) in enumerate([*enumerate(first), *zip(kept, second, strict=True)]):
         end = lengths[index] + (1 if at < len(rows) else 2)
-        with shared.alone(model), NO_ROW_STATE.probing():
+        with shared.attention_lock(model), NO_ROW_STATE.probing():
             want = model(input_ids=torch.tensor([rows[index][:end]], device=device), use_cache=False).logits[0, -1]
         want, got = want.float(), got.float()
-        if not float((want - got).abs().max()) <= limit * max(float(want.std()), 1e-6):
+        if want.isfinite().all() and not float((want - got).abs().max()) <= limit * max(float(want.std()), 1e-6):
             return False
     return True

@@ -1,7 +1,7 @@
 """Decode through a model's public forward with keys and values of the prompt shared by all rows.
 
 transformers lets a library register an attention function (AttentionInterface) and pass its own cache. The
-cache here stores each row's newest keys and values in `SharedPrefix`; the attention function, which the model
+cache here stores each row's newest keys and values in the `KVCache`; the attention function, which the model
 calls right after, attends over [prompt | own tokens] from there. The prompt itself is read with the model's own
 attention. Whether a model really works so is not assumed but probed once (see `probe.py`).
 """
@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from thoughtmix.engine.backends.base import blocks, read_prompt
-from thoughtmix.engine.kv_cache import Prompt, SharedPrefix
-from thoughtmix.engine.prefix_cache import Prefix, kept, resumed
+from thoughtmix.engine.backends.base import KVPath, read_prompt
+from thoughtmix.engine.kv_cache import KVCache, PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, RowState
 
 NAME = "thoughtmix_shared"
@@ -59,9 +57,9 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, state: SharedPrefix, index: int) -> None:
+    def __init__(self, cache: KVCache, index: int) -> None:
         super().__init__()
-        self.state, self.index = state, index
+        self.cache, self.index = cache, index
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
@@ -69,11 +67,11 @@ class _Layer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if key_states.shape[2] != 1:
             raise Unsupported("more than one token a step")
-        self.state.store(self.index, key_states[:, :, 0], value_states[:, :, 0])
+        self.cache.store(self.index, key_states[:, :, 0], value_states[:, :, 0])
         return key_states, value_states
 
     def get_seq_length(self) -> int:
-        return max(p.length for p in self.state.prompts) + self.state.length
+        return self.cache.longest
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -82,7 +80,8 @@ class _Layer(CacheLayerMixin):
         return -1
 
 
-_STATE: ContextVar[SharedPrefix | None] = ContextVar("thoughtmix_shared_state", default=None)
+_CACHE: ContextVar[KVCache | None] = ContextVar("thoughtmix_kv_cache", default=None)
+"""Of the step that runs in this thread: the model calls our attention function, which has no other way to it."""
 _WINDOWS: ContextVar[dict[int, int | None] | None] = ContextVar("thoughtmix_seen_windows", default=None)
 
 
@@ -99,8 +98,8 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query (b, heads, 1, d), key and value (b, h, 1, d) -> (b, 1, heads, d)."""
-    state = _STATE.get()
-    if state is None:
+    cache = _CACHE.get()
+    if cache is None:
         raise Unsupported(f"attention {NAME!r} is only for thoughtmix's decoding steps")
     unknown = [name for name, given in kwargs.items() if given is not None and name not in _IDLE]
     if unknown or attention_mask is not None or dropout:
@@ -112,114 +111,106 @@ def _attention(
     b, heads, _, d = query.shape
     h = key.shape[1]
     scale = d**-0.5 if scaling is None else scaling
-    out = state.attend(layer, query.view(b, h, heads // h, d) * scale, sliding_window, softcap)
+    out = cache.attend(layer, query.view(b, h, heads // h, d) * scale, sliding_window, softcap)
     return out.view(b, 1, heads, d), None
 
 
 AttentionInterface.register(NAME, _attention)
 
 
-class SharedPath:
+class SharedPath(KVPath):
+    """The path through a model's public forward.
+
+    Args:
+        model: Its own step is used where it has one (a `decoding_step` method that gives a function or None).
+        own: Whether it is, also when rows have no state.
+    """
+
     name = "shared"
-    spared = 0
+    weights_kind = "native"
 
-    def __init__(self, model: PreTrainedModel, row_state: RowState = NO_ROW_STATE, own: bool = False) -> None:
-        """own: use the model's own step (a `decoding_step` method that gives a function or None) where it has one."""
-        self.model = model
-        self.row_state = row_state
-        self.own = own
+    def __init__(
+        self, model: PreTrainedModel, row_state: RowState = NO_ROW_STATE, own: bool = False, joined: bool = False
+    ) -> None:
+        super().__init__(row_state, joined)
+        self.model, self.own = model, own
         self.quick: OwnStep | None = None
-        self.state: SharedPrefix | None = None
-        self.cache: Cache | None = None
-        self.bases: dict[int, Prefix] = {}  # prompts whose prefixes rows have handed out, or began from
+        self.layers: Cache | None = None
 
-    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
-        logits, read = [], []
-        for ids, n, mine in zip(prompts, rows, blocks(rows), strict=True):
-            with alone(self.model), self.row_state.prefilling(mine, "shared"):
-                last, _, cache = read_prompt(self.model, ids, plain_cache=True)
-            read.append(whole(cache, len(ids), n))
-            logits.append(last)
-        self.begin(SharedPrefix(read, capacity), len(read[0].keys))
-        return torch.cat(logits)
+    @property
+    def home(self) -> PreTrainedModel:
+        return self.model
 
-    def begin(self, state: SharedPrefix, layers: int) -> None:
-        """Step from this state on."""
-        self.state = state
-        if self.own and hasattr(self.model, "decoding_step"):
-            self.quick = self.model.decoding_step()  # type: ignore[operator]
-        self.cache = Cache(layers=[_Layer(state, i) for i in range(layers)])
+    @property
+    def reuses(self) -> bool:
+        """Rows with a state of their own, and models that remember more than keys and values, read everything."""
+        return isinstance(self.row_state, NoRowState) and not hasattr(self.model, "decoding_step")
 
-    def resume(self, prompts: list[list[int]], known: list[Prefix | None], rows: list[int], capacity: int) -> int:
-        """Rows that carry a state, and models that remember more than keys and values, read everything again."""
-        if not isinstance(self.row_state, NoRowState) or hasattr(self.model, "decoding_step"):
-            self.start(prompts, rows, capacity)
-            return sum(map(len, prompts))
+    @property
+    def can_be_joined(self) -> bool:
+        return isinstance(self.row_state, NoRowState)
 
-        def read(index: int, ids: list[int], before: Prompt | None) -> Prompt:
-            cache = self.read(ids, None if before is None else _cache(before))[1]
-            return whole(cache, len(ids) + (before.length if before else 0), 0)
+    def empty(self) -> SharedPath:
+        return SharedPath(self.model, own=self.own, joined=True)
 
-        prompts_read, self.bases, tokens = resumed(prompts, known, rows, self.model, read)
-        self.begin(SharedPrefix(prompts_read, capacity), len(prompts_read[0].keys))
-        return tokens
+    def prefill(self, ids: list[int], past: PromptKV | None) -> tuple[Tensor, PromptKV]:
+        before = 0 if past is None else past.length
+        with attention_lock(self.model), self._without_state():
+            logits, _, cache = read_prompt(self.model, ids, plain_cache=True, cache=_to_cache(past) if past else None)
+        return logits[0], _to_prompt(cache, before + len(ids))
 
-    def read(self, ids: list[int], cache: Cache | None) -> tuple[Tensor, Cache]:
-        """(vocabulary,) logits after these tokens of a row that carries nothing, and the cache to go on with."""
-        with alone(self.model), NO_ROW_STATE.probing():
-            logits, _, cache = read_prompt(self.model, ids, plain_cache=True, cache=cache)
-        assert cache is not None
-        return logits[0], cache
-
-    def keep(self, row: int, prompt: int, ids: list[int]) -> Prefix:
-        assert self.state is not None
-        return kept(self.state, self.bases, self.model, row, prompt, ids)
+    def _without_state(self) -> AbstractContextManager[Any]:
+        """Where rows have a state, its own `prefilling` is around the whole of `start`."""
+        return NO_ROW_STATE.probing() if isinstance(self.row_state, NoRowState) else nullcontext()
 
     def step(self, tokens: Tensor) -> Tensor:
-        assert self.state is not None
+        if self.layers is None:
+            self._begin()
         if self.quick is not None:
             with self.row_state.stepping(slice(0, len(tokens))):
-                logits = self.quick(tokens, self.state.positions(tokens.device), self._attend)
+                logits = self.quick(tokens, self.cache.positions(), self._attend)
             if logits is not None:
-                self.state.advance()
+                self.cache.advance()
                 return logits
         with _swapped(self.model), self.row_state.stepping(slice(0, len(tokens))):
-            token = _STATE.set(self.state)
+            token = _CACHE.set(self.cache)
             try:
                 out = self.model(
                     input_ids=tokens[:, None],
-                    position_ids=self.state.positions(tokens.device)[:, None],
-                    past_key_values=self.cache,
+                    position_ids=self.cache.positions()[:, None],
+                    past_key_values=self.layers,
                     use_cache=True,
                 )
             finally:
-                _STATE.reset(token)
-        self.state.advance()
+                _CACHE.reset(token)
+        self.cache.advance()
         return out.logits[:, -1]
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        assert self.state is not None
-        self.state.store(layer, k, v)
-        return self.state.attend(layer, q).reshape(len(q), -1)
+    def _begin(self) -> None:
+        """Before the first step."""
+        if self.own and hasattr(self.model, "decoding_step"):
+            self.quick = self.model.decoding_step()  # type: ignore[operator]
+        count = len(self.cache.places[0].bucket.own_keys)
+        self.layers = Cache(layers=[_Layer(self.cache, i) for i in range(count)])
 
-    def drop(self, gone: list[int]) -> list[int]:
-        assert self.state is not None
-        return self.state.drop(gone)
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.cache.store(layer, k, v)
+        return self.cache.attend(layer, q).reshape(len(q), -1)
 
     def close(self) -> None:
-        self.state = self.cache = self.quick = None
-        self.bases = {}
+        super().close()
+        self.layers = self.quick = None
 
 
-def whole(cache: Cache, tokens: int, rows: int) -> Prompt:
+def _to_prompt(cache: Cache, tokens: int) -> PromptKV:
     """A cache of batch 1 as a prompt. Raises `Unsupported` when it has not kept every token's keys."""
     keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
     if any(k is None or k.shape[2] != tokens for k in keys):
         raise Unsupported("a cache that does not keep every key")
-    return Prompt([k[0] for k in keys], [v[0] for v in values], tokens, rows)
+    return PromptKV([k[0] for k in keys], [v[0] for v in values], tokens)
 
 
-def _cache(prompt: Prompt) -> Cache:
+def _to_cache(prompt: PromptKV) -> Cache:
     """The other way round."""
     made = DynamicCache()
     for layer, (keys, values) in enumerate(zip(prompt.keys, prompt.values, strict=True)):
@@ -230,7 +221,7 @@ def _cache(prompt: Prompt) -> Cache:
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
 
 
-def alone(model: PreTrainedModel) -> threading.Lock:
+def attention_lock(model: PreTrainedModel) -> threading.Lock:
     """Held while a model's own attention, or its stand-in, must stay in place: other threads decode with it too."""
     return _LOCKS.setdefault(model, threading.Lock())
 
@@ -239,7 +230,7 @@ def alone(model: PreTrainedModel) -> threading.Lock:
 def _swapped(model: PreTrainedModel) -> Iterator[None]:
     """The model with its attention swapped, for one forward: between steps it is as it was found, so that other
     threads, and listeners of this one, may use it."""
-    with alone(model):
+    with attention_lock(model):
         names = attention_names(model)
         model.set_attn_implementation(dict.fromkeys(names, NAME))
         try:

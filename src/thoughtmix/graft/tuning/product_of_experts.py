@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine import Generation, SequenceRequest
-from thoughtmix.engine.backends.base import Path
+from thoughtmix.engine.backends.base import DecodingPath, Start
 from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.local import encoded
-from thoughtmix.engine.loop import Grouped, over
+from thoughtmix.engine.loop import run
+from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.models import LanguageModel
 
 
@@ -38,25 +40,26 @@ def blend(logprobs: Tensor, own: Tensor, weight: float) -> Tensor:
 
 
 class ProductOfExpertsPath:
-    """A decoding path (`Stepped`) over another: of the inner rows, one a (context, answer), it makes one distribution
-    an answer. Prompt k of a batch is context k; a row's prompt is its own context."""
+    """A `DecodingPath` over another: of the inner rows, one a (context, answer), it makes one distribution an answer.
+    Prompt k of a batch is context k; a row's prompt is its own context."""
 
     name = "product of experts"
 
-    def __init__(self, inner: Path, weight: float) -> None:
+    def __init__(self, inner: DecodingPath, weight: float) -> None:
         self.inner, self.weight = inner, weight
 
     @property
-    def spared(self) -> int:
-        return self.inner.spared
+    def weights_kind(self) -> str:
+        return self.inner.weights_kind
 
-    def start(self, prompts: list[list[int]], rows: list[int], capacity: int) -> Tensor:
-        k, b = len(prompts), sum(rows)
-        first = self.inner.start(prompts, [b] * k, capacity).float().log_softmax(-1)  # (k, v)
+    def start(self, asked: Start) -> tuple[Tensor, int]:
+        k, b = len(asked.prompts), sum(asked.counts)
+        first, computed = self.inner.start(Start(asked.prompts, [b] * k, asked.capacity))
+        assert first is not None, "nothing is known of the prompts"
         each = torch.arange(k, device=first.device)
-        self.own = each.repeat_interleave(torch.tensor(rows, device=first.device))  # (b,)
+        self.own = each.repeat_interleave(torch.tensor(list(asked.counts), device=first.device))  # (b,)
         self.place = torch.arange(k * b, device=first.device).view(k, b)  # where (context, answer) stands within
-        return blend(first[:, None].expand(-1, k, -1), each, self.weight)
+        return blend(first.float().log_softmax(-1)[self.place], self.own, self.weight), computed
 
     def step(self, tokens: Tensor) -> Tensor:
         wide = torch.empty(self.place.numel(), dtype=tokens.dtype, device=tokens.device)
@@ -70,6 +73,10 @@ class ProductOfExpertsPath:
         now[order] = torch.arange(len(order), device=order.device)  # old place within -> new
         self.place, self.own = now[self.place[:, left]], self.own[left]
         return left
+
+    def keep(self, row: int, ids: list[int]) -> Prefix:
+        """The tokens alone: what was read belongs to several texts."""
+        return Prefix(tuple(ids))
 
     def close(self) -> None:
         self.inner.close()
@@ -94,4 +101,5 @@ def decode_product_of_experts(
     """
     path = ProductOfExpertsPath(choose(lm.model, prompts=len(contexts)), weight)
     own = [contexts.index(tuple(encoded(lm, s.prompt))) for s in sequences]
-    return over(path, lm, Grouped([list(ids) for ids in contexts], own, sequences), top)
+    groups = PromptGroups([list(ids) for ids in contexts], own, sequences)
+    return run(Job(lm, groups, top_logprobs=top), path)

@@ -1,8 +1,7 @@
-"""`thoughtmix doctor`: what is installed, where the caches are, which device would be used."""
+"""`thoughtmix pull` and `thoughtmix doctor`: what is installed, where the caches are, which device would be used."""
 
 from __future__ import annotations
 
-import json as codec
 import os
 import platform
 import re
@@ -11,22 +10,34 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from thoughtmix.cli.app import app
+from thoughtmix.cli.options import Json, option
+from thoughtmix.cli.output import print_json, progress
 
-from thoughtmix.cli import app
+
+@app.command()
+def pull(
+    dtype: Annotated[str | None, option("float32, bfloat16 or float16. Default: what suits this machine.")] = None,
+    embedder: Annotated[bool, option("Fetch the sentence embedder too.")] = True,
+) -> None:
+    """Fetch the default models, convert them once, and repair damaged ones (180 MB to fetch, 0.8 GB on disk)."""
+    from thoughtmix.models import pull as fetch
+
+    for name, folder in fetch(dtype, progress(), embedder).items():
+        print(f"{name}: {folder}")
 
 
 @app.command()
 def doctor(
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare every byte of the models in the cache with its checksum.")
+        bool, option("Compare every byte of the models in the cache with its checksum.", "--verify")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Json = False,
 ) -> int:
     """Check the installation. Exit code 1 when something that is needed is missing or damaged."""
     report = examine(verify=verify)
     if json:
-        print(codec.dumps(report, indent=2))
+        print_json(report)
     else:
         for section, rows in report.items():
             if section == "problems":
