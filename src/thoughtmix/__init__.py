@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 from thoughtmix import _peft_hook
 from thoughtmix.core.lazy import lazy_names
 from thoughtmix.core.types import register_html
+from thoughtmix.models.checkpoint import register_architecture
 
 _peft_hook.install()  # stock PEFT then knows grafts
+register_architecture("thoughtmix_mixture", "thoughtmix.mixture.model")
+register_architecture("thoughtmix_diffusion", "thoughtmix.diffusion.model", causal=False)
 
 __version__ = "0.1.0"
 

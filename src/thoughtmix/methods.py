@@ -25,8 +25,8 @@ class SemanticNoiser:
     Args:
         model: As in `thoughtmix.Pipeline` (None: the default one), or with an endpoint its model's name there (None:
             the first that it lists).
-        endpoint: The URL of an OpenAI-compatible server, or an `Endpoint`; the key comes from THOUGHTMIX_API_KEY or
-            OPENAI_API_KEY.
+        endpoint: The URL of an OpenAI-compatible server, or an `Endpoint`; the key comes from THOUGHTMIX_API_KEY or,
+            for api.openai.com, OPENAI_API_KEY.
         files: TOML files with directions of your own.
         strength, language: Defaults of `disturb`.
         embedder: For measuring and for order="different"; None: the packaged one.

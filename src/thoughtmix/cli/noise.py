@@ -46,7 +46,7 @@ class EndpointOptions:
         str | None,
         option(
             "URL of a chat-completions server, --model its model (default: the first); "
-            "key: THOUGHTMIX_API_KEY or OPENAI_API_KEY."
+            "key: THOUGHTMIX_API_KEY (OpenAI: or OPENAI_API_KEY)."
         ),
     ] = None
     concurrency: Annotated[int, option("Requests in flight at the endpoint.")] = 4

@@ -60,8 +60,8 @@ def build_on_meta(config: Any, title: str) -> PreTrainedModel:
         AutoModelForSeq2SeqLM,
     )
 
-    from thoughtmix.models.checkpoint import _require_causal
-    from thoughtmix.models.quiet import quiet
+    from thoughtmix.models.checkpoint import require_causal
+    from thoughtmix.models.hardware import quiet
 
     makers: tuple[tuple[Any, Any], ...] = (
         (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM),
@@ -73,7 +73,7 @@ def build_on_meta(config: Any, title: str) -> PreTrainedModel:
             continue
         try:
             if maker is AutoModelForCausalLM:
-                _require_causal(part, title)
+                require_causal(part, title)
             with quiet(), torch.device("meta"):
                 model: PreTrainedModel = maker.from_config(part)
         except ModelError as error:

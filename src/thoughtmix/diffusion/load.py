@@ -166,8 +166,7 @@ def load_diffusion(name: str | None = None, device: str = "auto", dtype: str = "
 
     from thoughtmix.diffusion import model as _registered  # noqa: F401  the Auto classes know ours from here on
     from thoughtmix.models.checkpoint import locate
-    from thoughtmix.models.hardware import DTYPES, usable_device
-    from thoughtmix.models.quiet import quiet
+    from thoughtmix.models.hardware import DTYPES, quiet, usable_device
 
     if dtype not in DTYPES:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass {', '.join(DTYPES)} (--dtype float32).")

@@ -11,7 +11,8 @@ from thoughtmix.core.request import OnStep, Prompt, StepEvent
 from thoughtmix.engine.engine import Capability, Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.requests import DEFAULT_MIN_P
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
-from thoughtmix.models.endpoint import Ask, Endpoint
+from thoughtmix.models.chat import ChatRequest
+from thoughtmix.models.endpoint import Endpoint
 
 _LOCAL = "Leave it out, or use a local model."
 
@@ -54,7 +55,7 @@ class EndpointEngine:
         if row_state is not NO_ROW_STATE or keep_prefixes or without_replacement or top_logprobs:
             raise InputError("An endpoint gives text alone.", _LOCAL)
         began = time.perf_counter()
-        replies = self.endpoint.complete([_ask(s) for s in sequences], _told(sequences, on_step))
+        replies = self.endpoint.complete([_chat_request(s) for s in sequences], _told(sequences, on_step))
         outputs = [SequenceOutput(text=r.text, finish=r.finish, error=r.error, tries=r.tries) for r in replies]
         return Generation(
             outputs,
@@ -66,7 +67,7 @@ class EndpointEngine:
         )
 
 
-def _ask(sequence: SequenceRequest) -> Ask:
+def _chat_request(sequence: SequenceRequest) -> ChatRequest:
     """As the API has it. Raises `InputError` for what it has not."""
     p = sequence.sampling
     if not isinstance(sequence.prompt, Prompt) or sequence.prompt.raw:
@@ -79,7 +80,7 @@ def _ask(sequence: SequenceRequest) -> Ask:
     ):
         if value not in off:
             raise InputError(f"An endpoint takes no {name}.", _LOCAL)
-    return Ask(
+    return ChatRequest(
         sequence.prompt.conversation,
         sequence.seed % 2**31,
         sequence.max_new_tokens,

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.graft.adapter import Graft, graft_of
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.mixture.state import BranchRowState
+from thoughtmix.models.grafted import GraftedModule
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
+
+
+_PACKAGED_GRAFT = Path(__file__).parent / "weights" / "smollm2"
+_LOCK = Lock()
 
 
 def has_branches(model: LanguageModel) -> bool:
@@ -31,12 +38,10 @@ def branch_row_state(model: LanguageModel, seeds: Sequence[int], creativity: Seq
     Raises:
         InputError: The model has no thought branches.
     """
-    from thoughtmix.models.adapter import put_shipped
-
     if isinstance(model.model, MixtureOfThoughtsTransformer):
         return BranchRowState(seeds, creativity, model.device)
     if model.is_default:
-        put_shipped(model)
+        _load_packaged_graft(model)
     graft = graft_of(model.model)
     if graft is None:
         raise InputError(
@@ -46,3 +51,13 @@ def branch_row_state(model: LanguageModel, seeds: Sequence[int], creativity: Seq
         )
     assert isinstance(graft, Graft)
     return graft.row_state(seeds, creativity, model.device)
+
+
+def _load_packaged_graft(model: LanguageModel) -> None:
+    """Put the graft of this package on the default model, in place, once. Whoever carries no thoughts through it, plain
+    sampling say, still has the base model, bit for bit."""
+    from thoughtmix.models.language import load_adapter
+
+    with _LOCK:
+        if not any(isinstance(module, GraftedModule) for module in model.model.modules()):
+            load_adapter(model, _PACKAGED_GRAFT)

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,39 @@ from thoughtmix.core.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+
+_ARCHITECTURES: dict[str, str] = {}  # model_type of a config.json -> module
+_MASK_PREDICTORS: set[str] = set()
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NOT_LEFT_TO_RIGHT = {"bert-generation", "xlnet"}  # the others of their kind are also masked language models
 _ANOTHER = "Choose a decoder-only model (--model), or leave --model out for the default."
 
 
-def locate(name: str, *marks: str) -> tuple[str, str, bool]:
-    """(what to load, what to call it, whether the hub may be asked); a model folder holds one of `marks`.
+def register_architecture(model_type: str, module: str, *, causal: bool = True) -> None:
+    """Make a kind of model loadable that transformers does not know by itself.
 
-    Raises `ModelError`.
+    Args:
+        model_type: As in its config.json.
+        module: Importing it registers the configuration and the model with transformers' Auto classes.
+        causal: False for a mask predictor, which writes in any order.
+    """
+    _ARCHITECTURES[model_type] = module
+    if not causal:
+        _MASK_PREDICTORS.add(model_type)
+
+
+def locate(name: str, *marks: str) -> tuple[str, str, bool]:
+    """Where a model is.
+
+    Args:
+        name: A model of this package, a folder, or a Hugging Face id.
+        marks: Files of which a model folder holds one; config.json.
+
+    Returns:
+        What to load, what to call it, whether the hub may be asked.
+
+    Raises:
+        ModelError: There is no such folder, and the name is no id.
     """
     inside = packaged_weights(name)
     if inside is not None:
@@ -61,14 +84,21 @@ def packaged_weights(name: str) -> Path | None:
 
 def predicts_masks(config: Any) -> bool:
     """Whether its model is a mask predictor of ours, which writes in any order."""
-    return str(config.model_type) == "thoughtmix_diffusion"
+    return config.model_type in _MASK_PREDICTORS
 
 
 def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) on the CPU. Runs no code of the checkpoint's. Raises `ModelError`."""
+    """Model and tokenizer, on the CPU. Runs no code of the checkpoint's.
+
+    Args:
+        source, title, hub: As `locate` returns them.
+
+    Raises:
+        ModelError: It cannot be read, is no causal model (nor a mask predictor of ours), or lacks weights.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    from thoughtmix.models.quiet import quiet
+    from thoughtmix.models.hardware import quiet
 
     # trust_remote_code left out would *ask*, on stdin
     settings: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
@@ -78,7 +108,7 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
             config = AutoConfig.from_pretrained(source, **settings)
             automodel: Any = AutoModelForMaskedLM if predicts_masks(config) else AutoModelForCausalLM
             if not predicts_masks(config):
-                _require_causal(config, title)
+                require_causal(config, title)
             tokenizer = AutoTokenizer.from_pretrained(source, **settings)
             model, info = automodel.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True, **settings
@@ -95,10 +125,10 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
 
 
 def read_config(source: str, title: str, *, hub: bool = False) -> Any:
-    """The configuration alone, no weights, no tokenizer. Runs no code of the checkpoint's. Raises `ModelError`."""
+    """The configuration alone, no weights, no tokenizer; otherwise as `read_checkpoint`."""
     from transformers import AutoConfig
 
-    from thoughtmix.models.quiet import quiet
+    from thoughtmix.models.hardware import quiet
 
     try:
         with quiet(downloads=hub):
@@ -108,8 +138,13 @@ def read_config(source: str, title: str, *, hub: bool = False) -> Any:
         raise _explained(error, title, hub) from None
 
 
-def _require_causal(config: Any, title: str) -> None:
-    """BERT and its kin are registered as causal models, too, but read both ways unless they are decoders."""
+def require_causal(config: Any, title: str) -> None:
+    """Refuse what does not write from left to right. BERT and its kin are registered as causal models, too, but read
+    both ways unless they are decoders.
+
+    Raises:
+        ModelError: It is an encoder, an encoder-decoder, or no language model.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING
@@ -156,11 +191,11 @@ def _explained(error: Exception, title: str, hub: bool) -> ModelError:
 
 
 def _register_own(source: str) -> None:
-    """A model class of ours ("thoughtmix_mixture") is known to transformers once its module is imported."""
+    """Let transformers know a model class of ours before it reads the configuration."""
     try:
-        kind = str(json.loads((Path(source) / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        module = _ARCHITECTURES.get(str(config.get("model_type")))
     except (OSError, ValueError, AttributeError):
         return  # a hub id, or a config that the loader will complain about better
-    room = kind.removeprefix("thoughtmix_")
-    if room != kind and room.isidentifier() and find_spec(f"thoughtmix.{room}"):
-        import_module(f"thoughtmix.{room}.model")
+    if module is not None:
+        import_module(module)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import ModelError
-from thoughtmix.models.hardware import usable_device
+from thoughtmix.models.checkpoint import locate
+from thoughtmix.models.hardware import quiet, usable_device
 from thoughtmix.models.packaged import EMBEDDER, Progress, loaded
 
 
@@ -33,8 +34,6 @@ class MiniLM:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
-
-        from thoughtmix.models.quiet import quiet
 
         automodel: Any = AutoModel
         try:
@@ -72,9 +71,6 @@ class SentenceTransformerEmbedder:
     """Any model that sentence-transformers loads: a folder or a Hugging Face id."""
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        from thoughtmix.models.checkpoint import locate
-        from thoughtmix.models.quiet import quiet
-
         source, self.name, hub = locate(name, "modules.json", "config.json")
         try:
             from sentence_transformers import SentenceTransformer
@@ -102,7 +98,9 @@ class SentenceTransformerEmbedder:
 def load_embedder(name: str | None = None, device: str = "cpu", on_progress: Progress | None = None) -> Embedder:
     """The packaged all-MiniLM-L6-v2 (None), or one of sentence-transformers' by folder or id.
 
-    Raises `InputError` for an unknown device, `ModelError` when it cannot be loaded.
+    Raises:
+        InputError: The device does not exist.
+        ModelError: It cannot be loaded.
     """
     device = usable_device(device)
     if name is None or name in {"default", EMBEDDER.title}:

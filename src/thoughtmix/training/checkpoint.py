@@ -64,7 +64,7 @@ def load_state(path: Path, config: TrainConfig) -> dict[str, Any]:
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer, complete before any old one in `folder` is replaced file by file."""
-    from thoughtmix.models.quiet import quiet
+    from thoughtmix.models.hardware import quiet
 
     part = folder / ".part"
     with quiet():
