@@ -250,7 +250,7 @@ def test_law_5_under_load(here: Running, alone: Pipeline) -> None:
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(one, range(40)))
     until(lambda: here.rows == 0)
-    assert not here.service._sessions and here.service._held == 0
+    assert not here.service._callers and here.service._held == 0
 
 
 def slow(service: Any, seconds: float = 0.02) -> Any:
@@ -272,7 +272,7 @@ def test_a_client_who_leaves_frees_its_rows(here: Running, streaming: bool) -> N
         body = {"messages": SAID, "n": 4, "max_tokens": 200, "stream": streaming, "seed": 1}
         with httpx.Client() as client, pytest.raises(httpx.ReadTimeout):
             client.post(f"{here.url}/v1/chat/completions", json=body, timeout=0.3 if not streaming else httpx.Timeout(0.3, read=0.01))  # fmt: skip
-        until(lambda: here.rows == 0 and not here.service._sessions, 1.5)  # its 200 steps would take four seconds
+        until(lambda: here.rows == 0 and not here.service._callers, 1.5)  # its 200 steps would take four seconds
     finally:
         quick()
     assert chat(here).status_code == 200
@@ -283,7 +283,7 @@ def test_a_full_server_says_when_to_come_back() -> None:
         quick = slow(here.service)
         with ThreadPoolExecutor(2) as pool:
             busy = [pool.submit(chat, here, n=4, max_tokens=100) for _ in range(2)]
-            until(lambda: len(here.service._sessions) == 2)
+            until(lambda: len(here.service._callers) == 2)
             got = chat(here)
             assert got.status_code == 429 and int(got.headers["retry-after"]) >= 1
             assert got.json()["error"]["type"] == "rate_limit_error"
@@ -297,7 +297,7 @@ def test_a_full_server_says_when_to_come_back() -> None:
         quick = slow(here.service)
         with ThreadPoolExecutor(2) as pool:
             busy = [pool.submit(chat, here, n=30, max_tokens=60)]
-            until(lambda: here.service._sessions)
+            until(lambda: here.service._callers)
             assert chat(here, n=30, max_tokens=60).status_code == 429
             quick()
             assert busy[0].result(30).status_code == 200
@@ -406,7 +406,7 @@ def test_diffuse(here: Running) -> None:
     undecided = [sum(c == 0 for b in f["branches"] for c in b["confidence"]) for f in frames]
     assert undecided == sorted(undecided, reverse=True) and undecided[-1] == 0
     assert any(b["parent"] is not None for b in frames[-1]["branches"]), "the half that went on was copied"
-    until(lambda: not here.service._sessions)
+    until(lambda: not here.service._callers)
 
 
 @pytest.mark.parametrize("family", ["bloom", "mixture", "gpt2"])
@@ -461,7 +461,8 @@ def test_what_is_not_asked_fits(here: Running) -> None:
         ("hybrid", {"judge": "gpt2"}, "not for requests"),
         ("hybrid", {"mask_model": "/tmp"}, "not for requests"),
         ("hybrid", {"drafts": 10**9}, "takes up to"),
-        ("search", {"tokens": "1e9"}, "takes up to"),
+        ("search", {"tokens": "1000000000"}, "takes up to"),
+        ("search", {"tokens": "1e9"}, "valid integer"),
         ("search", {"width": 10**6}, "takes up to"),
         ("search", {"nonsense": 1}, "Did you mean"),
     ],

@@ -98,4 +98,4 @@ def test_no_body_makes_it_fail(here: Running, data: st.DataObject) -> None:
 
 def test_it_still_works_afterwards(here: Running) -> None:
     assert httpx.post(here.url + "/v1/completions", json=VALID["/v1/completions"]).status_code == 200
-    assert here.rows == 0 and not here.service._sessions and here.service._held == 0
+    assert here.rows == 0 and not here.service._callers and here.service._held == 0

@@ -49,4 +49,4 @@ def _check_pattern(name: str, value: Any, pattern: Any) -> None:
         return
     for text in texts:
         if not isinstance(text, str) or re.fullmatch(str(pattern), text) is None:
-            raise Refused(400, f"{name} is {str(text)[:40]!r}: requests may not say that.", param="options")
+            raise Refused(400, f"{name} is {str(text)[:40]!r}: that is not for requests.", param="options")
