@@ -206,13 +206,13 @@ def test_an_internal_error_tells_nothing(here: Running, monkeypatch: pytest.Monk
     got = chat(here)
     assert got.status_code == 500 and got.json()["error"]["type"] == "server_error"
     assert "secret" not in got.text and "home" not in got.text
-    from thoughtmix.serve.errors import clean
+    from thoughtmix.serve.errors import without_paths
 
     assert (
-        clean("Cannot load /home/a/b.bin: no\nfile. See ~/x/y or C:\\a\\b")
+        without_paths("Cannot load /home/a/b.bin: no\nfile. See ~/x/y or C:\\a\\b")
         == "Cannot load ...: no file. See ... or ..."
     )
-    assert clean("application/json and org/name stay") == "application/json and org/name stay"
+    assert without_paths("application/json and org/name stay") == "application/json and org/name stay"
 
 
 def test_other_paths_and_methods(here: Running) -> None:
@@ -524,11 +524,11 @@ def test_the_command_says_what_is_wrong_before_it_loads_a_model(
 def test_listening_to_everybody_without_a_token_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, token: str | None, warns: bool
 ) -> None:
-    from thoughtmix.serve import run
+    from thoughtmix.serve import app
 
-    monkeypatch.setattr(run.Server, "run", lambda self, sockets: None)
-    with run.bound(host, 0) as listener:
-        run.serve(service(), listener, token)
+    monkeypatch.setattr(app.Server, "run", lambda self, sockets: None)
+    with app.bind(host, 0) as listener:
+        app.serve(service(), listener, token)
     said = capsys.readouterr().err.splitlines()
     assert ("without a token" in said[0]) is warns and len(said) == 1 + warns
 

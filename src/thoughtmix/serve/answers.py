@@ -15,76 +15,119 @@ from thoughtmix.models import LanguageModel
 from thoughtmix.serve.service import Answer
 
 FINGERPRINT = f"thoughtmix-{__version__}"
+DONE = b"data: [DONE]\n\n"
 
 
-def head(kind: str, lm: LanguageModel) -> dict[str, Any]:
-    """What every answer and chunk begins with. kind: chat.completion, chat.completion.chunk or text_completion."""
-    prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
-    return {
-        "id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": lm.name,
-        "system_fingerprint": FINGERPRINT,
-    }  # fmt: skip
+class ChatFormat:
+    """How chat answers look.
+
+    Args:
+        lm: Whose answers.
+        top: Alternatives a token; None: no log-probabilities.
+    """
+
+    object, chunk_object = "chat.completion", "chat.completion.chunk"
+    id_prefix, greets = "chatcmpl", True
+
+    def __init__(self, lm: LanguageModel, top: int | None) -> None:
+        self.lm, self.top = lm, top
+
+    def envelope(self, object: str) -> dict[str, Any]:
+        """What an answer (`object`) or every chunk (`chunk_object`) begins with."""
+        return {
+            "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
+            "object": object,
+            "created": int(time.time()),
+            "model": self.lm.name,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
+        """A whole thought."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": thought.text, "refusal": None},
+            **self._ending(thought, answer),
+        }
+
+    def first_piece(self, index: int) -> dict[str, Any]:
+        """A choice's chunk before there is text, where `greets`."""
+        return {**self.piece(index, ""), "delta": {"role": "assistant", "content": ""}}
+
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        """A chunk's choice: new text of a thought."""
+        delta = {"content": text} if text else {}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def last_piece(self, index: int, text: str, thought: Thought, answer: Answer) -> dict[str, Any]:
+        """A choice's last chunk, with the text that is left."""
+        return {**self.piece(index, text), **self._ending(thought, answer)}
+
+    def _ending(self, thought: Thought, answer: Answer) -> dict[str, Any]:
+        return {
+            "logprobs": None if self.top is None else self.logprobs(thought, answer, self.top),
+            "finish_reason": "stop" if thought.finish == "stop" else "length",  # out of time is out of length
+            "thoughtmix": thought_facts(thought),
+        }
+
+    def logprobs(self, thought: Thought, answer: Answer, top: int) -> dict[str, Any]:
+        content = [
+            {**_token(self.lm, token, value), "top_logprobs": [_token(self.lm, i, v) for i, v in best]}
+            for token, value, best in _tokens(thought, answer, self.lm, top)
+        ]
+        return {"content": content, "refusal": None}
+
+
+class CompletionFormat(ChatFormat):
+    """How text completions look."""
+
+    object = chunk_object = "text_completion"
+    id_prefix, greets = "cmpl", False
+
+    def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
+        return self.last_piece(index, thought.text, thought, answer)
+
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+
+    def logprobs(self, thought: Thought, answer: Answer, top: int) -> dict[str, Any]:
+        rows = _tokens(thought, answer, self.lm, top)
+        names = [_piece(self.lm, token) for token, _, _ in rows]
+        offsets = [sum(len(name) for name in names[:i]) for i in range(len(names))]
+        best = [{_piece(self.lm, i): finite(v) for i, v in row} for _, _, row in rows]
+        return {
+            "tokens": names,
+            "token_logprobs": [finite(v) for _, v, _ in rows],
+            "top_logprobs": best if top else None,
+            "text_offset": offsets,
+        }
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, int]:
+    """Tokens read and drawn, of all prompts together."""
     read, drawn = sum(a.prompt_tokens for a in answers), sum(a.completion_tokens for a in answers)
     return {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn}
 
 
-def of_set(answers: Sequence[Answer]) -> dict[str, Any]:
+def set_facts(answers: Sequence[Answer]) -> dict[str, Any]:
     """The set's own `thoughtmix`; of several prompts the first's metrics and distances."""
     made = answers[0].thoughts
     return {
-        "metrics": finite(made.metrics), "distances": finite(made.distances), "thinker": made.thinker,
+        "metrics": finite(made.metrics),
+        "distances": finite(made.distances),
+        "thinker": made.thinker,
         "run": finite(made.run),
-    }  # fmt: skip
+    }
 
 
-def of_thought(thought: Thought) -> dict[str, Any]:
+def thought_facts(thought: Thought) -> dict[str, Any]:
+    """A choice's `thoughtmix`."""
     return {
-        "seed": thought.seed, "logprob": finite(thought.logprob), "origin": finite(thought.origin),
+        "seed": thought.seed,
+        "logprob": finite(thought.logprob),
+        "origin": finite(thought.origin),
         "scores": finite(thought.scores),
-    }  # fmt: skip
-
-
-def finish(thought: Thought) -> str:
-    """OpenAI knows no third way: a thought cut by the time limit ended by its length."""
-    return "stop" if thought.finish == "stop" else "length"
-
-
-def chat_choice(index: int, thought: Thought, answer: Answer, lm: LanguageModel, top: int | None) -> dict[str, Any]:
-    return {
-        "index": index, "message": {"role": "assistant", "content": thought.text, "refusal": None},
-        "logprobs": None if top is None else chat_logprobs(thought, answer, lm, top),
-        "finish_reason": finish(thought), "thoughtmix": of_thought(thought),
-    }  # fmt: skip
-
-
-def text_choice(index: int, thought: Thought, answer: Answer, lm: LanguageModel, top: int | None) -> dict[str, Any]:
-    return {
-        "index": index, "text": thought.text,
-        "logprobs": None if top is None else text_logprobs(thought, answer, lm, top),
-        "finish_reason": finish(thought), "thoughtmix": of_thought(thought),
-    }  # fmt: skip
-
-
-def chat_logprobs(thought: Thought, answer: Answer, lm: LanguageModel, top: int) -> dict[str, Any]:
-    content = [
-        {**_token(lm, token, value), "top_logprobs": [_token(lm, i, v) for i, v in best]}
-        for token, value, best in _tokens(thought, answer, lm, top)
-    ]
-    return {"content": content, "refusal": None}
-
-
-def text_logprobs(thought: Thought, answer: Answer, lm: LanguageModel, top: int) -> dict[str, Any]:
-    rows = _tokens(thought, answer, lm, top)
-    names = [_piece(lm, token) for token, _, _ in rows]
-    offsets = [sum(len(name) for name in names[:i]) for i in range(len(names))]
-    best = [{_piece(lm, i): finite(v) for i, v in row} for _, _, row in rows]
-    return {
-        "tokens": names, "token_logprobs": [finite(v) for _, v, _ in rows], "top_logprobs": best if top else None,
-        "text_offset": offsets,
-    }  # fmt: skip
+    }
 
 
 def _tokens(
@@ -121,8 +164,6 @@ def finite(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
-def sse(body: Any) -> bytes:
+def server_sent_event(body: Any) -> bytes:
+    """One event of a stream."""
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode("utf-8", "replace")
-
-
-DONE = b"data: [DONE]\n\n"

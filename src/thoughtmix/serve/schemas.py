@@ -15,19 +15,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class TextPart(BaseModel):
+class TextPart(Strict):
     type: Literal["text"] = "text"
     text: str
 
 
-class Message(BaseModel):
+class Message(Strict):
     role: Literal["system", "user", "assistant", "tool", "developer"]
     content: str | list[TextPart]
     name: str | None = None
 
-    def said(self) -> dict[str, str]:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
+    @property
+    def text(self) -> str:
+        """The content in one piece."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class StreamOptions(BaseModel):
@@ -38,7 +39,7 @@ class TextFormat(BaseModel):
     type: Literal["text"] = "text"
 
 
-class Asked(Strict):
+class GenerationRequest(Strict):
     """What both endpoints take. Fields of OpenAI's that would change the answer and that this server does not compute
     are taken only where they ask for nothing."""
 
@@ -71,7 +72,7 @@ class Asked(Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ChatRequest(Asked):
+class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -79,7 +80,7 @@ class ChatRequest(Asked):
     response_format: TextFormat | None = None
 
 
-class CompletionRequest(Asked):
+class CompletionRequest(GenerationRequest):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=16)]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Literal[False] | None = None
@@ -107,7 +108,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Origin(BaseModel):
+class ThoughtFacts(BaseModel):
     """Where a thought came from. Its seed alone makes it again."""
 
     seed: int
@@ -116,7 +117,7 @@ class Origin(BaseModel):
     scores: dict[str, float]
 
 
-class Set(BaseModel):
+class SetFacts(BaseModel):
     """Of all thoughts of the answer together."""
 
     metrics: dict[str, float | None]
@@ -154,7 +155,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: Finish
-    thoughtmix: Origin
+    thoughtmix: ThoughtFacts
 
 
 class ChatAnswer(BaseModel):
@@ -165,7 +166,7 @@ class ChatAnswer(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
-    thoughtmix: Set
+    thoughtmix: SetFacts
 
 
 class CompletionLogprobs(BaseModel):
@@ -180,7 +181,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: Finish
-    thoughtmix: Origin
+    thoughtmix: ThoughtFacts
 
 
 class CompletionAnswer(BaseModel):
@@ -191,7 +192,7 @@ class CompletionAnswer(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage
     system_fingerprint: str
-    thoughtmix: Set
+    thoughtmix: SetFacts
 
 
 class Model(BaseModel):
@@ -213,12 +214,17 @@ class ThinkerInfo(BaseModel):
     name: str
     summary: str
     options: dict[str, str] = Field(description="The options that requests may set -> one line of help.")
-    option_schema: dict[str, Any] = Field(description="The same as JSON schema: types, bounds, defaults, choices.")
+    option_schema: dict[str, Any] = Field(
+        description="The same as JSON schema: types, bounds, defaults, choices; and what they are for (role)."
+    )
+    streams: bool = Field(description="Whether its text comes as it is written.")
+    creativity_is_temperature: bool = Field(description="Then a request gives one of the two.")
 
 
 class Info(BaseModel):
     version: str
     model: str
+    thinker: str = Field(description="What a request without one gets.")
     thinkers: list[ThinkerInfo]
     limits: dict[str, float]
     diffusion: bool
@@ -254,3 +260,23 @@ class DiffuseRequest(Strict):
 
 class Health(BaseModel):
     status: Literal["ok", "draining"]
+
+
+# --- of every route ---
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": description}
+    for status, description in {
+        400: "The request cannot be served as written.",
+        401: "The token is missing or wrong.",
+        404: "There is no such model.",
+        413: "The body is too large.",
+        429: "The server is full; Retry-After says when to try again.",
+        500: "Something went wrong inside.",
+        503: "The server is stopping, or the request was cancelled.",
+        504: "The time was up before anything was whole.",
+    }.items()
+}
+_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+_EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {**_EVENT, "description": "Chunks, then [DONE]."}}}
+STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": _EVENTS, "description": "The thoughts."}}
