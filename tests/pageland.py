@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from thoughtmix.core.options import served_schema
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.report.html import layout
+from thoughtmix.thinkers.registry import get_thinker
 
 PAGE = Path(__file__).parents[1] / "src" / "thoughtmix" / "serve" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -65,11 +67,28 @@ WORDS = [
     "and",
     "sleep",
 ]
+
+
+def _described(name: str, summary: str) -> dict[str, Any]:
+    """A thinker as the server describes it: its options are the real ones."""
+    thinker = get_thinker(name)
+    schema = served_schema(thinker.Options)
+    return {
+        "name": name,
+        "summary": summary,
+        "options": {option: text for option, text in thinker.options.items() if option in schema["properties"]},
+        "option_schema": schema,
+        "streams": thinker.streams,
+        "creativity_is_temperature": thinker.creativity_is_temperature,
+    }
+
+
 THINKERS = [
-    {"name": "sampling", "summary": "Plain sampling.", "options": {"draws": "independent or arithmetic"}},
-    {"name": "mixture", "summary": "Routes through branches.", "options": {"read": "shared or each"}},
-    {"name": "noise", "summary": "Disturbs an idea.", "options": {"idea": "the text", "strength": "precise, vague or chaotic", "language": "en or fr"}},
-]  # fmt: skip
+    _described("sampling", "Plain sampling."),
+    _described("mixture", "Routes through branches."),
+    _described("noise", "Disturbs an idea."),
+    _described("hybrid", "Drafts, selects, refines."),
+]
 
 
 def words_of(prompt: str, seed: int, many: int) -> list[str]:
@@ -133,7 +152,7 @@ class Land:
 
     def info(self) -> dict[str, Any]:
         return {
-            "version": "0", "model": "pageland", "thinkers": THINKERS, "limits": {"thoughts": 32, "tokens": 4096},
+            "version": "0", "model": "pageland", "thinker": "mixture", "thinkers": THINKERS, "limits": {"thoughts": 32, "tokens": 4096},
             "diffusion": self.diffusion, "languages": ["en", "fr"],
         }  # fmt: skip
 

@@ -191,8 +191,9 @@ def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: 
     page.select_option("#thinker", "sampling")
     assert page.inner_text("#thinker-note") == THINKERS[0]["summary"]
     page.click("#more summary")
-    for name, value in {"temperature": "0.7", "top_p": "0.9", "min_p": "0.05", "max_tokens": "12", "seed": "40", "option-draws": "arithmetic"}.items():  # fmt: skip
+    for name, value in {"temperature": "0.7", "top_p": "0.9", "min_p": "0.05", "max_tokens": "12", "seed": "40"}.items():  # fmt: skip
         page.fill(f"#{name}", value)
+    page.select_option("#option-draws", "arithmetic")
     assert page.is_disabled("#creativity"), "for sampling, creativity is the temperature"
     think(page, n=3)
     body = land.bodies("/v1/chat/completions")[0]
@@ -429,10 +430,10 @@ def test_creativity_beside_temperature_runs_again_as_a_slider_moves(watched: Wat
     assert set(by) == {"mixture", "sampling"} and len(first) == 2
     assert by["mixture"]["creativity"] == 1 and "temperature" not in by["mixture"]
     assert by["sampling"]["temperature"] == 1 and "creativity" not in by["sampling"]
-    assert page.locator("#side-mixture .mini li").count() == 6
+    assert page.locator("#side-creativity .mini li").count() == 6
     expected = 1 + 5 * np.mean(distances_of([" ".join(words_of(BRICK, i, 14)) for i in range(6)]))
-    assert page.locator("#side-mixture .big").inner_text() == f"{expected:.1f}"
-    page.focus("#slide-mixture")
+    assert page.locator("#side-creativity .big").inner_text() == f"{expected:.1f}"
+    page.focus("#slide-creativity")
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     until(page, "document.querySelectorAll('#tried-table tbody tr').length === 3")
@@ -440,14 +441,14 @@ def test_creativity_beside_temperature_runs_again_as_a_slider_moves(watched: Wat
     assert [(b["thinker"], b["creativity"]) for b in later] == [("mixture", 1.25)], "once, after the last move"
     assert page.locator("#tried-plot .mark").count() == 3
     land.gate = threading.Event()
-    page.focus("#slide-sampling")
+    page.focus("#slide-temperature")
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("#compare-cancel:not([hidden])")
-    until(page, "document.querySelector('#side-sampling .mini .text')?.textContent.length > 10")
+    until(page, "document.querySelector('#side-temperature .mini .text')?.textContent.length > 10")
     page.keyboard.press("Escape")
     page.wait_for_selector("#compare-cancel", state="hidden")
     land.gate.set()
-    assert page.locator("#side-sampling .big").inner_text() == "–", "no number of a run that was stopped"
+    assert page.locator("#side-temperature .big").inner_text() == "–", "no number of a run that was stopped"
     assert page.locator("#tried-table tbody tr").count() == 3
 
 
@@ -646,7 +647,7 @@ def test_french_and_english(watch: Callable[..., Watched], land: Land) -> None:
     assert page.locator("#card-1 button").first.inner_text() == "Noise this one"
     english = set(map(str.strip, page.inner_text("body").splitlines()))
     same = {line for line in english & set(map(str.strip, french.splitlines())) if re.search(r"[A-Za-z]{3}", line)}
-    assert same <= {"thoughtmix", "pageland", *texts(page), "sampling", "mixture", "noise"}, (
+    assert same <= {"thoughtmix", "pageland", *texts(page), "sampling", "mixture", "noise", "hybrid"}, (
         "no line stays in the other language"
     )
     page.reload()
@@ -856,8 +857,8 @@ def test_the_page_and_the_real_server_understand_each_other(watch: Callable[...,
         assert "the limit is 1600" in page.inner_text("#notice-text")
         assert texts(page) == made, "what was there stays"
         page.click("#tab-compare")
-        assert "no thought branches" in page.inner_text("#side-mixture") and page.is_disabled("#slide-mixture")
+        assert "no thought branches" in page.inner_text("#side-creativity") and page.is_disabled("#slide-creativity")
         page.click("#compare-go")
-        until(page, "/\\d/.test(document.querySelector('#side-sampling .big').textContent)")
-        assert page.locator("#side-mixture .big").inner_text() == "–"
+        until(page, "/\\d/.test(document.querySelector('#side-temperature .big').textContent)")
+        assert page.locator("#side-creativity .big").inner_text() == "–"
         watched.expect_errors("400")

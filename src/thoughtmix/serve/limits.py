@@ -53,6 +53,7 @@ def offered_schema(thinker: Thinker, limits: Limits) -> dict[str, Any]:
     """JSON schema of the options that a request may set, with the server's limits as `maximum`."""
     schema = served_schema(thinker.Options)
     for body in schema["properties"].values():
+        body.pop("served_pattern", None)  # the server's business
         bound = body.pop("served_max", None)
         if bound is not None:
             body["maximum"] = min(getattr(limits, bound), body.get("maximum", float("inf")))

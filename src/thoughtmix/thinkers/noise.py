@@ -30,7 +30,7 @@ class NoiseThinker(Thinker):
 
     class Options(NoiseOptions):
         idea: str | None = option(
-            None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True
+            None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True, role="text"
         )
         draft: int | None = option(
             None,

@@ -7,12 +7,14 @@ const WORDS = {
     autoNote: "What the loaded model is made for.", creativity: "Creativity", howMany: "How many", think: "Think",
     cancel: "Cancel", more: "More settings", temperature: "Temperature", ofThinker: "thinker's own", maxTokens: "Most tokens",
     seed: "Seed", ownOptions: "This thinker's own options", progress: "Progress",
+    option_idea: "Text to rewrite", option_strength: "Strength", option_language: "Language", option_families: "Families", option_directions: "Directions",
+    option_draws: "Draws", option_read: "Who reads the prompt", option_steps: "Steps", option_branches: "Branches", option_drafts: "Drafts", option_keep: "Drafts kept", option_stages: "Stages",
     heatInstead: "The temperature below is used instead of creativity.",
     empty: "One prompt in, many genuinely different answers out. Write one, or begin with:",
     example1: "Name an unusual use for a brick.", example2: "Give me an unusual idea for a birthday party.",
     example3: "Begin a story about a lighthouse.", thoughts: "Thoughts", overview: "Overview",
     pickLabel: "Most different", pick: "Pick", showAll: "Show all", exportJson: "Export JSON", exportHtml: "Export HTML",
-    tree: "Branches", strength: "Noise", precise: "precise", vague: "vague", chaotic: "chaotic", children: "Branches each",
+    tree: "Branches", strength: "Noise", value_precise: "precise", value_vague: "vague", value_chaotic: "chaotic", children: "Branches each",
     map: "Map", mapHint: "Near thoughts sit near.", heat: "Who differs from whom", alike: "alike", different: "different",
     compareTitle: "Creativity beside temperature",
     compareIntro: "The same prompt twice: thoughts that take different routes through the model, and plain sampling that is heated.",
@@ -35,7 +37,7 @@ const WORDS = {
     done: "{done} of {total} tokens", saidStart: "Thinking: {n, thought, thoughts}.", saidHalf: "Half done.", saidEnd: "{n, thought is, thoughts are} ready.",
     saidCancel: "Stopped. {n, thought is, thoughts are} kept.", saidPicked: "Picked: {labels}.", saidBranch: "Branching from {label}.", saidExport: "Saved {name}.",
     summary: "{n, thought, thoughts}", vendi: "{x} different, effectively", meanDistance: "{x} apart on average", speed: "{x} tokens a second",
-    sideMixture: "Creativity", sideMixtureNote: "thinker: {name}", sideAbsent: "The model that is served cannot do this: it has no thought branches.", sideSampling: "Temperature", sideSamplingNote: "thinker: sampling",
+    sideNote: "thinker: {name}", sideAbsent: "The model that is served cannot do this: it has no thought branches.",
     effectively: "different of {n}, effectively", apart: "apart on average", quality: "nats a token",
     notYet: "not run yet", running: "running …", setting: "Setting", colDifferent: "Different", colQuality: "Nats a token",
     stepOf: "Step {a} of {b}", aliveOf: "{n} alive", branch: "Branch {n}", fromBranch: "from {n}", given: "given up", heir: "given up, then a copy of {n}", best: "kept",
@@ -56,12 +58,14 @@ const WORDS = {
     autoNote: "Ce pour quoi le modèle chargé est fait.", creativity: "Créativité", howMany: "Combien", think: "Penser",
     cancel: "Annuler", more: "Autres réglages", temperature: "Température", ofThinker: "du penseur", maxTokens: "Jetons au plus",
     seed: "Graine", ownOptions: "Options propres à ce penseur", progress: "Avancement",
+    option_idea: "Texte à réécrire", option_strength: "Force", option_language: "Langue", option_families: "Familles", option_directions: "Directions",
+    option_draws: "Tirages", option_read: "Qui lit la consigne", option_steps: "Étapes", option_branches: "Branches", option_drafts: "Brouillons", option_keep: "Brouillons gardés", option_stages: "Étages",
     heatInstead: "La température ci-dessous remplace la créativité.",
     empty: "Une consigne, beaucoup de réponses vraiment différentes. Écrivez la vôtre, ou commencez par :",
     example1: "Trouve un usage inattendu d’une brique.", example2: "Donne-moi une idée originale d’anniversaire.",
     example3: "Commence une histoire de phare.", thoughts: "Pensées", overview: "Vue d’ensemble",
     pickLabel: "Les plus différentes", pick: "Choisir", showAll: "Tout montrer", exportJson: "Exporter en JSON", exportHtml: "Exporter en HTML",
-    tree: "Branches", strength: "Bruit", precise: "précis", vague: "vague", chaotic: "chaotique", children: "Branches chacune",
+    tree: "Branches", strength: "Bruit", value_precise: "précis", value_vague: "vague", value_chaotic: "chaotique", children: "Branches chacune",
     map: "Carte", mapHint: "Les pensées proches sont voisines.", heat: "Qui diffère de qui", alike: "semblables", different: "différentes",
     compareTitle: "La créativité à côté de la température",
     compareIntro: "La même consigne deux fois : des pensées qui suivent d’autres chemins dans le modèle, et un tirage simple que l’on chauffe.",
@@ -84,7 +88,7 @@ const WORDS = {
     done: "{done} jetons sur {total}", saidStart: "Réflexion : {n, pensée, pensées}.", saidHalf: "À moitié.", saidEnd: "{n, pensée est prête, pensées sont prêtes}.",
     saidCancel: "Arrêté. {n, pensée est gardée, pensées sont gardées}.", saidPicked: "Choisies : {labels}.", saidBranch: "Branches à partir de {label}.", saidExport: "{name} enregistré.",
     summary: "{n, pensée, pensées}", vendi: "l’équivalent de {x} différentes", meanDistance: "{x} d’écart moyen", speed: "{x} jetons par seconde",
-    sideMixture: "Créativité", sideMixtureNote: "penseur : {name}", sideAbsent: "Le modèle servi ne sait pas faire cela : il n’a pas de branches de pensée.", sideSampling: "Température", sideSamplingNote: "penseur : sampling",
+    sideNote: "penseur : {name}", sideAbsent: "Le modèle servi ne sait pas faire cela : il n’a pas de branches de pensée.",
     effectively: "différentes sur {n}, en équivalent", apart: "d’écart moyen", quality: "nats par jeton",
     notYet: "pas encore lancé", running: "en cours…", setting: "Réglage", colDifferent: "Différentes", colQuality: "Nats par jeton",
     stepOf: "Étape {a} sur {b}", aliveOf: "{n} en lice", branch: "Branche {n}", fromBranch: "issue de {n}", given: "abandonnée", heir: "abandonnée, puis copie de {n}", best: "gardée",
@@ -115,6 +119,9 @@ export function t(key, values = {}) {
     return `${number(Number(value), 0)} ${singular ? one : many}`;
   });
 }
+
+/** What the server calls so, in this language where there is a word for it, else as it is: named("value", "vague"). */
+export const named = (kind, name) => WORDS[language][`${kind}_${name}`] ?? name;
 
 /** A number as the language writes it. */
 export function number(value, digits = 2) {
