@@ -13,62 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import find_chromium, why_none
+from browser import Watched, until
 from pageland import PAGE, POLICY, THINKERS, Land, distances_of, words_of
 
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.core.types import ThoughtSet
+from thoughtmix.thinkers.registry import thinker_names
 
 NASTY = '<img src=x onerror="window.hit = 1"><script>window.hit = 1</script>'
 BRICK = "Name a use for a brick."
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip(why_none())
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
 def land() -> Iterator[Land]:
     with Land() as land:
         yield land
-
-
-class Watched:
-    """A page, and everything that must not happen on it."""
-
-    def __init__(self, browser: Any, url: str, **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **context})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(120_000)
-        self.errors: list[str] = []
-        self.elsewhere: list[str] = []
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in {"error", "warning"} else None)
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.on(
-            "request",
-            lambda r: self.elsewhere.append(r.url) if not r.url.startswith((url, "blob:", "data:")) else None,
-        )
-        self.page.goto(url)
-        until(
-            self.page,
-            "document.querySelectorAll('#thinker option').length > 1 || document.querySelector('dialog[open]')",
-        )
-
-    def expect_errors(self, *words: str) -> None:
-        """The browser logs failed requests itself: those that a test provokes are struck out."""
-        self.errors = [e for e in self.errors if not any(word in e for word in words)]
-
-    def check(self) -> None:
-        assert self.errors == []
-        assert self.elsewhere == [], "nothing leaves the host"
 
 
 @pytest.fixture
@@ -90,14 +49,6 @@ def watch(browser: Any, land: Land) -> Iterator[Callable[..., Watched]]:
 @pytest.fixture
 def watched(watch: Callable[..., Watched]) -> Watched:
     return watch(reduced_motion="reduce")
-
-
-def until(page: Any, true: str, seconds: float = 120) -> None:
-    """Wait until an expression is true. Playwright's own wait evaluates text in the page, which its policy forbids."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(true):
-        assert time.monotonic() < end, f"never: {true}"
-        time.sleep(0.03)
 
 
 def think(page: Any, prompt: str = BRICK, n: int = 6) -> None:
@@ -153,6 +104,14 @@ def test_every_word_is_said_in_both_languages_and_every_word_used_exists() -> No
     for file in PAGE.glob("*.js"):
         used |= set(re.findall(r'\bt\("(\w+)"', file.read_text()))
     assert used <= set(english), used - set(english)
+
+
+def test_no_thinker_is_known_by_name() -> None:
+    """What the page shows of thinkers it has from /api/info; only the words of both languages may speak of them."""
+    names = "|".join(thinker_names())
+    for file in PAGE.glob("*.js"):
+        if file.name != "words.js":
+            assert not re.findall(rf"""["'`](?:{names})["'`]""", file.read_text()), file.name
 
 
 # --- thinking ---------------------------------------------------------------------------------------------------

@@ -464,6 +464,14 @@ def test_what_is_not_asked_fits(here: Running) -> None:
         ("search", {"tokens": "1000000000"}, "takes up to"),
         ("search", {"tokens": "1e9"}, "valid integer"),
         ("search", {"width": 10**6}, "takes up to"),
+        ("search", {"rubric": "Is it good?"}, "not for requests"),
+        ("experts", {"profiles": "x.json"}, "not for requests"),
+        ("experts", {"profiles": ["noise", "../x.json"]}, "not for requests"),
+        ("diffusion", {"branches": 10**9}, "takes up to"),
+        ("hybrid", {"stages": ">".join(["sampling", *["noise"] * 100_000])}, "over 16 stages"),
+        ("hybrid", {"stages": "x.json>noise"}, "not for requests"),
+        ("sampling", {"draws": 1}, "draws is 1"),
+        ("mixture", {"anything": 1}, "Unknown option"),
         ("search", {"nonsense": 1}, "Did you mean"),
     ],
 )
@@ -471,7 +479,8 @@ def test_options_reach_no_file_no_model_and_no_further_than_the_limits(
     here: Running, thinker: str, options: dict[str, Any], told: str
 ) -> None:
     got = chat(here, thinker=thinker, options=options)
-    assert got.status_code == 400 and told in got.json()["error"]["message"]
+    message = got.json()["error"]["message"]
+    assert got.status_code == 400 and told in message and "\n" not in message and len(message) <= 1000
     offered = {t["name"]: t["options"] for t in httpx.get(f"{here.url}/api/info").json()["thinkers"]}
     assert "judge" not in offered["hybrid"] and "file" not in offered["noise"] and "families" in offered["noise"]
 

@@ -29,7 +29,7 @@ function card(thought) {
   const text = h("p", { class: "text", dir: "auto" }, thought.text);
   const state = h("span", { class: "state" });
   const facts = h("p", { class: "facts" });
-  const noise = h("button", { type: "button", class: "small", onclick: () => actions.noise(thought) }, t("noise"));
+  const noise = h("button", { type: "button", class: "small", onclick: () => actions.noise(thought) }, t("noiseOne"));
   const branches = h("button", { type: "button", class: "small quiet", hidden: true, onclick: () => actions.openTree(thought) });
   const copy = h("button", { type: "button", class: "small quiet", onclick: () => copyText(thought.text) }, t("copy"));
   noise.setAttribute("aria-describedby", `${id}-title`);

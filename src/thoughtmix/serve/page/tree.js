@@ -116,7 +116,7 @@ function read() {
     h("h3", {}, h("span", { class: thought.depth ? "badge child" : "badge", "aria-hidden": "true" }, thought.label), h("span", { class: "sr" }, t("thought", { label: thought.label })),
       thought.parent ? h("span", { class: "state" }, t("from", { label: thought.parent.label })) : ""),
     h("p", { class: "text", dir: "auto" }, thought.text), h("p", { class: "hint" }, facts_.join(" · ")),
-    h("div", { class: "row" }, button("noise", () => actions.noise(thought), !thought.done || !thought.text.trim() || !actions.canNoise()),
+    h("div", { class: "row" }, button("noiseOne", () => actions.noise(thought), !thought.done || !thought.text.trim() || !actions.canNoise()),
       thought.parent ? button("compareWith", () => actions.compare(thought.parent, thought), !thought.done) : ""));
   return had && $("node").querySelector(`[data-act=${had}]`)?.focus();
 }
