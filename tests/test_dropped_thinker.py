@@ -17,8 +17,6 @@ import httpx
 import pytest
 from benchland import OPEN
 from browser import Watched, until
-from tiny import language_model
-from tinyland import HashEmbedder
 
 from thoughtmix import InputError, Pipeline, UnknownName, get_thinker
 from thoughtmix.bench.systems import equal_budget, get_system, system_names
@@ -108,8 +106,8 @@ def test_it_is_listed(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @both
-def test_think_takes_its_typed_options(there: Path, name: str) -> None:
-    pipeline = Pipeline(language_model("llama"), embedder=HashEmbedder())
+def test_think_takes_its_typed_options(there: Path, name: str, tinyland: Any) -> None:
+    pipeline = Pipeline()
     made = pipeline("w5", 2, name, seed=3, times="3", mood="loud")
     assert made.texts == ["W5 W5 W5 3", "W5 W5 W5 4"] and made.thinker == name
     assert made.settings["options"] == {"times": 3, "mood": "loud"} and made.metrics
@@ -188,7 +186,7 @@ def test_bench_measures_it(there: Path, name: str, tmp_path: Path, tinyland: Any
     assert (system.summary, system.knob) == ("Says the prompt again.", "creativity")
     assert equal_budget(get_thinker(name), {}, request) == {"max_new_tokens": 4}, "each thought is two texts"
     assert equal_budget(get_thinker(name), {"times": 4}, request)["max_new_tokens"] == 2
-    made = system.answer(Pipeline(language_model("llama"), embedder=HashEmbedder()), request, system.grid(3)[0])
+    made = system.answer(Pipeline(), request, system.grid(3)[0])
     assert [thought.seed for thought in made] == [5, 6]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(json.dumps({"prompt": f"w{i} w9"}) for i in range(5, 9)))
