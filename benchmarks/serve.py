@@ -67,6 +67,8 @@ def ask(
         "messages": [{"role": "user", "content": prompt(client, form)}], "n": n, "seed": seed_of(client, form),
         "max_tokens": tokens, "stream": stream, "thinker": thinker,
     }  # fmt: skip
+    if stream:
+        body["stream_options"] = {"include_usage": True}
     began, first = time.perf_counter(), 0.0
     if not stream:
         got = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)

@@ -162,7 +162,7 @@ class Land:
         low, span = xy.min(0), max(float((xy.max(0) - xy.min(0)).max()), 1e-9)
         return {"points": ((xy - low) / span).round(4).tolist(), "distances": d}
 
-    def completion(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def completion(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
         n, many, prompt = body["n"], min(body["max_tokens"], 14), body["messages"][-1]["content"]
         idea = body.get("options", {}).get("idea")
         rows = []
@@ -189,7 +189,7 @@ class Land:
                              "origin": {"thinker": body.get("thinker", "sampling")}, "scores": {"relevance": 0.5}}  # fmt: skip
                     yield chunk([{"index": i, "delta": {}, "finish_reason": "stop" if i % 2 else "length", "thoughtmix": facts,
                                   "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]}}])  # fmt: skip
-            yield chunk([], thoughtmix={"progress": {"done": done, "total": total}})
+            yield f": progress {done}/{total}"
             if self.gate is not None and step == len(rows[0]) // 2:
                 self.gate.wait(20)
         d = distances_of(["".join(row) for row in rows])
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._stream(land.completion(body))
 
-    def _stream(self, events: Iterator[dict[str, Any]]) -> None:
+    def _stream(self, events: Iterator[dict[str, Any] | str] | Iterator[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
@@ -286,7 +286,8 @@ class _Handler(BaseHTTPRequestHandler):
             for i, event in enumerate(events):
                 if i == self.land.cut_after:
                     return
-                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+                line = event if isinstance(event, str) else f"data: {json.dumps(event)}"  # a comment, or a chunk
+                self.wfile.write(f"{line}\n\n".encode())
                 self.wfile.flush()
                 time.sleep(self.land.pace)
             self.wfile.write(b"data: [DONE]\n\n")

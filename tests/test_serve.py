@@ -135,9 +135,11 @@ def test_select_answers_with_the_most_different(here: Running, alone: Pipeline) 
     assert [c["message"]["content"] for c in got["choices"]] == want.texts
     assert [c["thoughtmix"]["seed"] for c in got["choices"]] == [t.seed for t in want]
     assert len(got["thoughtmix"]["distances"]) == 2 and got["thoughtmix"]["metrics"]
-    with httpx.stream("POST", f"{here.url}/v1/chat/completions", json={"messages": SAID, "n": 6, "seed": 20, "max_tokens": 8, "select": 2, "stream": True}) as stream:  # fmt: skip
-        chunks = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
-    done = [c["thoughtmix"]["progress"]["done"] for c in chunks if "progress" in c.get("thoughtmix", {})]
+    body = {"messages": SAID, "n": 6, "seed": 20, "max_tokens": 8, "select": 2, "stream": True}
+    with httpx.stream("POST", f"{here.url}/v1/chat/completions", json=body) as stream:
+        lines = list(stream.iter_lines())
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    done = [int(line.split()[2].split("/")[0]) for line in lines if line.startswith(": progress ")]
     assert done == sorted(done) and done, "progress until they stand"
     texts = ["", ""]
     for choice in (c for chunk in chunks for c in chunk["choices"]):
@@ -163,13 +165,18 @@ def test_creativity_and_seeds(here: Running) -> None:
         ({"options": {"drawz": 1}}, 400, "options", "Did you mean 'draws'"),
         ({"options": {"draws": [1]}}, 400, None, "draws is"),
         ({"temprature": 1}, 400, "temprature", "Did you mean 'temperature'"),
-        ({"tools": []}, 400, "tools", "Unknown field"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "at most 0"),
+        ({"modalities": ["audio"]}, 400, "modalities", "text"),
+        ({"tool_choice": "required"}, 400, "tool_choice", "none"),
+        ({"messages": [{"role": "tool", "content": "w5", "tool_call_id": "x"}]}, 400, "messages.0.tool_call_id", ""),
+        ({"messages": [{"role": "assistant", "content": "w5", "tool_calls": [{}]}]}, 400, "messages.0.tool_calls", ""),
+        ({"messages": [{"role": "user", "content": "w5", "nmae": "x"}]}, 400, "messages.0.nmae", "Did you mean 'name'"),
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "  "}]}, 400, None, "empty"),
         ({"n": 0}, 400, "n", "greater"), ({"n": 1000}, 400, "n", "up to 64"),
         ({"n": 60, "max_tokens": 60}, 400, "max_tokens", "limit is 1600"),
         ({"max_tokens": 400}, 400, None, "over the model's 256"),
-        ({"temperature": -1}, 400, "temperature", "greater"), ({"top_p": 0}, 400, "top_p", "greater"),
+        ({"temperature": -1}, 400, "temperature", "greater"), ({"top_p": -0.1}, 400, "top_p", "greater"),
         ({"select": 3}, 400, "select", "select 1 to 1"), ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs: true"),
         ({"temperature": 1, "creativity": 1}, 400, None, "both were given"),
         ({"thinker": "diffusion"}, 400, None, "mask predictor"), ({"thinker": "mixture"}, 400, None, "branches"),

@@ -11,8 +11,8 @@ from typing import Any
 
 from thoughtmix import __version__
 from thoughtmix.core.types import Thought
-from thoughtmix.models import LanguageModel
-from thoughtmix.serve.service import Answer
+from thoughtmix.serve.logprobs import Draw, PlacedToken, TokenPlacer, draws_of
+from thoughtmix.serve.service import Answer, Service
 
 FINGERPRINT = f"thoughtmix-{__version__}"
 DONE = b"data: [DONE]\n\n"
@@ -22,15 +22,15 @@ class ChatFormat:
     """How chat answers look.
 
     Args:
-        lm: Whose answers.
+        service: Whose answers.
         top: Alternatives a token; None: no log-probabilities.
     """
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
     id_prefix, greets = "chatcmpl", True
 
-    def __init__(self, lm: LanguageModel, top: int | None) -> None:
-        self.lm, self.top = lm, top
+    def __init__(self, service: Service, top: int | None) -> None:
+        self.model, self.vocabulary, self.top = service.lm.name, service.vocabulary, top
 
     def envelope(self, object: str) -> dict[str, Any]:
         """What an answer (`object`) or every chunk (`chunk_object`) begins with."""
@@ -38,44 +38,58 @@ class ChatFormat:
             "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
             "object": object,
             "created": int(time.time()),
-            "model": self.lm.name,
+            "model": self.model,
             "system_fingerprint": FINGERPRINT,
         }
 
     def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
         """A whole thought."""
+        placer = TokenPlacer(self.vocabulary)
+        placer.add(self.draws(thought, answer))
         return {
             "index": index,
             "message": {"role": "assistant", "content": thought.text, "refusal": None},
-            **self._ending(thought, answer),
+            "logprobs": self.logprobs(placer.finish(thought.text)),
+            **self.ending(thought),
         }
 
     def first_piece(self, index: int) -> dict[str, Any]:
         """A choice's chunk before there is text, where `greets`."""
-        return {**self.piece(index, ""), "delta": {"role": "assistant", "content": ""}}
+        return {**self.piece(index, "", []), "delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
-        """A chunk's choice: new text of a thought."""
+    def piece(self, index: int, text: str, tokens: Sequence[PlacedToken]) -> dict[str, Any]:
+        """A chunk's choice: new text of a thought, and the tokens that it is made of."""
         delta = {"content": text} if text else {}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        logprobs = self.logprobs(tokens) if tokens else None
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
-    def last_piece(self, index: int, text: str, thought: Thought, answer: Answer) -> dict[str, Any]:
-        """A choice's last chunk, with the text that is left."""
-        return {**self.piece(index, text), **self._ending(thought, answer)}
+    def ending(self, thought: Thought) -> dict[str, Any]:
+        """What a choice, or its last chunk, says beside its text. Out of time is out of length."""
+        return {"finish_reason": "stop" if thought.finish == "stop" else "length", "thoughtmix": thought_facts(thought)}
 
-    def _ending(self, thought: Thought, answer: Answer) -> dict[str, Any]:
-        return {
-            "logprobs": None if self.top is None else self.logprobs(thought, answer, self.top),
-            "finish_reason": "stop" if thought.finish == "stop" else "length",  # out of time is out of length
-            "thoughtmix": thought_facts(thought),
-        }
+    def draws(self, thought: Thought, answer: Answer) -> list[Draw]:
+        """Of a whole thought; [] unless log-probabilities are wanted."""
+        if self.top is None:
+            return []
+        return draws_of(thought, answer.top.get(tuple(thought.token_ids), []), self.top)
 
-    def logprobs(self, thought: Thought, answer: Answer, top: int) -> dict[str, Any]:
-        content = [
-            {**_token(self.lm, token, value), "top_logprobs": [_token(self.lm, i, v) for i, v in best]}
-            for token, value, best in _tokens(thought, answer, self.lm, top)
-        ]
+    def logprobs(self, tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
+        """Of these tokens; None unless wanted."""
+        if self.top is None:
+            return None
+        content = []
+        for token in tokens:
+            drawn, own = token.draw, self.vocabulary.bytes(token.draw.id)
+            name = token.piece if own is None else self.vocabulary.text(drawn.id)
+            entry = {"token": name, "logprob": finite(drawn.logprob), "bytes": list(token.bytes)}
+            top = [entry if i == drawn.id else self._alternative(i, logprob) for i, logprob in drawn.top]
+            content.append({**entry, "top_logprobs": top})
         return {"content": content, "refusal": None}
+
+    def _alternative(self, token: int, logprob: float) -> dict[str, Any]:
+        name, own = self.vocabulary.text(token), self.vocabulary.bytes(token)
+        alone = name.encode("utf-8", "replace") if own is None else own
+        return {"token": name, "logprob": finite(logprob), "bytes": list(alone)}
 
 
 class CompletionFormat(ChatFormat):
@@ -85,22 +99,33 @@ class CompletionFormat(ChatFormat):
     id_prefix, greets = "cmpl", False
 
     def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
-        return self.last_piece(index, thought.text, thought, answer)
+        whole = super().choice(index, thought, answer)
+        del whole["message"]
+        return {**whole, "text": thought.text}
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+    def piece(self, index: int, text: str, tokens: Sequence[PlacedToken]) -> dict[str, Any]:
+        logprobs = self.logprobs(tokens) if tokens else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
 
-    def logprobs(self, thought: Thought, answer: Answer, top: int) -> dict[str, Any]:
-        rows = _tokens(thought, answer, self.lm, top)
-        names = [_piece(self.lm, token) for token, _, _ in rows]
-        offsets = [sum(len(name) for name in names[:i]) for i in range(len(names))]
-        best = [{_piece(self.lm, i): finite(v) for i, v in row} for _, _, row in rows]
+    def logprobs(self, tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
+        if self.top is None:
+            return None
         return {
-            "tokens": names,
-            "token_logprobs": [finite(v) for _, v, _ in rows],
-            "top_logprobs": best if top else None,
-            "text_offset": offsets,
+            "tokens": [token.piece for token in tokens],
+            "token_logprobs": [finite(token.draw.logprob) for token in tokens],
+            "top_logprobs": [self._alternatives(token) for token in tokens] if self.top else None,
+            "text_offset": [token.offset for token in tokens],
         }
+
+    def _alternatives(self, token: PlacedToken) -> dict[str, Any]:
+        """By text, the drawn one as `tokens` has it. Of several with the same text the later ones go by their ids."""
+        named: dict[str, Any] = {}
+        for i, value in token.draw.top:
+            drawn = i == token.draw.id
+            name = token.piece if drawn else self.vocabulary.text(i)
+            taken = not drawn and (name in named or name == token.piece)
+            named[f"token_id:{i}" if taken else name] = finite(value)
+        return named
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, int]:
@@ -130,29 +155,6 @@ def thought_facts(thought: Thought) -> dict[str, Any]:
     }
 
 
-def _tokens(
-    thought: Thought, answer: Answer, lm: LanguageModel, top: int
-) -> list[tuple[int, float, list[tuple[int, float]]]]:
-    """Of each token of a thought but the one that ended it: its id, log-probability and likeliest alternatives."""
-    ids, values = list(thought.token_ids), list(thought.token_logprobs)
-    best = answer.top.get(tuple(ids), [])
-    if len(values) != len(ids):
-        return []  # a thinker that gives none
-    if ids and thought.finish == "stop" and ids[-1] in lm.eos_ids:
-        ids, values = ids[:-1], values[:-1]
-    rows = [list(zip(*row, strict=True))[:top] for row in best[: len(ids)]] or [[] for _ in ids]
-    return list(zip(ids, values, rows, strict=True))
-
-
-def _token(lm: LanguageModel, token: int, value: float) -> dict[str, Any]:
-    piece = _piece(lm, token)
-    return {"token": piece, "logprob": finite(value), "bytes": list(piece.encode())}
-
-
-def _piece(lm: LanguageModel, token: int) -> str:
-    return str(lm.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
 def finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: null, or, of a log-probability of 0, OpenAI's -9999."""
     if isinstance(value, float):
@@ -167,3 +169,8 @@ def finite(value: Any) -> Any:
 def server_sent_event(body: Any) -> bytes:
     """One event of a stream."""
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode("utf-8", "replace")
+
+
+def progress_comment(done: int, total: int) -> bytes:
+    """A line of a stream that clients skip, unless they look for it: tokens drawn so far, and at most."""
+    return f": progress {done}/{total}\n\n".encode()

@@ -109,7 +109,7 @@ def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
     where = [str(part) for part in first["loc"] if part != "body"]
     name = ".".join(where) or None
     if first["type"] == "extra_forbidden" and name:
-        near = difflib.get_close_matches(name, _fields(), n=1, cutoff=0.6)
+        near = difflib.get_close_matches(where[-1], _fields(), n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]!r}?" if near else "Leave it out: this server does not have it."
         return Refused(400, f"Unknown field {name[:80]!r}. {hint}", param=name[:80], code="unknown_field")
     if name is None:
@@ -120,5 +120,5 @@ def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
 
 
 def _fields() -> list[str]:
-    kinds = (schemas.ChatRequest, schemas.CompletionRequest, schemas.MapRequest, schemas.SelectRequest)
+    kinds = (schemas.Message, schemas.ChatRequest, schemas.CompletionRequest, schemas.MapRequest, schemas.SelectRequest)
     return sorted({name for kind in kinds for name in kind.model_fields})

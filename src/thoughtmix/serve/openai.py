@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -17,15 +17,17 @@ from thoughtmix.serve.answers import (
     DONE,
     ChatFormat,
     CompletionFormat,
+    progress_comment,
     server_sent_event,
     set_facts,
     usage,
 )
 from thoughtmix.serve.errors import Refused, error_body
+from thoughtmix.serve.logprobs import Draw, TokenPlacer
 from thoughtmix.serve.service import AdmissionSlot, Answer, CheckedRequest, Service, random_seed
 from thoughtmix.serve.threads import EventStream
 
-Events = EventStream[StepEvent | Answer]
+Events: TypeAlias = "EventStream[StreamStep | Answer]"
 """Steps, if they are asked for, then the answer."""
 
 
@@ -64,7 +66,7 @@ def router(service: Service) -> APIRouter:
             top_logprobs=top or 0,
             max_tokens=body.max_completion_tokens or body.max_tokens,
         )
-        return await _respond(service, http, body, [checked], ChatFormat(lm, top))
+        return await _respond(service, http, body, [checked], ChatFormat(service, top))
 
     @api.post("/completions", response_model=schemas.CompletionAnswer, responses=schemas.STREAM_RESPONSES)
     async def completions(body: schemas.CompletionRequest, http: Request) -> Response:
@@ -78,7 +80,7 @@ def router(service: Service) -> APIRouter:
             service.check(body, p, seed, raw=True, top_logprobs=body.logprobs or 0, max_tokens=body.max_tokens)
             for p in prompts
         ]
-        return await _respond(service, http, body, checked, CompletionFormat(lm, body.logprobs))
+        return await _respond(service, http, body, checked, CompletionFormat(service, body.logprobs))
 
     return api
 
@@ -93,7 +95,7 @@ async def _respond(
     slot = service.admit(requests)
     streams = False
     try:
-        running = [_start(service, request, slot, steps=body.stream) for request in requests]
+        running = [_start(service, request, slot, form, steps=body.stream) for request in requests]
         if body.stream:
             first = await slot.unless_disconnected(http, running[0].next())
             streams = True
@@ -113,10 +115,43 @@ async def _respond(
     )
 
 
-def _start(service: Service, request: CheckedRequest, slot: AdmissionSlot, steps: bool) -> Events:
-    def think(emit: Callable[[StepEvent | Answer], None]) -> None:
+@dataclass(frozen=True)
+class StreamStep:
+    """New text and new draws of each thought ([] where they do not stream), who has ended, and how far all are."""
+
+    pieces: Sequence[str]
+    draws: Sequence[Sequence[Draw]]
+    ended: Sequence[bool]
+    done: int
+    total: int
+
+
+class _StepReader:
+    """What is new in each step of a generation, copied: its outputs go on growing while the loop reads."""
+
+    def __init__(self, request: CheckedRequest, top: int | None) -> None:
+        self._streams, self._top = request.streams, top
+        self._seen = [0] * request.request.n
+
+    def __call__(self, event: StepEvent) -> StreamStep:
+        if not self._streams:
+            return StreamStep((), (), (), event.done, event.total)
+        draws: list[list[Draw]] = [[] for _ in event.pieces]
+        if self._top is not None:
+            for i, output in enumerate(event.outputs):
+                for at in range(self._seen[i], len(output.token_ids)):
+                    top = list(zip(*output.top[at], strict=True))[: self._top] if output.top else []
+                    draws[i].append(Draw(output.token_ids[at], output.logprobs[at], top))
+                self._seen[i] = len(output.token_ids)
+        return StreamStep(tuple(event.pieces), draws, tuple(event.finished), event.done, event.total)
+
+
+def _start(service: Service, request: CheckedRequest, slot: AdmissionSlot, form: ChatFormat, steps: bool) -> Events:
+    read = _StepReader(request, form.top)
+
+    def think(emit: Callable[[StreamStep | Answer], None]) -> None:
         def on_step(event: StepEvent) -> None:
-            emit(event if request.streams else dataclasses.replace(event, pieces=()))
+            emit(read(event))
 
         emit(service.think(request, slot.caller, on_step if steps else None))
 
@@ -149,34 +184,42 @@ async def _stream(
 
 
 async def _chunks(
-    events: Events, event: StepEvent | Answer | None, body: schemas.GenerationRequest, form: ChatFormat
+    events: Events, event: StreamStep | Answer | None, body: schemas.GenerationRequest, form: ChatFormat
 ) -> AsyncGenerator[bytes, None]:
-    """A thought is a choice. event: the first."""
-    envelope = {**form.envelope(form.chunk_object), "usage": None}
+    """A thought is a choice. event: the first. Only the chunk with the usage, which clients must ask for, has none."""
+    counts = body.stream_options is not None and body.stream_options.include_usage
+    envelope = {**form.envelope(form.chunk_object), **({"usage": None} if counts else {})}
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return server_sent_event({**envelope, "choices": choices, **more})
 
-    sent: list[str] = []  # of each thought, so far
+    size = body.select or body.n
+    sent = [""] * size  # of each thought, so far
+    placers = [TokenPlacer(form.vocabulary) for _ in range(size)]
     if form.greets:
-        yield b"".join(chunk([form.first_piece(i)]) for i in range(body.select or body.n))
+        yield b"".join(chunk([form.first_piece(i)]) for i in range(size))
     try:
-        while isinstance(event, StepEvent):
-            pieces = event.pieces
-            sent = sent or [""] * len(pieces)
-            out = [chunk([form.piece(i, piece)]) for i, piece in enumerate(pieces) if piece]
-            sent = [old + new for old, new in zip(sent, pieces, strict=True)]
-            yield b"".join(out) or chunk([], thoughtmix={"progress": {"done": event.done, "total": event.total}})
+        while isinstance(event, StreamStep):
+            out = b""
+            for i, piece in enumerate(event.pieces):
+                placer = placers[i]
+                placer.add(event.draws[i])
+                if piece:
+                    sent[i] += piece
+                    tokens = placer.finish(sent[i]) if event.ended[i] else placer.take(len(sent[i]))
+                    out += chunk([form.piece(i, piece, tokens)])
+            yield out or progress_comment(event.done, event.total)
             event = await events.next()
         assert event is not None, "the answer is the last event"
+        facts = set_facts([event])
+        last = len(event.thoughts) - 1
         for i, thought in enumerate(event.thoughts):
-            text = sent[i] if sent else ""
-            rest = thought.text[len(text) :] if thought.text.startswith(text) else ""
-            yield chunk([form.last_piece(i, rest, thought, event)])
-        tail: dict[str, Any] = {"thoughtmix": set_facts([event])}
-        if body.stream_options is None or body.stream_options.include_usage:
-            tail["usage"] = usage([event])
-        yield chunk([], **tail)
+            rest = thought.text[len(sent[i]) :] if thought.text.startswith(sent[i]) else ""
+            placers[i].add(form.draws(thought, event)[placers[i].seen :])
+            choice = {**form.piece(i, rest, placers[i].finish(thought.text)), **form.ending(thought)}
+            yield chunk([choice], **({"thoughtmix": facts} if i == last and not counts else {}))
+        if counts:
+            yield chunk([], usage=usage([event]), thoughtmix=facts)
     except Refused as error:  # too late for a status: the stream says it
         yield server_sent_event(error_body(error))
     yield DONE

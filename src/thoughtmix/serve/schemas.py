@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 2**16)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class Strict(BaseModel):
+Nothing = Annotated[list[JsonValue], Field(max_length=0)]
+"""A list of OpenAI's that may only be empty."""
+
+
+class Body(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if value is not None or name not in cls.model_fields}
+        return given
+
+
+class Strict(Body):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -24,6 +37,13 @@ class Message(Strict):
     role: Literal["system", "user", "assistant", "tool", "developer"]
     content: str | list[TextPart]
     name: str | None = None
+    # What clients send back with an answer of ours, or of others that asked for nothing.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_call_id: None = None
+    tool_calls: Nothing | None = None
+    annotations: Nothing | None = None
 
     @property
     def text(self) -> str:
@@ -31,11 +51,11 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     include_usage: bool = False
 
 
-class TextFormat(BaseModel):
+class TextFormat(Body):
     type: Literal["text"] = "text"
 
 
@@ -47,7 +67,7 @@ class GenerationRequest(Strict):
     n: int = Field(1, ge=1, description="How many thoughts; thought i has seed + i.")
     seed: Seed | None = Field(None, description="Left out: drawn, and said in each choice.")
     temperature: Number | None = Field(None, ge=0, le=100)
-    top_p: Number | None = Field(None, gt=0, le=1)
+    top_p: Number | None = Field(None, ge=0, le=1, description="0: the likeliest token alone.")
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: Number | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -78,6 +98,19 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
+    tools: Nothing | None = None
+    functions: Nothing | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    audio: None = None
+    prediction: None = None
+    web_search_options: None = None
 
 
 class CompletionRequest(GenerationRequest):

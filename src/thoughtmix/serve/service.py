@@ -26,6 +26,7 @@ from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.models import Embedder, LanguageModel
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import Limits, served_options
+from thoughtmix.serve.logprobs import Vocabulary
 from thoughtmix.serve.metrics import Metrics
 from thoughtmix.serve.schemas import GenerationRequest
 from thoughtmix.serve.threads import EphemeralThreadExecutor
@@ -34,6 +35,8 @@ from thoughtmix.thinkers.base import Thinker
 T = TypeVar("T")
 _NAMES = ("default", "thoughtmix")
 """What the served model may be called besides its name."""
+_SMALLEST_NUCLEUS = 1e-9
+"""OpenAI's top_p may be 0: the likeliest token alone."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Service:
         weights: Weights = "auto",
     ) -> None:
         self.lm, self.limits = lm, limits or Limits()
+        self.vocabulary = Vocabulary(lm)
         self.metrics = Metrics()
         self.created = int(time.time())
         self.bytes_per_token = kv_bytes_per_token(lm)
@@ -161,7 +165,7 @@ class Service:
             temperature=body.temperature,
             top_k=body.top_k or 0,
             min_p=body.min_p,
-            top_p=1.0 if body.top_p is None else body.top_p,
+            top_p=1.0 if body.top_p is None else max(body.top_p, _SMALLEST_NUCLEUS),
             stop=body.stops,
             options=options,
             embedder=lambda: self.embedder,

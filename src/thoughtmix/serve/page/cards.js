@@ -95,7 +95,7 @@ export function facts(thought) {
 }
 
 /** Nats a token under the model, the end token aside; null when the server gave no log-probabilities. */
-export const perToken = (thought) => (Number.isFinite(thought.perToken) ? thought.perToken : null);
+export const perToken = ({ logprobs }) => (logprobs?.length ? logprobs.reduce((sum, each) => sum + each, 0) / logprobs.length : null);
 
 export const focusCard = (thought) => {
   const card = $(`card-${thought.label}`);
