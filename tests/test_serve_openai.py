@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from thoughtmix.core.request import StepEvent
+from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import SequenceOutput
 from thoughtmix.models import LanguageModel, wrap_model
 from thoughtmix.serve.logprobs import Draw, TokenPlacer, Vocabulary
@@ -166,6 +167,28 @@ def test_chat_logprobs_of_any_bytes(client: openai.OpenAI) -> None:
         for token in choice.logprobs.content:
             assert len(token.top_logprobs) == 3
             assert token.token == "bytes:" + "".join(f"\\x{b:02x}" for b in token.bytes or []) or token.bytes == list(token.token.encode()) or not token.bytes  # fmt: skip
+
+
+def test_a_character_that_was_cut_is_left_out(client: openai.OpenAI) -> None:
+    """The tokens ran out within a character: neither text nor log-probabilities have a part of it."""
+    from thoughtmix.serve.logprobs import without_half_character
+
+    tokenizer = byte_level()
+    vocabulary = Vocabulary(_Model(tokenizer))  # type: ignore[arg-type]
+    ids = tokenizer("b 😊", add_special_tokens=False)["input_ids"]
+    half = Thought(tokenizer.decode(ids[:-1]), tuple(ids[:-1]), 0, 0.0, "length")
+    assert half.text.endswith("\N{REPLACEMENT CHARACTER}")
+    text = without_half_character(half, vocabulary).text
+    assert text == "b " and b"".join(t.bytes for t in placed(tokenizer, ids[:-1], text)).decode() == text
+    real = tokenizer("b \N{REPLACEMENT CHARACTER}", add_special_tokens=False)["input_ids"]
+    written = Thought(tokenizer.decode(real), tuple(real), 0, 0.0, "length")
+    assert without_half_character(written, vocabulary) == written, "the model wrote that one"
+    how: dict[str, Any] = {"model": "default", "messages": SAID, "n": 8, "seed": 3, "max_tokens": 9}
+    whole = [choice.message.content for choice in client.chat.completions.create(**how).choices]
+    parts = [""] * 8
+    for chunk in client.chat.completions.create(stream=True, **how):
+        parts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert parts == whole
 
 
 def test_completions_alternatives_and_offsets(client: openai.OpenAI) -> None:

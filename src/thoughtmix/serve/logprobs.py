@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import dataclasses
 import functools
 import json
 import re
@@ -13,7 +15,9 @@ from thoughtmix.core.types import Thought
 from thoughtmix.engine.detokenizer import RowText
 from thoughtmix.models import LanguageModel
 
-_REPLACED = re.compile("\N{REPLACEMENT CHARACTER}+")  # decoders differ in how many they write for bytes in a row
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What decoders write for bytes that are no whole character."""
+_REPLACED = re.compile(f"{HALF}+")  # decoders differ in how many they write for bytes in a row
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -83,6 +87,16 @@ def _decoder_steps(tokenizer: Any) -> frozenset[str]:
     found = json.loads(decoder.__getstate__())
     steps = frozenset(step["type"] for step in found.get("decoders", [found]))
     return steps if steps & {"ByteLevel", "ByteFallback", "Metaspace"} else frozenset()
+
+
+def without_half_character(thought: Thought, vocabulary: Vocabulary) -> Thought:
+    """The thought; if the end of its tokens came within a character, its text ends before that."""
+    if thought.finish == "stop" or not thought.text.endswith(HALF):
+        return thought
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(b"".join(vocabulary.bytes(token) or b"" for token in thought.token_ids))
+    unfinished, _ = decoder.getstate()
+    return dataclasses.replace(thought, text=thought.text.rstrip(HALF)) if unfinished else thought
 
 
 def draws_of(thought: Thought, top: Sequence[tuple[Sequence[int], Sequence[float]]], most: int) -> list[Draw]:

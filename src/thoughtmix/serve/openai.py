@@ -23,7 +23,7 @@ from thoughtmix.serve.answers import (
     usage,
 )
 from thoughtmix.serve.errors import Refused, error_body
-from thoughtmix.serve.logprobs import Draw, TokenPlacer
+from thoughtmix.serve.logprobs import HALF, Draw, TokenPlacer
 from thoughtmix.serve.service import AdmissionSlot, Answer, CheckedRequest, Service, random_seed
 from thoughtmix.serve.threads import EventStream
 
@@ -204,10 +204,12 @@ async def _chunks(
             for i, piece in enumerate(event.pieces):
                 placer = placers[i]
                 placer.add(event.draws[i])
-                if piece:
-                    sent[i] += piece
-                    tokens = placer.finish(sent[i]) if event.ended[i] else placer.take(len(sent[i]))
-                    out += chunk([form.piece(i, piece, tokens)])
+                shown = piece.rstrip(HALF) if event.ended[i] else piece  # the answer says whether that was a character
+                if shown:
+                    sent[i] += shown
+                    over = event.ended[i] and shown == piece
+                    tokens = placer.finish(sent[i]) if over else placer.take(len(sent[i]))
+                    out += chunk([form.piece(i, shown, tokens)])
             yield out or progress_comment(event.done, event.total)
             event = await events.next()
         assert event is not None, "the answer is the last event"

@@ -26,7 +26,7 @@ from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.models import Embedder, LanguageModel
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import Limits, served_options
-from thoughtmix.serve.logprobs import Vocabulary
+from thoughtmix.serve.logprobs import Vocabulary, without_half_character
 from thoughtmix.serve.metrics import Metrics
 from thoughtmix.serve.schemas import GenerationRequest
 from thoughtmix.serve.threads import EphemeralThreadExecutor
@@ -240,6 +240,8 @@ class Service:
             metrics = made.metrics
             made = made.select(min(checked.select, len(made)))
             made = dataclasses.replace(made, metrics=metrics)  # of all n, which a choice among them does not change
+        whole = tuple(without_half_character(thought, self.vocabulary) for thought in made)
+        made = dataclasses.replace(made, thoughts=whole)
         top = {tuple(output.token_ids): output.top for output in engine.outputs} if checked.top_logprobs else {}
         return Answer(made, read, drawn, top)
 
