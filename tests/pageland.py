@@ -152,9 +152,14 @@ class Land:
 
     def info(self) -> dict[str, Any]:
         return {
-            "version": "0", "model": "pageland", "thinker": "mixture", "thinkers": THINKERS, "limits": {"thoughts": 32, "tokens": 4096},
-            "diffusion": self.diffusion, "languages": ["en", "fr"],
-        }  # fmt: skip
+            "version": "0",
+            "model": "pageland",
+            "thinker": "mixture",
+            "thinkers": THINKERS,
+            "limits": {"thoughts": 32, "tokens": 4096},
+            "diffusion": self.diffusion,
+            "languages": ["en", "fr"],
+        }
 
     def map(self, texts: list[str]) -> dict[str, Any]:
         d = distances_of(texts)
@@ -185,16 +190,38 @@ class Land:
                     done += 1
                     yield chunk([{"index": i, "delta": {"content": row[step]}, "finish_reason": None}])
                 if step == len(row) - 1:
-                    facts = {"seed": body["seed"] + i, "logprob": -1.5 * len(row) - i,
-                             "origin": {"thinker": body.get("thinker", "sampling")}, "scores": {"relevance": 0.5}}  # fmt: skip
-                    yield chunk([{"index": i, "delta": {}, "finish_reason": "stop" if i % 2 else "length", "thoughtmix": facts,
-                                  "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]}}])  # fmt: skip
+                    facts = {
+                        "seed": body["seed"] + i,
+                        "logprob": -1.5 * len(row) - i,
+                        "origin": {"thinker": body.get("thinker", "sampling")},
+                        "scores": {"relevance": 0.5},
+                    }
+                    yield chunk(
+                        [
+                            {
+                                "index": i,
+                                "delta": {},
+                                "finish_reason": "stop" if i % 2 else "length",
+                                "thoughtmix": facts,
+                                "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]},
+                            }
+                        ]
+                    )
             yield f": progress {done}/{total}"
             if self.gate is not None and step == len(rows[0]) // 2:
                 self.gate.wait(20)
         d = distances_of(["".join(row) for row in rows])
         spread = 1 + (n - 1) * float(np.mean(d)) if n > 1 else 1.0
-        yield chunk([], usage={"completion_tokens": total}, thoughtmix={"metrics": {"vendi": spread}, "distances": d, "thinker": body.get("thinker", "sampling"), "run": {"tokens_per_second": 123.0}})  # fmt: skip
+        yield chunk(
+            [],
+            usage={"completion_tokens": total},
+            thoughtmix={
+                "metrics": {"vendi": spread},
+                "distances": d,
+                "thinker": body.get("thinker", "sampling"),
+                "run": {"tokens_per_second": 123.0},
+            },
+        )
 
     def diffuse(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         steps, length, branches = body["steps"], body["length"], body["branches"]
@@ -211,7 +238,14 @@ class Land:
                 sure = np.where(open_, np.clip(0.35 + step / steps - turn / length * 0.5, 0.1, 1), 0)
                 copies = b == 1 and step > steps / 2  # given up, and in its place a copy of branch 0
                 alive = b < branches - 1 or step < steps / 2
-                rows.append({"text": texts[0 if copies else b], "confidence": sure.round(3).tolist(), "alive": alive, "parent": 0 if copies else None})  # fmt: skip
+                rows.append(
+                    {
+                        "text": texts[0 if copies else b],
+                        "confidence": sure.round(3).tolist(),
+                        "alive": alive,
+                        "parent": 0 if copies else None,
+                    }
+                )
             yield {"step": step, "steps": steps, "branches": rows}
 
 

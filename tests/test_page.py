@@ -120,7 +120,9 @@ def test_no_thinker_is_known_by_name() -> None:
 def test_thoughts_stream_side_by_side(watched: Watched, land: Land) -> None:
     page = watched.page
     land.gate = threading.Event()
-    page.evaluate("window.heard = []; new MutationObserver(() => heard.push(document.getElementById('said').textContent)).observe(document.getElementById('said'), {childList: true, characterData: true, subtree: true})")  # fmt: skip
+    page.evaluate(
+        "window.heard = []; new MutationObserver(() => heard.push(document.getElementById('said').textContent)).observe(document.getElementById('said'), {childList: true, characterData: true, subtree: true})"
+    )
     page.fill("#prompt", BRICK)
     page.fill("#n", "6")
     page.click("#think")
@@ -150,7 +152,13 @@ def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: 
     page.select_option("#thinker", "sampling")
     assert page.inner_text("#thinker-note") == THINKERS[0]["summary"]
     page.click("#more summary")
-    for name, value in {"temperature": "0.7", "top_p": "0.9", "min_p": "0.05", "max_tokens": "12", "seed": "40"}.items():  # fmt: skip
+    for name, value in {
+        "temperature": "0.7",
+        "top_p": "0.9",
+        "min_p": "0.05",
+        "max_tokens": "12",
+        "seed": "40",
+    }.items():
         page.fill(f"#{name}", value)
     page.select_option("#option-draws", "arithmetic")
     assert page.is_disabled("#creativity"), "for sampling, creativity is the temperature"
@@ -160,7 +168,16 @@ def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: 
         key: body.get(key)
         for key in ("thinker", "temperature", "top_p", "min_p", "max_tokens", "seed", "options", "creativity")
     }
-    assert sent == {"thinker": "sampling", "temperature": 0.7, "top_p": 0.9, "min_p": 0.05, "max_tokens": 12, "seed": 40, "options": {"draws": "arithmetic"}, "creativity": None}  # fmt: skip
+    assert sent == {
+        "thinker": "sampling",
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "min_p": 0.05,
+        "max_tokens": 12,
+        "seed": 40,
+        "options": {"draws": "arithmetic"},
+        "creativity": None,
+    }
     page.select_option("#thinker", "mixture")
     page.focus("#creativity")
     page.keyboard.press("ArrowRight")
@@ -224,7 +241,11 @@ def test_what_a_model_writes_is_never_html(watched: Watched, land: Land) -> None
 def test_near_thoughts_sit_near(watched: Watched) -> None:
     page = watched.page
     think(page, n=7)
-    at = np.array(page.evaluate("[...document.querySelectorAll('#map g.dot')].map(g => { const r = g.querySelector('.disc').getBoundingClientRect(); return [r.x, r.y] })"))  # fmt: skip
+    at = np.array(
+        page.evaluate(
+            "[...document.querySelectorAll('#map g.dot')].map(g => { const r = g.querySelector('.disc').getBoundingClientRect(); return [r.x, r.y] })"
+        )
+    )
     drawn = np.linalg.norm(at[:, None] - at[None], axis=-1)[np.triu_indices(7, 1)]
     real = np.array(distances_of(texts(page)))[np.triu_indices(7, 1)]
     assert np.corrcoef(drawn, real)[0, 1] > 0.6, "seven dimensions in two: not perfect, but far from chance"
@@ -631,8 +652,40 @@ LUMINANCE = """(selectors) => {
   }
   return out;
 }"""
-INKS = ["h1", "h2", "h3", "label", ".model", ".tabs button", ".tools button", "#prompt", ".note", "summary", ".summary", "button", ".text", ".state", ".facts span", ".badge", ".hint",
-        ".readout", ".scale span", "#map text", ".snippet", ".segments span", ".dim .text", ".dim .state", ".notice p", ".canvas .c9", ".canvas .c7", ".big", ".tick", "mark", "kbd", ".unit"]  # fmt: skip
+INKS = [
+    "h1",
+    "h2",
+    "h3",
+    "label",
+    ".model",
+    ".tabs button",
+    ".tools button",
+    "#prompt",
+    ".note",
+    "summary",
+    ".summary",
+    "button",
+    ".text",
+    ".state",
+    ".facts span",
+    ".badge",
+    ".hint",
+    ".readout",
+    ".scale span",
+    "#map text",
+    ".snippet",
+    ".segments span",
+    ".dim .text",
+    ".dim .state",
+    ".notice p",
+    ".canvas .c9",
+    ".canvas .c7",
+    ".big",
+    ".tick",
+    "mark",
+    "kbd",
+    ".unit",
+]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -684,7 +737,26 @@ def test_everything_has_a_name_and_a_role(watched: Watched) -> None:
     page.locator("#card-2 button").first.click()
     page.wait_for_selector("#cancel", state="hidden")
     client = watched.context.new_cdp_session(page)
-    named = {"button", "link", "textbox", "slider", "spinbutton", "combobox", "checkbox", "radio", "tab", "treeitem", "gridcell", "tree", "grid", "tablist", "tabpanel", "progressbar", "dialog", "group"}  # fmt: skip
+    named = {
+        "button",
+        "link",
+        "textbox",
+        "slider",
+        "spinbutton",
+        "combobox",
+        "checkbox",
+        "radio",
+        "tab",
+        "treeitem",
+        "gridcell",
+        "tree",
+        "grid",
+        "tablist",
+        "tabpanel",
+        "progressbar",
+        "dialog",
+        "group",
+    }
     for view in ("think", "compare", "diffuse"):
         page.click(f"#tab-{view}")
         nodes = [n for n in client.send("Accessibility.getFullAXTree")["nodes"] if not n["ignored"]]

@@ -71,9 +71,18 @@ def test_the_official_client(client: openai.OpenAI, alone: Pipeline) -> None:
     assert [m.id for m in client.models.list()] == ["tiny-llama"]
     assert client.models.retrieve("tiny-llama").id == "tiny-llama"
     got = client.chat.completions.create(
-        model="tiny-llama", messages=SAID, n=4, seed=7, max_tokens=9, temperature=1.2, top_p=0.9, stop=["w9"],
-        logprobs=True, top_logprobs=3, extra_body={"min_p": 0.05, "top_k": 50, "thinker": "sampling", "measure": True},
-    )  # fmt: skip
+        model="tiny-llama",
+        messages=SAID,
+        n=4,
+        seed=7,
+        max_tokens=9,
+        temperature=1.2,
+        top_p=0.9,
+        stop=["w9"],
+        logprobs=True,
+        top_logprobs=3,
+        extra_body={"min_p": 0.05, "top_k": 50, "thinker": "sampling", "measure": True},
+    )
     want = alone(PROMPT, 4, seed=7, max_new_tokens=9, temperature=1.2, top_p=0.9, top_k=50, min_p=0.05, stop="w9")
     assert [c.message.content for c in got.choices] == want.texts
     assert [c.finish_reason for c in got.choices] == [t.finish for t in want]
@@ -98,9 +107,15 @@ def test_the_official_client(client: openai.OpenAI, alone: Pipeline) -> None:
 def test_streaming_says_the_same(client: openai.OpenAI, alone: Pipeline) -> None:
     want = alone(PROMPT, 4, seed=11, max_new_tokens=12, measure=False)
     stream = client.chat.completions.create(
-        model="tiny-llama", messages=SAID, n=4, seed=11, max_tokens=12, stream=True, logprobs=True,
+        model="tiny-llama",
+        messages=SAID,
+        n=4,
+        seed=11,
+        max_tokens=12,
+        stream=True,
+        logprobs=True,
         stream_options={"include_usage": True},
-    )  # fmt: skip
+    )
     texts, ends, values, usage, pieces = [""] * 4, [""] * 4, [[] for _ in range(4)], None, 0
     for chunk in stream:
         usage = chunk.usage or usage
@@ -173,16 +188,21 @@ def test_creativity_and_seeds(here: Running) -> None:
         ({"messages": [{"role": "user", "content": "w5", "nmae": "x"}]}, 400, "messages.0.nmae", "Did you mean 'name'"),
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "  "}]}, 400, None, "empty"),
-        ({"n": 0}, 400, "n", "greater"), ({"n": 1000}, 400, "n", "up to 64"),
+        ({"n": 0}, 400, "n", "greater"),
+        ({"n": 1000}, 400, "n", "up to 64"),
         ({"n": 60, "max_tokens": 60}, 400, "max_tokens", "limit is 1600"),
         ({"max_tokens": 400}, 400, None, "over the model's 256"),
-        ({"temperature": -1}, 400, "temperature", "greater"), ({"top_p": -0.1}, 400, "top_p", "greater"),
-        ({"select": 3}, 400, "select", "select 1 to 1"), ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs: true"),
+        ({"temperature": -1}, 400, "temperature", "greater"),
+        ({"top_p": -0.1}, 400, "top_p", "greater"),
+        ({"select": 3}, 400, "select", "select 1 to 1"),
+        ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs: true"),
         ({"temperature": 1, "creativity": 1}, 400, None, "both were given"),
-        ({"thinker": "diffusion"}, 400, None, "mask predictor"), ({"thinker": "mixture"}, 400, None, "branches"),
-        ({"frequency_penalty": 1}, 400, "frequency_penalty", "0"), ({"stop": ""}, 400, "stop", "at least 1"),
+        ({"thinker": "diffusion"}, 400, None, "mask predictor"),
+        ({"thinker": "mixture"}, 400, None, "branches"),
+        ({"frequency_penalty": 1}, 400, "frequency_penalty", "0"),
+        ({"stop": ""}, 400, "stop", "at least 1"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_openais(here: Running, body: dict[str, Any], status: int, param: str | None, says: str) -> None:
     for more in ({}, {"stream": True}):
         got = chat(here, **{**body, **more})
@@ -278,7 +298,11 @@ def test_a_client_who_leaves_frees_its_rows(here: Running, streaming: bool) -> N
     try:
         body = {"messages": SAID, "n": 4, "max_tokens": 200, "stream": streaming, "seed": 1}
         with httpx.Client() as client, pytest.raises(httpx.ReadTimeout):
-            client.post(f"{here.url}/v1/chat/completions", json=body, timeout=0.3 if not streaming else httpx.Timeout(0.3, read=0.01))  # fmt: skip
+            client.post(
+                f"{here.url}/v1/chat/completions",
+                json=body,
+                timeout=0.3 if not streaming else httpx.Timeout(0.3, read=0.01),
+            )
         until(lambda: here.rows == 0 and not here.service._callers, 1.5)  # its 200 steps would take four seconds
     finally:
         quick()
@@ -294,7 +318,10 @@ def test_a_full_server_says_when_to_come_back() -> None:
             got = chat(here)
             assert got.status_code == 429 and int(got.headers["retry-after"]) >= 1
             assert got.json()["error"]["type"] == "rate_limit_error"
-            with pytest.raises(openai.RateLimitError), openai.OpenAI(base_url=f"{here.url}/v1", api_key="x", max_retries=0) as client:  # fmt: skip
+            with (
+                pytest.raises(openai.RateLimitError),
+                openai.OpenAI(base_url=f"{here.url}/v1", api_key="x", max_retries=0) as client,
+            ):
                 client.chat.completions.create(model="default", messages=SAID)  # type: ignore[arg-type]
             quick()
             assert [b.result(30).status_code for b in busy] == [200, 200]
@@ -375,8 +402,17 @@ def test_health_metrics_info(here: Running) -> None:
     from prometheus_client.parser import text_string_to_metric_families as parsed
 
     found = {s.name: s.value for family in parsed(text) for s in family.samples}
-    for name in ("requests_total", "tokens_total", "steps_total", "rows", "waiting", "accepted", "first_token_seconds_count",
-                 "step_seconds_count", "request_seconds_count"):  # fmt: skip
+    for name in (
+        "requests_total",
+        "tokens_total",
+        "steps_total",
+        "rows",
+        "waiting",
+        "accepted",
+        "first_token_seconds_count",
+        "step_seconds_count",
+        "request_seconds_count",
+    ):
         assert f"thoughtmix_{name}" in found
     assert found["thoughtmix_steps_total"] > 0 and found["process_resident_memory_bytes"] > 0
 
@@ -522,8 +558,9 @@ def test_the_command_says_what_is_wrong_before_it_loads_a_model(
         for arguments, says in (
             (["--port", str(taken.getsockname()[1])], "Cannot listen on 127.0.0.1"),
             (["--host", "no.such.host.invalid"], "Cannot listen"),
-            (["--rows", "0"], "The limit rows is 0"), (["--seconds", "nan"], "The limit seconds is nan"),
-        ):  # fmt: skip
+            (["--rows", "0"], "The limit rows is 0"),
+            (["--seconds", "nan"], "The limit seconds is nan"),
+        ):
             assert main(["serve", *arguments]) == 2
             assert says in capsys.readouterr().err
     monkeypatch.setenv("THOUGHTMIX_TOKEN", " ")

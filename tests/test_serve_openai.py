@@ -166,7 +166,11 @@ def test_chat_logprobs_of_any_bytes(client: openai.OpenAI) -> None:
         assert raw.decode("utf-8", "replace") == choice.message.content
         for token in choice.logprobs.content:
             assert len(token.top_logprobs) == 3
-            assert token.token == "bytes:" + "".join(f"\\x{b:02x}" for b in token.bytes or []) or token.bytes == list(token.token.encode()) or not token.bytes  # fmt: skip
+            assert (
+                token.token == "bytes:" + "".join(f"\\x{b:02x}" for b in token.bytes or [])
+                or token.bytes == list(token.token.encode())
+                or not token.bytes
+            )
 
 
 def test_a_character_that_was_cut_is_left_out(client: openai.OpenAI) -> None:
@@ -311,13 +315,38 @@ def test_streamed_chunks_carry_their_own_logprobs(client: openai.OpenAI, kind: s
 # --- fields that ask for nothing ---
 
 NOTHING: list[dict[str, Any]] = [
-    {"tools": []}, {"tools": None}, {"tool_choice": "none"}, {"parallel_tool_calls": False}, {"parallel_tool_calls": True},
-    {"reasoning_effort": "low"}, {"verbosity": "low"}, {"modalities": ["text"]}, {"prompt_cache_key": "x"},
-    {"safety_identifier": "x"}, {"n": None}, {"stream": None}, {"stop": None}, {"options": None}, {"measure": None},
-    {"temperature": None}, {"top_p": None}, {"logprobs": None}, {"top_logprobs": None}, {"max_tokens": None, "max_completion_tokens": 6},
-    {"response_format": None}, {"response_format": {"type": "text"}}, {"audio": None}, {"prediction": None}, {"functions": None},
-    {"web_search_options": None}, {"stream_options": None}, {"logit_bias": None}, {"user": None}, {"metadata": None}, {"store": None},
-]  # fmt: skip
+    {"tools": []},
+    {"tools": None},
+    {"tool_choice": "none"},
+    {"parallel_tool_calls": False},
+    {"parallel_tool_calls": True},
+    {"reasoning_effort": "low"},
+    {"verbosity": "low"},
+    {"modalities": ["text"]},
+    {"prompt_cache_key": "x"},
+    {"safety_identifier": "x"},
+    {"n": None},
+    {"stream": None},
+    {"stop": None},
+    {"options": None},
+    {"measure": None},
+    {"temperature": None},
+    {"top_p": None},
+    {"logprobs": None},
+    {"top_logprobs": None},
+    {"max_tokens": None, "max_completion_tokens": 6},
+    {"response_format": None},
+    {"response_format": {"type": "text"}},
+    {"audio": None},
+    {"prediction": None},
+    {"functions": None},
+    {"web_search_options": None},
+    {"stream_options": None},
+    {"logit_bias": None},
+    {"user": None},
+    {"metadata": None},
+    {"store": None},
+]
 
 
 @pytest.mark.parametrize("more", NOTHING, ids=lambda more: ",".join(f"{k}={v}" for k, v in more.items()))

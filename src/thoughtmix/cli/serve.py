@@ -47,9 +47,7 @@ def serve(
     from thoughtmix.serve.app import bind
     from thoughtmix.serve.limits import Limits
 
-    limits = Limits(
-        body, thoughts, tokens, texts, rows, memory, queue, seconds, grace, chunk, default_tokens
-    )  # fmt: skip
+    limits = Limits(body, thoughts, tokens, texts, rows, memory, queue, seconds, grace, chunk, default_tokens)
     token = os.environ.get(token_env)
     if token is not None and not token.strip():
         raise InputError(f"{token_env} is empty.", f"Unset it, or put a token in it: export {token_env}=...")
