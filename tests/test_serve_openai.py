@@ -120,9 +120,9 @@ def test_alternatives_have_names_of_their_own() -> None:
     tokenizer = byte_level()
     vocabulary = Vocabulary(_Model(tokenizer))  # type: ignore[arg-type]
     first, second = tokenizer.convert_tokens_to_ids(["ð", "Ł"])
-    assert vocabulary.text(first) == "bytes:\\xf0" and vocabulary.text(second) == "bytes:\\x9f"
-    assert vocabulary.text(tokenizer.convert_tokens_to_ids("Ġo")) == " o"
-    assert vocabulary.text(1) == "</s>" and vocabulary.bytes(1) == b""
+    assert vocabulary.token_text(first) == "bytes:\\xf0" and vocabulary.token_text(second) == "bytes:\\x9f"
+    assert vocabulary.token_text(tokenizer.convert_tokens_to_ids("Ġo")) == " o"
+    assert vocabulary.token_text(1) == "</s>" and vocabulary.token_bytes(1) == b""
 
 
 # --- the official client, on a model whose tokens are bytes ---
@@ -213,7 +213,7 @@ def test_two_ids_with_one_text_do_not_collide() -> None:
     from thoughtmix.serve.answers import CompletionFormat
 
     form = CompletionFormat(serving.service(), 4)
-    own, form.vocabulary.text = form.vocabulary.text(5), lambda token: "same"  # type: ignore[method-assign]
+    own, form.vocabulary.token_text = form.vocabulary.token_text(5), lambda token: "same"  # type: ignore[method-assign]
     placer = TokenPlacer(form.vocabulary)
     placer.add([Draw(5, -1.0, [(5, -1.0), (6, -2.0), (7, -3.0)])])
     made = form.logprobs(placer.finish(own))

@@ -79,15 +79,15 @@ class ChatFormat:
             return None
         content = []
         for token in tokens:
-            drawn, own = token.draw, self.vocabulary.bytes(token.draw.id)
-            name = token.piece if own is None else self.vocabulary.text(drawn.id)
+            drawn, own = token.draw, self.vocabulary.token_bytes(token.draw.id)
+            name = token.piece if own is None else self.vocabulary.token_text(drawn.id)
             entry = {"token": name, "logprob": finite(drawn.logprob), "bytes": list(token.bytes)}
             top = [entry if i == drawn.id else self._alternative(i, logprob) for i, logprob in drawn.top]
             content.append({**entry, "top_logprobs": top})
         return {"content": content, "refusal": None}
 
     def _alternative(self, token: int, logprob: float) -> dict[str, Any]:
-        name, own = self.vocabulary.text(token), self.vocabulary.bytes(token)
+        name, own = self.vocabulary.token_text(token), self.vocabulary.token_bytes(token)
         alone = name.encode("utf-8", "replace") if own is None else own
         return {"token": name, "logprob": finite(logprob), "bytes": list(alone)}
 
@@ -122,7 +122,7 @@ class CompletionFormat(ChatFormat):
         named: dict[str, Any] = {}
         for i, value in token.draw.top:
             drawn = i == token.draw.id
-            name = token.piece if drawn else self.vocabulary.text(i)
+            name = token.piece if drawn else self.vocabulary.token_text(i)
             taken = not drawn and (name in named or name == token.piece)
             named[f"token_id:{i}" if taken else name] = finite(value)
         return named

@@ -52,9 +52,9 @@ class Vocabulary:
         self._added = lm.tokenizer.added_tokens_decoder
         self._decoder = _decoder_steps(lm.tokenizer)
 
-    def text(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """A token alone; one that is no whole characters as OpenAI writes it: bytes:\\xf0\\x9f."""
-        own = self.bytes(token)
+        own = self.token_bytes(token)
         if not own:  # special, or of a tokenizer whose tokens have no bytes of their own
             return str(self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
         try:
@@ -62,7 +62,7 @@ class Vocabulary:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in own)
 
-    def bytes(self, token: int) -> bytes | None:
+    def token_bytes(self, token: int) -> bytes | None:
         """What a token adds to a text: b"" of special tokens, None where only its neighbours say."""
         added = self._added.get(token)
         if added is not None:
@@ -94,7 +94,7 @@ def without_half_character(thought: Thought, vocabulary: Vocabulary) -> Thought:
     if thought.finish == "stop" or not thought.text.endswith(HALF):
         return thought
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(b"".join(vocabulary.bytes(token) or b"" for token in thought.token_ids))
+    decoder.decode(b"".join(vocabulary.token_bytes(token) or b"" for token in thought.token_ids))
     unfinished, _ = decoder.getstate()
     return dataclasses.replace(thought, text=thought.text.rstrip(HALF)) if unfinished else thought
 
@@ -165,7 +165,7 @@ class TokenPlacer:
 
     def _place(self, draws: list[Draw], piece: str) -> list[PlacedToken]:
         start, self._offset = self._offset, self._offset + len(piece)
-        parts = _split(piece, [self._vocabulary.bytes(draw.id) for draw in draws])
+        parts = _split(piece, [self._vocabulary.token_bytes(draw.id) for draw in draws])
         pieces = [""] * (len(draws) - 1) + [piece]
         return [PlacedToken(d, p, start, b) for d, p, b in zip(draws, pieces, parts, strict=True)]
 
