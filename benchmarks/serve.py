@@ -28,10 +28,23 @@ from typing import Any
 import httpx
 
 THINGS = (
-    "a brick", "a paper clip", "an old newspaper", "a blanket", "a spoon", "a broken umbrella", "a shoe box",
-    "a candle", "a bucket", "a long rope", "a mirror", "a glass jar", "a bicycle wheel", "a wooden door", "a sock",
+    "a brick",
+    "a paper clip",
+    "an old newspaper",
+    "a blanket",
+    "a spoon",
+    "a broken umbrella",
+    "a shoe box",
+    "a candle",
+    "a bucket",
+    "a long rope",
+    "a mirror",
+    "a glass jar",
+    "a bicycle wheel",
+    "a wooden door",
+    "a sock",
     "a tin can",
-)  # fmt: skip
+)
 FORMS = (
     "Name an unusual use for {}.",
     "I have {} at home and do not need it any more. Give me one idea for it, in two sentences, and say why it is good.",
@@ -64,9 +77,15 @@ def ask(
 ) -> tuple[list[str], list[int], int, float]:
     """Texts, seeds, tokens, and seconds to the first token (0 where it is not streamed)."""
     body: dict[str, Any] = {
-        "messages": [{"role": "user", "content": prompt(client, form)}], "n": n, "seed": seed_of(client, form),
-        "max_tokens": tokens, "stream": stream, "thinker": thinker,
-    }  # fmt: skip
+        "messages": [{"role": "user", "content": prompt(client, form)}],
+        "n": n,
+        "seed": seed_of(client, form),
+        "max_tokens": tokens,
+        "stream": stream,
+        "thinker": thinker,
+    }
+    if stream:
+        body["stream_options"] = {"include_usage": True}
     began, first = time.perf_counter(), 0.0
     if not stream:
         got = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
@@ -192,9 +211,13 @@ def checked(load: Load, tokens: int, thinker: str) -> dict[str, Any]:
             else:
                 partings.append(next(i for i in range(len(text) + 1) if text[: i + 1] != solo[key][: i + 1]))
     return {
-        "thoughts": same + mixed + len(partings), "distinct": len(solo), "same": same, "mixed_up": mixed,
-        "parted_by_rounding": len(partings), "parted_at_character": sorted(partings)[:20],
-    }  # fmt: skip
+        "thoughts": same + mixed + len(partings),
+        "distinct": len(solo),
+        "same": same,
+        "mixed_up": mixed,
+        "parted_by_rounding": len(partings),
+        "parted_at_character": sorted(partings)[:20],
+    }
 
 
 DRAWN = 'thoughtmix_tokens_total{kind="drawn"}'
@@ -236,11 +259,13 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
         "first_token_load_s": [round(q, 3) for q in statistics.quantiles(load.first or [0.0, 0.0], n=20)[9::9]],
         "request_s": round(statistics.median(load.seconds or [0.0]), 2),
         "rss_mib": {
-            "quarter": round(memory[len(memory) // 4][1]), "most": round(max(m for _, m in memory)),
-            "end": round(memory[-1][1]), "slope_a_minute_second_half": round(slope, 2),
+            "quarter": round(memory[len(memory) // 4][1]),
+            "most": round(max(m for _, m in memory)),
+            "end": round(memory[-1][1]),
+            "slope_a_minute_second_half": round(slope, 2),
         },
         "server": {name: round(ended[name] - drawn.get(name, 0.0), 3) for name in ended},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -263,12 +288,20 @@ def main() -> None:
     load, seen = loaded(args)
     after = engine_apart(args)
     figures: dict[str, Any] = {
-        "about": about, "clients": args.clients, "n": args.n, "tokens": args.tokens, "minutes": args.minutes,
-        "answers": load.answers, "tokens_answered": load.tokens,
-        "errors": len(load.errors), "first_errors": load.errors[:5],
-        "engine_before": round(before, 1), "engine_after": round(after, 1),
-        "share_of_engine": round(2 * seen["tokens_per_second"] / (before + after), 3), **seen,
-    }  # fmt: skip
+        "about": about,
+        "clients": args.clients,
+        "n": args.n,
+        "tokens": args.tokens,
+        "minutes": args.minutes,
+        "answers": load.answers,
+        "tokens_answered": load.tokens,
+        "errors": len(load.errors),
+        "first_errors": load.errors[:5],
+        "engine_before": round(before, 1),
+        "engine_after": round(after, 1),
+        "share_of_engine": round(2 * seen["tokens_per_second"] / (before + after), 3),
+        **seen,
+    }
     print(json.dumps(figures, indent=1), flush=True)
     if not args.skip_check:
         figures |= (found := checked(load, args.tokens, args.thinker))

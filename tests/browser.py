@@ -8,7 +8,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -58,6 +60,44 @@ def _install() -> None:
             stdout=subprocess.DEVNULL,
             check=False,
         )
+
+
+class Watched:
+    """A page, and everything that must not happen on it."""
+
+    def __init__(self, browser: Any, url: str, **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **context})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)
+        self.errors: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in {"error", "warning"} else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on(
+            "request",
+            lambda r: self.elsewhere.append(r.url) if not r.url.startswith((url, "blob:", "data:")) else None,
+        )
+        self.page.goto(url)
+        until(
+            self.page,
+            "document.querySelectorAll('#thinker option').length > 1 || document.querySelector('dialog[open]')",
+        )
+
+    def expect_errors(self, *words: str) -> None:
+        """The browser logs failed requests itself: those that a test provokes are struck out."""
+        self.errors = [e for e in self.errors if not any(word in e for word in words)]
+
+    def check(self) -> None:
+        assert self.errors == []
+        assert self.elsewhere == [], "nothing leaves the host"
+
+
+def until(page: Any, true: str, seconds: float = 120) -> None:
+    """Wait until an expression is true. Playwright's own wait evaluates text in the page, which its policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(true):
+        assert time.monotonic() < end, f"never: {true}"
+        time.sleep(0.03)
 
 
 def main() -> None:

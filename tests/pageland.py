@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from thoughtmix.core.options import served_schema
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.report.html import layout
+from thoughtmix.thinkers.registry import get_thinker
 
 PAGE = Path(__file__).parents[1] / "src" / "thoughtmix" / "serve" / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -65,11 +67,28 @@ WORDS = [
     "and",
     "sleep",
 ]
+
+
+def _described(name: str, summary: str) -> dict[str, Any]:
+    """A thinker as the server describes it: its options are the real ones."""
+    thinker = get_thinker(name)
+    schema = served_schema(thinker.Options)
+    return {
+        "name": name,
+        "summary": summary,
+        "options": {option: text for option, text in thinker.options.items() if option in schema["properties"]},
+        "option_schema": schema,
+        "streams": thinker.streams,
+        "creativity_is_temperature": thinker.creativity_is_temperature,
+    }
+
+
 THINKERS = [
-    {"name": "sampling", "summary": "Plain sampling.", "options": {"draws": "independent or arithmetic"}},
-    {"name": "mixture", "summary": "Routes through branches.", "options": {"read": "shared or each"}},
-    {"name": "noise", "summary": "Disturbs an idea.", "options": {"idea": "the text", "strength": "precise, vague or chaotic", "language": "en or fr"}},
-]  # fmt: skip
+    _described("sampling", "Plain sampling."),
+    _described("mixture", "Routes through branches."),
+    _described("noise", "Disturbs an idea."),
+    _described("hybrid", "Drafts, selects, refines."),
+]
 
 
 def words_of(prompt: str, seed: int, many: int) -> list[str]:
@@ -133,9 +152,14 @@ class Land:
 
     def info(self) -> dict[str, Any]:
         return {
-            "version": "0", "model": "pageland", "thinkers": THINKERS, "limits": {"thoughts": 32, "tokens": 4096},
-            "diffusion": self.diffusion, "languages": ["en", "fr"],
-        }  # fmt: skip
+            "version": "0",
+            "model": "pageland",
+            "thinker": "mixture",
+            "thinkers": THINKERS,
+            "limits": {"thoughts": 32, "tokens": 4096},
+            "diffusion": self.diffusion,
+            "languages": ["en", "fr"],
+        }
 
     def map(self, texts: list[str]) -> dict[str, Any]:
         d = distances_of(texts)
@@ -143,7 +167,7 @@ class Land:
         low, span = xy.min(0), max(float((xy.max(0) - xy.min(0)).max()), 1e-9)
         return {"points": ((xy - low) / span).round(4).tolist(), "distances": d}
 
-    def completion(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def completion(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
         n, many, prompt = body["n"], min(body["max_tokens"], 14), body["messages"][-1]["content"]
         idea = body.get("options", {}).get("idea")
         rows = []
@@ -166,16 +190,38 @@ class Land:
                     done += 1
                     yield chunk([{"index": i, "delta": {"content": row[step]}, "finish_reason": None}])
                 if step == len(row) - 1:
-                    facts = {"seed": body["seed"] + i, "logprob": -1.5 * len(row) - i,
-                             "origin": {"thinker": body.get("thinker", "sampling")}, "scores": {"relevance": 0.5}}  # fmt: skip
-                    yield chunk([{"index": i, "delta": {}, "finish_reason": "stop" if i % 2 else "length", "thoughtmix": facts,
-                                  "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]}}])  # fmt: skip
-            yield chunk([], thoughtmix={"progress": {"done": done, "total": total}})
+                    facts = {
+                        "seed": body["seed"] + i,
+                        "logprob": -1.5 * len(row) - i,
+                        "origin": {"thinker": body.get("thinker", "sampling")},
+                        "scores": {"relevance": 0.5},
+                    }
+                    yield chunk(
+                        [
+                            {
+                                "index": i,
+                                "delta": {},
+                                "finish_reason": "stop" if i % 2 else "length",
+                                "thoughtmix": facts,
+                                "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]},
+                            }
+                        ]
+                    )
+            yield f": progress {done}/{total}"
             if self.gate is not None and step == len(rows[0]) // 2:
                 self.gate.wait(20)
         d = distances_of(["".join(row) for row in rows])
         spread = 1 + (n - 1) * float(np.mean(d)) if n > 1 else 1.0
-        yield chunk([], usage={"completion_tokens": total}, thoughtmix={"metrics": {"vendi": spread}, "distances": d, "thinker": body.get("thinker", "sampling"), "run": {"tokens_per_second": 123.0}})  # fmt: skip
+        yield chunk(
+            [],
+            usage={"completion_tokens": total},
+            thoughtmix={
+                "metrics": {"vendi": spread},
+                "distances": d,
+                "thinker": body.get("thinker", "sampling"),
+                "run": {"tokens_per_second": 123.0},
+            },
+        )
 
     def diffuse(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         steps, length, branches = body["steps"], body["length"], body["branches"]
@@ -192,7 +238,14 @@ class Land:
                 sure = np.where(open_, np.clip(0.35 + step / steps - turn / length * 0.5, 0.1, 1), 0)
                 copies = b == 1 and step > steps / 2  # given up, and in its place a copy of branch 0
                 alive = b < branches - 1 or step < steps / 2
-                rows.append({"text": texts[0 if copies else b], "confidence": sure.round(3).tolist(), "alive": alive, "parent": 0 if copies else None})  # fmt: skip
+                rows.append(
+                    {
+                        "text": texts[0 if copies else b],
+                        "confidence": sure.round(3).tolist(),
+                        "alive": alive,
+                        "parent": 0 if copies else None,
+                    }
+                )
             yield {"step": step, "steps": steps, "branches": rows}
 
 
@@ -259,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._stream(land.completion(body))
 
-    def _stream(self, events: Iterator[dict[str, Any]]) -> None:
+    def _stream(self, events: Iterator[dict[str, Any] | str] | Iterator[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
@@ -267,7 +320,8 @@ class _Handler(BaseHTTPRequestHandler):
             for i, event in enumerate(events):
                 if i == self.land.cut_after:
                     return
-                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+                line = event if isinstance(event, str) else f"data: {json.dumps(event)}"  # a comment, or a chunk
+                self.wfile.write(f"{line}\n\n".encode())
                 self.wfile.flush()
                 time.sleep(self.land.pace)
             self.wfile.write(b"data: [DONE]\n\n")

@@ -14,9 +14,9 @@ from typing import Any
 from tiny import language_model
 from tinyland import HashEmbedder
 
+from thoughtmix.serve.app import Server, bind, create_server
+from thoughtmix.serve.app import serve as serve_until_told
 from thoughtmix.serve.limits import Limits
-from thoughtmix.serve.run import Server, bound, server
-from thoughtmix.serve.run import serve as serve_until_told
 from thoughtmix.serve.service import Service
 
 SMALL: dict[str, Any] = {"tokens": 1600, "default_tokens": 6, "queue": 24, "rows": 16, "chunk": 16, "grace": 2.0}
@@ -40,8 +40,8 @@ def service(family: str = "llama", **limits: Any) -> Service:
 @contextlib.contextmanager
 def running(family: str = "llama", token: str | None = None, **limits: Any) -> Iterator[Running]:
     made = service(family, **limits)
-    listener: socket.socket = bound("127.0.0.1", 0)
-    app = server(made, "127.0.0.1", 0, token)
+    listener: socket.socket = bind("127.0.0.1", 0)
+    app = create_server(made, "127.0.0.1", 0, token)
     thread = threading.Thread(target=app.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -59,4 +59,4 @@ def running(family: str = "llama", token: str | None = None, **limits: Any) -> I
 if __name__ == "__main__":
     made = service(grace=float(sys.argv[2]))
     made.warm()
-    serve_until_told(made, bound("127.0.0.1", int(sys.argv[1])), None)
+    serve_until_told(made, bind("127.0.0.1", int(sys.argv[1])), None)

@@ -13,62 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import find_chromium, why_none
+from browser import Watched, until
 from pageland import PAGE, POLICY, THINKERS, Land, distances_of, words_of
 
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.core.types import ThoughtSet
+from thoughtmix.thinkers.registry import thinker_names
 
 NASTY = '<img src=x onerror="window.hit = 1"><script>window.hit = 1</script>'
 BRICK = "Name a use for a brick."
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip(why_none())
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
 def land() -> Iterator[Land]:
     with Land() as land:
         yield land
-
-
-class Watched:
-    """A page, and everything that must not happen on it."""
-
-    def __init__(self, browser: Any, url: str, **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **context})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(120_000)
-        self.errors: list[str] = []
-        self.elsewhere: list[str] = []
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in {"error", "warning"} else None)
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.on(
-            "request",
-            lambda r: self.elsewhere.append(r.url) if not r.url.startswith((url, "blob:", "data:")) else None,
-        )
-        self.page.goto(url)
-        until(
-            self.page,
-            "document.querySelectorAll('#thinker option').length > 1 || document.querySelector('dialog[open]')",
-        )
-
-    def expect_errors(self, *words: str) -> None:
-        """The browser logs failed requests itself: those that a test provokes are struck out."""
-        self.errors = [e for e in self.errors if not any(word in e for word in words)]
-
-    def check(self) -> None:
-        assert self.errors == []
-        assert self.elsewhere == [], "nothing leaves the host"
 
 
 @pytest.fixture
@@ -90,14 +49,6 @@ def watch(browser: Any, land: Land) -> Iterator[Callable[..., Watched]]:
 @pytest.fixture
 def watched(watch: Callable[..., Watched]) -> Watched:
     return watch(reduced_motion="reduce")
-
-
-def until(page: Any, true: str, seconds: float = 120) -> None:
-    """Wait until an expression is true. Playwright's own wait evaluates text in the page, which its policy forbids."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(true):
-        assert time.monotonic() < end, f"never: {true}"
-        time.sleep(0.03)
 
 
 def think(page: Any, prompt: str = BRICK, n: int = 6) -> None:
@@ -155,13 +106,23 @@ def test_every_word_is_said_in_both_languages_and_every_word_used_exists() -> No
     assert used <= set(english), used - set(english)
 
 
+def test_no_thinker_is_known_by_name() -> None:
+    """What the page shows of thinkers it has from /api/info; only the words of both languages may speak of them."""
+    names = "|".join(thinker_names())
+    for file in PAGE.glob("*.js"):
+        if file.name != "words.js":
+            assert not re.findall(rf"""["'`](?:{names})["'`]""", file.read_text()), file.name
+
+
 # --- thinking ---------------------------------------------------------------------------------------------------
 
 
 def test_thoughts_stream_side_by_side(watched: Watched, land: Land) -> None:
     page = watched.page
     land.gate = threading.Event()
-    page.evaluate("window.heard = []; new MutationObserver(() => heard.push(document.getElementById('said').textContent)).observe(document.getElementById('said'), {childList: true, characterData: true, subtree: true})")  # fmt: skip
+    page.evaluate(
+        "window.heard = []; new MutationObserver(() => heard.push(document.getElementById('said').textContent)).observe(document.getElementById('said'), {childList: true, characterData: true, subtree: true})"
+    )
     page.fill("#prompt", BRICK)
     page.fill("#n", "6")
     page.click("#think")
@@ -191,8 +152,15 @@ def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: 
     page.select_option("#thinker", "sampling")
     assert page.inner_text("#thinker-note") == THINKERS[0]["summary"]
     page.click("#more summary")
-    for name, value in {"temperature": "0.7", "top_p": "0.9", "min_p": "0.05", "max_tokens": "12", "seed": "40", "option-draws": "arithmetic"}.items():  # fmt: skip
+    for name, value in {
+        "temperature": "0.7",
+        "top_p": "0.9",
+        "min_p": "0.05",
+        "max_tokens": "12",
+        "seed": "40",
+    }.items():
         page.fill(f"#{name}", value)
+    page.select_option("#option-draws", "arithmetic")
     assert page.is_disabled("#creativity"), "for sampling, creativity is the temperature"
     think(page, n=3)
     body = land.bodies("/v1/chat/completions")[0]
@@ -200,7 +168,16 @@ def test_settings_and_the_thinkers_own_options_are_sent(watched: Watched, land: 
         key: body.get(key)
         for key in ("thinker", "temperature", "top_p", "min_p", "max_tokens", "seed", "options", "creativity")
     }
-    assert sent == {"thinker": "sampling", "temperature": 0.7, "top_p": 0.9, "min_p": 0.05, "max_tokens": 12, "seed": 40, "options": {"draws": "arithmetic"}, "creativity": None}  # fmt: skip
+    assert sent == {
+        "thinker": "sampling",
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "min_p": 0.05,
+        "max_tokens": 12,
+        "seed": 40,
+        "options": {"draws": "arithmetic"},
+        "creativity": None,
+    }
     page.select_option("#thinker", "mixture")
     page.focus("#creativity")
     page.keyboard.press("ArrowRight")
@@ -264,7 +241,11 @@ def test_what_a_model_writes_is_never_html(watched: Watched, land: Land) -> None
 def test_near_thoughts_sit_near(watched: Watched) -> None:
     page = watched.page
     think(page, n=7)
-    at = np.array(page.evaluate("[...document.querySelectorAll('#map g.dot')].map(g => { const r = g.querySelector('.disc').getBoundingClientRect(); return [r.x, r.y] })"))  # fmt: skip
+    at = np.array(
+        page.evaluate(
+            "[...document.querySelectorAll('#map g.dot')].map(g => { const r = g.querySelector('.disc').getBoundingClientRect(); return [r.x, r.y] })"
+        )
+    )
     drawn = np.linalg.norm(at[:, None] - at[None], axis=-1)[np.triu_indices(7, 1)]
     real = np.array(distances_of(texts(page)))[np.triu_indices(7, 1)]
     assert np.corrcoef(drawn, real)[0, 1] > 0.6, "seven dimensions in two: not perfect, but far from chance"
@@ -429,10 +410,10 @@ def test_creativity_beside_temperature_runs_again_as_a_slider_moves(watched: Wat
     assert set(by) == {"mixture", "sampling"} and len(first) == 2
     assert by["mixture"]["creativity"] == 1 and "temperature" not in by["mixture"]
     assert by["sampling"]["temperature"] == 1 and "creativity" not in by["sampling"]
-    assert page.locator("#side-mixture .mini li").count() == 6
+    assert page.locator("#side-creativity .mini li").count() == 6
     expected = 1 + 5 * np.mean(distances_of([" ".join(words_of(BRICK, i, 14)) for i in range(6)]))
-    assert page.locator("#side-mixture .big").inner_text() == f"{expected:.1f}"
-    page.focus("#slide-mixture")
+    assert page.locator("#side-creativity .big").inner_text() == f"{expected:.1f}"
+    page.focus("#slide-creativity")
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     until(page, "document.querySelectorAll('#tried-table tbody tr').length === 3")
@@ -440,14 +421,14 @@ def test_creativity_beside_temperature_runs_again_as_a_slider_moves(watched: Wat
     assert [(b["thinker"], b["creativity"]) for b in later] == [("mixture", 1.25)], "once, after the last move"
     assert page.locator("#tried-plot .mark").count() == 3
     land.gate = threading.Event()
-    page.focus("#slide-sampling")
+    page.focus("#slide-temperature")
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("#compare-cancel:not([hidden])")
-    until(page, "document.querySelector('#side-sampling .mini .text')?.textContent.length > 10")
+    until(page, "document.querySelector('#side-temperature .mini .text')?.textContent.length > 10")
     page.keyboard.press("Escape")
     page.wait_for_selector("#compare-cancel", state="hidden")
     land.gate.set()
-    assert page.locator("#side-sampling .big").inner_text() == "–", "no number of a run that was stopped"
+    assert page.locator("#side-temperature .big").inner_text() == "–", "no number of a run that was stopped"
     assert page.locator("#tried-table tbody tr").count() == 3
 
 
@@ -646,7 +627,7 @@ def test_french_and_english(watch: Callable[..., Watched], land: Land) -> None:
     assert page.locator("#card-1 button").first.inner_text() == "Noise this one"
     english = set(map(str.strip, page.inner_text("body").splitlines()))
     same = {line for line in english & set(map(str.strip, french.splitlines())) if re.search(r"[A-Za-z]{3}", line)}
-    assert same <= {"thoughtmix", "pageland", *texts(page), "sampling", "mixture", "noise"}, (
+    assert same <= {"thoughtmix", "pageland", *texts(page), "sampling", "mixture", "noise", "hybrid"}, (
         "no line stays in the other language"
     )
     page.reload()
@@ -671,8 +652,40 @@ LUMINANCE = """(selectors) => {
   }
   return out;
 }"""
-INKS = ["h1", "h2", "h3", "label", ".model", ".tabs button", ".tools button", "#prompt", ".note", "summary", ".summary", "button", ".text", ".state", ".facts span", ".badge", ".hint",
-        ".readout", ".scale span", "#map text", ".snippet", ".segments span", ".dim .text", ".dim .state", ".notice p", ".canvas .c9", ".canvas .c7", ".big", ".tick", "mark", "kbd", ".unit"]  # fmt: skip
+INKS = [
+    "h1",
+    "h2",
+    "h3",
+    "label",
+    ".model",
+    ".tabs button",
+    ".tools button",
+    "#prompt",
+    ".note",
+    "summary",
+    ".summary",
+    "button",
+    ".text",
+    ".state",
+    ".facts span",
+    ".badge",
+    ".hint",
+    ".readout",
+    ".scale span",
+    "#map text",
+    ".snippet",
+    ".segments span",
+    ".dim .text",
+    ".dim .state",
+    ".notice p",
+    ".canvas .c9",
+    ".canvas .c7",
+    ".big",
+    ".tick",
+    "mark",
+    "kbd",
+    ".unit",
+]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -724,7 +737,26 @@ def test_everything_has_a_name_and_a_role(watched: Watched) -> None:
     page.locator("#card-2 button").first.click()
     page.wait_for_selector("#cancel", state="hidden")
     client = watched.context.new_cdp_session(page)
-    named = {"button", "link", "textbox", "slider", "spinbutton", "combobox", "checkbox", "radio", "tab", "treeitem", "gridcell", "tree", "grid", "tablist", "tabpanel", "progressbar", "dialog", "group"}  # fmt: skip
+    named = {
+        "button",
+        "link",
+        "textbox",
+        "slider",
+        "spinbutton",
+        "combobox",
+        "checkbox",
+        "radio",
+        "tab",
+        "treeitem",
+        "gridcell",
+        "tree",
+        "grid",
+        "tablist",
+        "tabpanel",
+        "progressbar",
+        "dialog",
+        "group",
+    }
     for view in ("think", "compare", "diffuse"):
         page.click(f"#tab-{view}")
         nodes = [n for n in client.send("Accessibility.getFullAXTree")["nodes"] if not n["ignored"]]
@@ -856,8 +888,8 @@ def test_the_page_and_the_real_server_understand_each_other(watch: Callable[...,
         assert "the limit is 1600" in page.inner_text("#notice-text")
         assert texts(page) == made, "what was there stays"
         page.click("#tab-compare")
-        assert "no thought branches" in page.inner_text("#side-mixture") and page.is_disabled("#slide-mixture")
+        assert "no thought branches" in page.inner_text("#side-creativity") and page.is_disabled("#slide-creativity")
         page.click("#compare-go")
-        until(page, "/\\d/.test(document.querySelector('#side-sampling .big').textContent)")
-        assert page.locator("#side-mixture .big").inner_text() == "–"
+        until(page, "/\\d/.test(document.querySelector('#side-temperature .big').textContent)")
+        assert page.locator("#side-creativity .big").inner_text() == "–"
         watched.expect_errors("400")

@@ -71,9 +71,18 @@ def test_the_official_client(client: openai.OpenAI, alone: Pipeline) -> None:
     assert [m.id for m in client.models.list()] == ["tiny-llama"]
     assert client.models.retrieve("tiny-llama").id == "tiny-llama"
     got = client.chat.completions.create(
-        model="tiny-llama", messages=SAID, n=4, seed=7, max_tokens=9, temperature=1.2, top_p=0.9, stop=["w9"],
-        logprobs=True, top_logprobs=3, extra_body={"min_p": 0.05, "top_k": 50, "thinker": "sampling", "measure": True},
-    )  # fmt: skip
+        model="tiny-llama",
+        messages=SAID,
+        n=4,
+        seed=7,
+        max_tokens=9,
+        temperature=1.2,
+        top_p=0.9,
+        stop=["w9"],
+        logprobs=True,
+        top_logprobs=3,
+        extra_body={"min_p": 0.05, "top_k": 50, "thinker": "sampling", "measure": True},
+    )
     want = alone(PROMPT, 4, seed=7, max_new_tokens=9, temperature=1.2, top_p=0.9, top_k=50, min_p=0.05, stop="w9")
     assert [c.message.content for c in got.choices] == want.texts
     assert [c.finish_reason for c in got.choices] == [t.finish for t in want]
@@ -98,9 +107,15 @@ def test_the_official_client(client: openai.OpenAI, alone: Pipeline) -> None:
 def test_streaming_says_the_same(client: openai.OpenAI, alone: Pipeline) -> None:
     want = alone(PROMPT, 4, seed=11, max_new_tokens=12, measure=False)
     stream = client.chat.completions.create(
-        model="tiny-llama", messages=SAID, n=4, seed=11, max_tokens=12, stream=True, logprobs=True,
+        model="tiny-llama",
+        messages=SAID,
+        n=4,
+        seed=11,
+        max_tokens=12,
+        stream=True,
+        logprobs=True,
         stream_options={"include_usage": True},
-    )  # fmt: skip
+    )
     texts, ends, values, usage, pieces = [""] * 4, [""] * 4, [[] for _ in range(4)], None, 0
     for chunk in stream:
         usage = chunk.usage or usage
@@ -135,9 +150,11 @@ def test_select_answers_with_the_most_different(here: Running, alone: Pipeline) 
     assert [c["message"]["content"] for c in got["choices"]] == want.texts
     assert [c["thoughtmix"]["seed"] for c in got["choices"]] == [t.seed for t in want]
     assert len(got["thoughtmix"]["distances"]) == 2 and got["thoughtmix"]["metrics"]
-    with httpx.stream("POST", f"{here.url}/v1/chat/completions", json={"messages": SAID, "n": 6, "seed": 20, "max_tokens": 8, "select": 2, "stream": True}) as stream:  # fmt: skip
-        chunks = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
-    done = [c["thoughtmix"]["progress"]["done"] for c in chunks if "progress" in c.get("thoughtmix", {})]
+    body = {"messages": SAID, "n": 6, "seed": 20, "max_tokens": 8, "select": 2, "stream": True}
+    with httpx.stream("POST", f"{here.url}/v1/chat/completions", json=body) as stream:
+        lines = list(stream.iter_lines())
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    done = [int(line.split()[2].split("/")[0]) for line in lines if line.startswith(": progress ")]
     assert done == sorted(done) and done, "progress until they stand"
     texts = ["", ""]
     for choice in (c for chunk in chunks for c in chunk["choices"]):
@@ -163,19 +180,29 @@ def test_creativity_and_seeds(here: Running) -> None:
         ({"options": {"drawz": 1}}, 400, "options", "Did you mean 'draws'"),
         ({"options": {"draws": [1]}}, 400, None, "draws is"),
         ({"temprature": 1}, 400, "temprature", "Did you mean 'temperature'"),
-        ({"tools": []}, 400, "tools", "Unknown field"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "at most 0"),
+        ({"modalities": ["audio"]}, 400, "modalities", "text"),
+        ({"tool_choice": "required"}, 400, "tool_choice", "none"),
+        ({"messages": [{"role": "tool", "content": "w5", "tool_call_id": "x"}]}, 400, "messages.0.tool_call_id", ""),
+        ({"messages": [{"role": "assistant", "content": "w5", "tool_calls": [{}]}]}, 400, "messages.0.tool_calls", ""),
+        ({"messages": [{"role": "user", "content": "w5", "nmae": "x"}]}, 400, "messages.0.nmae", "Did you mean 'name'"),
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "  "}]}, 400, None, "empty"),
-        ({"n": 0}, 400, "n", "greater"), ({"n": 1000}, 400, "n", "up to 64"),
+        ({"n": 0}, 400, "n", "greater"),
+        ({"n": 1000}, 400, "n", "up to 64"),
         ({"n": 60, "max_tokens": 60}, 400, "max_tokens", "limit is 1600"),
         ({"max_tokens": 400}, 400, None, "over the model's 256"),
-        ({"temperature": -1}, 400, "temperature", "greater"), ({"top_p": 0}, 400, "top_p", "greater"),
-        ({"select": 3}, 400, "select", "select 1 to 1"), ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs: true"),
+        ({"temperature": -1}, 400, "temperature", "greater"),
+        ({"top_p": -0.1}, 400, "top_p", "greater"),
+        ({"select": 3}, 400, "select", "select 1 to 1"),
+        ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs: true"),
         ({"temperature": 1, "creativity": 1}, 400, None, "both were given"),
-        ({"thinker": "diffusion"}, 400, None, "mask predictor"), ({"thinker": "mixture"}, 400, None, "branches"),
-        ({"frequency_penalty": 1}, 400, "frequency_penalty", "0"), ({"stop": ""}, 400, "stop", "at least 1"),
+        ({"thinker": "diffusion"}, 400, None, "mask predictor"),
+        ({"thinker": "mixture"}, 400, None, "branches"),
+        ({"frequency_penalty": 1}, 400, "frequency_penalty", "0"),
+        ({"stop": ""}, 400, "stop", "at least 1"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_openais(here: Running, body: dict[str, Any], status: int, param: str | None, says: str) -> None:
     for more in ({}, {"stream": True}):
         got = chat(here, **{**body, **more})
@@ -206,13 +233,13 @@ def test_an_internal_error_tells_nothing(here: Running, monkeypatch: pytest.Monk
     got = chat(here)
     assert got.status_code == 500 and got.json()["error"]["type"] == "server_error"
     assert "secret" not in got.text and "home" not in got.text
-    from thoughtmix.serve.errors import clean
+    from thoughtmix.serve.errors import without_paths
 
     assert (
-        clean("Cannot load /home/a/b.bin: no\nfile. See ~/x/y or C:\\a\\b")
+        without_paths("Cannot load /home/a/b.bin: no\nfile. See ~/x/y or C:\\a\\b")
         == "Cannot load ...: no file. See ... or ..."
     )
-    assert clean("application/json and org/name stay") == "application/json and org/name stay"
+    assert without_paths("application/json and org/name stay") == "application/json and org/name stay"
 
 
 def test_other_paths_and_methods(here: Running) -> None:
@@ -250,7 +277,7 @@ def test_law_5_under_load(here: Running, alone: Pipeline) -> None:
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(one, range(40)))
     until(lambda: here.rows == 0)
-    assert not here.service._sessions and here.service._held == 0
+    assert not here.service._callers and here.service._held == 0
 
 
 def slow(service: Any, seconds: float = 0.02) -> Any:
@@ -271,8 +298,12 @@ def test_a_client_who_leaves_frees_its_rows(here: Running, streaming: bool) -> N
     try:
         body = {"messages": SAID, "n": 4, "max_tokens": 200, "stream": streaming, "seed": 1}
         with httpx.Client() as client, pytest.raises(httpx.ReadTimeout):
-            client.post(f"{here.url}/v1/chat/completions", json=body, timeout=0.3 if not streaming else httpx.Timeout(0.3, read=0.01))  # fmt: skip
-        until(lambda: here.rows == 0 and not here.service._sessions, 1.5)  # its 200 steps would take four seconds
+            client.post(
+                f"{here.url}/v1/chat/completions",
+                json=body,
+                timeout=0.3 if not streaming else httpx.Timeout(0.3, read=0.01),
+            )
+        until(lambda: here.rows == 0 and not here.service._callers, 1.5)  # its 200 steps would take four seconds
     finally:
         quick()
     assert chat(here).status_code == 200
@@ -283,11 +314,14 @@ def test_a_full_server_says_when_to_come_back() -> None:
         quick = slow(here.service)
         with ThreadPoolExecutor(2) as pool:
             busy = [pool.submit(chat, here, n=4, max_tokens=100) for _ in range(2)]
-            until(lambda: len(here.service._sessions) == 2)
+            until(lambda: len(here.service._callers) == 2)
             got = chat(here)
             assert got.status_code == 429 and int(got.headers["retry-after"]) >= 1
             assert got.json()["error"]["type"] == "rate_limit_error"
-            with pytest.raises(openai.RateLimitError), openai.OpenAI(base_url=f"{here.url}/v1", api_key="x", max_retries=0) as client:  # fmt: skip
+            with (
+                pytest.raises(openai.RateLimitError),
+                openai.OpenAI(base_url=f"{here.url}/v1", api_key="x", max_retries=0) as client,
+            ):
                 client.chat.completions.create(model="default", messages=SAID)  # type: ignore[arg-type]
             quick()
             assert [b.result(30).status_code for b in busy] == [200, 200]
@@ -297,7 +331,7 @@ def test_a_full_server_says_when_to_come_back() -> None:
         quick = slow(here.service)
         with ThreadPoolExecutor(2) as pool:
             busy = [pool.submit(chat, here, n=30, max_tokens=60)]
-            until(lambda: here.service._sessions)
+            until(lambda: here.service._callers)
             assert chat(here, n=30, max_tokens=60).status_code == 429
             quick()
             assert busy[0].result(30).status_code == 200
@@ -368,8 +402,17 @@ def test_health_metrics_info(here: Running) -> None:
     from prometheus_client.parser import text_string_to_metric_families as parsed
 
     found = {s.name: s.value for family in parsed(text) for s in family.samples}
-    for name in ("requests_total", "tokens_total", "steps_total", "rows", "waiting", "accepted", "first_token_seconds_count",
-                 "step_seconds_count", "request_seconds_count"):  # fmt: skip
+    for name in (
+        "requests_total",
+        "tokens_total",
+        "steps_total",
+        "rows",
+        "waiting",
+        "accepted",
+        "first_token_seconds_count",
+        "step_seconds_count",
+        "request_seconds_count",
+    ):
         assert f"thoughtmix_{name}" in found
     assert found["thoughtmix_steps_total"] > 0 and found["process_resident_memory_bytes"] > 0
 
@@ -406,7 +449,7 @@ def test_diffuse(here: Running) -> None:
     undecided = [sum(c == 0 for b in f["branches"] for c in b["confidence"]) for f in frames]
     assert undecided == sorted(undecided, reverse=True) and undecided[-1] == 0
     assert any(b["parent"] is not None for b in frames[-1]["branches"]), "the half that went on was copied"
-    until(lambda: not here.service._sessions)
+    until(lambda: not here.service._callers)
 
 
 @pytest.mark.parametrize("family", ["bloom", "mixture", "gpt2"])
@@ -461,8 +504,17 @@ def test_what_is_not_asked_fits(here: Running) -> None:
         ("hybrid", {"judge": "gpt2"}, "not for requests"),
         ("hybrid", {"mask_model": "/tmp"}, "not for requests"),
         ("hybrid", {"drafts": 10**9}, "takes up to"),
-        ("search", {"tokens": "1e9"}, "takes up to"),
+        ("search", {"tokens": "1000000000"}, "takes up to"),
+        ("search", {"tokens": "1e9"}, "valid integer"),
         ("search", {"width": 10**6}, "takes up to"),
+        ("search", {"rubric": "Is it good?"}, "not for requests"),
+        ("experts", {"profiles": "x.json"}, "not for requests"),
+        ("experts", {"profiles": ["noise", "../x.json"]}, "not for requests"),
+        ("diffusion", {"branches": 10**9}, "takes up to"),
+        ("hybrid", {"stages": ">".join(["sampling", *["noise"] * 100_000])}, "over 16 stages"),
+        ("hybrid", {"stages": "x.json>noise"}, "not for requests"),
+        ("sampling", {"draws": 1}, "draws is 1"),
+        ("mixture", {"anything": 1}, "Unknown option"),
         ("search", {"nonsense": 1}, "Did you mean"),
     ],
 )
@@ -470,7 +522,8 @@ def test_options_reach_no_file_no_model_and_no_further_than_the_limits(
     here: Running, thinker: str, options: dict[str, Any], told: str
 ) -> None:
     got = chat(here, thinker=thinker, options=options)
-    assert got.status_code == 400 and told in got.json()["error"]["message"]
+    message = got.json()["error"]["message"]
+    assert got.status_code == 400 and told in message and "\n" not in message and len(message) <= 1000
     offered = {t["name"]: t["options"] for t in httpx.get(f"{here.url}/api/info").json()["thinkers"]}
     assert "judge" not in offered["hybrid"] and "file" not in offered["noise"] and "families" in offered["noise"]
 
@@ -505,8 +558,9 @@ def test_the_command_says_what_is_wrong_before_it_loads_a_model(
         for arguments, says in (
             (["--port", str(taken.getsockname()[1])], "Cannot listen on 127.0.0.1"),
             (["--host", "no.such.host.invalid"], "Cannot listen"),
-            (["--rows", "0"], "The limit rows is 0"), (["--seconds", "nan"], "The limit seconds is nan"),
-        ):  # fmt: skip
+            (["--rows", "0"], "The limit rows is 0"),
+            (["--seconds", "nan"], "The limit seconds is nan"),
+        ):
             assert main(["serve", *arguments]) == 2
             assert says in capsys.readouterr().err
     monkeypatch.setenv("THOUGHTMIX_TOKEN", " ")
@@ -523,11 +577,11 @@ def test_the_command_says_what_is_wrong_before_it_loads_a_model(
 def test_listening_to_everybody_without_a_token_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, token: str | None, warns: bool
 ) -> None:
-    from thoughtmix.serve import run
+    from thoughtmix.serve import app
 
-    monkeypatch.setattr(run.Server, "run", lambda self, sockets: None)
-    with run.bound(host, 0) as listener:
-        run.serve(service(), listener, token)
+    monkeypatch.setattr(app.Server, "run", lambda self, sockets: None)
+    with app.bind(host, 0) as listener:
+        app.serve(service(), listener, token)
     said = capsys.readouterr().err.splitlines()
     assert ("without a token" in said[0]) is warns and len(said) == 1 + warns
 

@@ -62,19 +62,38 @@ def test_the_document_is_true(document: Any, mode: GenerationMode) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["w5 w6", "sampling"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["w5 w6", "sampling"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 VALID: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "w5"}], "n": 2, "max_tokens": 2, "seed": 1,
-                             "stream": False, "logprobs": True, "top_logprobs": 1, "options": {}, "thinker": "sampling",
-                             "stop": ["w9"], "temperature": 1.0, "top_k": 0, "min_p": 0.1, "select": None, "measure": True},
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "w5"}],
+        "n": 2,
+        "max_tokens": 2,
+        "seed": 1,
+        "stream": False,
+        "logprobs": True,
+        "top_logprobs": 1,
+        "options": {},
+        "thinker": "sampling",
+        "stop": ["w9"],
+        "temperature": 1.0,
+        "top_k": 0,
+        "min_p": 0.1,
+        "select": None,
+        "measure": True,
+    },
     "/v1/completions": {"prompt": ["w5", "w6"], "n": 2, "max_tokens": 2, "seed": 1, "logprobs": 2, "creativity": 1.0},
     "/api/map": {"texts": ["w5", "w6 w7"]},
     "/api/select": {"texts": ["w5", "w6", "w7"], "logprobs": [-1.0, -2.0, -1.5], "k": 2},
     "/api/diffuse": {"prompt": "RO", "branches": 1, "steps": 1, "length": 2, "seed": 1},
-}  # fmt: skip
+}
 
 
 @settings(max_examples=80, **CALM)
@@ -98,4 +117,4 @@ def test_no_body_makes_it_fail(here: Running, data: st.DataObject) -> None:
 
 def test_it_still_works_afterwards(here: Running) -> None:
     assert httpx.post(here.url + "/v1/completions", json=VALID["/v1/completions"]).status_code == 200
-    assert here.rows == 0 and not here.service._sessions and here.service._held == 0
+    assert here.rows == 0 and not here.service._callers and here.service._held == 0

@@ -11,16 +11,16 @@ import httpx
 import pytest
 from serving import running
 
-from thoughtmix.serve.threads import Passing
+from thoughtmix.serve.threads import EphemeralThreadExecutor
 
 
 def test_results_and_errors_come_back() -> None:
-    passing = Passing("some-work")
-    assert passing.submit(lambda a, b: a + b, 1, b=2).result(10) == 3
+    executor = EphemeralThreadExecutor("some-work")
+    assert executor.submit(lambda a, b: a + b, 1, b=2).result(10) == 3
     with pytest.raises(ZeroDivisionError):
-        passing.submit(lambda: 1 // 0).result(10)
-    assert passing.submit(lambda: threading.current_thread().name).result(10) == "some-work"
-    assert passing.submit(threading.get_ident).result(10) != threading.get_ident()
+        executor.submit(lambda: 1 // 0).result(10)
+    assert executor.submit(lambda: threading.current_thread().name).result(10) == "some-work"
+    assert executor.submit(threading.get_ident).result(10) != threading.get_ident()
 
 
 def test_no_thread_is_left_after_requests() -> None:
@@ -41,7 +41,7 @@ def test_no_thread_is_left_after_requests() -> None:
 
 TEAMS = """
 import os, time, torch
-from thoughtmix.serve.threads import Passing
+from thoughtmix.serve.threads import EphemeralThreadExecutor
 
 def compute():
     torch.set_num_threads(2)  # this process is the test's own
@@ -49,10 +49,10 @@ def compute():
         torch.ones(400, 400).cumsum(0).exp().sum()
     return len(os.listdir("/proc/self/task"))
 
-Passing("first").submit(compute).result()  # libraries start threads of their own at first use
+EphemeralThreadExecutor("first").submit(compute).result()  # libraries start threads of their own at first use
 time.sleep(1)
 here = len(os.listdir("/proc/self/task"))
-inside = Passing("work").submit(compute).result()
+inside = EphemeralThreadExecutor("work").submit(compute).result()
 until = time.monotonic() + 10
 while len(os.listdir("/proc/self/task")) > here and time.monotonic() < until:
     time.sleep(0.01)

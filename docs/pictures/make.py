@@ -129,7 +129,7 @@ def compare(page: Any) -> None:
     page.click("#compare-go")
     page.wait_for_selector("#compare-cancel")
     page.wait_for_selector("#compare-cancel", state="hidden")
-    for side, steps in (("mixture", 8), ("sampling", 8), ("mixture", -14), ("sampling", -14)):
+    for side, steps in (("creativity", 8), ("temperature", 8), ("creativity", -14), ("temperature", -14)):
         page.focus(f"#slide-{side}")
         for _ in range(abs(steps)):
             page.keyboard.press("ArrowRight" if steps > 0 else "ArrowLeft")

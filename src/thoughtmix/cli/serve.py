@@ -54,21 +54,21 @@ def serve(
         raise InputError(
             "The server needs packages that are not installed.", "Type: pip install 'thoughtmix[serve]'"
         ) from None
-    from thoughtmix.serve.run import bound
+    from thoughtmix.serve.app import bind
 
     limits = Limits(**dataclasses.asdict(own))
     token = os.environ.get(token_env)
     if token is not None and not token.strip():
         raise InputError(f"{token_env} is empty.", f"Unset it, or put a token in it: export {token_env}=...")
-    listener = bound(host, port)
+    listener = bind(host, port)
     try:
         from thoughtmix.cli.output import progress
         from thoughtmix.models import load_model
-        from thoughtmix.serve.run import serve as run
+        from thoughtmix.serve.app import serve as run
         from thoughtmix.serve.service import Service
-        from thoughtmix.serve.threads import Passing
+        from thoughtmix.serve.threads import EphemeralThreadExecutor
 
-        loading = Passing("thoughtmix-load").submit(
+        loading = EphemeralThreadExecutor("thoughtmix-load").submit(
             load_model, model, dtype=device.dtype, device=device.device, on_progress=progress()
         )
         service = Service(loading.result(), limits)

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from thoughtmix.core.errors import InputError, UnknownName
 
 Limit = Literal["thoughts", "tokens"]
+Role = Literal["text", "strength", "language"]
 
 
 def option(
@@ -27,6 +28,7 @@ def option(
     served: bool = False,
     served_max: Limit | None = None,
     served_pattern: str | None = None,
+    role: Role | None = None,
     **bounds: Any,
 ) -> Any:
     """A field of a `ThinkerOptions`.
@@ -38,6 +40,8 @@ def option(
             model, or whose cost nobody has thought about, is not for strangers.
         served_max: The server's limit that bounds its value: its most thoughts or its most tokens of a request.
         served_pattern: A regular expression that a text must match in full to be taken from a request.
+        role: What a front end may use it for without knowing its name. text: a text to rewrite (the page then offers
+            the thinker at every thought); strength: how far from that text; language: of whoever reads the answer.
         bounds: Pydantic's own (`ge`, `gt`, `le`, `lt`, `min_length`, ...).
     """
     extra: dict[str, JsonValue] = {"served": served}
@@ -45,6 +49,8 @@ def option(
         extra["served_max"] = served_max
     if served_pattern is not None:
         extra["served_pattern"] = served_pattern
+    if role is not None:
+        extra["role"] = role
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -203,4 +209,5 @@ def served_schema(kind: type[ThinkerOptions]) -> dict[str, Any]:
         for name, body in schema.get("properties", {}).items()
         if body.get("served")
     }
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    referred = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    return {"type": "object", "properties": properties, "additionalProperties": False, **referred}

@@ -68,6 +68,8 @@ class StepEvent:
     done: int
     total: int
     finished: Sequence[bool]
+    outputs: Sequence[Any] = ()
+    """The sequences so far (`SequenceOutput`), from engines that have them: they go on growing."""
 
 
 class TextEmbedder(Protocol):

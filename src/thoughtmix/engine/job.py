@@ -253,7 +253,7 @@ class Job:
             pieces[i] = self.texts[i].piece(final=i in ended)
         done = sum(len(output.token_ids) for output in self.outputs)
         finished = [output.finish != "cancelled" for output in self.outputs]
-        self.on_step(StepEvent(pieces, done, sum(self.budget), finished))
+        self.on_step(StepEvent(pieces, done, sum(self.budget), finished, outputs=self.outputs))
 
     def stay(self, order: Sequence[int]) -> None:
         """Go on with these of the live rows, in this order."""

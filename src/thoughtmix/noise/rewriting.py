@@ -31,8 +31,10 @@ class NoiseOptions(ThinkerOptions):
     directions: Names = option(
         (), "Names with commas (see `thoughtmix noise --list`); poem+critic: both at once", served=True
     )
-    strength: Literal["precise", "vague", "chaotic"] = option("precise", "How the instructions are worded", served=True)
-    language: Literal["en", "fr"] = option("en", "Of the instructions: en or fr", served=True)
+    strength: Literal["precise", "vague", "chaotic"] = option(
+        "precise", "How the instructions are worded", served=True, role="strength"
+    )
+    language: Literal["en", "fr"] = option("en", "Of the instructions: en or fr", served=True, role="language")
     order: Literal["families", "different"] = option(
         "families", "families take turns, or different: the n most different instructions first", served=True
     )

@@ -11,103 +11,148 @@ from typing import Any
 
 from thoughtmix import __version__
 from thoughtmix.core.types import Thought
-from thoughtmix.models import LanguageModel
-from thoughtmix.serve.service import Answer
+from thoughtmix.serve.logprobs import Draw, PlacedToken, TokenPlacer, draws_of
+from thoughtmix.serve.service import Answer, Service
 
 FINGERPRINT = f"thoughtmix-{__version__}"
+DONE = b"data: [DONE]\n\n"
 
 
-def head(kind: str, lm: LanguageModel) -> dict[str, Any]:
-    """What every answer and chunk begins with. kind: chat.completion, chat.completion.chunk or text_completion."""
-    prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
-    return {
-        "id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": lm.name,
-        "system_fingerprint": FINGERPRINT,
-    }  # fmt: skip
+class ChatFormat:
+    """How chat answers look.
+
+    Args:
+        service: Whose answers.
+        top: Alternatives a token; None: no log-probabilities.
+    """
+
+    object, chunk_object = "chat.completion", "chat.completion.chunk"
+    id_prefix, greets = "chatcmpl", True
+
+    def __init__(self, service: Service, top: int | None) -> None:
+        self.model, self.vocabulary, self.top = service.lm.name, service.vocabulary, top
+
+    def envelope(self, object: str) -> dict[str, Any]:
+        """What an answer (`object`) or every chunk (`chunk_object`) begins with."""
+        return {
+            "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
+            "object": object,
+            "created": int(time.time()),
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
+        """A whole thought."""
+        placer = TokenPlacer(self.vocabulary)
+        placer.add(self.draws(thought, answer))
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": thought.text, "refusal": None},
+            "logprobs": self.logprobs(placer.finish(thought.text)),
+            **self.ending(thought),
+        }
+
+    def first_piece(self, index: int) -> dict[str, Any]:
+        """A choice's chunk before there is text, where `greets`."""
+        return {**self.piece(index, "", []), "delta": {"role": "assistant", "content": ""}, "logprobs": None}
+
+    def piece(self, index: int, text: str, tokens: Sequence[PlacedToken]) -> dict[str, Any]:
+        """A chunk's choice: new text of a thought, and the tokens that it is made of."""
+        delta = {"content": text} if text else {}
+        logprobs = self.logprobs(tokens) if tokens else None
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+    def ending(self, thought: Thought) -> dict[str, Any]:
+        """What a choice, or its last chunk, says beside its text. Out of time is out of length."""
+        return {"finish_reason": "stop" if thought.finish == "stop" else "length", "thoughtmix": thought_facts(thought)}
+
+    def draws(self, thought: Thought, answer: Answer) -> list[Draw]:
+        """Of a whole thought; [] unless log-probabilities are wanted."""
+        if self.top is None:
+            return []
+        return draws_of(thought, answer.top.get(tuple(thought.token_ids), []), self.top)
+
+    def logprobs(self, tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
+        """Of these tokens; None unless wanted."""
+        if self.top is None:
+            return None
+        content = []
+        for token in tokens:
+            drawn, own = token.draw, self.vocabulary.token_bytes(token.draw.id)
+            name = token.piece if own is None else self.vocabulary.token_text(drawn.id)
+            entry = {"token": name, "logprob": finite(drawn.logprob), "bytes": list(token.bytes)}
+            top = [entry if i == drawn.id else self._alternative(i, logprob) for i, logprob in drawn.top]
+            content.append({**entry, "top_logprobs": top})
+        return {"content": content, "refusal": None}
+
+    def _alternative(self, token: int, logprob: float) -> dict[str, Any]:
+        name, own = self.vocabulary.token_text(token), self.vocabulary.token_bytes(token)
+        alone = name.encode("utf-8", "replace") if own is None else own
+        return {"token": name, "logprob": finite(logprob), "bytes": list(alone)}
+
+
+class CompletionFormat(ChatFormat):
+    """How text completions look."""
+
+    object = chunk_object = "text_completion"
+    id_prefix, greets = "cmpl", False
+
+    def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
+        whole = super().choice(index, thought, answer)
+        del whole["message"]
+        return {**whole, "text": thought.text}
+
+    def piece(self, index: int, text: str, tokens: Sequence[PlacedToken]) -> dict[str, Any]:
+        logprobs = self.logprobs(tokens) if tokens else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+
+    def logprobs(self, tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
+        if self.top is None:
+            return None
+        return {
+            "tokens": [token.piece for token in tokens],
+            "token_logprobs": [finite(token.draw.logprob) for token in tokens],
+            "top_logprobs": [self._alternatives(token) for token in tokens] if self.top else None,
+            "text_offset": [token.offset for token in tokens],
+        }
+
+    def _alternatives(self, token: PlacedToken) -> dict[str, Any]:
+        """By text, the drawn one as `tokens` has it. Of several with the same text the later ones go by their ids."""
+        named: dict[str, Any] = {}
+        for i, value in token.draw.top:
+            drawn = i == token.draw.id
+            name = token.piece if drawn else self.vocabulary.token_text(i)
+            taken = not drawn and (name in named or name == token.piece)
+            named[f"token_id:{i}" if taken else name] = finite(value)
+        return named
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, int]:
+    """Tokens read and drawn, of all prompts together."""
     read, drawn = sum(a.prompt_tokens for a in answers), sum(a.completion_tokens for a in answers)
     return {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn}
 
 
-def of_set(answers: Sequence[Answer]) -> dict[str, Any]:
+def set_facts(answers: Sequence[Answer]) -> dict[str, Any]:
     """The set's own `thoughtmix`; of several prompts the first's metrics and distances."""
     made = answers[0].thoughts
     return {
-        "metrics": finite(made.metrics), "distances": finite(made.distances), "thinker": made.thinker,
+        "metrics": finite(made.metrics),
+        "distances": finite(made.distances),
+        "thinker": made.thinker,
         "run": finite(made.run),
-    }  # fmt: skip
+    }
 
 
-def of_thought(thought: Thought) -> dict[str, Any]:
+def thought_facts(thought: Thought) -> dict[str, Any]:
+    """A choice's `thoughtmix`."""
     return {
-        "seed": thought.seed, "logprob": finite(thought.logprob), "origin": finite(thought.origin),
+        "seed": thought.seed,
+        "logprob": finite(thought.logprob),
+        "origin": finite(thought.origin),
         "scores": finite(thought.scores),
-    }  # fmt: skip
-
-
-def finish(thought: Thought) -> str:
-    """OpenAI knows no third way: a thought cut by the time limit ended by its length."""
-    return "stop" if thought.finish == "stop" else "length"
-
-
-def chat_choice(index: int, thought: Thought, answer: Answer, lm: LanguageModel, top: int | None) -> dict[str, Any]:
-    return {
-        "index": index, "message": {"role": "assistant", "content": thought.text, "refusal": None},
-        "logprobs": None if top is None else chat_logprobs(thought, answer, lm, top),
-        "finish_reason": finish(thought), "thoughtmix": of_thought(thought),
-    }  # fmt: skip
-
-
-def text_choice(index: int, thought: Thought, answer: Answer, lm: LanguageModel, top: int | None) -> dict[str, Any]:
-    return {
-        "index": index, "text": thought.text,
-        "logprobs": None if top is None else text_logprobs(thought, answer, lm, top),
-        "finish_reason": finish(thought), "thoughtmix": of_thought(thought),
-    }  # fmt: skip
-
-
-def chat_logprobs(thought: Thought, answer: Answer, lm: LanguageModel, top: int) -> dict[str, Any]:
-    content = [
-        {**_token(lm, token, value), "top_logprobs": [_token(lm, i, v) for i, v in best]}
-        for token, value, best in _tokens(thought, answer, lm, top)
-    ]
-    return {"content": content, "refusal": None}
-
-
-def text_logprobs(thought: Thought, answer: Answer, lm: LanguageModel, top: int) -> dict[str, Any]:
-    rows = _tokens(thought, answer, lm, top)
-    names = [_piece(lm, token) for token, _, _ in rows]
-    offsets = [sum(len(name) for name in names[:i]) for i in range(len(names))]
-    best = [{_piece(lm, i): finite(v) for i, v in row} for _, _, row in rows]
-    return {
-        "tokens": names, "token_logprobs": [finite(v) for _, v, _ in rows], "top_logprobs": best if top else None,
-        "text_offset": offsets,
-    }  # fmt: skip
-
-
-def _tokens(
-    thought: Thought, answer: Answer, lm: LanguageModel, top: int
-) -> list[tuple[int, float, list[tuple[int, float]]]]:
-    """Of each token of a thought but the one that ended it: its id, log-probability and likeliest alternatives."""
-    ids, values = list(thought.token_ids), list(thought.token_logprobs)
-    best = answer.top.get(tuple(ids), [])
-    if len(values) != len(ids):
-        return []  # a thinker that gives none
-    if ids and thought.finish == "stop" and ids[-1] in lm.eos_ids:
-        ids, values = ids[:-1], values[:-1]
-    rows = [list(zip(*row, strict=True))[:top] for row in best[: len(ids)]] or [[] for _ in ids]
-    return list(zip(ids, values, rows, strict=True))
-
-
-def _token(lm: LanguageModel, token: int, value: float) -> dict[str, Any]:
-    piece = _piece(lm, token)
-    return {"token": piece, "logprob": finite(value), "bytes": list(piece.encode())}
-
-
-def _piece(lm: LanguageModel, token: int) -> str:
-    return str(lm.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    }
 
 
 def finite(value: Any) -> Any:
@@ -121,8 +166,11 @@ def finite(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
-def sse(body: Any) -> bytes:
+def server_sent_event(body: Any) -> bytes:
+    """One event of a stream."""
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n".encode("utf-8", "replace")
 
 
-DONE = b"data: [DONE]\n\n"
+def progress_comment(done: int, total: int) -> bytes:
+    """A line of a stream that clients skip, unless they look for it: tokens drawn so far, and at most."""
+    return f": progress {done}/{total}\n\n".encode()

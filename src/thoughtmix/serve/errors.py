@@ -32,24 +32,26 @@ class Refused(Exception):
         self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
 
 
-def body_of(error: Refused) -> dict[str, dict[str, str | None]]:
+def error_body(error: Refused) -> dict[str, dict[str, str | None]]:
+    """As OpenAI writes it."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": clean(error.message), "type": kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": without_paths(error.message), "type": kind, "param": error.param, "code": error.code}}
 
 
-def answer(error: Refused) -> JSONResponse:
+def error_response(error: Refused) -> JSONResponse:
+    """The same with its status and headers."""
     headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body_of(error), error.status, headers)
+    return JSONResponse(error_body(error), error.status, headers)
 
 
-def clean(text: str) -> str:
+def without_paths(text: str) -> str:
     """Without folders of this machine, on one line, of a length to read."""
     return _PATH.sub("...", " ".join(text.split()))[:1000].encode("utf-8", "replace").decode()
 
 
-def refusal(error: BaseException) -> Refused:
+def as_refused(error: BaseException) -> Refused:
     """What the client is told about anything that went wrong."""
     if isinstance(error, Refused):
         return error
@@ -57,6 +59,8 @@ def refusal(error: BaseException) -> Refused:
         return Refused(503, str(error), code="cancelled", retry=1)
     if isinstance(error, TimedOut):
         return Refused(504, str(error), code="timeout")
+    if isinstance(error, KeyboardInterrupt):  # so the scheduler ends work beside the batch when the time is up
+        return Refused(504, "The request's time is up. Ask for less.", code="timeout")
     if isinstance(error, UnknownName):
         return Refused(400, str(error), param=_param(error), code="unknown_name")
     if isinstance(error, InputError):
@@ -71,31 +75,31 @@ def _param(error: UnknownName) -> str | None:
     return "thinker" if str(error).startswith("Unknown thinker") else "options" if "option of" in str(error) else None
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Whatever is raised is answered in this form."""
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
-        return answer(error)
+        return error_response(error)
 
     @app.exception_handler(ThoughtmixError)
     async def deliberate(request: Request, error: ThoughtmixError) -> JSONResponse:
-        return answer(refusal(error))
+        return error_response(as_refused(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(_invalid(error.errors()))
+        return error_response(_invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
-        made = answer(Refused(error.status_code, str(error.detail), code=code))
+        made = error_response(Refused(error.status_code, str(error.detail), code=code))
         made.headers.update(error.headers or {})
         return made
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return answer(refusal(error))
+        return error_response(as_refused(error))
 
 
 def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
@@ -105,7 +109,7 @@ def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
     where = [str(part) for part in first["loc"] if part != "body"]
     name = ".".join(where) or None
     if first["type"] == "extra_forbidden" and name:
-        near = difflib.get_close_matches(name, _fields(), n=1, cutoff=0.6)
+        near = difflib.get_close_matches(where[-1], _fields(), n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]!r}?" if near else "Leave it out: this server does not have it."
         return Refused(400, f"Unknown field {name[:80]!r}. {hint}", param=name[:80], code="unknown_field")
     if name is None:
@@ -116,5 +120,5 @@ def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
 
 
 def _fields() -> list[str]:
-    kinds = (schemas.ChatRequest, schemas.CompletionRequest, schemas.MapRequest, schemas.SelectRequest)
+    kinds = (schemas.Message, schemas.ChatRequest, schemas.CompletionRequest, schemas.MapRequest, schemas.SelectRequest)
     return sorted({name for kind in kinds for name in kind.model_fields})

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
-from thoughtmix.core.errors import InputError
+from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.options import ThinkerOptions, parse_options, served_schema
+from thoughtmix.serve.errors import Refused
+from thoughtmix.thinkers.base import Thinker
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """body: bytes of a request. thoughts: n of a request. tokens: n x max_tokens of a request. texts: of a map or a
-    selection. rows: in a decoding step. memory: MiB of keys and values that all accepted requests may come to hold.
-    queue: requests accepted and not yet answered. seconds: of a request, waiting included. grace: seconds that accepted
-    requests have after SIGTERM. chunk: prompt tokens read between two steps. default_tokens: where a request names no
-    max_tokens."""
+    """The server's limits, each of them over 0."""
 
     body: int = 1 << 20
+    """Bytes of a request."""
     thoughts: int = 64
+    """n of a request."""
     tokens: int = 8192
+    """n x max_tokens of a request."""
     texts: int = 256
+    """Of a map or a selection."""
     rows: int = 64
+    """In a decoding step."""
     memory: int = 2048
+    """MiB of keys and values that all accepted requests may come to hold."""
     queue: int = 64
+    """Requests accepted and not yet answered."""
     seconds: float = 300.0
+    """Of a request, waiting included."""
     grace: float = 30.0
+    """Seconds that accepted requests have after SIGTERM."""
     chunk: int = 128
+    """Prompt tokens read between two steps."""
     default_tokens: int = 256
+    """Where a request names no max_tokens."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -34,3 +47,41 @@ class Limits:
                 raise InputError(
                     f"The limit {f.name} is {value}.", f"Pass more than 0 (--{f.name.replace('_', '-')} {f.default})."
                 )
+
+
+def offered_schema(thinker: Thinker, limits: Limits) -> dict[str, Any]:
+    """JSON schema of the options that a request may set, with the server's limits as `maximum`."""
+    schema = served_schema(thinker.Options)
+    for body in schema["properties"].values():
+        body.pop("served_pattern", None)  # the server's business
+        bound = body.pop("served_max", None)
+        if bound is not None:
+            body["maximum"] = min(getattr(limits, bound), body.get("maximum", float("inf")))
+    return schema
+
+
+def served_options(thinker: Thinker, given: Mapping[str, Any], limits: Limits) -> ThinkerOptions:
+    """The thinker's options of a request.
+
+    Raises:
+        UnknownName: A name that is no option.
+        Refused: 400 for an option that is not declared safe for requests, or a value beyond the server's limits.
+        InputError: A value of another type or beyond the option's own bounds.
+    """
+    offered = served_schema(thinker.Options)["properties"]
+    for name in given:
+        if name not in thinker.Options.model_fields:
+            raise UnknownName(f"option of thinker {thinker.name!r}:", name[:80], offered)
+        if name not in offered:
+            known = f"Offered: {', '.join(offered)}." if offered else "This thinker offers none."
+            raise Refused(400, f"The option {name} is not for requests. {known}", param="options")
+    options = parse_options(thinker.Options, given, thinker.name)
+    for name in given:
+        value, rules = getattr(options, name), offered[name]
+        if "served_pattern" in rules and value is not None:
+            for text in (value,) if isinstance(value, str) else value:
+                if re.fullmatch(rules["served_pattern"], text) is None:
+                    raise Refused(400, f"{name} is {text[:40]!r}: that is not for requests.", param="options")
+        if "served_max" in rules and value is not None and value > (most := getattr(limits, rules["served_max"])):
+            raise Refused(400, f"{name} is {value}, this server takes up to {most}.", param="options")
+    return options

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from thoughtmix.serve import answers, schemas
-from thoughtmix.serve.errors import Refused, body_of
-from thoughtmix.serve.service import Answer, Call, Run, Service, Ticket, drawn_seed
+from thoughtmix.core.request import StepEvent
+from thoughtmix.serve import schemas
+from thoughtmix.serve.answers import (
+    DONE,
+    ChatFormat,
+    CompletionFormat,
+    progress_comment,
+    server_sent_event,
+    set_facts,
+    usage,
+)
+from thoughtmix.serve.errors import Refused, error_body
+from thoughtmix.serve.logprobs import HALF, Draw, TokenPlacer
+from thoughtmix.serve.service import AdmissionSlot, Answer, CheckedRequest, Service, random_seed
+from thoughtmix.serve.threads import EventStream
 
-T = TypeVar("T")
-FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Error, "description": said}
-    for status, said in {
-        400: "The request cannot be served as written.", 401: "The token is missing or wrong.",
-        404: "There is no such model.", 413: "The body is too large.",
-        429: "The server is full; Retry-After says when to try again.", 500: "Something went wrong inside.",
-        503: "The server is stopping, or the request was cancelled.", 504: "The time was up before anything was whole.",
-    }.items()
-}  # fmt: skip
-EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
-STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {**EVENT, "description": "Chunks, then [DONE]."}}}
-STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": STREAMED, "description": "The thoughts."}}
+Events: TypeAlias = "EventStream[StreamStep | Answer]"
+"""Steps, if they are asked for, then the answer."""
 
 
 def router(service: Service) -> APIRouter:
-    api = APIRouter(prefix="/v1", responses=FAILURES)
+    """The routes under /v1."""
+    api = APIRouter(prefix="/v1", responses=schemas.ERROR_RESPONSES)
     lm = service.lm
 
     @api.get("/models")
@@ -40,172 +43,185 @@ def router(service: Service) -> APIRouter:
 
     @api.get("/models/{name:path}")
     async def model(name: str) -> schemas.Model:
-        service.model_named(name)
+        service.check_model(name)
         return schemas.Model(id=lm.name, created=service.created)
 
-    @api.post("/chat/completions", response_model=schemas.ChatAnswer, responses=STREAMS)
-    async def chat(asked: schemas.ChatRequest, request: Request) -> Response:
+    @api.post("/chat/completions", response_model=schemas.ChatAnswer, responses=schemas.STREAM_RESPONSES)
+    async def chat(body: schemas.ChatRequest, http: Request) -> Response:
         """n thoughts on a conversation. A model without a chat template continues the messages' text."""
-        service.model_named(asked.model)
-        if asked.top_logprobs and not asked.logprobs:
+        service.check_model(body.model)
+        if body.top_logprobs and not body.logprobs:
             raise Refused(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
-        top = (asked.top_logprobs or 0) if asked.logprobs else None
-        said: Any = [m.said() for m in asked.messages]
+        top = (body.top_logprobs or 0) if body.logprobs else None
         raw = not lm.tokenizer.chat_template
         if raw:
-            said = "\n\n".join(m["content"] for m in said)
-        seed = drawn_seed() if asked.seed is None else asked.seed
-        most = asked.max_completion_tokens or asked.max_tokens
-        calls = [service.call(asked, said, seed, raw=raw, top=top or 0, most=most)]
-        return await _respond(service, request, asked, calls, _Chat(service, asked, top))
+            prompt: Any = "\n\n".join(m.text for m in body.messages)
+        else:
+            prompt = [{"role": m.role, "content": m.text} for m in body.messages]
+        checked = service.check(
+            body,
+            prompt,
+            random_seed() if body.seed is None else body.seed,
+            raw=raw,
+            top_logprobs=top or 0,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+        )
+        return await _respond(service, http, body, [checked], ChatFormat(service, top))
 
-    @api.post("/completions", response_model=schemas.CompletionAnswer, responses=STREAMS)
-    async def completions(asked: schemas.CompletionRequest, request: Request) -> Response:
+    @api.post("/completions", response_model=schemas.CompletionAnswer, responses=schemas.STREAM_RESPONSES)
+    async def completions(body: schemas.CompletionRequest, http: Request) -> Response:
         """n thoughts that continue a text as it stands; of several texts n each."""
-        service.model_named(asked.model)
-        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        if asked.stream and len(prompts) > 1:
+        service.check_model(body.model)
+        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        if body.stream and len(prompts) > 1:
             raise Refused(400, "Streaming takes one prompt. Send one, or stream: false.", param="prompt")
-        seed = drawn_seed() if asked.seed is None else asked.seed
-        calls = [
-            service.call(asked, p, seed, raw=True, top=asked.logprobs or 0, most=asked.max_tokens) for p in prompts
+        seed = random_seed() if body.seed is None else body.seed
+        checked = [
+            service.check(body, p, seed, raw=True, top_logprobs=body.logprobs or 0, max_tokens=body.max_tokens)
+            for p in prompts
         ]
-        return await _respond(service, request, asked, calls, _Text(service, asked, asked.logprobs))
+        return await _respond(service, http, body, checked, CompletionFormat(service, body.logprobs))
 
     return api
 
 
-class _Chat:
-    """How chat answers look. top: alternatives a token; None: no log-probabilities."""
-
-    kind, chunk = "chat.completion", "chat.completion.chunk"
-
-    def __init__(self, service: Service, asked: Any, top: int | None) -> None:
-        self.service, self.asked, self.top = service, asked, top
-
-    def choice(self, index: int, thought: Any, answer: Answer) -> dict[str, Any]:
-        return answers.chat_choice(index, thought, answer, self.service.lm, self.top)
-
-    def piece(self, index: int, text: str | None, first: bool = False) -> dict[str, Any]:
-        delta: dict[str, Any] = {"role": "assistant", "content": text or ""} if first else {}
-        if text and not first:
-            delta = {"content": text}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def last(self, index: int, text: str, thought: Any, answer: Answer) -> dict[str, Any]:
-        whole = self.choice(index, thought, answer)
-        del whole["message"]
-        return {**self.piece(index, text), **whole}
-
-
-class _Text(_Chat):
-    kind = chunk = "text_completion"
-
-    def choice(self, index: int, thought: Any, answer: Answer) -> dict[str, Any]:
-        return answers.text_choice(index, thought, answer, self.service.lm, self.top)
-
-    def piece(self, index: int, text: str | None, first: bool = False) -> dict[str, Any]:
-        return {"index": index, "text": text or "", "logprobs": None, "finish_reason": None}
-
-    def last(self, index: int, text: str, thought: Any, answer: Answer) -> dict[str, Any]:
-        return {**self.choice(index, thought, answer), "text": text}
-
-
 async def _respond(
-    service: Service, request: Request, asked: schemas.Asked, calls: Sequence[Call], form: _Chat
+    service: Service,
+    http: Request,
+    body: schemas.GenerationRequest,
+    requests: Sequence[CheckedRequest],
+    form: ChatFormat,
 ) -> Response:
-    ticket = service.admit(calls)
+    slot = service.admit(requests)
     streams = False
     try:
-        runs = [service.run(call, ticket.caller, asked.stream) for call in calls]
-        if asked.stream:
-            first = await while_there(request, ticket, runs[0].news())
+        running = [_start(service, request, slot, form, steps=body.stream) for request in requests]
+        if body.stream:
+            first = await slot.unless_disconnected(http, running[0].next())
             streams = True
-            return StreamingResponse(_stream(ticket, runs[0], first, asked, form), media_type="text/event-stream")
-        made = [await while_there(request, ticket, run.answer()) for run in runs]
+            return StreamingResponse(_stream(slot, running[0], first, body, form), media_type="text/event-stream")
+        answers = [await slot.unless_disconnected(http, _answer(events)) for events in running]
     finally:
         if not streams:
-            ticket.cancel()  # what is over does not mind
-            ticket.leave()
-    choices = [
-        form.choice(i, thought, answer)
-        for i, (thought, answer) in enumerate((t, a) for a in made for t in a.thoughts)
-    ]  # fmt: skip
+            slot.release()
+    thoughts = [(thought, answer) for answer in answers for thought in answer.thoughts]
     return JSONResponse(
         {
-            **answers.head(form.kind, service.lm), "choices": choices, "usage": answers.usage(made),
-            "thoughtmix": answers.of_set(made),
+            **form.envelope(form.object),
+            "choices": [form.choice(i, thought, answer) for i, (thought, answer) in enumerate(thoughts)],
+            "usage": usage(answers),
+            "thoughtmix": set_facts(answers),
         }
-    )  # fmt: skip
+    )
 
 
-async def while_there(request: Request, ticket: Ticket, work: Awaitable[T]) -> T:
-    """`work`, unless the client leaves before: then its rows are freed at once."""
-    doing = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_gone(request))
+@dataclass(frozen=True)
+class StreamStep:
+    """New text and new draws of each thought ([] where they do not stream), who has ended, and how far all are."""
+
+    pieces: Sequence[str]
+    draws: Sequence[Sequence[Draw]]
+    ended: Sequence[bool]
+    done: int
+    total: int
+
+
+class _StepReader:
+    """What is new in each step of a generation, copied: its outputs go on growing while the loop reads."""
+
+    def __init__(self, request: CheckedRequest, top: int | None) -> None:
+        self._streams, self._top = request.streams, top
+        self._seen = [0] * request.request.n
+
+    def __call__(self, event: StepEvent) -> StreamStep:
+        if not self._streams:
+            return StreamStep((), (), (), event.done, event.total)
+        draws: list[list[Draw]] = [[] for _ in event.pieces]
+        if self._top is not None:
+            for i, output in enumerate(event.outputs):
+                for at in range(self._seen[i], len(output.token_ids)):
+                    top = list(zip(*output.top[at], strict=True))[: self._top] if output.top else []
+                    draws[i].append(Draw(output.token_ids[at], output.logprobs[at], top))
+                self._seen[i] = len(output.token_ids)
+        return StreamStep(tuple(event.pieces), draws, tuple(event.finished), event.done, event.total)
+
+
+def _start(service: Service, request: CheckedRequest, slot: AdmissionSlot, form: ChatFormat, steps: bool) -> Events:
+    read = _StepReader(request, form.top)
+
+    def think(emit: Callable[[StreamStep | Answer], None]) -> None:
+        def on_step(event: StepEvent) -> None:
+            emit(read(event))
+
+        emit(service.think(request, slot.caller, on_step if steps else None))
+
+    return EventStream(service.threads, think, slot.caller)
+
+
+async def _answer(events: Events) -> Answer:
+    answer = await events.next()
+    assert isinstance(answer, Answer), "no steps were asked for"
+    return answer
+
+
+async def _stream(
+    slot: AdmissionSlot, events: Events, first: Any, body: schemas.GenerationRequest, form: ChatFormat
+) -> AsyncIterator[bytes]:
+    """The chunks. The room is given back when the client has all of it, or leaves."""
+    whole = False
+    limits = slot.service.limits  # who never reads keeps no room
+    timer = asyncio.get_running_loop().call_later(limits.seconds + limits.grace, slot.release)
     try:
-        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        ticket.cancel()
-        ticket.service.meters.cancelled.inc()
-        raise Refused(499, "The client left.", code="cancelled")  # nobody reads it
-    finally:
-        for task in (doing, gone):
-            if not task.done():
-                task.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _stream(ticket: Ticket, run: Run, first: Any, asked: schemas.Asked, form: _Chat) -> AsyncIterator[bytes]:
-    """Chunks: a thought is a choice. The room is given back when the client has all of it, or leaves."""
-    over = False
-    limits = ticket.service.limits  # who never reads keeps no room
-    last = asyncio.get_running_loop().call_later(limits.seconds + limits.grace, ticket.leave)
-    try:
-        async with aclosing(_chunks(run, first, asked, form)) as chunks:
+        async with aclosing(_chunks(events, first, body, form)) as chunks:
             async for chunk in chunks:
                 yield chunk
-        over = True
+        whole = True
     finally:
-        if not over:
-            ticket.service.meters.cancelled.inc()
-        last.cancel()
-        ticket.cancel()
-        ticket.leave()
+        if not whole:
+            slot.service.metrics.cancelled.inc()
+        timer.cancel()
+        slot.release()
 
 
-async def _chunks(run: Run, first: Any, asked: schemas.Asked, form: _Chat) -> AsyncGenerator[bytes, None]:
-    begin = answers.head(form.chunk, form.service.lm)
-    begin["usage"] = None
+async def _chunks(
+    events: Events, event: StreamStep | Answer | None, body: schemas.GenerationRequest, form: ChatFormat
+) -> AsyncGenerator[bytes, None]:
+    """A thought is a choice. event: the first. Only the chunk with the usage, which clients must ask for, has none."""
+    counts = body.stream_options is not None and body.stream_options.include_usage
+    envelope = {**form.envelope(form.chunk_object), **({"usage": None} if counts else {})}
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return answers.sse({**begin, "choices": choices, **more})
+        return server_sent_event({**envelope, "choices": choices, **more})
 
-    said: list[str] = []  # of each thought, so far
-    if form.kind == "chat.completion":
-        count = asked.select or asked.n
-        yield b"".join(chunk([form.piece(i, "", first=True)]) for i in range(count))
-    news = first
+    size = body.select or body.n
+    sent = [""] * size  # of each thought, so far
+    placers = [TokenPlacer(form.vocabulary) for _ in range(size)]
+    if form.greets:
+        yield b"".join(chunk([form.first_piece(i)]) for i in range(size))
     try:
-        while not isinstance(news, Answer):
-            said = said or [""] * len(news.pieces)
-            out = [chunk([form.piece(i, piece)]) for i, piece in enumerate(news.pieces) if piece]
-            said = [old + new for old, new in zip(said, news.pieces, strict=True)]
-            yield b"".join(out) or chunk([], thoughtmix={"progress": {"done": news.done, "total": news.total}})
-            news = await run.news()
-        for i, thought in enumerate(news.thoughts):
-            had = said[i] if said else ""
-            rest = thought.text[len(had) :] if thought.text.startswith(had) else ""
-            yield chunk([form.last(i, rest, thought, news)])
-        tail: dict[str, Any] = {"thoughtmix": answers.of_set([news])}
-        if asked.stream_options is None or asked.stream_options.include_usage:
-            tail["usage"] = answers.usage([news])
-        yield chunk([], **tail)
+        while isinstance(event, StreamStep):
+            out = b""
+            for i, piece in enumerate(event.pieces):
+                placer = placers[i]
+                placer.add(event.draws[i])
+                shown = piece.rstrip(HALF) if event.ended[i] else piece  # the answer says whether that was a character
+                if shown:
+                    sent[i] += shown
+                    over = event.ended[i] and shown == piece
+                    tokens = placer.finish(sent[i]) if over else placer.take(len(sent[i]))
+                    out += chunk([form.piece(i, shown, tokens)])
+            yield out or progress_comment(event.done, event.total)
+            event = await events.next()
+        assert event is not None, "the answer is the last event"
+        facts = set_facts([event])
+        last = len(event.thoughts) - 1
+        for i, thought in enumerate(event.thoughts):
+            rest = thought.text[len(sent[i]) :] if thought.text.startswith(sent[i]) else ""
+            placers[i].add(form.draws(thought, event)[placers[i].seen :])
+            choice = {**form.piece(i, rest, placers[i].finish(thought.text)), **form.ending(thought)}
+            yield chunk([choice], **({"thoughtmix": facts} if i == last and not counts else {}))
+        if counts:
+            yield chunk([], usage=usage([event]), thoughtmix=facts)
     except Refused as error:  # too late for a status: the stream says it
-        yield answers.sse(body_of(error))
-    yield answers.DONE
+        yield server_sent_event(error_body(error))
+    yield DONE

@@ -4,41 +4,62 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 2**16)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class Strict(BaseModel):
+Nothing = Annotated[list[JsonValue], Field(max_length=0)]
+"""A list of OpenAI's that may only be empty."""
+
+
+class Body(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if value is not None or name not in cls.model_fields}
+        return given
+
+
+class Strict(Body):
     model_config = ConfigDict(extra="forbid")
 
 
-class TextPart(BaseModel):
+class TextPart(Strict):
     type: Literal["text"] = "text"
     text: str
 
 
-class Message(BaseModel):
+class Message(Strict):
     role: Literal["system", "user", "assistant", "tool", "developer"]
     content: str | list[TextPart]
     name: str | None = None
+    # What clients send back with an answer of ours, or of others that asked for nothing.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_call_id: None = None
+    tool_calls: Nothing | None = None
+    annotations: Nothing | None = None
 
-    def said(self) -> dict[str, str]:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
+    @property
+    def text(self) -> str:
+        """The content in one piece."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     include_usage: bool = False
 
 
-class TextFormat(BaseModel):
+class TextFormat(Body):
     type: Literal["text"] = "text"
 
 
-class Asked(Strict):
+class GenerationRequest(Strict):
     """What both endpoints take. Fields of OpenAI's that would change the answer and that this server does not compute
     are taken only where they ask for nothing."""
 
@@ -46,7 +67,7 @@ class Asked(Strict):
     n: int = Field(1, ge=1, description="How many thoughts; thought i has seed + i.")
     seed: Seed | None = Field(None, description="Left out: drawn, and said in each choice.")
     temperature: Number | None = Field(None, ge=0, le=100)
-    top_p: Number | None = Field(None, gt=0, le=1)
+    top_p: Number | None = Field(None, ge=0, le=1, description="0: the likeliest token alone.")
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: Number | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -71,15 +92,28 @@ class Asked(Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ChatRequest(Asked):
+class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
+    tools: Nothing | None = None
+    functions: Nothing | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    audio: None = None
+    prediction: None = None
+    web_search_options: None = None
 
 
-class CompletionRequest(Asked):
+class CompletionRequest(GenerationRequest):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=16)]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Literal[False] | None = None
@@ -107,7 +141,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Origin(BaseModel):
+class ThoughtFacts(BaseModel):
     """Where a thought came from. Its seed alone makes it again."""
 
     seed: int
@@ -116,7 +150,7 @@ class Origin(BaseModel):
     scores: dict[str, float]
 
 
-class Set(BaseModel):
+class SetFacts(BaseModel):
     """Of all thoughts of the answer together."""
 
     metrics: dict[str, float | None]
@@ -154,7 +188,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: Finish
-    thoughtmix: Origin
+    thoughtmix: ThoughtFacts
 
 
 class ChatAnswer(BaseModel):
@@ -165,7 +199,7 @@ class ChatAnswer(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
-    thoughtmix: Set
+    thoughtmix: SetFacts
 
 
 class CompletionLogprobs(BaseModel):
@@ -180,7 +214,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: Finish
-    thoughtmix: Origin
+    thoughtmix: ThoughtFacts
 
 
 class CompletionAnswer(BaseModel):
@@ -191,7 +225,7 @@ class CompletionAnswer(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage
     system_fingerprint: str
-    thoughtmix: Set
+    thoughtmix: SetFacts
 
 
 class Model(BaseModel):
@@ -213,12 +247,17 @@ class ThinkerInfo(BaseModel):
     name: str
     summary: str
     options: dict[str, str] = Field(description="The options that requests may set -> one line of help.")
-    option_schema: dict[str, Any] = Field(description="The same as JSON schema: types, bounds, defaults, choices.")
+    option_schema: dict[str, Any] = Field(
+        description="The same as JSON schema: types, bounds, defaults, choices; and what they are for (role)."
+    )
+    streams: bool = Field(description="Whether its text comes as it is written.")
+    creativity_is_temperature: bool = Field(description="Then a request gives one of the two.")
 
 
 class Info(BaseModel):
     version: str
     model: str
+    thinker: str = Field(description="What a request without one gets.")
     thinkers: list[ThinkerInfo]
     limits: dict[str, float]
     diffusion: bool
@@ -254,3 +293,23 @@ class DiffuseRequest(Strict):
 
 class Health(BaseModel):
     status: Literal["ok", "draining"]
+
+
+# --- of every route ---
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": description}
+    for status, description in {
+        400: "The request cannot be served as written.",
+        401: "The token is missing or wrong.",
+        404: "There is no such model.",
+        413: "The body is too large.",
+        429: "The server is full; Retry-After says when to try again.",
+        500: "Something went wrong inside.",
+        503: "The server is stopping, or the request was cancelled.",
+        504: "The time was up before anything was whole.",
+    }.items()
+}
+_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+_EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {**_EVENT, "description": "Chunks, then [DONE]."}}}
+STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": _EVENTS, "description": "The thoughts."}}

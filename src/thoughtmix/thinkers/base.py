@@ -33,6 +33,8 @@ class Thinker(ABC):
     streams: ClassVar[bool] = False
     """Whether sequence i of its last generation is thought i, so that its text may be shown while it grows. What others
     do on the way is no answer yet."""
+    creativity_is_temperature: ClassVar[bool] = False
+    """Then only one of the two may be given, and front ends offer the one or the other."""
     token_budget_option: ClassVar[str | None] = None
     """The option that caps all tokens drawn, where it spends by a budget and not by n."""
 

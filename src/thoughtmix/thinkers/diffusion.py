@@ -26,6 +26,7 @@ PolicyName = Literal[
 class DiffusionThinker(Thinker):
     name = "diffusion"
     summary = "Masked diffusion: a thought appears all at once out of noise; creativity is the temperature (0 greedy)."
+    creativity_is_temperature = True
     needs = frozenset({Capability.TOKENS, Capability.WEIGHTS})
 
     class Options(ThinkerOptions):

@@ -26,7 +26,7 @@ class NoiseThinker(Thinker):
 
     class Options(NoiseOptions):
         idea: str | None = option(
-            None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True
+            None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True, role="text"
         )
         standalone: bool = option(
             False, "Rewrite the idea as a text of its own, not as an answer to the prompt", served=True

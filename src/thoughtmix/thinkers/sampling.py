@@ -23,6 +23,7 @@ def draws_option() -> Draws:
 class SamplingThinker(Thinker):
     name = "sampling"
     summary = "Plain sampling; creativity is the temperature (0 greedy, 1 the model's own distribution), min-p 0.1."
+    creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
     streams = True
 

@@ -26,6 +26,7 @@ BUDGET = 4  # times n thoughts of full length
 class SearchThinker(Thinker):
     name = "search"
     summary = "Tree search over partial thoughts (PUCT); n different good leaves; creativity is the temperature."
+    creativity_is_temperature = True
     needs = frozenset(
         {
             Capability.LEFT_TO_RIGHT,

@@ -96,7 +96,7 @@ export const info = () => json("api/info");
 export const mapOf = (texts, signal) => json("api/map", { body: { texts }, signal });
 export const selectOf = (texts, logprobs, k, signal) => json("api/select", { body: { texts, logprobs, k }, signal });
 
-/** Server-sent events of a POST, parsed, in order. Throws Failure("cut") when the stream ends before [DONE]. */
+/** Server-sent events of a POST, parsed, in order; a comment that tells progress as {progress: {done, total}}. Throws Failure("cut") when the stream ends before [DONE]. */
 export async function* events(path, body, signal) {
   const response = await ask(path, { body, signal });
   const reader = response.body.getReader();
@@ -115,6 +115,8 @@ export async function* events(path, body, signal) {
       const blocks = rest.split(/\r?\n\r?\n/);
       rest = blocks.pop();
       for (const block of blocks) {
+        const progress = block.match(/^: progress (\d+)\/(\d+)$/);
+        if (progress) yield { progress: { done: Number(progress[1]), total: Number(progress[2]) } };
         const data = block.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");
         if (data === "") continue;
         if (data === "[DONE]") return;
@@ -163,7 +165,7 @@ export async function stream(body, thoughts, on, signal) {
   let pieces = 0; // about a token each: what is known of the progress where the server does not say it
   for await (const chunk of events("v1/chat/completions", body, signal)) {
     model = chunk.model ?? model;
-    const said = chunk.thoughtmix?.progress;
+    const said = chunk.progress;
     if (said) on.progress((pieces = said.done), said.total);
     for (const choice of chunk.choices ?? []) {
       const thought = thoughts[choice.index];
@@ -176,7 +178,7 @@ export async function stream(body, thoughts, on, signal) {
       }
       if (choice.thoughtmix) Object.assign(thought, choice.thoughtmix);
       const tokens = choice.logprobs?.content ?? [];
-      if (tokens.length) thought.perToken = tokens.reduce((sum, { logprob }) => sum + logprob, 0) / tokens.length;
+      thought.logprobs = [...(thought.logprobs ?? []), ...tokens.map(({ logprob }) => logprob)];
       if (choice.finish_reason) {
         thought.finish = choice.finish_reason === "length" ? "length" : "stop";
         thought.done = true;
@@ -185,7 +187,7 @@ export async function stream(body, thoughts, on, signal) {
       }
     }
     if (!said && (chunk.choices ?? []).length) on.progress(Math.min(pieces, most), most);
-    if (chunk.thoughtmix && (chunk.choices ?? []).length === 0) facts = { ...facts, ...chunk.thoughtmix };
+    if (chunk.thoughtmix) facts = chunk.thoughtmix;
   }
   if (ended.size < thoughts.length) throw new Failure("cut");
   return { ...facts, model };

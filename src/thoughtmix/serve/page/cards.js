@@ -29,7 +29,7 @@ function card(thought) {
   const text = h("p", { class: "text", dir: "auto" }, thought.text);
   const state = h("span", { class: "state" });
   const facts = h("p", { class: "facts" });
-  const noise = h("button", { type: "button", class: "small", onclick: () => actions.noise(thought) }, t("noise"));
+  const noise = h("button", { type: "button", class: "small", onclick: () => actions.noise(thought) }, t("noiseOne"));
   const branches = h("button", { type: "button", class: "small quiet", hidden: true, onclick: () => actions.openTree(thought) });
   const copy = h("button", { type: "button", class: "small quiet", onclick: () => copyText(thought.text) }, t("copy"));
   noise.setAttribute("aria-describedby", `${id}-title`);
@@ -95,7 +95,7 @@ export function facts(thought) {
 }
 
 /** Nats a token under the model, the end token aside; null when the server gave no log-probabilities. */
-export const perToken = (thought) => (Number.isFinite(thought.perToken) ? thought.perToken : null);
+export const perToken = ({ logprobs }) => (logprobs?.length ? logprobs.reduce((sum, each) => sum + each, 0) / logprobs.length : null);
 
 export const focusCard = (thought) => {
   const card = $(`card-${thought.label}`);

@@ -1,16 +1,16 @@
 // Creativity beside temperature: one prompt, two ways of getting different answers, each run again as its slider moves.
 
 import * as api from "./api.js";
-import { fit, has, numeric } from "./form.js";
+import { fit, numeric, streaming } from "./form.js";
 import { $, h, perFrame, s, say } from "./dom.js";
 import { perToken } from "./cards.js";
 import { number, t } from "./words.js";
 
 const PATIENCE = 500; // milliseconds after the slider's last move
 const SIDES = [
-  { id: "mixture", field: "creativity", thinker: "mixture", most: 2, value: 1, hue: 285 },
-  { id: "sampling", field: "temperature", thinker: "sampling", most: 2, value: 1, hue: 65 },
-];
+  { id: "creativity", heated: false, most: 2, value: 1, hue: 285 },
+  { id: "temperature", heated: true, most: 2, value: 1, hue: 65 },
+]; // thinker: who serves it, undefined where nobody does
 let actions = { fail() {}, clear() {}, prompt: () => "" };
 let model;
 let tried = []; // {side, value, different, quality}
@@ -34,6 +34,7 @@ export function start(given) {
 
 export function offer(info) {
   model = info.model;
+  for (const side of SIDES) side.thinker = streaming(side.heated)?.name;
   SIDES.forEach(words);
 }
 
@@ -65,19 +66,19 @@ function build(side) {
   Object.assign(side, { slider, out, name: h("span"), note: h("p", { class: "hint", lang: "en" }), big: h("strong", { class: "big" }, "–"), unit: h("span"), under: h("p", { class: "hint" }), list: h("ol", { class: "mini" }), bar: h("progress", { max: 1, value: 0, hidden: true }) });
   return h("section", { class: "panel side-run", id: `side-${side.id}`, "--hue": side.hue, "aria-labelledby": `name-${side.id}` },
     h("h3", { id: `name-${side.id}` }, side.name), side.note,
-    h("div", { class: "field" }, h("label", { for: slider.id }, h("span", { class: "sr", "data-word": side.field }), out), slider),
+    h("div", { class: "field" }, h("label", { for: slider.id }, h("span", { class: "sr", "data-word": side.id }), out), slider),
     h("p", { class: "number" }, side.big, " ", side.unit), side.under, side.bar, side.list);
 }
 
 function words(side) {
-  const known = has(side.thinker);
-  side.name.textContent = t(side.id === "mixture" ? "sideMixture" : "sideSampling");
-  side.note.textContent = known ? t(side.id === "mixture" ? "sideMixtureNote" : "sideSamplingNote", { name: side.thinker }) : t("sideAbsent");
+  const known = Boolean(side.thinker);
+  side.name.textContent = t(side.id);
+  side.note.textContent = known ? t("sideNote", { name: side.thinker }) : t("sideAbsent");
   side.out.textContent = number(side.value);
   side.bar.setAttribute("aria-label", `${side.name.textContent}: ${t("progress")}`);
   side.slider.disabled = !known;
   side.list.dataset.empty = t("notYet");
-  side.slider.labels[0].querySelector(".sr").textContent = t(side.field);
+  side.slider.labels[0].querySelector(".sr").textContent = t(side.id);
   figures(side);
 }
 
@@ -94,7 +95,7 @@ function both() {
     $("compare-prompt").focus();
     return actions.fail(new api.Failure("refused", { text: t("errPrompt") }), null);
   }
-  return Promise.all(SIDES.filter(({ thinker }) => has(thinker)).map(run));
+  return Promise.all(SIDES.filter(({ thinker }) => thinker).map(run));
 }
 
 /** One side anew; what it was doing is cancelled. */
@@ -116,7 +117,7 @@ async function run(side) {
   figures(side);
   const grow = perFrame(() => thoughts.forEach((thought, i) => { if (texts[i].textContent !== thought.text) texts[i].textContent = thought.text; }));
   try {
-    const body = api.completion({ prompt, thinker: side.thinker, n, seed: 0, maxTokens: numeric("compare-tokens") ?? 32, [side.field]: value, model });
+    const body = api.completion({ prompt, thinker: side.thinker, n, seed: 0, maxTokens: numeric("compare-tokens") ?? 32, [side.id]: value, model });
     const facts = await api.stream(body, thoughts, { text: grow, end() {}, progress: (done, total) => { side.bar.value = total ? done / total : 0; } }, mine.signal);
     side.result = result(thoughts, facts);
     if (side.result.different !== undefined) tried.push({ side, value, ...side.result });
@@ -168,7 +169,7 @@ function draw() {
     ...[y0, y1].map((value) => s("text", { class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 0))),
     ...[x0, x1].map((value, i) => s("text", { class: "tick", x: x(value), y: height - low + 16, "text-anchor": i ? "end" : "start" }, number(value, 1))),
     ...usable.map(({ side, value, different, quality }, i) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, transform: `translate(${x(quality).toFixed(1)} ${y(different).toFixed(1)})` },
-      side.id === "mixture" ? s("circle", { r: 6 }) : s("rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 2 }), s("text", near(i) ? { x: -10, y: 4, "text-anchor": "end" } : { x: 10, y: 4 }, number(value)))),
+      side.heated ? s("rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 2 }) : s("circle", { r: 6 }), s("text", near(i) ? { x: -10, y: 4, "text-anchor": "end" } : { x: 10, y: 4 }, number(value)))),
   );
   $("tried-table").replaceChildren(h("thead", {}, h("tr", {}, ...["setting", "colDifferent", "colQuality"].map((word) => h("th", { scope: "col" }, t(word))))),
     h("tbody", {}, ...tried.map(({ side, value, different, quality, n }) => h("tr", {}, h("th", { scope: "row" }, h("i", { class: `key ${side.id}`, "--hue": side.hue, "aria-hidden": "true" }), `${side.name.textContent} ${number(value)}`),

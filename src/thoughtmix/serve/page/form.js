@@ -1,10 +1,10 @@
 // The prompt and its settings: what the form holds, as the request that it means.
 
 import { $, h } from "./dom.js";
+import * as options from "./options.js";
 import { number, t } from "./words.js";
 
 let info = { thinkers: [], limits: {} };
-const HEATED = new Set(["sampling", "diffusion"]); // for these creativity is the temperature: only one may be given
 
 /** actions: submit(), changed(). */
 export function start(actions) {
@@ -51,43 +51,54 @@ export function offer(given) {
   draw();
 }
 
-export const has = (thinker) => info.thinkers.some(({ name }) => name === thinker);
-export const optionsOf = (thinker) => info.thinkers.find(({ name }) => name === thinker)?.options ?? {};
+/** The thinker of a name; of no name, the one that the server takes then. */
+const thinkerOf = (name) => info.thinkers.find((thinker) => thinker.name === (name || info.thinker));
+
+const withRole = (thinker, role) => Object.entries(thinker.option_schema?.properties ?? {}).find(([, option]) => option.role === role) ?? [];
+
+/** The thinker that rewrites a text: {thinker, text, strength, language: names of its options, strengths, languages}; undefined: there is none. */
+export function rewriter() {
+  const thinker = info.thinkers.find((each) => withRole(each, "text").length);
+  if (!thinker) return undefined;
+  const [[text], [strength, how], [language, which]] = ["text", "strength", "language"].map((role) => withRole(thinker, role));
+  return { thinker: thinker.name, text, strength, language, strengths: how?.enum ?? [], languages: which?.enum ?? [] };
+}
+
+/** Of the thinkers whose text comes as it is written, one whose creativity is the temperature, or one whose is not: the model's own if it is such a one. */
+export function streaming(heated) {
+  const fit = info.thinkers.filter((thinker) => thinker.streams && thinker.creativity_is_temperature === heated);
+  return fit.find(({ name }) => name === info.thinker) ?? fit[0];
+}
 
 function draw() {
   const chosen = $("thinker").value;
   $("thinker").replaceChildren(h("option", { value: "" }, t("auto")), ...info.thinkers.map(({ name }) => h("option", { value: name }, name)));
-  if (has(chosen)) $("thinker").value = chosen;
+  if (info.thinkers.some(({ name }) => name === chosen)) $("thinker").value = chosen;
   $("examples").replaceChildren(...["example1", "example2", "example3"].map((word) => h("li", {}, h("button", { type: "button", class: "chip" }, t(word)))));
   drawOptions();
   shown();
 }
 
 function drawOptions() {
-  const options = Object.entries(optionsOf($("thinker").value));
-  const values = Object.fromEntries([...$("options-list").querySelectorAll("input")].map((input) => [input.name, input.value]));
-  $("options").hidden = options.length === 0;
-  $("options-list").replaceChildren(...options.map(([name, help]) => h("div", { class: "field" },
-    h("label", { for: `option-${name}` }, name), h("input", { id: `option-${name}`, name, type: "text", value: values[name] ?? "", "aria-describedby": `help-${name}` }),
-    h("small", { id: `help-${name}`, lang: "en" }, help))));
+  const name = $("thinker").value;
+  $("options").hidden = options.draw($("options-list"), name ? thinkerOf(name) : undefined) === 0;
 }
+
+/** Whether the temperature stands in creativity's place: for some thinkers they are the same, and only one may be given. */
+const heated = () => Boolean(thinkerOf($("thinker").value)?.creativity_is_temperature) && $("temperature").value !== "";
 
 function shown() {
   const name = $("thinker").value;
-  const heated = HEATED.has(name) && $("temperature").value !== "";
-  $("creativity-out").textContent = heated ? "–" : number(Number($("creativity").value));
-  $("creativity").disabled = heated;
-  const summary = info.thinkers.find((thinker) => thinker.name === name)?.summary;
-  $("thinker-note").textContent = heated ? t("heatInstead") : summary ?? t("autoNote");
-  if (summary && !heated) $("thinker-note").setAttribute("lang", "en"); // the server's words
+  $("creativity-out").textContent = heated() ? "–" : number(Number($("creativity").value));
+  $("creativity").disabled = heated();
+  const summary = name ? thinkerOf(name)?.summary : undefined;
+  $("thinker-note").textContent = heated() ? t("heatInstead") : summary ?? t("autoNote");
+  if (summary && !heated()) $("thinker-note").setAttribute("lang", "en"); // the server's words
   else $("thinker-note").removeAttribute("lang");
 }
 
 /** A number field, or undefined when it is empty. */
 export const numeric = (id) => ($(id).value === "" || !Number.isFinite($(id).valueAsNumber) ? undefined : $(id).valueAsNumber);
-
-/** An option as typed: a number, true or false where it looks like one, else a text. */
-const typed = (text) => (/^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text === "true" ? true : text === "false" ? false : text);
 
 /** The settings as they stand. The first field that the browser finds wrong is reported and null returned. */
 export function read() {
@@ -97,12 +108,9 @@ export function read() {
     return null;
   }
   const thinker = $("thinker").value || undefined;
-  const temperature = numeric("temperature");
-  const options = {};
-  for (const input of $("options-list").querySelectorAll("input")) if (input.value.trim() !== "") options[input.name] = typed(input.value.trim());
   return {
     prompt: $("prompt").value.trim(), thinker, n: numeric("n") ?? 8, seed: numeric("seed") ?? 0, maxTokens: numeric("max_tokens") ?? 64,
-    creativity: HEATED.has(thinker) && temperature !== undefined ? undefined : numeric("creativity"), temperature,
-    topP: numeric("top_p"), minP: numeric("min_p"), options, model: info.model,
+    creativity: heated() ? undefined : numeric("creativity"), temperature: numeric("temperature"),
+    topP: numeric("top_p"), minP: numeric("min_p"), options: options.read(), model: info.model,
   };
 }

@@ -137,17 +137,17 @@ function cancelAll() {
 // --- branches ---------------------------------------------------------------------------------------------------
 
 async function noise(thought) {
-  if (!session || !thought.done || !thought.text.trim() || !form.has("noise") || running) return;
+  if (!session || !thought.done || !thought.text.trim() || !form.rewriter() || running) return;
   notice.hide();
   const mine = session;
   const n = Math.min(8, Math.max(1, form.numeric("children") ?? 3));
-  const known = form.optionsOf("noise");
-  const children = mine.branch(thought, n, nextSeed, "strength" in known ? tree.strength : null);
-  const options = { idea: thought.text };
-  if ("strength" in known) options.strength = tree.strength;
-  if ("language" in known) options.language = spoken();
+  const rewriter = form.rewriter();
+  const children = mine.branch(thought, n, nextSeed, rewriter.strength ? tree.strength : null);
+  const options = { [rewriter.text]: thought.text };
+  if (rewriter.strength) options[rewriter.strength] = tree.strength;
+  if (rewriter.languages.includes(spoken())) options[rewriter.language] = spoken();
   const { prompt, maxTokens, model } = mine.settings;
-  const body = api.completion({ prompt, thinker: "noise", n, seed: nextSeed, maxTokens, options, model });
+  const body = api.completion({ prompt, thinker: rewriter.thinker, n, seed: nextSeed, maxTokens, options, model });
   nextSeed += n;
   drawAll();
   tree.open_(children[0]);
@@ -304,6 +304,7 @@ async function connect() {
     const info = await api.info();
     $("model").textContent = info.model ?? "";
     form.offer(info);
+    tree.offer(form.rewriter()?.strengths ?? []);
     compare.offer(info);
     diffuse.offer(info.diffusion !== false);
     if (session) drawAll();
@@ -325,9 +326,9 @@ function startTabs() {
 }
 
 function startPanels() {
-  const canNoise = () => form.has("noise") && running === null;
+  const canNoise = () => Boolean(form.rewriter()) && running === null;
   form.start({ submit: think });
-  cards.start({ noise, canNoise, hasNoise: () => form.has("noise"), point: one, openTree: (thought) => { tree.open_(thought, true); $("tree-panel").scrollIntoView({ block: "nearest" }); } });
+  cards.start({ noise, canNoise, hasNoise: () => Boolean(form.rewriter()), point: one, openTree: (thought) => { tree.open_(thought, true); $("tree-panel").scrollIntoView({ block: "nearest" }); } });
   map.start({ open: openThought, point: one });
   heat.start({ point, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });
   tree.start({ noise, canNoise, point: one, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });

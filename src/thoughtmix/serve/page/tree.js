@@ -2,14 +2,15 @@
 
 import { $, focusOne, h, perFrame } from "./dom.js";
 import { facts } from "./cards.js";
-import { number, t } from "./words.js";
+import { named, number, t } from "./words.js";
 
 let session = null;
-let actions = { noise() {}, compare() {}, canNoise: () => true, point() {}, strengths: () => [] };
+let actions = { noise() {}, compare() {}, canNoise: () => true, point() {} };
 let chosen = null; // the thought that is read beside the tree
 const shut = new Set(); // thoughts whose children are folded away
 const items = new Map(); // thought -> its treeitem
-export let strength = "vague";
+let strengths = []; // how far a rewriting may go
+export let strength = null; // the chosen one
 
 /** actions: noise(thought), compare(a, b), canNoise(), point(thought or null). */
 export function start(given) {
@@ -18,9 +19,20 @@ export function start(given) {
   $("tree").addEventListener("focusin", (event) => actions.point(thoughtOf(event.target)));
   $("tree").addEventListener("pointerover", (event) => actions.point(thoughtOf(event.target)));
   $("tree").addEventListener("pointerleave", () => actions.point(null));
-  $("strengths").append(...["precise", "vague", "chaotic"].map((name) => h("label", {},
-    h("input", { type: "radio", name: "strength", value: name, checked: name === strength, onchange: () => { strength = name; } }), h("span", { "data-word": name }, t(name)))));
-  document.addEventListener("language", () => session && draw(session));
+  document.addEventListener("language", () => {
+    offer(strengths);
+    if (session) draw(session);
+  });
+}
+
+/** The strengths that rewriting has, from precise to bold: the one in the middle is chosen at first. */
+export function offer(given) {
+  strengths = given;
+  if (!strengths.includes(strength)) strength = strengths[Math.floor(strengths.length / 2)] ?? null;
+  $("strengths").hidden = strengths.length === 0;
+  $("strengths").querySelectorAll("label").forEach((label) => label.remove());
+  $("strengths").append(...strengths.map((name) => h("label", {},
+    h("input", { type: "radio", name: "strength", value: name, checked: name === strength, onchange: () => { strength = name; } }), h("span", {}, named("value", name)))));
 }
 
 const thoughtOf = (element) => session?.all.find((x) => x.label === element.closest("[role=treeitem]")?.dataset.label) ?? null;
@@ -96,7 +108,7 @@ function read() {
   if (!chosen) return $("node").replaceChildren(h("p", { class: "hint" }, t("nodeEmpty")));
   const thought = chosen;
   const far = thought.parent && session.distance(thought, thought.parent);
-  const facts_ = [thought.origin?.direction, thought.strength && t(thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
+  const facts_ = [thought.origin?.direction, thought.strength && named("value", thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
   const had = document.activeElement?.closest?.("#node button")?.dataset.act;
   const button = (word, act, off) => h("button", { type: "button", class: "small", "data-act": word, "aria-disabled": String(off), onclick: () => off || act() }, t(word));
   $("node").style.setProperty("--hue", thought.hue);
@@ -104,7 +116,7 @@ function read() {
     h("h3", {}, h("span", { class: thought.depth ? "badge child" : "badge", "aria-hidden": "true" }, thought.label), h("span", { class: "sr" }, t("thought", { label: thought.label })),
       thought.parent ? h("span", { class: "state" }, t("from", { label: thought.parent.label })) : ""),
     h("p", { class: "text", dir: "auto" }, thought.text), h("p", { class: "hint" }, facts_.join(" · ")),
-    h("div", { class: "row" }, button("noise", () => actions.noise(thought), !thought.done || !thought.text.trim() || !actions.canNoise()),
+    h("div", { class: "row" }, button("noiseOne", () => actions.noise(thought), !thought.done || !thought.text.trim() || !actions.canNoise()),
       thought.parent ? button("compareWith", () => actions.compare(thought.parent, thought), !thought.done) : ""));
   return had && $("node").querySelector(`[data-act=${had}]`)?.focus();
 }

@@ -18,7 +18,9 @@ _QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SLOW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 
 
-class Meters:
+class Metrics:
+    """Counters, gauges and histograms of one server."""
+
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -44,8 +46,8 @@ class Meters:
             f"{name}_read_seconds", "Of reading prompts between two steps.", buckets=_QUICK, registry=registry
         )
 
-    def tick(self, tick: Tick) -> None:
-        """Of the scheduler."""
+    def record_step(self, tick: Tick) -> None:
+        """After every turn of the scheduler."""
         self.rows.set(tick.rows)
         self.waiting.set(tick.waiting)
         if tick.tokens:
