@@ -505,7 +505,7 @@ def test_what_is_not_asked_fits(here: Running) -> None:
         ("hybrid", {"mask_model": "/tmp"}, "not for requests"),
         ("hybrid", {"drafts": 10**9}, "takes up to"),
         ("search", {"tokens": "1000000000"}, "takes up to"),
-        ("search", {"tokens": "1e9"}, "valid integer"),
+        ("search", {"tokens": "1e9"}, "whole number"),
         ("search", {"width": 10**6}, "takes up to"),
         ("search", {"rubric": "Is it good?"}, "not for requests"),
         ("experts", {"profiles": "x.json"}, "not for requests"),

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench.trials import Setting, TrialRequest
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.core.types import Thought, ThoughtSet
+from thoughtmix.engine.row_state import NoRowState, Read
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -151,21 +153,53 @@ def _until_end(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
 
 def gaussian_noise(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
     """A random direction of `strength` is held for each thought, see `added_noise`. One thought at a time."""
+    from thoughtmix.engine import SamplingParams, SequenceRequest
+    from thoughtmix.engine.requests import DEFAULT_MIN_P, as_thoughts
+
     how = dict(setting)
     strength = float(how.pop("strength"))
-    made = []
-    for seed in range(request.seed, request.seed + request.n):
-        with added_noise(pipeline.model.model, seed, strength):
-            one = pipeline(
-                request.item.prompt, 1, seed=seed, max_new_tokens=request.max_new_tokens, measure=False, **how
-            )
-        made.append(one)
-    run = {name: sum(m.run[name] for m in made) for name in ("tokens", "seconds")}
-    return _thought_set(pipeline, request, [m[0] for m in made], "gaussian", setting, run)
+    lm, sampling = pipeline.model, SamplingParams(**{"min_p": DEFAULT_MIN_P, **how})
+    ids, seeds = tuple(lm.encode(request.item.prompt)), range(request.seed, request.seed + request.n)
+    outputs, facts = [], list[Mapping[str, Any]]()
+    for seed in seeds:
+        with added_noise(lm.model, seed, strength) as noise:
+            sequence = SequenceRequest(ids, seed, sampling, request.max_new_tokens)
+            done = pipeline.local_engine.generate([sequence], row_state=noise)
+        if done.interrupted:
+            raise KeyboardInterrupt
+        outputs += done.outputs
+        facts.append(done.facts)
+    run = {name: sum(each[name] for each in facts) for name in ("tokens", "seconds")}
+    thoughts = as_thoughts(outputs, seeds, [{"thinker": "gaussian"}] * request.n)
+    return _thought_set(pipeline, request, thoughts, "gaussian", setting, run)
+
+
+class AddedNoise(NoRowState):
+    """What `added_noise` does to a row, for the engine: it changes the model's forward, but not while that is tried."""
+
+    is_lora = False
+
+    def __init__(self) -> None:
+        self.active = True
+
+    def prefilling(self, rows: slice, read: Read) -> AbstractContextManager[None]:
+        return super().probing()
+
+    def stepping(self, rows: slice) -> AbstractContextManager[None]:
+        return super().probing()
+
+    @contextlib.contextmanager
+    def probing(self) -> Iterator[None]:
+        self.active = False
+        try:
+            with super().probing():
+                yield
+        finally:
+            self.active = True
 
 
 @contextlib.contextmanager
-def added_noise(model: nn.Module, seed: int, strength: float) -> Iterator[None]:
+def added_noise(model: nn.Module, seed: int, strength: float) -> Iterator[AddedNoise]:
     """While open, `model` adds strength * r * u to its middle layer's output at every position.
 
     u is a random unit vector of `seed`, and r the median length of the states of the prompt that was read last (a
@@ -176,9 +210,11 @@ def added_noise(model: nn.Module, seed: int, strength: float) -> Iterator[None]:
 
     from thoughtmix.engine.rng import NOISE, generator
 
-    state: dict[str, Tensor] = {}
+    state, noise = dict[str, Any](), AddedNoise()
 
     def add(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not noise.active:
+            return output
         hidden: Tensor = output[0] if isinstance(output, tuple) else output  # (1, t, d)
         if "unit" not in state:
             drawn = torch.from_numpy(generator(seed, NOISE).standard_normal(hidden.shape[-1]))
@@ -190,7 +226,7 @@ def added_noise(model: nn.Module, seed: int, strength: float) -> Iterator[None]:
 
     handle = middle_layer(model).register_forward_hook(add)
     try:
-        yield
+        yield noise
     finally:
         handle.remove()
 

@@ -206,6 +206,12 @@ class KVCache:
             bucket.own_values[:, place.slot, number, :, :tokens].clone(),
         )
 
+    def clear(self) -> None:
+        """Let go of everything now: places and buckets hold each other, and would wait for the garbage collector."""
+        for bucket in self._buckets.values():
+            bucket.places.clear()
+        self.places, self._buckets, self.rows = [], {}, 0
+
     # --- a step ---
 
     def _changed(self) -> None:

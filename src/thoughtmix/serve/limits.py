@@ -9,7 +9,6 @@ from typing import Any
 
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.core.options import ThinkerOptions, parse_options, served_schema
-from thoughtmix.serve.errors import Refused
 from thoughtmix.thinkers.base import Thinker
 
 
@@ -68,6 +67,8 @@ def served_options(thinker: Thinker, given: Mapping[str, Any], limits: Limits) -
         Refused: 400 for an option that is not declared safe for requests, or a value beyond the server's limits.
         InputError: A value of another type or beyond the option's own bounds.
     """
+    from thoughtmix.serve.errors import Refused  # web packages: the command line reads limits without them
+
     offered = served_schema(thinker.Options)["properties"]
     for name in given:
         if name not in thinker.Options.model_fields:

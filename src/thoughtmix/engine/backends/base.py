@@ -178,7 +178,7 @@ class KVPath(ABC):
         return self.cache.drop(gone)
 
     def close(self) -> None:
-        self.cache = KVCache(self.cache.joined)
+        self.cache.clear()
 
 
 CACHE_NAMES = ("past_key_values", "cache_params")  # attention models; purely recurrent ones (Mamba)
