@@ -64,8 +64,10 @@ class _Bucket:
     rows: Tensor | None = None  # which of the batch's rows stand here; None: all, in the order of their slots
     slots: Tensor | None = None  # where: place * n + number
     write: Tensor | None = None  # (rows h,) where each row's newest key goes in a layer seen as (..., d)
-    newest: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a layer: the coming token's (p, n, h, d)
-    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a layer: keys and values (p n h, s, d)
+    # A layer each; at one row, to slice costs as much as to attend, so views are made once for all layers:
+    newest: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # where the coming token's go, (p n, h, d)
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys (p n h, d, s) and values (p n h, s, d)
+    prompt: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys (p h, d, t) and values (p h, t, d)
 
 
 class KVCache:
@@ -240,7 +242,14 @@ class KVCache:
             bucket.prompts[place.slot] = place.length
             rows += range(start, start + place.rows)
             slots += range(place.slot * n, place.slot * n + place.rows)
-        bucket.shape = (p, n, int(bucket.prompts.max()), 0)
+        t = int(bucket.prompts.max())
+        bucket.shape = (p, n, t, 0)
+        if isinstance(bucket.prompt_keys, Tensor) and isinstance(bucket.prompt_values, Tensor):
+            prompt_keys = bucket.prompt_keys[:, :p, :, :t].flatten(1, 2).mT.unbind(0)
+            prompt_values = bucket.prompt_values[:, :p, :, :t].flatten(1, 2).unbind(0)
+            bucket.prompt = list(zip(prompt_keys, prompt_values, strict=True))
+        else:
+            bucket.prompt = [(k.mT, v) for k, v in zip(bucket.prompt_keys, bucket.prompt_values, strict=True)]
         bucket.full = slots == list(range(p * n))
         plain = bucket.full and rows == list(range(self.rows))
         bucket.rows = None if plain else torch.tensor(rows, device=device)
@@ -253,8 +262,7 @@ class KVCache:
         bucket.write = torch.from_numpy((base * s + own[:, None]).flatten()).to(device)
 
     def _look(self) -> None:
-        """Where this step's keys go and what its rows see, made once for all layers: at one row, slicing costs as much
-        as attending."""
+        """Where this step's keys go and what its rows see."""
         for bucket in self._buckets.values():
             p, n, t, _ = bucket.shape
             s = int(bucket.lengths.max()) + 1
@@ -263,8 +271,10 @@ class KVCache:
             keys, values = bucket.own_keys[:, :p, :n], bucket.own_values[:, :p, :n]
             if s <= keys.shape[4] and bucket.even and bucket.full:
                 at = s - 1
-                bucket.newest = list(zip(keys[..., at, :].unbind(0), values[..., at, :].unbind(0), strict=True))
-            bucket.own = list(zip(keys[..., :s, :].unbind(0), values[..., :s, :].unbind(0), strict=True))
+                newest = (x[..., at, :].flatten(1, 2).unbind(0) for x in (keys, values))
+                bucket.newest = list(zip(*newest, strict=True))
+            keys, values = (x[..., :s, :].flatten(1, 3) for x in (keys, values))
+            bucket.own = list(zip(keys.mT.unbind(0), values.unbind(0), strict=True))
 
     def positions(self) -> Tensor:
         """(b,) the position of the token that each row reads next."""
@@ -281,8 +291,8 @@ class KVCache:
             k, v = (x if bucket.rows is None else x[bucket.rows] for x in (keys, values))
             if bucket.even and bucket.full:
                 newest_keys, newest_values = bucket.newest[layer]
-                newest_keys.copy_(k.view(newest_keys.shape))
-                newest_values.copy_(v.view(newest_values.shape))
+                newest_keys.copy_(k)
+                newest_values.copy_(v)
             else:
                 assert bucket.write is not None
                 for own, x in ((bucket.own_keys, k), (bucket.own_values, v)):
@@ -344,28 +354,36 @@ def _attend(bucket: _Bucket, layer: int, query: Tensor, window: int | None, soft
     all rows of a place: (h, n g, d) x (h, d, t)."""
     p, n, t, s = bucket.shape
     _, h, g, d = query.shape
-    keys, values = bucket.own[layer]  # (p, n, h, s, d)
-    prompt_keys, prompt_values = bucket.prompt_keys[layer], bucket.prompt_values[layer]  # (h, t, d) or (p, h, t, d)
-    if prompt_keys.ndim == 4:
-        prompt_keys, prompt_values = prompt_keys[:p, :, :t].flatten(0, 1), prompt_values[:p, :, :t].flatten(0, 1)
+    (keys, values), (prompt_keys, prompt_values) = bucket.own[layer], bucket.prompt[layer]
     mask = None if bucket.even else _mask(bucket, window, query)
     if bucket.even and window is not None:  # what is out of sight is not even looked at
-        first = max(0, s - window)
-        keys, values, s = keys[..., first:, :], values[..., first:, :], s - first
-        first = min(t, max(0, t + bucket.shape[3] - window))
-        prompt_keys, prompt_values, t = prompt_keys[:, first:], prompt_values[:, first:], t - first
-    own = torch.bmm(query.reshape(p * n * h, g, d), keys.flatten(0, 2).mT).view(p, n, h, g, s)
-    by_head = query.view(p, n, h, g, d).transpose(1, 2).reshape(p * h, n * g, d)
-    shared = torch.bmm(by_head, prompt_keys.mT).view(p, h, n, g, t)
-    scores = torch.cat([shared, own.transpose(1, 2)], -1)  # (p, h, n, g, t + s)
+        first, first_prompt = max(0, s - window), min(t, max(0, t + s - window))
+        keys, values, s = keys[..., first:], values[:, first:], s - first
+        prompt_keys, prompt_values, t = (
+            prompt_keys[..., first_prompt:],
+            prompt_values[:, first_prompt:],
+            t - first_prompt,
+        )
+    by_row = query.reshape(p * n * h, g, d)
+    own = torch.bmm(by_row, keys)  # (p n h, g, s)
+    if n == 1:
+        shared = torch.bmm(by_row, prompt_keys)  # (p h, g, t)
+    else:
+        by_head = query.view(p, n, h, g, d).transpose(1, 2).reshape(p * h, n * g, d)
+        shared = torch.bmm(by_head, prompt_keys).view(p, h, n, g, t)
+        own = own.view(p, n, h, g, s).transpose(1, 2)
+    scores = torch.cat([shared, own], -1)  # (p, h, n, g, t + s), or (p h, g, t + s)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
-        scores = scores.add_(mask)
+        scores.view(p, h, n, g, t + s).add_(mask)
     weight = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    if n == 1:
+        mixed = torch.bmm(weight[..., t:], values)
+        return mixed.add_(torch.bmm(weight[..., :t], prompt_values)).view(p, h, g, -1)
     from_prompt = torch.bmm(weight.view(p * h, n * g, t + s)[..., :t], prompt_values).view(p, h, n, g, -1)
     own_weight = weight[..., t:].transpose(1, 2).reshape(p * n * h, g, s)
-    mixed = torch.bmm(own_weight, values.flatten(0, 2)).view(p, n, h, g, -1)
+    mixed = torch.bmm(own_weight, values).view(p, n, h, g, -1)
     return mixed.add_(from_prompt.transpose(1, 2)).view(p * n, h, g, -1)
 
 
