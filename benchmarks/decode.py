@@ -3,8 +3,7 @@
     python benchmarks/decode.py [--pairs 5] [--vllm vllm/bin/python] [--llama llama/bin/python --gguf FILE]
     python benchmarks/decode.py --before CHECKOUT   # this checkout beside another of this repository, and nothing else
 
-For each shape, ours and one peer take turns (A B A B ...), so that a drift of the machine meets both; the ratio
-is the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer
+For each shape, ours and one peer take turns (A B, B A, ...), so that a drift of the machine meets both; the ratio is the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer
 makes exactly the same number of tokens, end tokens ignored. Memory is what a process has resident at most while
 generating, beyond the model it has loaded.
 """
@@ -78,7 +77,12 @@ def compare(ours: list[Any], peer: list[Any], prompt: int, n: int, pairs: int, n
     try:
         for spec in (ours, peer):
             workers.append(Worker(*spec[:3], prompt, n, new_tokens, spec[3]))
-        runs = [(workers[0].go(), workers[1].go()) for _ in range(pairs)]
+        runs = []
+        for pair in range(pairs):  # A B, B A, ...: who goes first after the other's run is a few percent slower
+            first = pair % 2
+            one = workers[first].go()
+            other = workers[1 - first].go()
+            runs.append((other, one) if first else (one, other))
     finally:
         for worker in workers:
             worker.close()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from pathlib import Path
 
+import pytest
+
 import thoughtmix
+from thoughtmix._moved import MOVED
 
 ROOT = Path(thoughtmix.__file__).parent
 
 # No room imports a later one. Imports for type checkers and those inside functions count, too.
 ROOMS = [
-    "core", "models", "engine", "mixture", "experts", "training", "graft", "_peft_hook", "cost", "metrics", "diffusion",
+    "_moved", "core", "models", "engine", "mixture", "experts", "training", "graft", "_peft_hook", "cost", "metrics", "diffusion",
     "search", "noise", "thinkers", "api", "methods", "report", "bench", "serve", "cli",
 ]  # fmt: skip
 
@@ -78,3 +83,17 @@ def test_there_are_no_circles() -> None:
 
 def test_a_circle_would_be_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_modules_that_moved_are_found_by_their_old_names_with_a_warning(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=r"is now thoughtmix\.(core|thinkers)\."):
+        module = importlib.import_module(old)
+    for home in map(importlib.import_module, MOVED[old]):
+        for name in (n for n, value in vars(home).items() if getattr(value, "__module__", "") == home.__name__):
+            assert getattr(module, name) is getattr(home, name), name
+    with pytest.raises(ImportError, match="no_such_name"):
+        exec(f"from {old} import no_such_name")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("thoughtmix.no_such_module")

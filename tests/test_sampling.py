@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +147,12 @@ def test_uniforms_are_the_seeds_own(global_state_untouched: None) -> None:
     assert not torch.equal(uniforms([0], 8), uniforms([2**32], 8)), "all 64 bits of a seed count"
     assert not torch.equal(uniforms([-1], 8), uniforms([1], 8))
     assert a.min() >= 0 and a.max() < 1 and a.dtype == torch.float64
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-30, 1e-37, 1e-39, 1e-45, 5e-324])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 50}, {"top_nsigma": 1.0}])
+def test_however_small_a_temperature_is_it_is_greedy(temperature: float, more: dict[str, Any]) -> None:
+    x = torch.randn(16, 997, generator=torch.Generator().manual_seed(0)) * 4
+    sampler = SamplingTensors.of([SamplingParams(temperature=temperature, **more)] * 16)
+    drawn = draw(x, torch.rand(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64), sampler)
+    assert torch.equal(drawn.ids, x.argmax(1)) and torch.isfinite(drawn.logprobs).all()

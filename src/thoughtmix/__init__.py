@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thoughtmix import _peft_hook
+from thoughtmix import _moved, _peft_hook
+from thoughtmix.core import __version__
 from thoughtmix.core.lazy import lazy_names
 from thoughtmix.core.types import register_html
 from thoughtmix.models.checkpoint import register_architecture
 
 _peft_hook.install()  # stock PEFT then knows grafts
+_moved.install()
 register_architecture("thoughtmix_mixture", "thoughtmix.mixture.model")
 register_architecture("thoughtmix_diffusion", "thoughtmix.diffusion.model", causal=False)
-
-__version__ = "0.1.0"
 
 _HOME = {  # public name -> module, imported at first use
     "CacheError": "core.errors",

@@ -152,7 +152,7 @@ class TuneOptions:
     contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.")] = 0.1
     steps: Annotated[int | None, option("Optimizer steps. Default: what --minutes allow.")] = None
     minutes: Annotated[float | None, option("Train for about this long. Default: 15.")] = None
-    batch_size: Annotated[int, option("Lessons a step.")] = 16
+    batch_size: Annotated[int, option("Distillation samples a step.")] = 16
     learning_rate: Annotated[float, option("The peak.")] = 3e-3
     evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 100
     strength: Annotated[float, option("How far calibrated branches go at creativity 1.")] = 1.0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from thoughtmix.core import __version__
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.request import OnStep, Prompt, StepEvent
 from thoughtmix.engine.engine import Capability, Generation, SequenceOutput, SequenceRequest
@@ -35,8 +36,6 @@ class EndpointEngine:
         return self.endpoint.name
 
     def environment(self) -> dict[str, Any]:
-        from thoughtmix import __version__
-
         return {"thoughtmix": __version__}
 
     def generate(

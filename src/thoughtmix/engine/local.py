@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.core import __version__
 from thoughtmix.core.request import OnStep, Prompt
 from thoughtmix.engine.backends.probe import PathName, Weights, choose
 from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceRequest
@@ -80,8 +81,6 @@ def environment(model: LanguageModel) -> dict[str, Any]:
     """See `Engine.environment`."""
     import torch
     import transformers
-
-    from thoughtmix import __version__
 
     return {
         "device": str(model.device),

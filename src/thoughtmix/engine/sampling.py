@@ -12,7 +12,7 @@ tokens tied exactly at a top-p floor are all kept (a sort would drop some of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -36,7 +36,9 @@ class SamplingTensors:
         def column(name: str) -> Tensor:
             return torch.tensor([getattr(s, name) for s in samplers], dtype=torch.float64, device=device)
 
-        return cls(*(column(f.name) for f in fields(cls)))
+        made = cls(*(column(f.name) for f in fields(cls)))
+        # Below this 1 / T overflows float32, and all but ties went to the likeliest token long before: greedy.
+        return replace(made, temperature=made.temperature.masked_fill(made.temperature < 1e-30, 0.0))
 
     @classmethod
     def cat(cls, parts: Sequence[SamplingTensors]) -> SamplingTensors:

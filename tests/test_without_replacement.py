@@ -1,4 +1,4 @@
-"""Draws without repetition, and beginnings that prompts of one call share, on tiny models."""
+"""Sampling without replacement, and prefixes that prompts of one call share, on tiny models."""
 
 from __future__ import annotations
 
