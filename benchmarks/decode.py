@@ -3,9 +3,10 @@
     python benchmarks/decode.py [--pairs 5] [--vllm vllm/bin/python] [--llama llama/bin/python --gguf FILE]
     python benchmarks/decode.py --before CHECKOUT   # this checkout beside another of this repository, and nothing else
 
-For each shape, ours and one peer take turns (A B, B A, ...), so that a drift of the machine meets both; the ratio is the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer
-makes exactly the same number of tokens, end tokens ignored. Memory is what a process has resident at most while
-generating, beyond the model it has loaded.
+For each shape, ours and one peer take turns (A B, B A, ...), so that a drift of the machine meets both; the ratio is
+the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer makes
+exactly the same number of tokens, end tokens ignored. Memory is what a process has resident at most while generating,
+beyond the model it has loaded.
 """
 
 from __future__ import annotations
