@@ -8,6 +8,7 @@ Help texts, refusals, the server's schema and the page's form are all made from 
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -185,7 +186,7 @@ def type_text(field: FieldInfo) -> str:
         return " | ".join(map(str, choices))
     kind = value_type(field)
     bounds = [
-        words.format("2^63" if limit == 2**63 else f"{limit:g}")
+        words.format(f"{limit:g}" if abs(limit) < 2**53 else f"2^{math.log2(limit):g}")
         for bound in field.metadata
         for name, words in _BOUNDS.items()
         if (limit := getattr(bound, name, None)) is not None
