@@ -42,10 +42,21 @@ class LocalEngine:
         return EVERYTHING if self.model.causal else frozenset({Capability.TOKENS, Capability.WEIGHTS})
 
     def environment(self) -> dict[str, Any]:
-        return environment(self.model)
+        import torch
+        import transformers
+
+        return {
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "thoughtmix": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
 
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
-        return encoded(self.model, prompt)
+        if isinstance(prompt, Prompt):
+            return self.model.encode(prompt.content, raw=prompt.raw)
+        return list(prompt)
 
     def generate(
         self,
@@ -75,22 +86,3 @@ class LocalEngine:
     @contextmanager
     def exclusive(self) -> Iterator[Callable[[], None]]:
         yield lambda: None
-
-
-def environment(model: LanguageModel) -> dict[str, Any]:
-    """See `Engine.environment`."""
-    import torch
-    import transformers
-
-    return {
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "thoughtmix": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def encoded(model: LanguageModel, prompt: Prompt | tuple[int, ...]) -> list[int]:
-    """Token ids of a prompt. Raises `InputError`."""
-    return model.encode(prompt.content, raw=prompt.raw) if isinstance(prompt, Prompt) else list(prompt)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.request import OnStep, Prompt
-from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceOutput, SequenceRequest
+from thoughtmix.core.request import OnStep
+from thoughtmix.engine.engine import Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.job import Job, PromptGroups
-from thoughtmix.engine.local import LocalEngine, encoded, environment
+from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.scheduler import Caller, Scheduler
 
-if TYPE_CHECKING:
-    from thoughtmix.models import LanguageModel
 
-
-class SharedEngine:
+class SharedEngine(LocalEngine):
     """One caller's engine: its rows join the scheduler's batch, or decode beside it in turns.
 
     Args:
@@ -32,26 +28,9 @@ class SharedEngine:
     kind = "shared"
 
     def __init__(self, scheduler: Scheduler, caller: Caller | None = None, top_logprobs: int = 0) -> None:
+        super().__init__(scheduler.lm, weights=scheduler.weights)
         self.scheduler, self.caller, self.top_logprobs = scheduler, caller or Caller(), top_logprobs
         self.outputs: list[SequenceOutput] = []
-
-    @property
-    def model(self) -> LanguageModel:
-        return self.scheduler.lm
-
-    @property
-    def name(self) -> str:
-        return self.model.name
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        return EVERYTHING if self.model.causal else frozenset({Capability.TOKENS, Capability.WEIGHTS})
-
-    def environment(self) -> dict[str, Any]:
-        return environment(self.model)
-
-    def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
-        return encoded(self.model, prompt)
 
     def generate(
         self,
@@ -78,7 +57,7 @@ class SharedEngine:
             done = self.scheduler.join(self.caller, job)
         if done is None:
             with self.scheduler.turns:
-                done = LocalEngine(self.model, weights=self.scheduler.weights).generate(
+                done = super().generate(
                     sequences,
                     row_state=row_state,
                     read=read,

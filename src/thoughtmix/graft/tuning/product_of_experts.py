@@ -17,7 +17,7 @@ from thoughtmix.engine import Generation, SequenceRequest
 from thoughtmix.engine.backends.base import DecodingPath, Start
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.job import Job, PromptGroups
-from thoughtmix.engine.local import encoded
+from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.loop import run
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.models import LanguageModel
@@ -100,6 +100,7 @@ def decode_product_of_experts(
         top: How many likeliest tokens of each step are noted.
     """
     path = ProductOfExpertsPath(choose(lm.model, prompts=len(contexts)), weight)
-    own = [contexts.index(tuple(encoded(lm, s.prompt))) for s in sequences]
+    engine = LocalEngine(lm)
+    own = [contexts.index(tuple(engine.encode(s.prompt))) for s in sequences]
     groups = PromptGroups([list(ids) for ids in contexts], own, sequences)
     return run(Job(lm, groups, top_logprobs=top), path)
