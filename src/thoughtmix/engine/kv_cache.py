@@ -12,15 +12,15 @@ width; p places of a bucket, n rows of a place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from thoughtmix.engine.kv_bucket import Bucket, Place, attend, double_slots, zeros
 
 
 @dataclass(slots=True)
@@ -30,44 +30,6 @@ class PromptKV:
     keys: list[Tensor]  # a layer: (h, t, d)
     values: list[Tensor]
     length: int
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """One prompt and the rows that continue it, rows 0 to `rows` - 1 at slot `slot` of a bucket."""
-
-    bucket: _Bucket
-    slot: int
-    length: int  # tokens of the prompt
-    rows: int
-    own: NDArray[np.int64]  # (n,) own tokens stored, by row
-    source: Any = None  # the caller's, what it knows of the prompt
-
-
-@dataclass(slots=True, eq=False)
-class _Bucket:
-    """Places of equal room. own_keys, own_values: (l, p, n, h, s, d). prompt_keys, prompt_values: (l, p, h, t, d); of a
-    lone prompt of a batch that nobody joins its own lists instead."""
-
-    own_keys: Tensor
-    own_values: Tensor
-    prompt_keys: Tensor | list[Tensor]
-    prompt_values: Tensor | list[Tensor]
-    places: list[Place | None] = field(default_factory=list)
-    # Of the coming step:
-    shape: tuple[int, int, int, int] = (0, 0, 0, 0)  # p, n, longest prompt t, most own tokens s with the coming one
-    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (p, n) own tokens
-    prompts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # (p,) prompt tokens
-    even: bool = True  # whether all rows have as many own tokens and prompt tokens: nothing is masked
-    full: bool = True  # whether there is a row in every slot
-    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window
-    rows: Tensor | None = None  # which of the batch's rows stand here; None: all, in the order of their slots
-    slots: Tensor | None = None  # where: place * n + number
-    write: Tensor | None = None  # (rows h,) where each row's newest key goes in a layer seen as (..., d)
-    # A layer each; at one row, to slice costs as much as to attend, so views are made once for all layers:
-    newest: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # where the coming token's go, (p n, h, d)
-    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys (p n h, d, s) and values (p n h, s, d)
-    prompt: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys (p h, d, t) and values (p h, t, d)
 
 
 class KVCache:
@@ -84,7 +46,7 @@ class KVCache:
         self.joined = joined
         self.places: list[Place] = []
         self.rows = 0
-        self._buckets: dict[tuple[int, int, int], _Bucket] = {}
+        self._buckets: dict[tuple[int, int, int], Bucket] = {}
         self._positions = torch.zeros(0, dtype=torch.long)
 
     # --- rows come and go ---
@@ -117,7 +79,7 @@ class KVCache:
             return _power(count), _power(prompt.length, 16), _power(capacity, 16)
         return count, _power(prompt.length, 16), capacity
 
-    def _new(self, key: tuple[int, int, int], prompts: list[PromptKV]) -> _Bucket:
+    def _new(self, key: tuple[int, int, int], prompts: list[PromptKV]) -> Bucket:
         n, t, s = key
         like_keys, like_values = prompts[0].keys[0], prompts[0].values[0]
         layers, places = len(prompts[0].keys), len(prompts)
@@ -129,25 +91,25 @@ class KVCache:
 
         def room(like: Tensor) -> tuple[Tensor, Tensor]:
             h, _, d = like.shape
-            return _zeros((layers, places, n, h, s, d), like), _zeros((layers, places, h, t, d), like)
+            return zeros((layers, places, n, h, s, d), like), zeros((layers, places, h, t, d), like)
 
         if not self.joined and places == 1:
             h, _, d = like_keys.shape
             own_keys = like_keys.new_empty((layers, 1, n, h, s, d))  # memory that no token has reached stays untouched
             h, _, d = like_values.shape
             own_values = like_values.new_empty((layers, 1, n, h, s, d))
-            return _Bucket(own_keys, own_values, prompts[0].keys, prompts[0].values)
+            return Bucket(own_keys, own_values, prompts[0].keys, prompts[0].values)
         own_keys, prompt_keys = room(like_keys)
         own_values, prompt_values = room(like_values)
-        return _Bucket(own_keys, own_values, prompt_keys, prompt_values)
+        return Bucket(own_keys, own_values, prompt_keys, prompt_values)
 
-    def _take_slot(self, bucket: _Bucket, prompt: PromptKV, count: int) -> Place:
+    def _take_slot(self, bucket: Bucket, prompt: PromptKV, count: int) -> Place:
         """A free slot of the bucket, with this prompt in it."""
         slot = next((i for i, place in enumerate(bucket.places) if place is None), len(bucket.places))
         if slot == len(bucket.places):
             bucket.places.append(None)
             if slot == bucket.own_keys.shape[1]:
-                _double(bucket)
+                double_slots(bucket)
         place = bucket.places[slot] = Place(bucket, slot, prompt.length, count, np.zeros(count, np.int64))
         if isinstance(bucket.prompt_keys, Tensor) and isinstance(bucket.prompt_values, Tensor):
             for layer, (k, v) in enumerate(zip(prompt.keys, prompt.values, strict=True)):
@@ -231,7 +193,7 @@ class KVCache:
             self._seat(bucket, members[id(bucket)], device)
         self._look()
 
-    def _seat(self, bucket: _Bucket, members: list[tuple[int, Place]], device: torch.device) -> None:
+    def _seat(self, bucket: Bucket, members: list[tuple[int, Place]], device: torch.device) -> None:
         """Which rows of the batch stand in a bucket, and where."""
         p = len(bucket.places)
         n = members[0][1].rows if p == 1 else bucket.own_keys.shape[2]  # of a lone place the rows that are left
@@ -336,70 +298,17 @@ class KVCache:
         out: Tensor | None = None
         for bucket in self._buckets.values():
             if bucket.rows is None:
-                return _attend(bucket, layer, query, window, softcap)
+                return attend(bucket, layer, query, window, softcap)
             p, n, _, _ = bucket.shape
             assert bucket.slots is not None
             padded = query.new_zeros((p * n, *query.shape[1:]))
             padded.index_copy_(0, bucket.slots, query[bucket.rows])
-            mixed = _attend(bucket, layer, padded, window, softcap)
+            mixed = attend(bucket, layer, padded, window, softcap)
             if out is None:
                 out = mixed.new_empty((len(query), *mixed.shape[1:]))
             out.index_copy_(0, bucket.rows, mixed[bucket.slots])
         assert out is not None, "a batch has rows"
         return out
-
-
-def _attend(bucket: _Bucket, layer: int, query: Tensor, window: int | None, softcap: float | None) -> Tensor:
-    """query: (p n, h, g, d), every slot of the bucket; so is the result. The prompt's part is one matrix product for
-    all rows of a place: (h, n g, d) x (h, d, t)."""
-    p, n, t, s = bucket.shape
-    _, h, g, d = query.shape
-    (keys, values), (prompt_keys, prompt_values) = bucket.own[layer], bucket.prompt[layer]
-    mask = None if bucket.even else _mask(bucket, window, query)
-    if bucket.even and window is not None:  # what is out of sight is not even looked at
-        first, first_prompt = max(0, s - window), min(t, max(0, t + s - window))
-        keys, values, s = keys[..., first:], values[:, first:], s - first
-        prompt_keys, prompt_values, t = (
-            prompt_keys[..., first_prompt:],
-            prompt_values[:, first_prompt:],
-            t - first_prompt,
-        )
-    by_row = query.reshape(p * n * h, g, d)
-    own = torch.bmm(by_row, keys)  # (p n h, g, s)
-    if n == 1:
-        shared = torch.bmm(by_row, prompt_keys)  # (p h, g, t)
-    else:
-        by_head = query.view(p, n, h, g, d).transpose(1, 2).reshape(p * h, n * g, d)
-        shared = torch.bmm(by_head, prompt_keys).view(p, h, n, g, t)
-        own = own.view(p, n, h, g, s).transpose(1, 2)
-    scores = torch.cat([shared, own], -1)  # (p, h, n, g, t + s), or (p h, g, t + s)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores.view(p, h, n, g, t + s).add_(mask)
-    weight = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
-    if n == 1:
-        mixed = torch.bmm(weight[..., t:], values)
-        return mixed.add_(torch.bmm(weight[..., :t], prompt_values)).view(p, h, g, -1)
-    from_prompt = torch.bmm(weight.view(p * h, n * g, t + s)[..., :t], prompt_values).view(p, h, n, g, -1)
-    own_weight = weight[..., t:].transpose(1, 2).reshape(p * n * h, g, s)
-    mixed = torch.bmm(own_weight, values).view(p, n, h, g, -1)
-    return mixed.add_(from_prompt.transpose(1, 2)).view(p * n, h, g, -1)
-
-
-def _mask(bucket: _Bucket, window: int | None, like: Tensor) -> Tensor:
-    """(p, 1, n, 1, t + s): 0, or -inf where a row may not look; made once a step and window."""
-    if window not in bucket.masks:
-        p, n, t, s = bucket.shape
-        prompts, lengths = bucket.prompts[:, None, None], bucket.lengths[:, :, None]  # (p, 1, 1), (p, n, 1)
-        on_prompt, on_own = np.arange(t) < prompts, np.arange(s) <= lengths
-        if window is not None:
-            oldest = prompts + lengths + 1 - window  # the first position that is visible
-            on_prompt, on_own = on_prompt & (np.arange(t) >= oldest), on_own & (np.arange(s) + prompts >= oldest)
-        seen = np.concatenate([np.broadcast_to(on_prompt, (p, n, t)), np.broadcast_to(on_own, (p, n, s))], -1)
-        hidden = np.where(seen, np.float32(0), np.float32(-math.inf))[:, None, :, None]
-        bucket.masks[window] = torch.from_numpy(hidden).to(device=like.device, dtype=like.dtype)
-    return bucket.masks[window]
 
 
 _FIRST_BYTES = 1 << 28
@@ -409,20 +318,3 @@ _FIRST_BYTES = 1 << 28
 def _power(count: int, least: int = 1) -> int:
     """The next power of two."""
     return max(least, 1 << max(count - 1, 0).bit_length())
-
-
-def _double(bucket: _Bucket) -> None:
-    """Twice as many slots."""
-    for name in ("prompt_keys", "prompt_values", "own_keys", "own_values"):
-        old: Tensor = getattr(bucket, name)
-        new = _zeros((old.shape[0], 2 * old.shape[1], *old.shape[2:]), old)
-        new[:, : old.shape[1]] = old
-        setattr(bucket, name, new)
-
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros: what is masked must be finite. On CPUs without touching the memory before something is written there."""
-    kinds: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
-    if like.device.type == "cpu" and like.dtype in kinds:
-        return torch.from_numpy(np.zeros(shape, dtype=kinds[like.dtype]))
-    return like.new_zeros(shape)
