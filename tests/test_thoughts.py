@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thoughtmix.core.errors import InputError
+from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.core.selection import select_diverse
 from thoughtmix.core.types import SCHEMA_VERSION, Thought, ThoughtSet
 
@@ -117,7 +117,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"Cannot write .*No space left"):
+    with pytest.raises(ThoughtmixError, match=r"Cannot write .*no space left"):
         ThoughtSet("second", ()).to_json(file)
     assert ThoughtSet.from_json(file).prompt == "first"
     assert list(tmp_path.iterdir()) == [file], "something half-written was left"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoughtmix.bench.tasks import coverage_tasks, family
 from thoughtmix.cli import main
-from thoughtmix.core.errors import InputError
+from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.engine import SamplingParams, SequenceRequest
 from thoughtmix.graft import MoTConfig, routed
 from thoughtmix.graft.tuning.distillation import (
@@ -359,3 +359,27 @@ def test_law_8_one_line(arguments: list[str], says: str, folder: Path, capsys: A
 def test_contexts_need_a_chat_template() -> None:
     with pytest.raises(InputError, match="no chat template"):
         make_samples(wrap_model(fresh("llama"), tokenizer()), PROMPTS, CONTEXTS, DistillationConfig())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """While a graft is saved, and while its trained weights are: both by writers whose errors are no OSError."""
+    from thoughtmix.graft import export
+
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def files() -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in folder.parent.rglob("*") if p.is_file() and "training" not in p.parts}
+
+    monkeypatch.setattr(export, "save_file", full)
+    monkeypatch.setattr(export.PeftModel, "save_pretrained", full)
+    before = files()
+    capsys.readouterr()
+    assert main(["graft", str(base_folder), "--out", str(folder.parent / "new"), "--branches", "4", "--rank", "2"]) == 1
+    with pytest.raises(ThoughtmixError) as found:
+        export.save_weights(load_model(str(folder)), folder)
+    for said in (capsys.readouterr().err.splitlines()[-1], str(found.value)):
+        assert "no space left. Free some space, then type the same again." in said
+    assert files() == before and not list(folder.parent.glob("**/.*"))

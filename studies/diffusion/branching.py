@@ -22,7 +22,7 @@ import torch
 from apart import part, reader, writer
 
 from thoughtmix.bench.statistics import bootstrap, holm
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.diffusion.branching import BranchingConfig, branch
 from thoughtmix.diffusion.load import DiffusionModel
 from thoughtmix.diffusion.policies import make_policy

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.diffusion.load import load_diffusion
 from thoughtmix.diffusion.objective import Bound, evaluate_bound, split_windows
 from thoughtmix.diffusion.sampler import DenoisingConfig, denoise

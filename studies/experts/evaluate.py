@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from thoughtmix import Request
 from thoughtmix.bench.statistics import Curve, bootstrap, difference_at
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.experts import Profile, Specialization, analyze_expert_specialization
 from thoughtmix.experts.branches import NOISE, think_under
 from thoughtmix.experts.profile import ROUTER

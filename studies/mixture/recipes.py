@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig, ExperimentModels
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.metrics import vendi
 from thoughtmix.mixture import RECIPE
 from thoughtmix.training import task

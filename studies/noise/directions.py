@@ -25,7 +25,7 @@ from ideas import IDEAS
 from numpy.typing import NDArray
 
 from thoughtmix.bench.statistics import bootstrap
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.models import load_embedder, load_model
 from thoughtmix.noise import Catalogue, SemanticNoiser

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from thoughtmix.bench.record import finite_json
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
 from thoughtmix.metrics import judge_nll, self_bleu, vendi

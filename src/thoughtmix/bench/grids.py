@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix.bench.systems import get_system
 from thoughtmix.bench.trials import Setting
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import bounded_text, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def build_grids(
 def _load_grids(file: Path) -> dict[str, list[dict[str, Any]]]:
     hint = 'Write {"mixture": [{"creativity": 0.5}, {"creativity": 1}]}.'
     try:
-        body = json.loads(file.read_text(encoding="utf-8"))
+        body = parse_json(bounded_text(file))
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the settings: {error}.", hint) from None
     good = isinstance(body, dict) and all(

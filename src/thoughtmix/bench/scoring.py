@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from thoughtmix.bench.tasks import Item, TaskKind, answer_parser
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import bounded_text, parse_json
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.metrics import distinct_k, pass_at_k
 
@@ -132,7 +132,7 @@ def calibrate_threshold(distances: ArrayLike, same: Sequence[bool]) -> Calibrati
 def load_pairs(path: str | Path) -> tuple[list[tuple[str, str]], list[bool]]:
     """Labelled pairs from JSON Lines with `a`, `b` and `same`. Raises `InputError`."""
     try:
-        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [parse_json(line) for line in bounded_text(path).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the labelled pairs: {error}.", _PAIR) from None
     for number, row in enumerate(rows, 1):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError, Interrupted, ModelError, ThoughtmixError
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import append_line, bounded_bytes, bounded_text, parse_json, write_whole
 
 if TYPE_CHECKING:
     from thoughtmix.bench.tasks import Item
@@ -91,7 +91,7 @@ class TrialStore:
             write_whole(head, json.dumps(about, indent=1, ensure_ascii=False))
             return
         try:
-            before = json.loads(head.read_text(encoding="utf-8"))
+            before = parse_json(bounded_text(head))
         except (OSError, ValueError) as error:
             raise InputError(f"Cannot read {head}: {error}.", "Name another folder (--out).") from None
         differs = sorted(k for k in {*about, *before} if before.get(k) != about.get(k))
@@ -105,7 +105,7 @@ class TrialStore:
         out: dict[str, Record] = {}
         if not self._path.exists():
             return out
-        body = self._path.read_bytes()
+        body = bounded_bytes(self._path, 2**34)
         whole = body[: body.rfind(b"\n") + 1]
         if len(whole) < len(body):
             self.torn = True
@@ -113,7 +113,7 @@ class TrialStore:
                 file.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                record = json.loads(line)
+                record = parse_json(line.decode())
                 out[record["key"]] = record
             except (ValueError, KeyError, TypeError):
                 raise InputError(
@@ -124,16 +124,7 @@ class TrialStore:
     def add(self, trial: Trial, record: Mapping[str, Any]) -> None:
         """Keep a finished trial. When this returns, it is on disk."""
         kept = {"key": trial.key, **record}
-        line = json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
-        try:
-            with self._path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"Cannot write {self._path}: {error.strerror}.", "Free some space, and type it again."
-            ) from None
+        append_line(self._path, json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
         self.records[trial.key] = kept
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.core.errors import ThoughtmixError
+from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.files import disk_full, require_whole_characters
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Deliberate errors are one line on stderr, never a traceback."""
     _utf8()
     try:
+        _check_arguments(sys.argv[1:] if arguments is None else arguments)
         result = app(args=None if arguments is None else list(arguments), prog_name="thoughtmix", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -44,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("THOUGHTMIX_DEBUG"):
             raise
+        if disk_full(error):
+            return _say("No space left to write to. Free some, then type the same again.", 1)
+        if isinstance(error, OSError) and error.filename is not None:  # what the system says of a file that was named
+            said = f"Cannot use {error.filename}: {error.strerror or error}."
+            return _say(f"{' '.join(said.split())[:300]} Type: thoughtmix --help", 1)
         reason = f"internal error: {type(error).__name__}: {error}"
         return _say(f"{' '.join(reason.split())[:300]} Type: THOUGHTMIX_DEBUG=1 thoughtmix ... to see where.", 70)
 
@@ -56,6 +63,15 @@ def run() -> None:
 def _say(line: str, code: int) -> int:
     print(f"thoughtmix: {line}", file=sys.stderr)
     return code
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse bytes that are no text: no tokenizer, file or terminal takes them. Raises `InputError`."""
+    for argument in arguments:
+        try:
+            require_whole_characters(argument)
+        except ValueError as error:
+            raise InputError(f"An argument is not UTF-8: {error}.", "Type it in UTF-8.") from None
 
 
 def _usage(error: Exception) -> tuple[str, int]:

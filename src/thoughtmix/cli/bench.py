@@ -100,7 +100,7 @@ def _run(config: BenchConfig, out: Path, workers: int, ray: bool) -> None:
     from thoughtmix.bench.report import page
     from thoughtmix.bench.study import run_bench
     from thoughtmix.bench.trials import TrialStore
-    from thoughtmix.core.types import write_whole
+    from thoughtmix.core.files import write_whole
 
     store = TrialStore(out, config.to_dict())
     if store.records:

@@ -110,10 +110,10 @@ def diffuse(
     html: Annotated[Path | None, option("Also write one page here that plays it.")] = None,
 ) -> None:
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
-    from thoughtmix.core.types import write_whole
+    from thoughtmix.core.files import read_stream, write_whole
     from thoughtmix.report import branches as report
 
-    prompt = sys.stdin.read() if prompt == "-" else prompt
+    prompt = read_stream(sys.stdin) if prompt == "-" else prompt
     settings = {**dataclasses.asdict(own), **dataclasses.asdict(denoising), "at": list(_shares(own.at))}
     settings = {name: value for name, value in settings.items() if name not in {"model", "device"}}
     check_folder(html)

@@ -53,7 +53,7 @@ def map_experts(
     """Find out what each expert is used for, and test it."""
     labelled = None if texts is None else _texts(texts)
     from thoughtmix.cli.output import progress
-    from thoughtmix.core.types import write_whole
+    from thoughtmix.core.files import write_whole
     from thoughtmix.experts import analyze_expert_specialization
     from thoughtmix.experts.profile import save_profiles
     from thoughtmix.models import load_model
@@ -102,11 +102,11 @@ def think_with_experts(
 
 
 def _texts(path: Path) -> dict[str, list[str]]:
-    import json as codec
+    from thoughtmix.core.files import bounded_text, parse_json
 
     hint = 'Write {"label": ["text", "text", ...], "other": [...]}.'
     try:
-        body = codec.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(bounded_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read texts from {path}: {error}.", hint) from None
     if not isinstance(body, dict) or not all(isinstance(x, list) for x in body.values()):

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from thoughtmix.api import PathName, Pipeline, Weights
 from thoughtmix.cli.output import check_folder, progress
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import read_stream
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
 from thoughtmix.core.request import Request
 from thoughtmix.engine.engine import Engine
@@ -123,7 +124,7 @@ class OutputOptions:
 def read_text(text: str, empty: str, hint: str) -> str:
     """An argument, or standard input for "-". Raises `InputError` where it is blank."""
     if text == "-":
-        text = sys.stdin.read()
+        text = read_stream(sys.stdin)
     if not text.strip():
         raise InputError(empty, hint)
     return text

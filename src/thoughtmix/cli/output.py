@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,13 +41,13 @@ def show_set(thoughts: ThoughtSet) -> None:
 
 def check_folder(*files: Path | None) -> None:
     """Refuse a file that could not be written, before a model works for it. Raises `InputError`."""
-    for folder in (file.absolute().parent for file in files if file is not None):
-        if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}.", f"Type: mkdir -p '{folder}'")
+    for file in files:
+        if file is not None:
+            check_writable(file)
 
 
 def write_page(file: Path, thoughts: ThoughtSet) -> None:
-    from thoughtmix.core.types import write_whole
+    from thoughtmix.core.files import write_whole
     from thoughtmix.report.html import page
 
     write_whole(file, page(thoughts))

@@ -161,7 +161,7 @@ class SavedSearch(SearchThinker):
 
 
 def _write(thoughts: ThoughtSet, thinker: SavedSearch, tree: bool, output: OutputOptions) -> None:
-    from thoughtmix.core.types import write_whole
+    from thoughtmix.core.files import write_whole
     from thoughtmix.report import search as report
 
     found, nodes = thinker.search, thinker.nodes

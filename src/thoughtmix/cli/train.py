@@ -182,7 +182,7 @@ def experiment(
         raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
     from thoughtmix.bench.experiment import Experiment, page
     from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
-    from thoughtmix.core.types import write_whole
+    from thoughtmix.core.files import write_whole
     from thoughtmix.mixture import RECIPE
 
     config = ExperimentConfig(

@@ -9,13 +9,13 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import bounded_text, parse_json, require_whole_characters, write_whole
 
 SCHEMA = "thoughtmix/thoughtset"
 SCHEMA_VERSION = 1
@@ -171,6 +171,10 @@ class ThoughtSet(Sequence[Thought]):
                 f"This thought set has version {version}; this thoughtmix reads up to {SCHEMA_VERSION}.",
                 "Type: pip install --upgrade thoughtmix",
             )
+        try:
+            require_whole_characters(body)
+        except ValueError as error:
+            raise InputError(f"Not a thought set: {error}.", _HINT) from None
         thoughts = _list(body, "thoughts")
         return cls(
             prompt=_text(body, "prompt"),
@@ -193,12 +197,12 @@ class ThoughtSet(Sequence[Thought]):
         text = str(source)
         if isinstance(source, os.PathLike) or not text.lstrip().startswith("{"):
             try:
-                text = Path(source).read_text(encoding="utf-8")
+                text = bounded_text(Path(source))
             except (OSError, ValueError) as error:
                 raise InputError(f"Cannot read the thought set: {error}.", _HINT) from None
         try:
-            body = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            body = parse_json(text)
+        except ValueError as error:
             raise InputError(f"Not JSON: {error}.", _HINT) from None
         return cls.from_dict(body)
 
@@ -217,27 +221,6 @@ def register_html(render: Callable[[ThoughtSet], str]) -> None:
 
 
 _HINT = "Write one with: thoughtmix think PROMPT --json > thoughts.json"
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` or leave `path` as it was: temporary file beside it, flush, rename."""
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).chmod(0o644)  # mkstemp makes 0600, which a web server could not read
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {target}: {error.strerror or error}.", "Name a file in a folder you can write to."
-        ) from None
 
 
 def _kind(value: Any) -> str:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import write_whole
 from thoughtmix.engine.rng import generator
 from thoughtmix.experts.extractor import Activations, ExpertActivationExtractor
 from thoughtmix.experts.families import MoELayer

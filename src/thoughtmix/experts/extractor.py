@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import bounded_text, parse_json, write_whole, writing
 from thoughtmix.experts.families import layers_to_hook
 from thoughtmix.experts.hooks import RoutingRecord, attach, detach
 
@@ -55,7 +55,7 @@ class Activations:
         root = Path(folder)
         hint = "Record it again: ExpertActivationExtractor(model, folder=...)."
         try:
-            about = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
+            about = parse_json(bounded_text(root / _MANIFEST))
         except (OSError, ValueError) as error:
             raise InputError(f"{root} holds no whole recording: {error}.", hint) from None
         if about.get("schema") != SCHEMA or about.get("version") != 1:
@@ -207,8 +207,5 @@ class _Recorded:
 
 
 def _append(file: Path, value: Tensor) -> None:
-    try:
-        with file.open("ab") as stream:
-            stream.write(value.contiguous().numpy().tobytes())
-    except OSError as error:
-        raise InputError(f"Cannot write to {file.parent}: {error.strerror}.", "Free some space.") from None
+    with writing(file), file.open("ab") as stream:
+        stream.write(value.contiguous().numpy().tobytes())

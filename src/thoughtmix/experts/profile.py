@@ -7,11 +7,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import bounded_text, parse_json, write_whole
 
 SCHEMA = "thoughtmix/experts-profiles"
 Weights = Literal["router", "equal"]
@@ -113,7 +112,7 @@ def save_profiles(path: str | os.PathLike[str], profiles: Sequence[Profile], abo
 def load_profiles(path: str | os.PathLike[str]) -> list[Profile]:
     """Read what `save_profiles` wrote. Raises `InputError`."""
     try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
+        body = parse_json(bounded_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read profiles from {path}: {error}.", _HINT) from None
     if not isinstance(body, Mapping) or body.get("schema") != SCHEMA or body.get("version") != 1:

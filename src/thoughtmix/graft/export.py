@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import published, writing, written
 from thoughtmix.graft.adapter import Graft, require_graft, thoughts
 from thoughtmix.graft.layer import MoTLayer
 from thoughtmix.mixture.state import BranchState
-from thoughtmix.models.cache import published
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -80,15 +80,8 @@ def replaced_folder(folder: str | Path, mark: str = "adapter_config.json") -> It
     empty one is replaced. Raises `InputError`."""
     target = Path(folder).expanduser()
     check_replaceable(target, mark)
-    try:
-        with published(target) as work:
-            yield work
-    except ThoughtmixError:
-        raise
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {target}: {error.strerror or error}.", "Name a folder that you can write to."
-        ) from None
+    with writing(target), published(target) as work:
+        yield work
 
 
 def save_weights(lm: LanguageModel, folder: Path) -> None:
@@ -99,10 +92,8 @@ def save_weights(lm: LanguageModel, folder: Path) -> None:
         f"base_model.model.{name.removesuffix('.default')}": p.detach().to("cpu", torch.float16).contiguous()
         for name, p in named.items()
     }
-    part = folder / ".adapter_model.safetensors"
-    save_file(half, part, metadata={"format": "pt"})
-    part.chmod(0o644)  # safetensors writes 0600
-    part.replace(folder / "adapter_model.safetensors")
+    with written(folder / "adapter_model.safetensors") as part:
+        save_file(half, part, metadata={"format": "pt"})
 
 
 @torch.no_grad()

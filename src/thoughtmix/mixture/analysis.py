@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import written
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.mixture.state import BranchState
 
@@ -149,6 +150,5 @@ def _draw_usage(usage: Floats, path: Path) -> None:
     image = axes.imshow(usage, cmap="viridis", vmin=0)
     axes.set(xlabel="branch", ylabel="layer", xticks=range(usage.shape[1]), yticks=range(len(usage)))
     figure.colorbar(image, label="share of visits")
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    figure.savefig(part)
-    part.replace(path)
+    with written(path) as part:
+        figure.savefig(part)

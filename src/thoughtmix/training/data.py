@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.files import bounded_text, write_whole, writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +25,8 @@ NAMED = {
     )
 }
 """Texts that can be fetched by name: address and SHA-256. Nothing is fetched unless its name is given."""
+
+_LONGEST = 2**33  # bytes of a training text
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what a character that was not in the training text becomes
 
@@ -49,7 +52,7 @@ def read_text(source: str) -> str:
     if not path.exists() and source in NAMED:
         path = _fetch(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = bounded_text(path, _LONGEST)
     except FileNotFoundError:
         raise InputError(
             f"There is no file {source}.", f"Pass a text file, or a name: {', '.join(NAMED)} (--data)."
@@ -91,10 +94,9 @@ def _fetch(name: str) -> Path:
         raise ThoughtmixError(f"{name} cannot be fetched: {error}.", "Pass the file instead: --data FILE.") from None
     if hashlib.sha256(body).hexdigest() != digest:
         raise ThoughtmixError(f"{name} was fetched but is not the pinned text.", "Pass the file instead: --data FILE.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    part.write_bytes(body)
-    part.replace(target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, body)
     return target
 
 

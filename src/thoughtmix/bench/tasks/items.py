@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import bounded_text, parse_json
 
 TaskKind = Literal["open", "coverage", "reasoning"]
 """open: judged by a model. coverage: answers are checked, and counted when distinct. reasoning: one right result."""
@@ -50,7 +50,7 @@ def read_prompts(path: str | Path) -> list[Item]:
         InputError: for a file that cannot be read, is empty, has a line without a prompt, or an id twice.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = bounded_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the prompts: {error}.", "Name a JSON Lines file (--prompts FILE).") from None
     items: dict[str, Item] = {}
@@ -68,8 +68,8 @@ def read_prompts(path: str | Path) -> list[Item]:
 
 def _open_item(line: str, where: str, default: str) -> Item:
     try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row: Any = parse_json(line)
+    except ValueError as error:
         raise InputError(f"{where}: not JSON: {error}.", _LINE) from None
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise InputError(f"{where}: there is no text `prompt`.", _LINE)

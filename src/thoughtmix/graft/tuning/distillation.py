@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import append_line, bounded_text
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.graft.tuning.product_of_experts import decode_product_of_experts
 from thoughtmix.graft.tuning.prompts import PromptContext
@@ -100,9 +101,7 @@ def make_samples(
         if prompt not in known:
             known[prompt] = _answer(lm, prompt, contexts, config, prompt in open)
             if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([prompt, known[prompt]], separators=(",", ":")) + "\n")
+                append_line(path, json.dumps([prompt, known[prompt]], separators=(",", ":")))
         prompt_ids = tuple(lm.encode(prompt))
         samples += [_sample(prompt, prompt_ids, answer) for answer in known[prompt]]
         if on_progress:
@@ -140,7 +139,7 @@ def _load_answers(path: Path) -> dict[str, list[Any]]:
     if not path.exists():
         return {}
     out: dict[str, list[Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in bounded_text(path, 2**34).splitlines():
         try:
             prompt, body = json.loads(line)
             out[prompt] = body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.files import bounded_text, parse_json, parse_toml
 
 _WRITE = (
     'Write [[context]] tables with name = "..." and examples = [["question", "answer"], ...], or instruction = "...".'
@@ -69,8 +69,8 @@ def read_prompts(path: Path) -> list[str]:
         InputError: It cannot be read, or has fewer than 10 prompts.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = [json.loads(line)["prompt"] if line.startswith("{") else line for line in lines]
+        lines = [line.strip() for line in bounded_text(path).splitlines() if line.strip()]
+        found = [parse_json(line)["prompt"] if line.startswith("{") else line for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"Cannot read the prompts of {path}: {error}.", "Write one prompt a line.") from None
     if len(found) < 10 or not all(isinstance(p, str) and p for p in found):
@@ -90,15 +90,15 @@ def read_contexts(path: Path) -> list[PromptContext]:
         InputError: It cannot be read, or holds none.
     """
     try:
-        return _parse_contexts(path.read_text(encoding="utf-8"), str(path))
+        return _parse_contexts(bounded_text(path), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.", _WRITE) from None
 
 
 def _parse_contexts(text: str, where: str) -> list[PromptContext]:
     try:
-        found = [_parse_context(row) for row in tomllib.loads(text)["context"]]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        found = [_parse_context(row) for row in parse_toml(text)["context"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where} holds no contexts: {error}.", _WRITE) from None
     if not found or len({c.name for c in found}) < len(found):
         raise InputError(f"{where} names no context, or one twice.", _WRITE)
