@@ -90,6 +90,7 @@ VALID: dict[str, dict[str, Any]] = {
         "measure": True,
     },
     "/v1/completions": {"prompt": ["w5", "w6"], "n": 2, "max_tokens": 2, "seed": 1, "logprobs": 2, "creativity": 1.0},
+    "/v1/embeddings": {"input": ["w5", "w6"], "encoding_format": "float", "dimensions": 3, "model": "x"},
     "/api/map": {"texts": ["w5", "w6 w7"]},
     "/api/select": {"texts": ["w5", "w6", "w7"], "logprobs": [-1.0, -2.0, -1.5], "k": 2},
     "/api/diffuse": {"prompt": "RO", "branches": 1, "steps": 1, "length": 2, "seed": 1},

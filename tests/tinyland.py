@@ -15,6 +15,10 @@ class HashEmbedder:
     """A text's words as directions: alike when they share words."""
 
     name = "hash"
+    max_tokens = 64
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> Any:
         out = np.zeros((len(texts), 64), dtype=np.float32)

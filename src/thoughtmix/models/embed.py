@@ -25,6 +25,19 @@ class Embedder(Protocol):
         ...
 
 
+class CountingEmbedder(Embedder, Protocol):
+    """One that says how long texts are for it. What lies past its most tokens has no part in a text's vector."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Of a text; None: no limit."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text, with the special tokens, all of a text that is too long."""
+        ...
+
+
 class MiniLM:
     """all-MiniLM-L6-v2 (Reimers & Gurevych 2019): mean of the token states, normalised; up to 256 tokens."""
 
@@ -66,6 +79,9 @@ class MiniLM:
                 out[part] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return out
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return _lengths(self.tokenizer, texts)
+
 
 class SentenceTransformerEmbedder:
     """Any model that sentence-transformers loads: a folder or a Hugging Face id."""
@@ -94,8 +110,22 @@ class SentenceTransformerEmbedder:
         )
         return np.asarray(vectors, dtype=np.float32)
 
+    @property
+    def max_tokens(self) -> int | None:
+        most: Any = self.model.max_seq_length
+        return None if most is None else int(most)
 
-def load_embedder(name: str | None = None, device: str = "cpu", on_progress: Progress | None = None) -> Embedder:
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return _lengths(self.model.tokenizer, texts)
+
+
+def _lengths(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    return [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+
+
+def load_embedder(
+    name: str | None = None, device: str = "cpu", on_progress: Progress | None = None
+) -> CountingEmbedder:
     """The packaged all-MiniLM-L6-v2 (None), or one of sentence-transformers' by folder or id.
 
     Raises:

@@ -103,22 +103,40 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
-    first = found[0]
+    first = _most_specific(found)
     if first["type"] == "json_invalid":
         return Refused(400, "The body is not JSON. Send an object with Content-Type: application/json.", code="json")
-    where = [str(part) for part in first["loc"] if part != "body"]
-    name = ".".join(where) or None
+    where = _field_path(first)
+    name = ".".join(where)[:80] or None
     if first["type"] == "extra_forbidden" and name:
         near = difflib.get_close_matches(where[-1], _fields(), n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]!r}?" if near else "Leave it out: this server does not have it."
-        return Refused(400, f"Unknown field {name[:80]!r}. {hint}", param=name[:80], code="unknown_field")
+        known = not near or near[0] == where[-1]  # of another place than this
+        hint = "Leave it out: this server does not have it." if known else f"Did you mean {near[0]!r}?"
+        return Refused(400, f"Unknown field {name!r}. {hint}", param=name, code="unknown_field")
     if name is None:
         return Refused(
             400, "The body must be a JSON object. Send Content-Type: application/json.", code="invalid_value"
         )
-    return Refused(400, f"{name[:80]}: {first['msg']}.", param=name[:80], code="invalid_value")
+    said = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    return Refused(400, f"{name}: {said}.", param=name, code="invalid_value")
+
+
+def _most_specific(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first failure; of a value that is of none of several types, one that says more than that, and deepest."""
+    first = _field_path(found[0])
+    same = [error for error in found if _field_path(error)[: len(first)] == first]
+    return max(same, key=lambda error: (not error["type"].endswith("_type"), len(_field_path(error))))
+
+
+def _field_path(error: Mapping[str, Any]) -> list[str]:
+    """Where it failed, without the names that Pydantic gives to the types of a union."""
+    parts = [str(part) for part in error["loc"] if part != "body"]
+    return [part for part in parts if part not in {"str", "int"} and not re.search(r"[\[\]-]", part)] or parts[:1]
 
 
 def _fields() -> list[str]:
-    kinds = (schemas.Message, schemas.ChatRequest, schemas.CompletionRequest, schemas.MapRequest, schemas.SelectRequest)
+    """Of everything that can be sent."""
+    kinds = [schemas.Body]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
     return sorted({name for kind in kinds for name in kind.model_fields})

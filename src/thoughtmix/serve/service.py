@@ -23,7 +23,8 @@ from thoughtmix.engine.engine import SequenceRequest
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.scheduler import Caller, Scheduler
 from thoughtmix.engine.shared import SharedEngine
-from thoughtmix.models import Embedder, LanguageModel
+from thoughtmix.models import LanguageModel
+from thoughtmix.models.embed import CountingEmbedder
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import Limits, served_options
 from thoughtmix.serve.logprobs import Vocabulary, without_half_character
@@ -76,7 +77,7 @@ class Service:
         self,
         lm: LanguageModel,
         limits: Limits | None = None,
-        embedder: Callable[[], Embedder] | None = None,
+        embedder: Callable[[], CountingEmbedder] | None = None,
         weights: Weights = "auto",
     ) -> None:
         self.lm, self.limits = lm, limits or Limits()
@@ -292,15 +293,15 @@ class ExclusiveEmbedder:
     """An embedder that takes turns with the decoding steps (two at once on the same cores are slower than one after the
     other), in threads that end at once: the request may go on to decode, and its own would keep a team (threads.py)."""
 
-    def __init__(self, load: Callable[[], Embedder] | None, scheduler: Scheduler) -> None:
+    def __init__(self, load: Callable[[], CountingEmbedder] | None, scheduler: Scheduler) -> None:
         self._load, self._scheduler = load, scheduler
-        self._loaded: Embedder | None = None
+        self._loaded: CountingEmbedder | None = None
         self.name = ""  # once it is loaded
         self._lock = threading.Lock()
         self._threads = EphemeralThreadExecutor("thoughtmix-embedder")
 
     @property
-    def loaded(self) -> Embedder:
+    def loaded(self) -> CountingEmbedder:
         """The embedder itself; the first who asks loads it."""
         with self._lock:
             if self._loaded is None:
@@ -322,6 +323,12 @@ class ExclusiveEmbedder:
 
         batches = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
         return np.concatenate([self._threads.submit(encode_batch, batch).result() for batch in batches])
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text; in turns, too: a tokenizer that pads in another thread cannot be used meanwhile."""
+        embedder = self.loaded
+        with self._scheduler.turns:
+            return embedder.count_tokens(texts)
 
 
 def kv_bytes_per_token(lm: LanguageModel) -> int:
