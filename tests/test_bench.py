@@ -14,7 +14,7 @@ from benchland import OPEN, Counting, Failing, bench_config
 
 from thoughtmix import InputError, Pipeline, UnknownName
 from thoughtmix.bench import frontier, study
-from thoughtmix.bench.baselines import STYLES, list_parts
+from thoughtmix.bench.baselines import STYLES
 from thoughtmix.bench.config import split_items
 from thoughtmix.bench.grids import check_equal_lengths
 from thoughtmix.bench.statistics import Curve
@@ -205,10 +205,10 @@ class TestSystems:
         with pytest.raises(InputError, match="no paraphrases"):
             get_system("paraphrase").answer(pipeline, TrialRequest(type(OPEN[0])("open/x", "open", "w5"), 2, 0, 4), {})
 
-    def test_lists_are_taken_apart(self) -> None:
-        assert list_parts("Sure!\n1. Red\n2) Blue,\n   dark\n**3.** Green") == ["Red", "Blue,\n   dark", "Green"]
-        assert list_parts("red\n\nblue") == ["red", "blue"]
-        assert list_parts("") == [""]
+    def test_a_list_without_answers_is_one_empty_thought(self, tinyland: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("thoughtmix.bench.baselines.list_items", lambda text: [])
+        made = get_system("list").answer(Pipeline(), TrialRequest(OPEN[0], 4, 0, 4), {"temperature": 1.0})
+        assert made.texts == [""]
 
     def test_same_kl(self, tinyland: Any) -> None:
         from thoughtmix.bench.grids import kl_divergence, own_logits, same_kl_grid, same_kl_temperature

@@ -6,7 +6,6 @@ Each takes (pipeline, request, setting) and gives a thought set like that of any
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench.trials import Setting, TrialRequest
 from thoughtmix.core.errors import InputError, ModelError
+from thoughtmix.core.lists import list_items
 from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.engine.row_state import NoRowState, Read
 
@@ -32,7 +32,6 @@ STYLES = (
     "Answer as someone from a far country and another time would.",
     "Answer as a cautious expert would.",
 )
-_LIST_MARK = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.):](?:\*\*)?[ \t]+", re.MULTILINE)
 Prompt = str | list[dict[str, str]]
 
 
@@ -72,22 +71,12 @@ def numbered_list(pipeline: Pipeline, request: TrialRequest, setting: Setting) -
     n, tokens = request.n, request.n * request.max_new_tokens
     prompt = f"{request.item.prompt}\n\nGive {n} different answers, numbered from 1 to {n}."
     whole = pipeline(prompt, 1, seed=request.seed, max_new_tokens=tokens, measure=False, **setting)
+    parts = list_items(whole[0].text)[:n] or [""]  # a set has a thought: an empty one is counted as such
     thoughts = [
         Thought(part, (), request.seed, 0.0, whole[0].finish, origin={"thinker": "list", "part": i})
-        for i, part in enumerate(list_parts(whole[0].text)[:n])
+        for i, part in enumerate(parts)
     ]
     return _thought_set(pipeline, request, thoughts, "list", setting, whole.run)
-
-
-def list_parts(text: str) -> list[str]:
-    """The parts of a numbered list; without one, the lines that are not empty; never nothing."""
-    marks = list(_LIST_MARK.finditer(text))
-    if marks:
-        ends = [m.start() for m in marks[1:]] + [len(text)]
-        parts = [text[m.end() : end].strip() for m, end in zip(marks, ends, strict=True)]
-    else:
-        parts = [line.strip() for line in text.splitlines()]
-    return [p for p in parts if p] or [text]
 
 
 def diverse_beam_search(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
