@@ -91,14 +91,18 @@ def manual(family: str, block: Any, x: Tensor, mix: dict[int, float]) -> Tensor:
 
 
 def through(family: str, model: Any, x: dict[str, Tensor]) -> list[tuple[Any, Tensor, Tensor]]:
-    """(block, its input, its output) at every layer of one forward."""
+    """(block, its input, its output) at every layer of one forward; of Gemma 4, whose router and experts stand in the
+    decoder layer itself, those of the experts."""
     seen: list[tuple[Any, Tensor, Tensor]] = []
 
     def note(block: nn.Module, args: Any, out: Any) -> None:
         y = out[0] if isinstance(out, tuple) else out
         seen.append((block, args[0].detach().clone(), y.detach().clone().view(args[0].shape)))
 
-    hooks = [layer.block.register_forward_hook(note) for layer in find_moe_layers(model)]
+    hooks = []
+    for layer in find_moe_layers(model):
+        part = layer.experts if family == "gemma4_text" else layer.block
+        hooks.append(part.register_forward_hook(lambda _, args, out, block=layer.block: note(block, args, out)))
     try:
         logits(model, x)
     finally:

@@ -22,15 +22,17 @@ HEARD = tuple(f for f in FAMILIES if f != "nllb-moe")
 def test_outputs_are_each_experts_own(family: str, outputs: Any, global_state_untouched: None) -> None:
     """Against raw parameters; and the model's result is what it was."""
     model, x = tiny_moe(family), inputs(family, 2)
-    plain, blocks = logits(model, x), []
+    blocks: list[Any] = []
+    parts = [layer.experts if family == "gemma4_text" else layer.block for layer in find_moe_layers(model)]
     hooks = [
-        layer.block.register_forward_hook(lambda _m, args, _o: blocks.append(args[0].reshape(-1, args[0].shape[-1])))
-        for layer in find_moe_layers(model)
+        part.register_forward_hook(lambda _m, args, _o: blocks.append(args[0].reshape(-1, args[0].shape[-1])))
+        for part in parts
     ]
-    with ExpertActivationExtractor(model, outputs=outputs) as reader:
-        watched = logits(model, x)
+    plain = logits(model, x)
     for hook in hooks:
         hook.remove()
+    with ExpertActivationExtractor(model, outputs=outputs) as reader:
+        watched = logits(model, x)
     torch.testing.assert_close(watched, plain, atol=2e-5, rtol=1e-5)
     assert torch.equal(logits(model, x), plain) and not _HOOKED
     for layer, hidden in zip(reader.layers, blocks, strict=True):

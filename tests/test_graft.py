@@ -373,14 +373,14 @@ def test_refusals() -> None:
 
 def test_other_blocks_by_name() -> None:
     """Beside whole blocks of a dense model, and refused where nothing can be."""
-    from tiny import fresh
+    from torch import nn
 
     model = grafted("llama", target_modules=["mlp"])
     assert {m.out_features for m in model.modules() if isinstance(m, MoTLayer)} == {48}
     assert torch.equal(said(model, creativity=0.0), base("llama")(**inputs("llama")).logits)
     assert not torch.allclose(said(model, seed=1), said(model, seed=2), atol=1e-2)
     with pytest.raises(InputError, match="target_modules="):
-        get_peft_model(fresh("mamba"), MoTConfig())
+        get_peft_model(nn.Sequential(nn.Linear(4, 4)), MoTConfig())
     with pytest.raises(InputError, match="cannot be grafted"):
         get_peft_model(base("llama"), MoTConfig(target_modules=["embed_tokens"]))
 

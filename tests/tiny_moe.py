@@ -51,6 +51,9 @@ _OWN: dict[str, dict[str, Any]] = {
     "dbrx": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 256,
              "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
              "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": EXPERTS, "moe_top_k": 2, "hidden_size": 32}},
+    "gemma4_text": {"num_experts": EXPERTS, "top_k_experts": 2, "enable_moe_block": True, "moe_intermediate_size": 24,
+                    "head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 0, "sliding_window": 16,
+                    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "num_kv_shared_layers": 0},
     "switch_transformers": _T5,
     "nllb-moe": _NLLB,
 }  # fmt: skip

@@ -31,6 +31,8 @@ class Family:
     """Scores are sigmoids of the logits, not their softmax."""
     logits: int | None = 0
     """Where the router's output has its logits; None: it is the logits."""
+    probabilities: bool = False
+    """What stands there is the softmax of the logits already."""
     top_k: int | None = None
     """Experts a token, where the modules do not say."""
     unheard: str = ""
@@ -46,6 +48,7 @@ _NLLB = (
 _FAMILIES = {  # by class name of the block, the router or the experts
     "DbrxFFN": Family(logits=None),
     "Ernie4_5_MoeSparseMoeBlock": Family(sigmoid=False),  # corrected, yet softmax
+    "Gemma4TextRouter": Family(probabilities=True),
     "Llama4TextMoe": Family(format="input_scale", sigmoid=True, logits=1),
     "SwitchTransformersSparseMLP": Family(format="onehot", logits=2, top_k=1),
     "NllbMoeSparseMLP": Family(format="mask", logits=2, top_k=2, unheard=_NLLB),
@@ -56,6 +59,7 @@ _FAMILIES = {  # by class name of the block, the router or the experts
     "Mxfp4GptOssExperts": Family(refused="its MXFP4 kernel bypasses router and experts"),
 }
 _PLAIN = Family()
+_TOP_K = ("top_k", "num_experts_per_tok", "moe_top_k", "top_k_experts", "moe_topk")
 _CORRECTED = Family(sigmoid=True)  # DeepSeek-V3 and its many kin: a corrected choice over sigmoids
 
 
@@ -89,7 +93,8 @@ class MoELayer:
         found = out if at is None else out[at] if isinstance(out, tuple) and len(out) > at else None
         if not isinstance(found, Tensor) or found.shape[-1] != self.num_experts:
             raise ModelError(f"The router of {self.name} returns no logits of {self.num_experts} experts.", _REPORT)
-        return found.reshape(-1, self.num_experts).float()
+        found = found.reshape(-1, self.num_experts).float()
+        return found.clamp(min=torch.finfo(torch.float32).tiny).log() if self.family.probabilities else found
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(T, e) scores that sum to 1: softmax of the logits, or their sigmoids by their sum."""
@@ -175,11 +180,11 @@ def _layer(
     model: nn.Module, number: int, name: str, block: nn.Module, router: nn.Module, experts: nn.Module
 ) -> MoELayer:
     mine = inner(experts)
-    family = _FAMILIES.get(type(block).__name__, _PLAIN)
-    for part in (block, inner(router), mine):
-        known = _FAMILIES.get(type(part).__name__)
-        if known is not None and known.refused:
-            raise _refusal(name, known.refused)
+    family = _PLAIN
+    for part in (mine, inner(router), block):
+        family = _FAMILIES.get(type(part).__name__, family)
+        if family.refused:
+            raise _refusal(name, family.refused)
     if isinstance(mine, nn.ModuleList):
         raise _refusal(name, "its block walks through a list of experts by itself")
     if getattr(mine, "_is_expert_parallel", False):
@@ -189,12 +194,19 @@ def _layer(
     count = _number([mine, inner(router), block], "num_experts", "n_routed_experts", "num_local_experts")
     if count is None and isinstance(mine, nn.ModuleDict):
         count = len(mine)
-    top_k = family.top_k or _number([inner(router), block, mine], "top_k", "num_experts_per_tok", "moe_top_k")
+    top_k = family.top_k or _number([inner(router), block, mine], *_TOP_K)
     if top_k is None:
-        top_k = _number([getattr(model, "config", None)], "num_experts_per_tok", "moe_top_k", "top_k")
+        top_k = _number(_configs(model, inner(router)), *_TOP_K)
     if count is None or top_k is None:
         raise _refusal(name, "it does not say how many experts it has and uses")
     return MoELayer(number, name, block, router, experts, count, min(top_k, count), family)
+
+
+def _configs(model: nn.Module, router: nn.Module) -> list[Any]:
+    """Who may say how many experts a token has: the router's own config, the text model's, the whole model's."""
+    own: Any = getattr(inner(model), "config", None)
+    text = own.get_text_config(decoder=True) if hasattr(own, "get_text_config") else None
+    return [getattr(router, "config", None), text, own]
 
 
 def _corrected(module: nn.Module) -> bool:

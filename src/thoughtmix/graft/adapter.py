@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.engine.backends.base import CACHE_NAMES
 from thoughtmix.engine.row_state import Read, RowLora, without_row_state
 from thoughtmix.graft import route
 from thoughtmix.graft.config import MoTConfig
@@ -90,7 +91,7 @@ class Graft:
         under_way = dict(_FORWARDS.get() or {})
         context = under_way.pop(id(self), None)
         _FORWARDS.set(under_way)
-        cache = getattr(output, "past_key_values", None)
+        cache = next((found for name in CACHE_NAMES if (found := getattr(output, name, None)) is not None), None)
         hidden = output if isinstance(output, Tensor) else output[0] if output else None
         if isinstance(hidden, Tensor) and hidden.requires_grad:
             hidden.register_hook(_Recompute(self, context))  # a backward comes by here before it reaches the blocks
@@ -103,18 +104,22 @@ class Graft:
         if ids is None or without_row_state():
             return None
         b, t = ids.shape[:2]
-        cache = given.get("past_key_values")
-        seen = 0 if cache is None else int(cache.get_seq_length())
+        cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+        seen = _tokens_seen(cache)
         mask = given.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= t else None
         length = torch.full((b,), seen + t, device=ids.device) if mask is None else mask.sum(-1).to(ids.device)
         state = self._state(b, ids.device, cache, seen, length)
         positions = _positions(given.get("position_ids"), mask, b, t, seen, ids.device)
-        if state.use_cache and seen == 0:
-            state.cache["length"] = length
+        if state.use_cache:
+            if seen == 0:
+                state.cache["length"] = length
+            state.cache["seen"] = torch.full((b,), seen + t, device=ids.device)
         moved = (state.creativity > 0)[:, None] & (positions >= state.prompt_lengths[:, None])
         real = None if mask is None else mask[:, -t:]
-        context = ForwardContext(state, b, t, positions, moved, real, self._read_prompt)
+        kept = given.get("logits_to_keep")
+        kept = kept if isinstance(kept, int) else 0
+        context = ForwardContext(state, b, t, positions, moved, real, self._read_prompt, kept)
         if not bool(moved.any()):
             context.idle = True
             return context if self._awaits_prompt(state) else None
@@ -228,6 +233,18 @@ class _Recompute:
 
     def __call__(self, gradient: Tensor) -> None:
         self.graft._last = self.context
+
+
+def _tokens_seen(cache: Any) -> int:
+    """How many tokens this cache has read. One without attention does not know; the state of its rows does."""
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, ValueError):
+        state = active_state() or state_of_cache(cache)
+        seen = None if state is None else state.cache.get("seen")
+        return 0 if seen is None else int(seen[0])
 
 
 def _positions(given: Any, mask: Tensor | None, b: int, t: int, seen: int, device: torch.device) -> Tensor:

@@ -1,12 +1,14 @@
 """Where a model's feed-forward blocks are, and which map of each is the last.
 
 Nearly every family is alike: a decoder layer has a child that is its feed-forward block, whose last linear map has a
-name of a few. Families that differ stand in a table. Blocks of experts have no one last map: there the branches go
-beside the whole block.
+name of a few. Where names say nothing it is the last map of the layer that gives its width back and is not attention's.
+Blocks of experts have no one last map: there the branches go beside the whole block. Which of a model's lists of layers
+read a text, and not an image, is found by reading one.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +16,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.graft.reading import modules_that_run
 
-BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "DenseReluDense", "moe", "ff")
+BLOCKS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "DenseReluDense", "moe", "ff", "mixer")
 LAST = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "wo", "fc_out", "w2", "output_linear", "down")
 ON_THE_LAYER = ("fc2",)  # OPT, BART: the last map is a child of the decoder layer itself
 EXPERTS = ("experts", "gate", "router")
@@ -44,21 +47,41 @@ def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 def find_blocks(model: nn.Module) -> list[Block]:
     """One block a decoder layer, in their order. Raises `InputError` naming a layer in which there is none."""
-    kind = type(model).__name__
-    lists = stacks(model)
+    lists = _lists_of_text(model)
     if not lists:
-        raise InputError(f"{kind} has no list of layers.", _SAY)
-    name, layers = max(lists, key=lambda item: len(item[1]))
+        raise InputError(f"{type(model).__name__} has no list of layers.", _SAY)
+    _, longest = max(lists, key=lambda item: len(item[1]))
+    width = width_of(model)
     found = []
-    for number, layer in enumerate(layers):
-        block = _of_layer(f"{name}.{number}", layer)
-        if block is None:
-            raise InputError(f"No feed-forward block is known in {name}.{number} ({type(layer).__name__}).", _SAY)
-        found.append(block)
+    for name, layers in lists:
+        if type(layers[0]) is not type(longest[0]):
+            continue
+        for number, layer in enumerate(layers):
+            block = _of_layer(f"{name}.{number}", layer, width)
+            if block is None:
+                raise InputError(f"No feed-forward block is known in {name}.{number} ({type(layer).__name__}).", _SAY)
+            found.append(block)
     return found
 
 
-def _of_layer(name: str, layer: nn.Module) -> Block | None:
+def _lists_of_text(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The lists of layers that run when the model reads a text: a multimodal model's other towers do not. All of them
+    where it cannot be run so."""
+    lists = stacks(model)
+    if len(lists) < 2:
+        return lists
+    ran = modules_that_run(model, [layers[0] for _, layers in lists])
+    return [pair for pair, runs in zip(lists, ran, strict=True) if runs] if ran is not None else lists
+
+
+def width_of(model: nn.Module) -> int | None:
+    """The width of a model's hidden states, as its config has it."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config  # type: ignore[union-attr]
+    return getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
+
+
+def _of_layer(name: str, layer: nn.Module, width: int | None) -> Block | None:
     for path, block in _candidates(name, layer):
         if any(child in dict(_inner(block).named_children()) for child in EXPERTS):
             return Block(path, beside=True)
@@ -68,7 +91,19 @@ def _of_layer(name: str, layer: nn.Module) -> Block | None:
     for child in ON_THE_LAYER:
         if _is_linear(getattr(layer, child, None)):
             return Block(f"{name}.{child}", beside=False)
-    return None
+    return _by_shape(name, layer, width)
+
+
+def _by_shape(name: str, layer: nn.Module, width: int | None) -> Block | None:
+    """Where no name is known: a block of experts anywhere in the layer, else the last linear map that gives the
+    model's width and is no part of an attention."""
+    last = None
+    for path, module in layer.named_modules():
+        if path and any(child in module._modules for child in EXPERTS):
+            return Block(f"{name}.{path}", beside=True)
+        if "att" not in path.lower() and _is_linear(module) and features(path, module, width)[1] == width:
+            last = Block(f"{name}.{path}", beside=False)
+    return last
 
 
 def _candidates(name: str, layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -114,9 +149,14 @@ def features(name: str, module: nn.Module, width: int | None) -> tuple[int, int]
 
 
 def stack_of(model: nn.Module, name: str) -> nn.Module:
-    """The module whose forward runs the list of layers in which the module `name` stands."""
+    """The module that is given the tokens and runs the list of layers in which the module `name` stands: the one around
+    the list, or the nearest above it that takes ids or embeddings."""
     parts = name.split(".")
-    for end in range(1, len(parts)):
-        if isinstance(model.get_submodule(".".join(parts[:end])), nn.ModuleList):
-            return model.get_submodule(".".join(parts[: end - 1]))
+    ends = [
+        end for end in range(1, len(parts)) if isinstance(model.get_submodule(".".join(parts[:end])), nn.ModuleList)
+    ]
+    for end in range(ends[0] - 1 if ends else 0, 0, -1):
+        above = model.get_submodule(".".join(parts[:end]))
+        if {"input_ids", "inputs_embeds"} & set(inspect.signature(above.forward).parameters):
+            return above
     return model

@@ -153,20 +153,21 @@ class ForwardContext:
     moved: Tensor | None  # (b, t) bool: where thoughts go their ways; None: everywhere
     mask: Tensor | None  # (b, t), 0 where padded; None: nowhere
     read_prompt: Callable[[ForwardContext, Tensor], None]  # shows the router what the first layer sees, (b, t, f)
+    kept: int = 0  # above 0: layers may go on with this many last tokens (Gemma 4's, whose keys others share)
     idle: bool = False  # nothing is added anywhere: only the router may want to see what is read
     routed: bool = False  # the route was drawn by what the first layer saw
 
     def adds(self, number: int, x: Tensor) -> bool:
         """Whether layer `number` has something to add to x; the first one completes the context by what it sees."""
         again = self.routed and recomputing()  # what is computed again must be the same
-        if number == 0 and (again or "scale" not in self.state.cache):
+        if number == 0 and (again or not (self.routed or "scale" in self.state.cache)):  # once, where layers recur
             self.routed = True
             self.read_prompt(self, self.by_row(x))
         return not self.idle
 
     def by_row(self, x: Tensor) -> Tensor:
         """(b, t, ...) again, where a block has flattened rows and tokens into one axis."""
-        if x.ndim == 3 and x.shape[:2] == (self.b, self.t):
+        if x.ndim == 3 and len(x) == self.b and x.shape[1] in {self.t, self.kept or self.t}:
             return x
         if x.ndim == 2 and len(x) == self.b * self.t:
             return x.view(self.b, self.t, -1)
@@ -180,7 +181,8 @@ class ForwardContext:
         delta = delta.view(y.shape).to(y.dtype)
         if self.moved is None:
             return y + delta
-        return torch.where(self.moved.view(*y.shape[:-1], 1), y + delta, y)
+        tokens = y.numel() // y.shape[-1] // self.b
+        return torch.where(self.moved[:, -tokens:].reshape(*y.shape[:-1], 1), y + delta, y)
 
     def of_layer(self, name: str, number: int) -> Tensor:
         """A tensor of the cache whose second axis is l, at layer `number`: (b, ...)."""

@@ -118,22 +118,22 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         number = self.numbers[graft.adapter]
         a, b = self.mot_A[graft.adapter], self.mot_B[graft.adapter]
         z = F.linear(context.by_row(x).to(a.dtype), a.flatten(0, 1))  # (b, t, k r)
-        noise = self._noise(graft, context, number)
+        noise = self._noise(graft, context, number, z.shape[1])
         if graft.config.combiner == "attention":
             u = self._attended(z, noise, graft, context, number)
         else:
             u = context.of_layer("scale", number)[:, None] * (z if noise is None else z + noise)
         return (u.to(b.dtype) @ b.flatten(0, 1)).view(*x.shape[:-1], -1)
 
-    def _noise(self, graft: AttachedGraft, context: ForwardContext, number: int) -> Tensor | None:
-        """(b, 1, k r) held, (b, t, k r) fresh, at its strength."""
+    def _noise(self, graft: AttachedGraft, context: ForwardContext, number: int, tokens: int) -> Tensor | None:
+        """(b, 1, k r) held, (b, t, k r) fresh, at its strength; of the last `tokens`."""
         cache = context.state.cache
         if "noise" in cache:
             return cache["noise"][:, number, None]
         if "noisy" not in cache:
             return None
         k, r = graft.config.num_branches, graft.config.r
-        noise = fresh_noise(context.state.seeds, number, k, r, context.positions).flatten(2)
+        noise = fresh_noise(context.state.seeds, number, k, r, context.positions[:, -tokens:]).flatten(2)
         return noise * self.sigma(graft.adapter, graft.config.noise_scale) * cache["noisy"][:, None, None]
 
     def _attended(

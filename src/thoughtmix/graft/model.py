@@ -10,8 +10,9 @@ from torch import nn
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.graft.adapter import Graft, thoughts
-from thoughtmix.graft.blocks import features, find_blocks, stack_of
+from thoughtmix.graft.blocks import features, find_blocks, stack_of, width_of
 from thoughtmix.graft.config import MoTConfig, MoTPeftType
+from thoughtmix.graft.effect import require_effect
 from thoughtmix.graft.layer import NO_MERGE, MoTLayer
 
 
@@ -26,7 +27,21 @@ class MoTModel(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         named = [(n, m) for n, m in model.named_modules() if isinstance(m, MoTLayer) and adapter_name in m.mot_A]
         config: Any = self.peft_config[adapter_name]
-        Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, named[0][0]), model)
+        graft = Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, named[0][0]), model)
+        if not config.inference_mode:  # a saved graft was looked at when it was made
+            try:
+                require_effect(model, graft, [name for name, _ in named])
+            except InputError:
+                self._take_off(adapter_name)
+                raise
+
+    def _take_off(self, adapter: str) -> None:
+        """Leave the model as it was before this adapter came."""
+        for name, layer in [(n, m) for n, m in self.model.named_modules() if isinstance(m, MoTLayer)]:
+            layer.delete_adapter(adapter)
+            if not layer.grafts:
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, layer.base_layer)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config
@@ -57,10 +72,7 @@ class MoTModel(BaseTuner):
             if adapter_name not in self.active_adapters:
                 target.set_requires_grad(adapter_name, False)
             return
-        config: Any = getattr(self.model, "config", None)
-        text: Any = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-        width = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
-        layer = MoTLayer(target, *features(current_key, target, width))
+        layer = MoTLayer(target, *features(current_key, target, width_of(self.model)))
         layer.update_layer(adapter_name, peft_config, number)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
