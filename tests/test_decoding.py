@@ -34,7 +34,7 @@ ALL_WAYS = [
 
 def lm(model: Any, context: int | None = 256, eos: frozenset[int] = frozenset()) -> Any:
     return SimpleNamespace(
-        model=model, tokenizer=tokenizer(), context_length=context, eos_ids=eos, name="tiny", causal=True
+        model=model, tokenizer=tokenizer(), context_length=context, eos_ids=eos, name="tiny", causal=True, begun=list
     )
 
 

@@ -18,6 +18,7 @@ from tiny import tiny, tokenizer
 from thoughtmix import metrics as m
 from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.core.types import Thought, ThoughtSet
+from thoughtmix.models.text_encoder import TextEncoder
 
 sentence = st.lists(
     st.sampled_from(["the", "a", "cat", "dog", "sat.", "on,", "mat!", "it's", "3.5", "ran\n", "&", "né"]), max_size=9
@@ -180,8 +181,8 @@ def test_coverage() -> None:
 
 def judge(eos: frozenset[int] = frozenset({2})) -> Any:
     return SimpleNamespace(
-        model=tiny("llama"), tokenizer=tokenizer(), name="tiny", device=torch.device("cpu"), context_length=256,
-        eos_ids=eos, causal=True, encode=lambda p: tokenizer()(p)["input_ids"],
+        model=tiny("llama"), encoder=TextEncoder(tokenizer(), "tiny"), name="tiny", device=torch.device("cpu"),
+        context_length=256, eos_ids=eos, causal=True, encode=lambda p: tokenizer()(p)["input_ids"],
     )  # fmt: skip
 
 

@@ -71,7 +71,13 @@ def build(kind: str = "whole", **more: Any) -> MixtureOfThoughtsTransformer:
 
 def lm(model: Any) -> Any:
     return SimpleNamespace(
-        model=model, tokenizer=tokenizer(), context_length=256, eos_ids=frozenset(), name="tiny-mot", causal=True
+        model=model,
+        tokenizer=tokenizer(),
+        context_length=256,
+        eos_ids=frozenset(),
+        name="tiny-mot",
+        causal=True,
+        begun=list,
     )
 
 

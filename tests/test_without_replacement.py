@@ -20,7 +20,13 @@ PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 
 def run(family: str, prompts: list[list[int]], rows: list[Row], tokens: int, **more: Any) -> Any:
     lm = SimpleNamespace(
-        model=tiny(family), tokenizer=tokenizer(), context_length=256, eos_ids=frozenset(), name="tiny", causal=True
+        model=tiny(family),
+        tokenizer=tokenizer(),
+        context_length=256,
+        eos_ids=frozenset(),
+        name="tiny",
+        causal=True,
+        begun=list,
     )
     return decode(lm, prompts, rows, max_new_tokens=tokens, weights="native", **more)
 

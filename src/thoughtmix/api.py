@@ -276,7 +276,8 @@ def think(
         max_new_tokens: Longest thought, in tokens.
         temperature, top_k, top_p, min_p, top_nsigma: How tokens are drawn; each one value, or n.
         stop: Strings that end a thought.
-        raw: Continue the text as it stands, without the chat template.
+        raw: Continue the text as it stands, without the chat template. The name of a control token (`<|im_end|>`) in
+            it is that token; else it is text, whoever wrote it.
         measure: False leaves out embedding and metrics.
         on_step: Called with a `StepEvent` after every step.
 

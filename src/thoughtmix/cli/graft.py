@@ -74,11 +74,13 @@ def graft_command(
 
     from thoughtmix.graft.export import base_model_name, check_replaceable, save_graft
     from thoughtmix.models import load_model
+    from thoughtmix.models.adapter import peft_warnings
 
     check_replaceable(out)  # before a model is loaded for it
     lm = load_model(model, dtype=device.dtype, device=device.device, on_progress=progress())
     before = sum(p.numel() for p in lm.model.parameters())
-    made: Any = get_peft_model(lm.model, config)
+    with peft_warnings():
+        made: Any = get_peft_model(lm.model, config)
     added = sum(p.numel() for n, p in made.named_parameters() if ".mot_" in n)
     save_graft(made, out, base_model_name(lm, model))
     where = ", ".join(sorted(made.peft_config["default"].target_modules)[:3])
@@ -105,7 +107,7 @@ def export(
     device: DeviceOptions,
 ) -> int:
     """Write fixed thoughts of a graft as plain LoRA adapters, for engines that serve many of them at once."""
-    from thoughtmix.models.language import adapter_folder
+    from thoughtmix.models.adapter import adapter_folder
 
     if adapter_folder(graft) is None:
         raise InputError(f"{graft} is not the folder of a graft.", "Make one: thoughtmix graft MODEL --out DIR")

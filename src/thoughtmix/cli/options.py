@@ -57,7 +57,12 @@ class SamplingOptions:
     min_p: Annotated[str | None, option(f"Keep tokens this likely beside the likeliest. {_EACH}")] = None
     top_nsigma: Annotated[str, option(f"Keep logits within n deviations; 0 is off. {_EACH}")] = "0"
     stop: Annotated[list[str] | None, option("End a thought before this text; may be repeated.")] = None
-    raw: Annotated[bool, option("Continue the text as it is, without the chat template.", "--raw")] = False
+    raw: Annotated[
+        bool,
+        option(
+            "Continue the text as it is, without the chat template; names of control tokens are those tokens.", "--raw"
+        ),
+    ] = False
 
     def settings(self) -> dict[str, Any]:
         """As a `Pipeline` takes them, checked before a model is loaded for them. Raises `InputError`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.diffusion.denoiser import Denoiser, MaskPredictor
 from thoughtmix.diffusion.state import DiffusionState
+from thoughtmix.models.text_encoder import TextEncoder
 
 BUNDLED = {"shakespeare-diffusion": Path(__file__).parent / "weights" / "shakespeare"}
 """Models that are part of the package, by name."""
@@ -38,8 +40,13 @@ class DiffusionModel:
         """What undecided positions hold."""
         return self.denoiser.mask_id or 0
 
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Texts into ids; a mask that a prompt names is text."""
+        return TextEncoder(self.tokenizer, self.name)
+
     def encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+        return self.encoder.text(text, frame=False) if text else []
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Text of ids, special tokens (the mask among them) left out."""

@@ -151,8 +151,7 @@ def _tokens_and_locks(model: DiffusionModel, text: str, lock: Sequence[str | tup
                 at = text.find(item, at + 1)
         else:
             spans.append(item)
-    found = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    inner, offsets = found["input_ids"], found["offset_mapping"]
+    inner, offsets = model.encoder.spans(text)
     unknown = model.tokenizer.unk_token_id
     if unknown is not None and unknown in inner:
         begin, end = offsets[inner.index(unknown)]

@@ -102,7 +102,7 @@ def likelihood_judge(judge: LanguageModel, batch_size: int = 32) -> Callable[[Se
 
     @torch.no_grad()
     def score(texts: Sequence[str]) -> Tensor:
-        rows = [list(judge.tokenizer(t, add_special_tokens=False, verbose=False)["input_ids"]) for t in texts]
+        rows = [judge.encoder.text(t, frame=False) for t in texts]
         longest = max(map(len, rows), default=0)
         if judge.context_length is not None and longest > judge.context_length:
             raise InputError(

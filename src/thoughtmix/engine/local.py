@@ -56,7 +56,7 @@ class LocalEngine:
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
         if isinstance(prompt, Prompt):
             return self.model.encode(prompt.content, raw=prompt.raw)
-        return list(prompt)
+        return self.model.begun(prompt)
 
     def generate(
         self,

@@ -249,7 +249,7 @@ def _read_texts(
     rates, entropy, together = np.zeros((n, layers, e)), np.zeros((n, layers)), np.zeros((layers, e, e))
     limit = min(max_tokens, model.context_length or max_tokens)
     for i, text in enumerate(texts):
-        ids = model.encode(text, raw=True)[:limit]
+        ids = model.begun(model.encoder.text(text))[:limit]
         reader.clear()
         with reader, torch.no_grad():
             model.model(input_ids=torch.tensor([ids], device=model.device))

@@ -43,7 +43,7 @@ def ids_nll(
         raise InputError(f"{judge.name} does not read from left to right.", "Name a causal model (--judge).")
     start = list(start)
     end = min(judge.eos_ids) if judge.eos_ids else 0
-    bodies = [list(judge.tokenizer(t, add_special_tokens=False)["input_ids"]) or [end] for t in texts]
+    bodies = [judge.encoder.text(t, frame=False) or [end] for t in texts]
     longest = len(start) + max(map(len, bodies))
     if judge.context_length is not None and longest > judge.context_length:
         raise InputError(

@@ -15,6 +15,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import written
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
 from thoughtmix.mixture.state import BranchState
+from thoughtmix.models.text_encoder import TextEncoder
 
 Floats = NDArray[np.float64]
 
@@ -49,9 +50,9 @@ def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, te
     """
     if model.config.num_branches < 2:
         raise InputError("This model has one branch.", "Pass a mixture (thoughtmix train mixture ...).")
-    out = []
+    out, encoder = [], TextEncoder(tokenizer, "this model")
     for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = encoder.text(text, frame=False)
         if not ids:
             raise InputError("A text is empty.", "Pass texts with words.")
         x = torch.tensor([[*ids, ids[-1]]], device=model.device)  # one token of continuation, at creativity 0

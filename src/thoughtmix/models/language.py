@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
+from thoughtmix.core.errors import InputError, ModelError
+from thoughtmix.models.adapter import adapter_base, adapter_folder, put_adapter
 from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
 from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
 from thoughtmix.models.packaged import GENERATOR, Progress, loaded
+from thoughtmix.models.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 _TYPE_A_PROMPT = 'Type a prompt: thoughtmix think "Name a fruit."'
 _WRITE_A_MESSAGE = 'Write {"role": "user", "content": "..."}.'
@@ -36,6 +34,8 @@ class LanguageModel:
     is_default: bool = False
     causal: bool = True
     """It writes from left to right. False: a mask predictor of ours, which only the thinker `diffusion` takes."""
+    virtual: tuple[int, ...] = ()
+    """Tokens that every sequence begins with, of no text: the virtual ones of a tuned prompt (PEFT's prompt tuning)."""
 
     @property
     def device(self) -> torch.device:
@@ -63,14 +63,25 @@ class LanguageModel:
         ids = [i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])]
         return frozenset(int(i) for i in (*ids, _turn_end(self.tokenizer)) if i is not None)
 
+    def begun(self, ids: Sequence[int]) -> list[int]:
+        """ids behind the virtual tokens, which they may already begin with."""
+        k = len(self.virtual)
+        return list(ids) if tuple(ids[:k]) == self.virtual else [*self.virtual, *ids]
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Texts and chats into ids, where nothing that people write becomes a control token."""
+        return TextEncoder(self.tokenizer, self.name)
+
     def encode(self, prompt: str | Sequence[Mapping[str, str]], raw: bool = False) -> list[int]:
-        """Token ids of a prompt, ending where the answer begins.
+        """Token ids of a prompt, ending where the answer begins. Control tokens (`<|im_end|>`) come from the chat
+        template and the tokenizer's frame alone: where a prompt has their names, it is text.
 
         Args:
             prompt: A text, which becomes one user message in the model's chat template unless there is none; or
                 messages `{"role": ..., "content": ...}`, which need a template. When the last is the assistant's, the
                 answer continues it.
-            raw: Continue a text as it stands.
+            raw: Continue a text as it stands, in which the names of control tokens are those tokens.
 
         Raises:
             InputError: It is empty, malformed, or refused by the template.
@@ -80,37 +91,22 @@ class LanguageModel:
             if not prompt.strip():
                 raise InputError("The prompt is empty.", _TYPE_A_PROMPT)
             if raw or not template:
-                return self._ids(prompt, add_special_tokens=True)
+                _require_unicode(prompt)
+                if raw:
+                    ids: Any = self.tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
+                    return self.begun(_some(list(ids)))
+                return self.begun(_some(self.encoder.text(prompt)))
             prompt = [{"role": "user", "content": prompt}]
         elif raw:
             raise InputError("raw continues a text, but messages were given.", "Pass a text, or drop raw.")
         messages = _messages(prompt)
         if not template:
             raise InputError(f"{self.name} has no chat template.", "Pass a text instead of messages.")
-        begun = messages[-1]["role"] == "assistant"
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
-            )
-        except Exception as error:  # a template may refuse an order of roles with any Jinja error
-            raise InputError(
-                f"The chat template of {self.name} refuses this: {error}.", "Change the messages."
-            ) from None
-        return self._ids(str(text), add_special_tokens=False)  # the template writes them itself
+        return self.begun(_some(self.encoder.chat(messages)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # what a command line makes of bytes that are no UTF-8
-            raise InputError("The prompt is not valid Unicode.", "Save it as UTF-8.") from None
-        ids: Any = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-        if not ids:
-            raise InputError("The prompt has no tokens.", _TYPE_A_PROMPT)
-        return list(ids)
 
 
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "") -> LanguageModel:
@@ -159,7 +155,7 @@ def load_model(
     device = usable_device(device)
     adapter = adapter_folder(name)
     if adapter is not None:
-        base = load_model(_adapter_base(adapter), dtype=dtype, device=device, on_progress=on_progress)
+        base = load_model(adapter_base(adapter), dtype=dtype, device=device, on_progress=on_progress)
         return load_adapter(base, adapter)
     default = name is None or name in {"default", GENERATOR.title}
     if default:
@@ -183,50 +179,17 @@ def load_model(
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal)
 
 
-def adapter_folder(name: str | None) -> Path | None:
-    """The folder, when `name` is one of a PEFT adapter."""
-    try:
-        folder = Path(name or "").expanduser()
-        found = bool(name) and (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a null character, a user that is not known
-        return None
-    return folder if found else None
-
-
-def _adapter_base(folder: Path) -> str:
-    """The base model that a PEFT adapter names. Raises `ModelError`."""
-    try:
-        base = json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder / _ADAPTER_CONFIG} is not readable: {error}.", "Save the adapter again.") from None
-    if not base or not isinstance(base, str):
-        raise ModelError(
-            f"The adapter {folder} does not name its base model.",
-            f"Set base_model_name_or_path in {folder / _ADAPTER_CONFIG} "
-            f"(a folder, a Hugging Face id, or {GENERATOR.title}).",
-        )
-    # PEFT notes where the base model lay on the machine that saved: of the default model, a folder of the cache.
-    return GENERATOR.title if Path(base).name.startswith(f"{GENERATOR.name}-") else base
-
-
 def load_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
     """The base model with a PEFT adapter in place, which stays as PEFT injects it. Raises `ModelError`."""
-    from peft import PeftModel
-
-    if not any((folder / name).is_file() for name in _ADAPTER_WEIGHTS):
-        raise ModelError(f"The adapter {folder} has no weights ({_ADAPTER_WEIGHTS[0]}).", "Save the adapter again.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # missing weights: PEFT fills them at random, and only warns
-            kind: Any = PeftModel
-            peft = kind.from_pretrained(base.model, str(folder), local_files_only=True)
-    except ThoughtmixError:
-        raise
-    except Exception as error:  # PEFT, safetensors and torch each have errors of their own
-        reason = " ".join((str(error) or type(error).__name__).split())[:200].rstrip(".")
-        raise ModelError(f"Cannot put the adapter {folder} on {base.name}: {reason}.", "Save it again.") from None
-    model = peft.get_base_model().eval().requires_grad_(False)
-    return replace(base, model=model, name=folder.resolve().name, is_default=False)
+    put = put_adapter(base.model, base.tokenizer, folder, base.name)
+    return replace(
+        base,
+        model=put.model.eval().requires_grad_(False),
+        tokenizer=put.tokenizer,
+        name=folder.resolve().name,
+        is_default=False,
+        virtual=put.virtual,
+    )
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:
@@ -242,9 +205,24 @@ def _messages(prompt: Any) -> list[dict[str, str]]:
             raise InputError(f"{where} has role {role!r}.", f"Known: {', '.join(sorted(_ROLES))}.")
         if not isinstance(message["content"], str):
             raise InputError(f"{where} has content that is no text.", _WRITE_A_MESSAGE)
+        _require_unicode(message["content"])
     if not any(message["content"].strip() for message in prompt):
         raise InputError("The conversation is empty.", _TYPE_A_PROMPT)
     return [dict(message) for message in prompt]
+
+
+def _require_unicode(text: str) -> None:
+    """Refuse what a command line makes of bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError("The prompt is not valid Unicode.", "Save it as UTF-8.") from None
+
+
+def _some(ids: list[int]) -> list[int]:
+    if not ids:
+        raise InputError("The prompt has no tokens.", _TYPE_A_PROMPT)
+    return ids
 
 
 def _turn_end(tokenizer: Any) -> int | None:

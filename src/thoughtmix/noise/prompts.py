@@ -112,7 +112,7 @@ def prompt_ids(
         return model.encode(few_shot(idea, disturbance, seed))
     if not before or disturbance.tokens:
         return model.encode(messages(idea, disturbance, seed))
-    answer = list(idea_ids) or list(model.tokenizer(idea, add_special_tokens=False, verbose=False)["input_ids"])
+    answer = list(idea_ids) or model.encoder.text(idea, frame=False)
     turn = _next_turn(model, f"{disturbance.instruction} {_wording()[disturbance.language]['only']}")
     return [*before, *answer, *turn]
 
@@ -124,15 +124,11 @@ def _next_turn(model: LanguageModel, text: str) -> list[int]:
     roles = ("user", "assistant", "user")
     turns = [{"role": role, "content": content} for role, content in zip(roles, ("?", mark, text), strict=True)]
     try:
-        rendered = str(model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template may refuse with any Jinja error
+        return model.encoder.chat(turns, after=mark)
+    except InputError as error:
         raise ModelError(
-            f"The chat template of {model.name} refuses a second turn: {error}.", "Pass idea=..."
+            f"{model.name} cannot be asked after an answer: {error}", "Pass idea=... (--option)."
         ) from None
-    if mark not in rendered:
-        raise ModelError(f"The chat template of {model.name} drops earlier answers.", "Pass idea=... (--option).")
-    after = rendered.rpartition(mark)[2]
-    return list(model.tokenizer(after, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def mask_words(text: str, level: float, seed: int, mask: str = "random") -> str:

@@ -53,8 +53,7 @@ def router(service: Service) -> APIRouter:
         if body.top_logprobs and not body.logprobs:
             raise Refused(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
         top = (body.top_logprobs or 0) if body.logprobs else None
-        raw = not lm.tokenizer.chat_template
-        if raw:
+        if not lm.tokenizer.chat_template:
             prompt: Any = "\n\n".join(m.text for m in body.messages)
         else:
             prompt = [{"role": m.role, "content": m.text} for m in body.messages]
@@ -62,7 +61,7 @@ def router(service: Service) -> APIRouter:
             body,
             prompt,
             random_seed() if body.seed is None else body.seed,
-            raw=raw,
+            raw=False,
             top_logprobs=top or 0,
             max_tokens=body.max_completion_tokens or body.max_tokens,
         )

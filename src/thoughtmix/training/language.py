@@ -14,6 +14,7 @@ import torch
 from thoughtmix.core.errors import InputError
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer, StandardTransformer
+from thoughtmix.models.text_encoder import TextEncoder
 from thoughtmix.training.checkpoint import save_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits, bpe_tokenizer, character_tokenizer
@@ -43,8 +44,8 @@ def tokenizer_of(splits: Splits, shape: Shape) -> Any:
 
 
 def encode(tokenizer: Any, text: str) -> torch.Tensor:
-    """(length,) int64 ids of a text, as it stands."""
-    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int64)
+    """(length,) int64 ids of a text, as it stands: the name of a control token in it is text."""
+    return torch.tensor(TextEncoder(tokenizer, "the model").text(text, frame=False), dtype=torch.int64)
 
 
 @contextmanager

@@ -223,4 +223,4 @@ def takes(kind: type[PreTrainedModel], argument: str) -> bool:
 def vocabulary_size(model: PreTrainedModel) -> int:
     """How many token ids the model has an embedding for."""
     embedding: Any = model.get_input_embeddings()
-    return int(embedding.num_embeddings)
+    return len(embedding.weight)  # PEFT's wrappers have no num_embeddings

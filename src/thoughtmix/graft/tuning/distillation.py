@@ -159,7 +159,7 @@ def corpus_samples(
     Raises:
         InputError: The text is too short.
     """
-    ids = lm.tokenizer(read_text(str(path)), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = lm.encoder.text(read_text(str(path)), frame=False)
     windows = [ids[at : at + 2 * length] for at in range(0, len(ids) - 2 * length, length)]
     if len(windows) < 20:
         raise InputError(f"{path} has {len(ids)} tokens.", f"Pass a text of {22 * length} or more (--corpus).")

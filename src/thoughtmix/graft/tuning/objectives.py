@@ -69,7 +69,7 @@ class Student:
         self.head = prompt - max(1, int(batch["tail"].max()))  # the last token says what comes first
         self.positions = (batch["mask"].cumsum(1) - 1).clamp(min=0)
         self.keys: list[tuple[Tensor, Tensor]] = []
-        if self.head > 0 and not getattr(model, "is_gradient_checkpointing", False):
+        if self.head > 0 and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             self._prefill()
 
     @torch.no_grad()
