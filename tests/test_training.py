@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from thoughtmix.cli import main
+from thoughtmix.cli.output import stopped
 from thoughtmix.core.errors import InputError, NumericsError, ThoughtmixError
 from thoughtmix.mixture import RECIPE
 from thoughtmix.training import checkpoint, trainer
@@ -21,7 +25,8 @@ from thoughtmix.training.checkpoint import load_state
 from thoughtmix.training.config import TrainConfig, make_optimizers
 from thoughtmix.training.data import bpe_tokenizer, character_tokenizer, read_text, split
 from thoughtmix.training.language import Shape, active_parameters, build_model, encode, tokenizer_of, train_language
-from thoughtmix.training.trainer import Trainer
+from thoughtmix.training.task import LanguageTask
+from thoughtmix.training.trainer import Trainer, TrainingResult, train_and_save
 
 TEXT = "".join(
     f"The {a} {b} went to the {c}.\n"
@@ -88,6 +93,101 @@ def test_resumed_is_as_if_never_stopped(kind: str, ema: float, optimizer: str, t
     assert resumed.log == straight.log
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("at", [1, 2, 7, 8, 11])
+def test_ctrl_c_at_any_step_leaves_what_can_be_resumed(at: int, tmp_path: Path) -> None:
+    """A real signal, while a step or an evaluation runs: it ends first, and nothing of it is lost."""
+
+    class Task(LanguageTask):
+        def batch(self, step: int, rows: range, total: int) -> Any:
+            if step == at - 1 and rows.stop > 1:  # not the one that only looks at the length
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(step, rows, total)
+
+    def run(task: type[LanguageTask], folder: Path, resume: bool = False) -> Any:
+        tokenizer = tokenizer_of(SPLITS, SHAPE)
+        model = build_model("baseline", tokenizer, SHAPE, 0)
+        made = task(encode(tokenizer, SPLITS.train), encode(tokenizer, SPLITS.validation), SHAPE.context)
+        return model, train_and_save("x", model, made, settings(), folder, lambda _: None, resume)
+
+    whole, straight = run(LanguageTask, tmp_path / "whole")
+    _, cut = run(Task, tmp_path / "cut")
+    assert cut.interrupted and cut.steps == cut.kept == at
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again, resumed = run(LanguageTask, tmp_path / "cut", resume=True)
+    assert resumed.log == straight.log and resumed.best == straight.best
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_a_second_ctrl_c_stops_in_the_middle_and_the_advice_is_true(tmp_path: Path, capsys: Any) -> None:
+    """That step cannot be kept: what was kept before it is named, or that there is nothing."""
+    result = TrainingResult(8, 1.0, [], {}, interrupted=True, kept=6)
+    assert stopped(result) == "Stopped at step 8. Type the same with --resume to go on from step 6."
+    assert "again to start" in stopped(TrainingResult(3, 1.0, [], {}, interrupted=True))
+
+    def twice(self: Any, step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+        train_step(self, step)
+
+    train_step = Trainer._train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", twice)
+        done = train_language("baseline", SPLITS, SHAPE, settings(), tmp_path)[2]
+    assert done.interrupted and (done.steps, done.kept) == (6, 4)
+    (tmp_path / "text.txt").write_text(TEXT)
+    assert main(["train", "baseline", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+BASE = {"kind": "mixture", "data": TEXT, "sizes": SHAPE, "seed": 0, "fields": {}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"data": TEXT[::-1]}, "another data (sha256:"),  # the same characters
+        ({"data": TEXT.upper()}, "another data (sha256:"),  # as many characters, others
+        ({"data": f"{TEXT}xyz"}, "another data (sha256:"),
+        ({"kind": "baseline"}, "another kind: mixture, not baseline. Pass kind mixture again"),
+        ({"sizes": replace(SHAPE, layers=1)}, "another layers: 2, not 1. Pass --layers 2 again"),
+        ({"sizes": replace(SHAPE, context=8)}, "another context: 16, not 8"),
+        ({"sizes": replace(SHAPE, heads=4)}, "another heads: 2, not 4"),
+        ({"sizes": replace(SHAPE, vocabulary=300)}, "another vocabulary: 0, not 300"),
+        ({"fields": {"num_branches": 4}}, "another branches"),
+        ({"seed": 1}, "another seed: 0, not 1"),
+    ],
+)
+def test_a_run_knows_what_it_is_resumed_with(changed: dict[str, Any], says: str, tmp_path: Path) -> None:
+    def run(asked: dict[str, Any], resume: bool = False) -> Any:
+        config = settings(steps=2, evaluate_every=2, seed=asked["seed"])
+        parts = split(asked["data"], 0.2)
+        return train_language(
+            asked["kind"], parts, asked["sizes"], config, tmp_path, resume=resume, windows=2, **asked["fields"]
+        )
+
+    run(BASE)
+    with pytest.raises(ThoughtmixError) as found:
+        run({**BASE, **changed}, resume=True)
+    assert says in str(found.value) and found.value.hint
+    assert run(BASE, resume=True)[2].steps == 2
+
+
+def test_a_full_disk_at_the_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def full(self: Any, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = ["train", "baseline", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), "--steps", "2"]
+    small = ["--layers", "1", "--width", "16", "--heads", "2", "--context", "8"]
+    assert main([*words, *small]) == 1
+    assert "no space left. Free some space, then type the same" in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["training", "state.pt"]
+    monkeypatch.undo()
+    assert main([*words, *small, "--resume"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["mixture", "baseline"])
@@ -179,17 +279,27 @@ def test_every_parameter_of_the_recipe_learns() -> None:
 
 
 def test_minutes_become_steps_and_the_rate_ends_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of our own: steps that get slower, and evaluations that would take longer than the run."""
     now = [0.0]
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
 
-    def a_tenth_of_a_second_later(_: Any) -> None:
-        now[0] += 0.1
+    def later(progress: Any) -> None:
+        now[0] += 0.1 if progress.step < 100 else 0.3
 
-    config = settings(steps=None, minutes=0.05)
-    done = train_language("baseline", SPLITS, SHAPE, config, on_step=a_tenth_of_a_second_later)[2]
-    assert done.steps == 28  # 95% of 3 seconds, a tenth each
+    def evaluate(_: Any, model: Any, share: float = 1.0) -> dict[str, float]:
+        now[0] += 200 * share
+        return {"val_loss": 1.0 / now[0]}
+
+    done = train_language("baseline", SPLITS, SHAPE, settings(steps=None, minutes=0.05), on_step=later)[2]
+    assert done.seconds == pytest.approx(3, rel=0.1) and done.steps == pytest.approx(30, abs=3) and done.share == 1
     assert done.log[-1]["rate"] < 0.2e-3
-    assert done.seconds == pytest.approx(2.8)
+    monkeypatch.setattr(LanguageTask, "evaluate", evaluate)
+    done = train_language("baseline", SPLITS, SHAPE, settings(steps=None, minutes=1), on_step=later)[2]
+    assert done.seconds == pytest.approx(60, rel=0.1) and 200 < done.steps < 250
+    assert done.share == pytest.approx(0.06 * 60 / 200) and done.log[-1]["rate"] < 0.2e-3
+    assert sum("val_loss" in entry for entry in done.log) > 1
+    capped = train_language("baseline", SPLITS, SHAPE, settings(steps=20, minutes=1), on_step=later)[2]
+    assert capped.steps == 20
 
 
 def test_early_stop() -> None:
@@ -240,7 +350,9 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ThoughtmixError, match="is damaged"):
         load_state(tmp_path / "state.pt", settings())
     train_language("baseline", SPLITS, SHAPE, settings(), tmp_path)
-    with pytest.raises(ThoughtmixError, match="another learning_rate"):
+    with pytest.raises(
+        ThoughtmixError, match="another learning rate: 0.001, not 0.5. Pass --learning-rate 0.001 again"
+    ):
         train_language("baseline", SPLITS, SHAPE, settings(learning_rate=0.5), tmp_path, resume=True)
     assert not list(tmp_path.rglob("*.part"))
 
@@ -337,7 +449,7 @@ def test_the_trainer_takes_any_task() -> None:
         def loss(self, model: Any, batch: Any) -> Any:
             return (model(torch.ones(1, 1)) - batch["ids"]).square().mean(), {}
 
-        def evaluate(self, model: Any) -> dict[str, float]:
+        def evaluate(self, model: Any, share: float = 1.0) -> dict[str, float]:
             return {"val_loss": float((model(torch.ones(1, 1)) - 2.5).abs().detach())}
 
     model = torch.nn.Linear(1, 1, bias=False)

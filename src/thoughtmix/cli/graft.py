@@ -11,7 +11,7 @@ import typer
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import DeviceOptions, MaxNewTokens, option, with_options
-from thoughtmix.cli.output import progress, training_progress
+from thoughtmix.cli.output import progress, stopped, training_progress
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -236,12 +236,15 @@ def _train(
         if done == total or done % max(1, total // 20) == 0:
             print(f"lessons: {done} of {total} prompts", file=sys.stderr)
 
-    with training_progress() as report_step:
-        done = tune(
-            lm, folder, prompts, contexts, tuning, config, resume=resume, on_sample=report_samples, on_step=report_step
-        )
+    try:
+        with training_progress() as report_step:
+            how: dict[str, Any] = {"resume": resume, "on_sample": report_samples, "on_step": report_step}
+            done = tune(lm, folder, prompts, contexts, tuning, config, **how)
+    except KeyboardInterrupt:  # training returns; what comes before it is kept prompt by prompt
+        print("thoughtmix: Stopped; lessons are kept. Type the same again to go on.", file=sys.stderr)
+        return 130
     if done.interrupted:
-        print(f"thoughtmix: Stopped at step {done.steps}. Type the same with --resume to go on.", file=sys.stderr)
+        print(f"thoughtmix: {stopped(done)}", file=sys.stderr)
         return 130
     recovered = done.best["val_recovered"]
     print(f"{tuning.objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from thoughtmix.core.types import ThoughtSet
-    from thoughtmix.training.trainer import TrainingProgress
+    from thoughtmix.training.trainer import TrainingProgress, TrainingResult
 
 
 def print_either(rich: Callable[[], RenderableType], plain: Callable[[], str]) -> None:
@@ -56,6 +56,14 @@ def write_page(file: Path, thoughts: ThoughtSet) -> None:
 def progress() -> Callable[[str], None]:
     """For long steps: a line each on stderr."""
     return lambda line: print(f"{line} ...", file=sys.stderr, flush=True)
+
+
+def stopped(result: TrainingResult) -> str:
+    """What to say of a training that Ctrl-C ended."""
+    if result.kept is None:
+        return "Stopped before a step was kept. Type the same again to start."
+    where = "" if result.kept == result.steps else f" from step {result.kept}"
+    return f"Stopped at step {result.steps}. Type the same with --resume to go on{where}."
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import typer
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import option, with_options
-from thoughtmix.cli.output import training_progress
+from thoughtmix.cli.output import stopped, training_progress
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,10 +122,15 @@ def train(options: TrainOptions) -> int:
         raise InputError(f"Unknown kind of model {kind!r}.", f"Pass one of {', '.join(KINDS)}.")
     if (out / "config.json").exists() and not options.resume:
         raise InputError(f"{out} already holds a model.", "Pass another --out, or --resume.")
+    if (out / "training" / "state.pt").exists() and not options.resume:
+        raise InputError(f"{out} holds a run that is not finished.", "Type the same with --resume, or another --out.")
+    from thoughtmix.core.files import writing
     from thoughtmix.training.data import read_text, split
 
     shape, config, splits = options.shape(), options.config(), split(read_text(options.data))
     run = options.trainer()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     with training_progress() as on_step:
         model, _, result = run(splits, shape, config, out, resume=options.resume, on_step=on_step)
     return _say(kind, model, result, out)
@@ -148,12 +153,15 @@ def _say(kind: str, model: Any, result: TrainingResult, out: Path) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     if result.interrupted:
-        print(f"thoughtmix: Stopped at step {result.steps}. Type the same with --resume to go on.", file=sys.stderr)
+        print(f"thoughtmix: {stopped(result)}", file=sys.stderr)
         return 130
     total = sum(p.numel() for p in model.parameters())
     print(f"{kind}: {total:,} parameters, {result.steps} steps in {result.seconds:.0f} s", end="")
     print(" (stopped early)" if result.stopped_early else "")
-    print(f"validation loss {_EVALUATIONS[kind].format(**result.best) if result.best else ''}")
+    part = (
+        "" if result.share == 1 else f", on {result.share:.0%} of the validation text, which is what the minutes allow"
+    )
+    print(f"validation loss {_EVALUATIONS[kind].format(**result.best) if result.best else ''}{part}")
     print(f"Wrote {out}. Now type: thoughtmix {_NEXT[kind].format(out=out)} 'ROMEO:'")
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from thoughtmix.diffusion.schedules import make_schedule
 from thoughtmix.training.checkpoint import save_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits
-from thoughtmix.training.language import Shape, drawn_from, encode, tokenizer_of
+from thoughtmix.training.language import Shape, drawn_from, encode, identity, tokenizer_of
+from thoughtmix.training.pace import evenly
 from thoughtmix.training.trainer import Batch, TrainingProgress, TrainingResult, train_and_save
 
 
@@ -136,11 +137,12 @@ class DiffusionTask:
         return loss, {"bound": bound_loss(losses.detach(), masking, batch["free"])}
 
     @torch.no_grad()
-    def evaluate(self, model: Any) -> dict[str, float]:
-        """The bound on validation windows, nats a token: `val_loss` unconditional, `val_given` with an eighth of a
-        window given. The same masks each time, exactly k masked."""
+    def evaluate(self, model: Any, share: float = 1.0) -> dict[str, float]:
+        """The bound on a share of the validation windows, nats a token: `val_loss` unconditional, `val_given` with
+        an eighth of a window given. The same masks each time, exactly k masked."""
+        windows = self.validation[evenly(len(self.validation), share)]
         return {
-            name: evaluate_bound(model, self.validation, self.mask_id, draws=1, prefix=prefix, estimator="count").nats
+            name: evaluate_bound(model, windows, self.mask_id, draws=1, prefix=prefix, estimator="count").nats
             for name, prefix in (("val_loss", 0), ("val_given", self.context // 8))
         }
 
@@ -207,4 +209,5 @@ def train_diffusion(
     task = new_task(tokenizer, splits, shape, objective, config.seed)
     model = new_model(tokenizer, shape, config.seed, guidance=objective.prefix * objective.hidden > 0, **more)
     save = partial(save_model, model, tokenizer)
-    return model, tokenizer, train_and_save("diffusion", model, task, config, folder, save, resume, on_step)
+    about = identity("diffusion", splits, tokenizer, shape, {**asdict(objective), **more})
+    return model, tokenizer, train_and_save("diffusion", model, task, config, folder, save, resume, on_step, about)

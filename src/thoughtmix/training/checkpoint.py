@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,7 @@ from thoughtmix.training.config import TrainConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-VERSION = 2
+VERSION = 3
 
 
 def save_state(path: Path, body: dict[str, Any], config: TrainConfig) -> None:
@@ -32,27 +34,60 @@ def save_state(path: Path, body: dict[str, Any], config: TrainConfig) -> None:
             torch.save({"version": VERSION, "config": asdict(config), **body}, part)
 
 
-def load_state(path: Path, config: TrainConfig) -> dict[str, Any]:
+def load_state(path: Path, config: TrainConfig, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read the state that `save_state` wrote.
 
+    Args:
+        about: What the run of now learns from and what learns; see `train_and_save`.
+
     Raises:
-        ThoughtmixError: The file is missing or broken, or belongs to a run with other settings.
+        ThoughtmixError: The file is missing or broken, or belongs to a run with other settings, other data, another
+            tokenizer or another architecture: the first difference is named.
     """
     if not path.exists():
         raise ThoughtmixError(f"There is nothing to resume in {path.parent}.", "Leave out --resume.")
+    anew = f"Start anew; type: rm {path}"
     try:
         body: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if body["version"] != VERSION:
+            raise ThoughtmixError(f"{path} is of another format version.", anew)
+        before, kept = body["config"], body["about"]
+    except ThoughtmixError:
+        raise
     except Exception as error:  # whatever a damaged zip archive makes torch raise
-        raise ThoughtmixError(f"The checkpoint {path} is damaged.", "Start anew without --resume.") from error
-    if body.get("version") != VERSION:
-        raise ThoughtmixError(f"{path} is of another format version.", "Start anew without --resume.")
-    now = asdict(config)
-    other = [name for name, value in body["config"].items() if now.get(name) != value and name != "minutes"]
-    if other:
-        raise ThoughtmixError(
-            f"The run to resume had another {', '.join(other)}.", f"Pass {other[0]}={body['config'][other[0]]} again."
-        )
+        raise ThoughtmixError(f"The checkpoint {path} is damaged.", anew) from error
+    now = {**(about or {}), **{name: value for name, value in asdict(config).items() if name != "minutes"}}
+    before = {**kept, **{name: value for name, value in before.items() if name != "minutes"}}
+    for name in now:
+        if before.get(name) != now[name]:
+            raise _another(name, before.get(name), now[name])
     return body
+
+
+_HASHED = re.compile(r"sha256:[0-9a-f]+")
+_FLAGS = {"num_branches": "branches", "segment_length": "segment", "r": "rank"}
+_ARGUMENTS = {"kind", "processes"}  # typed without dashes, if at all
+
+
+def digest(value: Any) -> str:
+    """A name for a text, or for anything whose repr says it all, by which `load_state` tells it from others."""
+    body = value if isinstance(value, str) else repr(value)
+    return f"sha256:{hashlib.sha256(body.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def _another(name: str, before: Any, now: Any) -> ThoughtmixError:
+    """The run to resume differs in `name`."""
+    said = _FLAGS.get(name, name).replace("_", " ")
+    flag = f"--{said.replace(' ', '-')}" if name not in _ARGUMENTS else said
+    if any(_HASHED.fullmatch(str(value)) for value in (before, now)):
+        return ThoughtmixError(
+            f"The run to resume had another {said} ({before}, not {now}).",
+            f"Pass the same {flag} as then, or leave out --resume and name another folder.",
+        )
+    if before is None or isinstance(before, (dict, list)):
+        return ThoughtmixError(f"The run to resume had another {said}.", "Leave out --resume and name another folder.")
+    hint = f"Pass {flag} {str(before).lower() if isinstance(before, bool) else before} again."
+    return ThoughtmixError(f"The run to resume had another {said}: {before}, not {now}.", hint)
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer, StandardTransformer
 from thoughtmix.models.text_encoder import TextEncoder
-from thoughtmix.training.checkpoint import save_model
+from thoughtmix.training.checkpoint import digest, save_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits, bpe_tokenizer, character_tokenizer
 from thoughtmix.training.task import LanguageTask
@@ -143,4 +143,13 @@ def train_language(
     task = LanguageTask(tokens, validation, shape.context, config.seed, windows)
     model = build_model(architecture, tokenizer, shape, config.seed, **fields)
     save = partial(save_model, model, tokenizer)
-    return model, tokenizer, train_and_save(architecture, model, task, config, folder, save, resume, on_step)
+    about = identity(architecture, splits, tokenizer, shape, fields)
+    return model, tokenizer, train_and_save(architecture, model, task, config, folder, save, resume, on_step, about)
+
+
+def identity(kind: str, splits: Splits, tokenizer: Any, shape: Shape, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run learns from and what learns, by which it knows itself when it is resumed."""
+    # What is cut off a text is learned from or looked at, or neither: all of it counts.
+    text = "".join((splits.train, splits.held_out, splits.validation))
+    words = tokenizer.backend_tokenizer.to_str()
+    return {"kind": kind, "data": digest(text), **asdict(shape), "tokenizer": digest(words), **fields}

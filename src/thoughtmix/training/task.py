@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine.counter_rng import key, uniform
+from thoughtmix.training.pace import evenly
 from thoughtmix.training.trainer import Batch
 
 if TYPE_CHECKING:
@@ -92,31 +93,34 @@ class LanguageTask:
         return out.loss, {name: value.detach() for name, value in logs.items()}
 
     @torch.no_grad()
-    def evaluate(self, model: Any) -> dict[str, float]:
-        """Mean loss of a token, in nats, over windows spread evenly over the validation text.
+    def evaluate(self, model: Any, share: float = 1.0) -> dict[str, float]:
+        """Mean loss of a token, in nats, over a share of the windows, spread evenly over the validation text.
 
         Returns:
             `val_loss` as trained (creativity 1, the window's own seed), `val_loss_0` at creativity 0, and where there
             are modes `val_loss_marginal`, -log of the windows' mean likelihood over all of them: the whole mixture's.
         """
         found = {}
+        starts = self.starts[evenly(len(self.starts), share)]
         if model.config.modes:
-            each = mode_losses(model, self.validation, self.starts, self.context)
+            each = mode_losses(model, self.validation, starts, self.context)
             found["val_loss_marginal"] = marginal_loss(each) / self.context
-        found["val_loss"] = self._mean_loss(model, creativity=1.0)
-        found["val_loss_0"] = self._mean_loss(model, creativity=0.0)
+        found["val_loss"] = self._mean_loss(model, starts, creativity=1.0)
+        found["val_loss_0"] = self._mean_loss(model, starts, creativity=0.0)
         return found
 
-    def _mean_loss(self, model: MixtureOfThoughtsTransformer, creativity: float, batch_size: int = 64) -> float:
+    def _mean_loss(
+        self, model: MixtureOfThoughtsTransformer, starts: NDArray[np.int64], creativity: float, batch_size: int = 64
+    ) -> float:
         total = 0.0
         device = next(model.parameters()).device
-        for at in range(0, len(self.starts), batch_size):
-            some = self.starts[at : at + batch_size]
+        for at in range(0, len(starts), batch_size):
+            some = starts[at : at + batch_size]
             ids = torch.stack([self.validation[s : s + self.context + 1] for s in some]).to(device)
             seeds = torch.arange(at, at + len(some), device=device)
             logits = model(ids[:, :-1], creativity=creativity, thought_seeds=seeds).logits
             total += float(F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
-        return total / (len(self.starts) * self.context)
+        return total / (len(starts) * self.context)
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from thoughtmix.core.errors import NumericsError
+from thoughtmix.core.errors import NumericsError, ThoughtmixError
 from thoughtmix.training.checkpoint import load_state, save_loss_curve, save_state
 from thoughtmix.training.config import TrainConfig, make_optimizers
+from thoughtmix.training.pace import Pace, interrupts_noted
 
-_TIMING_STEPS = 12  # steps measured before `minutes` become steps; the first two are not counted
+_PROBED = 2  # the step after which an evaluation is timed, where minutes are to hold
+_SAVED_AFTER = 300  # seconds, if `save_every` is not there yet
 
 Batch = dict[str, Tensor]
 
@@ -36,14 +38,15 @@ class Task(Protocol):
         """What is made small (a mean over rows), and what is worth plotting beside it."""
         ...
 
-    def evaluate(self, model: Any) -> dict[str, float]:
-        """`val_loss`, by which the best state is chosen, and others."""
+    def evaluate(self, model: Any, share: float = 1.0) -> dict[str, float]:
+        """`val_loss`, by which the best state is chosen, and others, on an evenly spread share of what there is."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """Where a run stands, given to `on_step` after every step. steps: 0 while `minutes` have not become steps yet."""
+    """Where a run stands, given to `on_step` after every step. steps: of the whole run; an estimate where minutes are
+    given."""
 
     step: int
     steps: int
@@ -56,7 +59,8 @@ class TrainingProgress:
 @dataclass(slots=True)
 class TrainingResult:
     """How a run ended. log: an entry for each step with its losses, and the evaluation where there was one. best: the
-    best evaluation, with its step."""
+    best evaluation, with its step. share: of the validation text, that evaluations looked at. kept: the step that the
+    run can be resumed from; None: from none."""
 
     steps: int
     seconds: float
@@ -64,6 +68,8 @@ class TrainingResult:
     best: dict[str, float]
     stopped_early: bool = False
     interrupted: bool = False
+    share: float = 1.0
+    kept: int | None = None
 
 
 def train_and_save(
@@ -75,6 +81,7 @@ def train_and_save(
     save: Callable[[Path], None],
     resume: bool = False,
     on_step: Callable[[TrainingProgress], None] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a model in place, leave it frozen in eval mode, and write it with its loss curve unless it was interrupted.
 
@@ -82,8 +89,9 @@ def train_and_save(
         name: What is trained, for the title of the loss curve.
         folder: Where the checkpoints, the loss curve and the model go; None: nothing is written.
         save: Writes the model into the folder, in the main process.
+        about: What the run learns from and what learns, by name, as JSON: it can be resumed with the same alone.
     """
-    trainer = Trainer(model, task, config, folder, on_step)
+    trainer = Trainer(model, task, config, folder, on_step, about or {})
     result = trainer.run(resume)
     model.eval().requires_grad_(False)
     if folder is not None and not result.interrupted and trainer.accelerator.is_main_process:
@@ -102,54 +110,64 @@ class Trainer:
     config: TrainConfig
     folder: Path | None = None
     on_step: Callable[[TrainingProgress], None] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, resume: bool = False) -> TrainingResult:
-        """Train to the end. Ctrl-C returns with `interrupted`; what was saved last can be resumed.
+        """Train to the end. Ctrl-C lets the step end, keeps the run and returns with `interrupted`.
 
         Raises:
             NumericsError: The loss is no longer a number.
             ThoughtmixError: Resuming failed, or a checkpoint could not be written.
         """
         self._prepare()
-        c = self.config
-        steps = c.steps
-        begun, best, seconds, waited = 0, {}, 0.0, 0
-        if resume:
-            state = load_state(self.path, c)
-            self._restore(state)
-            begun, steps, best = state["step"], state["steps"], state["best"]
-            seconds, waited = state["seconds"], state["waited"]
-        result = TrainingResult(begun, seconds, self.log, best)
-        clock = time.perf_counter()
-        step = begun
+        state: dict[str, Any] = self._resumed() if resume else {"step": 0, "best": {}, "waited": 0, "pace": {}}
+        step, best, waited = state["step"], state["best"], state["waited"]
+        self.pace = Pace(self.config, **state["pace"])
+        result = TrainingResult(step, 0.0, self.log, best, kept=step if resume else None)
+        begun, whole = step, False
+        position: dict[str, Any] = {}
         try:
-            while steps is None or step < steps:
-                self._train_step(step, steps or 10**9)
-                step += 1
-                if steps is None:
-                    steps = self._steps_in_minutes(step, time.perf_counter() - clock)
-                last = steps is not None and step >= steps
-                if step % c.evaluate_every == 0 or last:
-                    found = self._evaluate()
-                    self.log[-1] |= found
-                    waited = 0 if not best or found["val_loss"] < best["val_loss"] else waited + 1
-                    if not waited:
-                        best = {**found, "step": float(step)}
-                elapsed = time.perf_counter() - clock
-                self._report(step, steps, elapsed, step - begun)
-                stop = bool(c.patience) and waited >= c.patience
-                if step % c.save_every == 0 or last or stop:
-                    self._save(step=step, steps=steps, best=best, seconds=seconds + elapsed, waited=waited)
-                if stop:
-                    result.stopped_early = True
-                    break
+            with interrupts_noted() as self.asked:
+                while not self._stopping() and not self._finished(step):
+                    whole = False  # until the step is done, the run is not what it was, nor what it will be
+                    self._train_step(step)
+                    step += 1
+                    if self.config.minutes is not None and step == _PROBED:
+                        self.pace.probe(self._evaluate)
+                    last = self._finished(step)
+                    if self.pace.evaluates(step, last):
+                        with self.pace.timed_evaluation():
+                            found = self._evaluate(self.pace.share)
+                        self.log[-1] |= found
+                        waited = 0 if not best or found["val_loss"] < best["val_loss"] else waited + 1
+                        best = best if waited else {**found, "step": float(step)}
+                    result.stopped_early = 0 < self.config.patience <= waited
+                    whole, position = True, {"step": step, "best": best, "waited": waited}
+                    self._report(step, step - begun)
+                    if last or result.stopped_early or self._due(step):
+                        result.kept = self._save(**position)
+                    if result.stopped_early:
+                        break
+                result.interrupted = not result.stopped_early and not self._finished(step)
         except KeyboardInterrupt:
-            result.interrupted = True  # perhaps in the middle of a step: that half is not worth keeping
-        result.steps, result.best = step, best
-        result.seconds = seconds + time.perf_counter() - clock
+            result.interrupted = True
+        if result.interrupted and whole and result.kept != step:
+            result.kept = self._save(**position)
+        result.steps, result.best, result.share, result.seconds = step, best, self.pace.share, self.pace.seconds
         if self.average is not None and not result.interrupted:
             self._load_weights(self.average)
         return result
+
+    def _finished(self, step: int) -> bool:
+        steps = self.pace.steps(step)
+        return steps is not None and step >= steps
+
+    def _stopping(self) -> bool:
+        """Whether Ctrl-C was pressed; of several processes, when they agreed on it last."""
+        return self.stop_agreed or (self.accelerator.num_processes == 1 and self.asked())
+
+    def _due(self, step: int) -> bool:
+        return step % self.config.save_every == 0 or time.perf_counter() - self.saved > _SAVED_AFTER
 
     def _prepare(self) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -165,6 +183,8 @@ class Trainer:
         self.wrapped, *self.optimizers = self.accelerator.prepare(self.model, *make_optimizers(self.model, c))
         self.path = (self.folder or Path()) / "training" / "state.pt"
         self.log: list[dict[str, float]] = []
+        self.about = {**self.about, "processes": self.accelerator.num_processes}
+        self.stop_agreed, self.saved = False, time.perf_counter()
         self.average: dict[str, Tensor] | None = None
         if c.ema:
             self.average = {k: v.detach().clone() for k, v in self._weights().items()}
@@ -177,13 +197,13 @@ class Trainer:
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         self.model.load_state_dict(weights, strict=False)
 
-    def _train_step(self, step: int, steps: int) -> None:
+    def _train_step(self, step: int) -> None:
         c, a = self.config, self.accelerator
         self.wrapped.train()
         rows = range(a.process_index * c.batch_size, (a.process_index + 1) * c.batch_size)
         batch = self.task.batch(step, rows, c.batch_size * a.num_processes)
         batch = {name: x.to(a.device, non_blocking=True) for name, x in batch.items()}
-        rate = c.learning_rate_at(step, steps)
+        rate = c.learning_rate_at(step, self.pace.steps(step) or 10**9)
         for group in (g for o in self.optimizers for g in o.param_groups):
             group["lr"] = rate
         with torch.autocast(a.device.type, torch.bfloat16, enabled=self.bf16):
@@ -198,7 +218,7 @@ class Trainer:
             self._update_average(self.average)
         names = ["loss", *logs]
         values = torch.stack([loss.detach().float(), *(v.float() for v in logs.values())])
-        found = a.reduce(values, "mean").tolist() if a.num_processes > 1 else values.tolist()
+        found = self._agree(values)
         if found[0] != found[0]:
             raise NumericsError(
                 f"The loss at step {step} is not a number.", "Try a smaller --learning-rate, or --precision no."
@@ -213,48 +233,62 @@ class Trainer:
             else:
                 average[name].copy_(x)
 
-    def _steps_in_minutes(self, step: int, elapsed: float) -> int | None:
-        """How many steps `minutes` allow, once enough were timed."""
-        if step == 2:
-            self._timed = elapsed
-        if step < _TIMING_STEPS:
-            return None
-        each = (elapsed - self._timed) / (step - 2)
-        return max(step, int(60 * float(self.config.minutes or 0) * 0.95 / each))
+    def _agree(self, values: Tensor) -> list[float]:
+        """The means of `values` over processes, which also agree on the time and on whether to stop."""
+        here = (*self.pace.measured, float(self.asked()))
+        if self.accelerator.num_processes == 1:
+            self.pace.agreed = self.pace.measured
+            return list(values.tolist())
+        both = torch.cat([values, values.new_tensor(here)])
+        *found, seconds, evaluating, evaluation, stop = self.accelerator.reduce(both, "mean").tolist()
+        self.pace.agreed, self.stop_agreed = (seconds, evaluating, evaluation), stop > 0
+        return found
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, share: float) -> dict[str, float]:
         self.model.eval()
         if self.average is None:
-            return self.task.evaluate(self.model)
+            return self.task.evaluate(self.model, share)
         now = {k: v.detach().clone() for k, v in self._weights().items()}
         self._load_weights(self.average)
         try:
-            return self.task.evaluate(self.model)
+            return self.task.evaluate(self.model, share)
         finally:
             self._load_weights(now)
 
-    def _report(self, step: int, steps: int | None, elapsed: float, count: int) -> None:
-        """Tell `on_step`, `count` steps and `elapsed` seconds after this run or its resumption began."""
+    def _report(self, step: int, count: int) -> None:
+        """Tell `on_step`, `count` steps after this run or its resumption began."""
         if self.on_step is None or not self.accelerator.is_main_process:
             return
+        elapsed, steps = self.pace.seconds - self.pace.before, self.pace.steps(step) or step
         length = self.task.batch(0, range(1), 1)["ids"].shape[1]
         tokens = length * self.config.batch_size * self.accelerator.num_processes
         loss = self.log[-1].get("lm_loss", self.log[-1]["loss"])
-        speed, left = tokens * count / max(elapsed, 1e-9), ((steps or step) - step) * elapsed / max(count, 1)
+        speed, left = tokens * count / max(elapsed, 1e-9), (steps - step) * elapsed / max(count, 1)
         evaluated = next((entry for entry in reversed(self.log) if "val_loss" in entry), {})
         last_evaluation = {name: value for name, value in evaluated.items() if name.startswith("val")}
-        self.on_step(TrainingProgress(step, steps or 0, loss, speed, left, last_evaluation))
+        self.on_step(TrainingProgress(step, steps, loss, speed, left, last_evaluation))
 
-    def _save(self, **position: Any) -> None:
-        """Keep the run with its `position`: step, steps, best, seconds, waited."""
-        if self.folder is None or not self.accelerator.is_main_process:
-            return
-        body = {"model": self._weights(), "average": self.average, "log": self.log, **position}
-        body["optimizers"] = [o.state_dict() for o in self.optimizers]
-        save_state(self.path, body, self.config)
+    def _save(self, **position: Any) -> int | None:
+        """Keep the run with its `position`: step, best, waited. Gives the step that can be resumed."""
+        if self.folder is None:
+            return None
+        if self.accelerator.is_main_process:
+            body = {"model": self._weights(), "average": self.average, "log": self.log, **position}
+            body |= {"pace": self.pace.to_dict(), "about": self.about}
+            body["optimizers"] = [o.state_dict() for o in self.optimizers]
+            save_state(self.path, body, self.config)
+        self.saved = time.perf_counter()
+        return int(position["step"])
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.average, self.log = state["average"], state["log"]
-        self._load_weights(state["model"])
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+    def _resumed(self) -> dict[str, Any]:
+        """The state of the run in the folder, put into the model and the optimizers. Raises `ThoughtmixError`."""
+        state = load_state(self.path, self.config, self.about)
+        try:
+            self.average, self.log = state["average"], state["log"]
+            self._load_weights(state["model"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).partition("\n")[0][:120].rstrip(".:")
+            raise ThoughtmixError(f"{self.path} does not fit this model: {reason}.", f"Type: rm {self.path}") from None
+        return state

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.graft.adapter import require_graft
+from thoughtmix.graft.config import MoTConfig
 from thoughtmix.graft.export import save_weights
 from thoughtmix.graft.tuning.distillation import DistillationConfig, DistillationSample, corpus_samples, make_samples
 from thoughtmix.graft.tuning.objectives import (
@@ -30,7 +31,9 @@ from thoughtmix.graft.tuning.objectives import (
 )
 from thoughtmix.graft.tuning.prompts import NO_CONTEXT, PromptContext, open_prompts, train_validation_split
 from thoughtmix.models import LanguageModel
+from thoughtmix.training.checkpoint import digest
 from thoughtmix.training.config import TrainConfig
+from thoughtmix.training.pace import evenly
 from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
 
 OBJECTIVES: Mapping[str, Callable[[int, float], Objective]] = {
@@ -110,7 +113,29 @@ def tune(
     for name, p in lm.model.named_parameters():
         p.requires_grad_("mot_" in name and "mot_noise" not in name)
     save = partial(save_weights, lm)
-    return train_and_save(tuning.objective, lm.model, task, config, folder, save, resume, on_step)
+    about = _identity(graft.config, prompts, contexts, tuning, learned)
+    return train_and_save(tuning.objective, lm.model, task, config, folder, save, resume, on_step, about)
+
+
+def _identity(
+    graft: MoTConfig,
+    prompts: Sequence[str],
+    contexts: Sequence[PromptContext],
+    tuning: TuningConfig,
+    learned: Sequence[DistillationSample],
+) -> dict[str, Any]:
+    """What a run learns from and what learns, by which it knows itself when it is resumed."""
+    about: dict[str, Any] = {
+        "objective": tuning.objective,
+        "contrast": tuning.contrast,
+        "num_branches": graft.num_branches,
+    }
+    about |= {name: getattr(graft, name) for name in ("r", "route", "router", "noise", "combiner")}
+    if tuning.corpus is None:
+        about |= {"prompts": digest(list(prompts)), "contexts": digest([str(c) for c in contexts])}
+    about |= dataclasses.asdict(tuning.distillation)
+    # Last: where nothing above differs, the base model or its tokenizer does, or the corpus.
+    return {**about, "corpus" if tuning.corpus else "samples": digest([(x.prompt_ids, x.ids) for x in learned])}
 
 
 def _samples(
@@ -175,14 +200,16 @@ class TuneTask:
         return loss, {name: value.detach() for name, value in logs.items()}
 
     @torch.no_grad()
-    def evaluate(self, model: Any) -> dict[str, float]:
-        """On prompts not learned from: `val_loss`, KL from the teacher (nats a token; the NLL where there is none);
-        `val_recovered`, the share of answers whose branch is the likeliest of four (chance 0.25)."""
+    def evaluate(self, model: Any, share: float = 1.0) -> dict[str, float]:
+        """On a share of the samples of prompts not learned from: `val_loss`, KL from the teacher (nats a token; the NLL
+        where there is none); `val_recovered`, the share of answers whose branch is the likeliest of four (chance
+        0.25)."""
         total, count, right = 0.0, 0, 0
         device = next(model.parameters()).device
         rng = np.random.default_rng([self.seed, 82])
-        for at in range(0, len(self.validation), 16):
-            batch = {k: v.to(device) for k, v in collate(self.validation[at : at + 16], self.tail).items()}
+        chosen = [self.validation[i] for i in evenly(len(self.validation), share)]
+        for at in range(0, len(chosen), 16):
+            batch = {k: v.to(device) for k, v in collate(chosen[at : at + 16], self.tail).items()}
             student = Student(model, batch, self.branches)
             logprobs = student(batch["branch"])
             tokens = int(batch["counted"].sum())
@@ -195,4 +222,4 @@ class TuneTask:
                 other = (batch["branch"] + int(step)) % self.branches
                 best &= own > answer_logprobs(student(other), batch)
             right += int(best.sum())
-        return {"val_loss": total / count, "val_recovered": right / len(self.validation)}
+        return {"val_loss": total / count, "val_recovered": right / len(chosen)}
