@@ -25,6 +25,7 @@ from tiny import language_model
 from tinyland import HashEmbedder
 
 from thoughtmix.api import Pipeline
+from thoughtmix.serve.errors import Refused
 
 HERE = Path(__file__).parent
 SAID = [{"role": "user", "content": "w5 w9 w77"}]
@@ -175,7 +176,6 @@ def test_creativity_and_seeds(here: Running) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "param", "says"),
     [
-        ({"model": "tiny-lama"}, 404, "model", "Did you mean 'tiny-llama'"),
         ({"thinker": "samplin"}, 400, "thinker", "Did you mean 'sampling'"),
         ({"options": {"drawz": 1}}, 400, "options", "Did you mean 'draws'"),
         ({"options": {"draws": [1]}}, 400, None, "draws is"),
@@ -186,6 +186,21 @@ def test_creativity_and_seeds(here: Running) -> None:
         ({"messages": [{"role": "tool", "content": "w5", "tool_call_id": "x"}]}, 400, "messages.0.tool_call_id", ""),
         ({"messages": [{"role": "assistant", "content": "w5", "tool_calls": [{}]}]}, 400, "messages.0.tool_calls", ""),
         ({"messages": [{"role": "user", "content": "w5", "nmae": "x"}]}, 400, "messages.0.nmae", "Did you mean 'name'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400,
+            "messages.0.content.0.type",
+            "text",
+        ),
+        ({"messages": [{"role": "robot", "content": "w5"}]}, 400, "messages.0.role", "developer"),
+        ({"messages": [{"role": "user"}]}, 400, "messages.0.content", "required"),
+        (
+            {"stream_options": {"include_usge": True}},
+            400,
+            "stream_options.include_usge",
+            "Did you mean 'include_usage'",
+        ),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format.type", "text"),
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "user", "content": "  "}]}, 400, None, "empty"),
         ({"n": 0}, 400, "n", "greater"),
@@ -215,12 +230,33 @@ def test_errors_are_openais(here: Running, body: dict[str, Any], status: int, pa
 
 
 def test_the_official_client_knows_the_errors(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="Did you mean"):
-        client.chat.completions.create(model="tiny-lama", messages=SAID)  # type: ignore[arg-type]
     with pytest.raises(openai.BadRequestError, match="sampling"):
         client.chat.completions.create(model="default", messages=SAID, extra_body={"thinker": "samplin"})  # type: ignore[arg-type]
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
+
+
+def test_any_name_means_the_served_model_unless_the_server_is_strict(client: openai.OpenAI) -> None:
+    assert client.chat.completions.create(model="gpt-4o", messages=SAID).model == "tiny-llama"  # type: ignore[arg-type]
+    made = service()
+    made.strict_model = True
+    for name in ("tiny-llama", "default", None):
+        made.check_model(name)
+    with pytest.raises(Refused, match="Did you mean 'tiny-llama'") as refused:
+        made.check_model("tiny-lama")
+    assert refused.value.status == 404 and refused.value.code == "model_not_found"
+
+
+def test_a_length_that_is_not_named(client: openai.OpenAI) -> None:
+    """Chat goes to the context's end, as far as the limits go; text completions by 16 tokens, as at OpenAI."""
+    made = service(default_tokens=8192, tokens=8192, memory=64)
+    per_text = 64 * 2**20 // 16 // made.bytes_per_token
+    assert made._default_tokens(1) == min(8192, per_text) > 256 and made._default_tokens(64) == 8192 // 64
+    assert service(default_tokens=8192, memory=1)._default_tokens(1) == 256, "a small share is no less than that"
+    with running(default_tokens=8192) as roomy:
+        chat_tokens = [chat(roomy, seed=seed).json()["usage"]["completion_tokens"] for seed in range(3)]
+        text = post(roomy, "/v1/completions", prompt="w5 w9", seed=1).json()["usage"]["completion_tokens"]
+    assert max(chat_tokens) > 200 and text == 16
 
 
 def test_an_internal_error_tells_nothing(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import SequenceOutput
 from thoughtmix.models import LanguageModel, wrap_model
 from thoughtmix.serve.logprobs import Draw, TokenPlacer, Vocabulary
-from thoughtmix.serve.openai import _StepReader
+from thoughtmix.serve.streaming import _StepReader
 
 SAID: list[Any] = [{"role": "user", "content": "w5 w9 w77"}]
 WORDS = "a😊b 漢字 naïve — ok"

@@ -29,7 +29,9 @@ class LimitOptions:
     seconds: Annotated[float, option("Longest request, waiting included.")] = _DEFAULT.seconds
     grace: Annotated[float, option("Seconds that accepted requests have after SIGTERM.")] = _DEFAULT.grace
     chunk: Annotated[int, option("Prompt tokens read between two steps.")] = _DEFAULT.chunk
-    default_tokens: Annotated[int, option("Where a request names no max_tokens.")] = _DEFAULT.default_tokens
+    default_tokens: Annotated[int, option("Most of a thought where a request names no max_tokens.")] = (
+        _DEFAULT.default_tokens
+    )
 
 
 @app.command()
@@ -40,6 +42,9 @@ def serve(
     token_env: Annotated[
         str, option("The environment variable that holds the token which clients must send; unset: none.")
     ] = "THOUGHTMIX_TOKEN",
+    strict_model: Annotated[
+        bool, option("Refuse requests for a model of another name; without it any name means the served one.")
+    ] = False,
     model: Model = None,
     *,
     device: DeviceOptions,
@@ -71,7 +76,7 @@ def serve(
         loading = EphemeralThreadExecutor("thoughtmix-load").submit(
             load_model, model, dtype=device.dtype, device=device.device, on_progress=progress()
         )
-        service = Service(loading.result(), limits)
+        service = Service(loading.result(), limits, strict_model=strict_model)
         service.warm()
         run(service, listener, token.strip() if token else None)
     finally:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import InputError
-from thoughtmix.serve import embeddings, openai, page_api, schemas
+from thoughtmix.serve import embeddings, openai, page_api, responses, schemas
 from thoughtmix.serve.errors import Refused, error_response, install_handlers
 from thoughtmix.serve.metrics import Metrics
 from thoughtmix.serve.service import Service
@@ -69,6 +69,7 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
     app.add_middleware(GuardMiddleware, token=token, body=service.limits.body, metrics=service.metrics)
     install_handlers(app)
     app.include_router(openai.router(service))
+    app.include_router(responses.router(service))
     app.include_router(embeddings.router(service))
     app.include_router(page_api.router(service))
 

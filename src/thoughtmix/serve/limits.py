@@ -36,8 +36,8 @@ class Limits:
     """Seconds that accepted requests have after SIGTERM."""
     chunk: int = 128
     """Prompt tokens read between two steps."""
-    default_tokens: int = 256
-    """Where a request names no max_tokens."""
+    default_tokens: int = 8192
+    """Most of a thought where a request names no max_tokens."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -51,45 +51,54 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(Body):
+class StreamOptions(Strict):
     include_usage: bool = False
+    include_obfuscation: bool | None = None  # padding against who counts bytes on the way; there is none
 
 
-class TextFormat(Body):
+class TextFormat(Strict):
     type: Literal["text"] = "text"
 
 
-class GenerationRequest(Strict):
-    """What both endpoints take. Fields of OpenAI's that would change the answer and that this server does not compute
-    are taken only where they ask for nothing."""
+class ThoughtRequest(Strict):
+    """What every endpoint that makes thoughts takes. Fields of OpenAI's that would change the answer and that this
+    server does not compute are taken only where they ask for nothing."""
 
-    model: str | None = Field(None, description="The served model's name; left out: it.")
+    model: str | None = Field(None, description="Any name, unless the server is strict; left out: the served model.")
     n: int = Field(1, ge=1, description="How many thoughts; thought i has seed + i.")
-    seed: Seed | None = Field(None, description="Left out: drawn, and said in each choice.")
+    seed: Seed | None = Field(None, description="Left out: drawn, and said with each thought.")
     temperature: Number | None = Field(None, ge=0, le=100)
     top_p: Number | None = Field(None, ge=0, le=1, description="0: the likeliest token alone.")
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: Number | None = Field(None, ge=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
     stream: bool = False
-    stream_options: StreamOptions | None = None
     thinker: str | None = Field(None, description="How to explore; left out: what the model is made for.")
     creativity: Number | None = Field(None, ge=0, le=1000, description="0 is deterministic, 1 the thinker's default.")
     select: int | None = Field(None, ge=1, description="Answer only with the k most different of the n.")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="The thinker's own options.")
     measure: bool = Field(False, description="Embed the thoughts: distances, scores and metrics of the set.")
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    store: bool | None = Field(None, description="Nothing is stored.")
     service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class GenerationRequest(ThoughtRequest):
+    """What chat and text completions take."""
+
+    max_tokens: int | None = Field(None, ge=1, description="Of a thought. Left out: see the endpoint.")
+    stream_options: StreamOptions | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
 
 
 class ChatRequest(GenerationRequest):
@@ -106,8 +115,6 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: str | None = None
     verbosity: str | None = None
     modalities: list[Literal["text"]] | None = None
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
     audio: None = None
     prediction: None = None
     web_search_options: None = None

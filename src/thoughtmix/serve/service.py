@@ -29,13 +29,17 @@ from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import Limits, served_options
 from thoughtmix.serve.logprobs import Vocabulary, without_half_character
 from thoughtmix.serve.metrics import Metrics
-from thoughtmix.serve.schemas import GenerationRequest
+from thoughtmix.serve.schemas import ThoughtRequest
 from thoughtmix.serve.threads import EphemeralThreadExecutor
 from thoughtmix.thinkers.base import Thinker
 
 T = TypeVar("T")
 _NAMES = ("default", "thoughtmix")
 """What the served model may be called besides its name."""
+_SHARES = 16
+"""Of the memory, for requests that name no length,"""
+_SHORT = 256
+"""which get so many tokens a text at least, as far as --tokens goes."""
 _SMALLEST_NUCLEUS = 1e-9
 """OpenAI's top_p may be 0: the likeliest token alone."""
 
@@ -79,8 +83,9 @@ class Service:
         limits: Limits | None = None,
         embedder: Callable[[], CountingEmbedder] | None = None,
         weights: Weights = "auto",
+        strict_model: bool = False,
     ) -> None:
-        self.lm, self.limits = lm, limits or Limits()
+        self.lm, self.limits, self.strict_model = lm, limits or Limits(), strict_model
         self.vocabulary = Vocabulary(lm)
         self.metrics = Metrics()
         self.created = int(time.time())
@@ -119,22 +124,29 @@ class Service:
     # --- what is asked ---
 
     def check_model(self, name: str | None) -> None:
-        """Raises `Refused` (404) unless this is the served model."""
-        if name is not None and name not in {self.lm.name, *_NAMES}:
+        """Raises `Refused` (404) where this is not the served model and the server is strict about it."""
+        if self.strict_model and name is not None:
+            self.find_model(name)
+
+    def find_model(self, name: str) -> None:
+        """Raises `Refused` (404) unless this is a name of the served model."""
+        if name not in {self.lm.name, *_NAMES}:
             error = UnknownName("model", name[:80], [self.lm.name, *_NAMES])
             raise Refused(404, str(error), param="model", code="model_not_found")
 
     def check(
         self,
-        body: GenerationRequest,
+        body: ThoughtRequest,
         prompt: PromptLike,
         seed: int,
         *,
         raw: bool,
         top_logprobs: int,
         max_tokens: int | None,
+        default: int | None = None,
     ) -> CheckedRequest:
-        """A request of one prompt, against the limits.
+        """A request of one prompt, against the limits. default: most tokens where it names none, if that is less than
+        the server's own.
 
         Raises:
             Refused: 400 for what this server does not take.
@@ -148,7 +160,7 @@ class Service:
         thinker = self.pipeline.thinker(AUTO if body.thinker is None else body.thinker)
         options = served_options(thinker, body.options, limits)
         texts = max(n, thinker.texts(n, options))
-        tokens = max_tokens or max(1, min(limits.default_tokens, limits.tokens // texts))
+        tokens = max_tokens or min(self._default_tokens(texts), default or limits.tokens)
         if texts * tokens > limits.tokens:
             drafts = "" if texts == n else f" ({thinker.name} writes {texts} texts for n = {n})"
             message = f"n x max_tokens is {texts * tokens}{drafts}, the limit is {limits.tokens}. Ask for less."
@@ -182,6 +194,13 @@ class Service:
             fit=max_tokens is None,
             cost=cost,
         )
+
+    def _default_tokens(self, texts: int) -> int:
+        """Of each text where a request names no length: all that --tokens and a share of --memory hold, so that a few
+        such requests do not fill the server."""
+        limits = self.limits
+        share = limits.memory * 2**20 // _SHARES // self.bytes_per_token
+        return max(1, min(limits.default_tokens, limits.tokens // texts, max(share // texts, _SHORT)))
 
     # --- who is let in ---
 
