@@ -55,8 +55,26 @@ def test_utility_is_that_of_the_paper() -> None:
     )
     assert got["distinct_k"] == 2
     assert got["utility_k"] == pytest.approx(0.2 / (1 - 0.8**3) * (3 + 0.64 * 5))
-    assert novelty_classes(["red", "Red!", "blue"]) == [0, 0, 1], "short answers: by their words"
-    assert grade_rewards([-3.0, 0.0, 2.0, 9.0], [0.0, 2.0, 5.0]).tolist() == [1, 2, 3, 4]
+    assert novelty_classes(["red", "Red", "Red!", "blue"]) == [0, 0, 1, 2], "short answers: by what spaces part"
+
+
+def test_a_classifier_is_asked_about_longer_answers_only() -> None:
+    asked = []
+
+    def same(a: str, b: str) -> bool:
+        asked.append((a, b))
+        return True
+
+    long = "this one has six words altogether"
+    assert novelty_classes(["red", "blue", long, long.upper()], same=same) == [0, 1, 0, 0]
+    assert asked == [("red", long), ("red", long.upper())]
+
+
+def test_grades_of_rewards_are_noveltybenchs() -> None:
+    """From 1 to 10 by its nine thresholds, which a reward must exceed: -6 itself is still 3."""
+    thresholds = [-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875]
+    rewards = [-9.0, -7.71875, -7.7, -6.0, -5.99, -5.0, -2.046875, -2.0, 5.0]
+    assert grade_rewards(rewards, thresholds).tolist() == [1, 1, 2, 3, 4, 6, 9, 10, 10]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,53 @@ def test_no_variation_gives_a_point() -> None:
 
 
 @pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.full(30, 0.1 + 0.2), np.full(30, 0.3)),
+        (np.array([0.1 + 0.2, 0.7, 1.1 * 3] * 10), np.array([0.3, 0.7, 3.3] * 10)),
+        (np.full(30, np.mean([0.1] * 3)), np.full(30, 0.1)),
+        (np.full(30, (0.1 + 0.2) * 1e300), np.full(30, 0.3 * 1e300)),
+        (np.full(30, -1e-300 * 0.3), np.full(30, -1e-300 * (0.1 + 0.2))),
+    ],
+)
+def test_rounding_is_no_difference(a: Any, b: Any) -> None:
+    """Every prompt differs by 5.6e-17 in the same direction: once the surest finding of all (p = 0.0001)."""
+    got = s.mean_difference(a, b, np.random.default_rng(0))
+    assert (got.value, got.low, got.high, got.p) == (0, 0, 0, 1)
+    ratio = s.ratio_of_means(np.abs(a), np.abs(b), np.random.default_rng(0))
+    assert (ratio.value, ratio.low, ratio.high, ratio.p) == (1, 1, 1, 1)
+
+
+def test_rounding_of_curves_is_no_difference() -> None:
+    a, _ = curves(2)
+    b = s.Curve(a.quality, a.diversity * (1 + 2**-52))
+    at = s.difference_at(a, b, -1.5, np.random.default_rng(0), resamples=499)
+    assert (at.value, at.low, at.high, at.p) == (0, 0, 0, 1)
+    ratio = s.hypervolume_ratio(a, b, (-4.0, 1.0), np.random.default_rng(0), resamples=499)
+    assert (ratio.value, ratio.low, ratio.high, ratio.p) == (1, 1, 1, 1)
+
+
+def test_small_differences_that_the_data_can_show_are_found() -> None:
+    small = s.mean_difference(np.full(30, 1 + 1e-12), np.ones(30), np.random.default_rng(0))
+    assert small.value == pytest.approx(1e-12, rel=1e-3) and small.p < 0.001
+    far = s.mean_difference(np.full(30, 1e15) + np.arange(30) % 2, np.full(30, 1e15), np.random.default_rng(0))
+    assert far.value == pytest.approx(0.5) and far.p < 0.001
+    least = s.mean_difference(np.full(30, 5e-324), np.zeros(30), np.random.default_rng(0))
+    assert least.value == 5e-324 and least.p < 0.001
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e300, 1.7e308, 1e-300, 2.0**-1000])
+def test_the_unit_of_the_data_changes_nothing(size: float) -> None:
+    a, b = np.r_[size, np.zeros(29)], np.r_[-size, np.zeros(29)]
+    for other in (np.zeros(30), b):
+        got = s.mean_difference(a, other, np.random.default_rng(0))
+        want = s.mean_difference(a / size, other / size, np.random.default_rng(0))
+        assert got.p == pytest.approx(want.p)
+        assert [v / size for v in (got.value, got.low, got.high)] == pytest.approx([want.value, want.low, want.high])
+
+
+@pytest.mark.parametrize(
     ("call", "kind", "says"),
     [
         (lambda r: s.mean_difference([1.0], [2.0], r), InputError, "bootstrap over 1"),

@@ -125,17 +125,12 @@ def test_wrong_shapes_and_empty_sets() -> None:
 
 
 def novelty_bench(texts: list[str]) -> int:
-    """distinct_k as the paper words it, for short answers."""
+    """distinct_k as NoveltyBench counts it for short answers: words of a text are a set, its length a list's."""
     firsts: list[list[str]] = []
     for text in texts:
         new = text.lower().split()
         for old in firsts:
-            common, rest = 0, list(old)
-            for word in new:
-                if word in rest:
-                    rest.remove(word)
-                    common += 1
-            if 2 * common >= max(len(new), len(old)):
+            if 2 * sum(word in old for word in dict.fromkeys(new)) >= max(len(new), len(old)):
                 break
         else:
             firsts.append(new)
@@ -152,6 +147,58 @@ def novelty_bench(texts: list[str]) -> int:
 )
 def test_distinct_k_of_short_answers(texts: list[str]) -> None:
     assert m.distinct_k(texts) == novelty_bench(texts)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Paris", "paris ", True), ("Paris", "Paris.", False), ("C", "C++", False), ("C", "C#", False), ("$5", "€5", False),
+        ("red red red blue", "red green", False), ("red red", "red blue", True), ("a b c d e", "a b x y z", False),
+        ("a b c d e", "a b c x y", True), ("", "", True), ("", "a", False), ("😀", "🚗🚕", False), ("a b c d e f", "a b c d e f", None),
+        ("a b c d e f", "a", None), ("今天天气很好我们去公园", "今天天气很好我们去海边", False),
+    ],
+)  # fmt: skip
+def test_novelty_benchs_rule_for_short_answers(a: str, b: str, same: bool | None) -> None:
+    """Sets of words that spaces part: values worked out by hand from its rule."""
+    assert m.same_words([a, b])(0, 1) is same
+    assert m.same_words([a, b])(1, 0) is same
+
+
+LIKE = {
+    "English": ["The weather is very nice today and we went to the park", "The weather is very nice today and we went to the zoo"],
+    "Chinese": ["今天天气很好我们一起去公园玩", "今天天气很好我们一起去海边玩"],
+    "Chinese with punctuation": ["今天天气很好，我们一起去公园玩。", "今天天气很好，我们一起去海边玩。"],
+    "Japanese": ["今日は天気がとても良いので公園に行きました", "今日は天気がとても良いので海に行きました"],
+    "Thai": ["วันนี้อากาศดีมากเราไปเที่ยวสวนสาธารณะ", "วันนี้อากาศดีมากเราไปเที่ยวทะเล"],
+    "Khmer": ["ថ្ងៃនេះអាកាសធាតុល្អយើងទៅសួន", "ថ្ងៃនេះអាកាសធាតុល្អយើងទៅសមុទ្រ"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_near_copies_are_near_copies_in_every_script(name: str) -> None:
+    texts = LIKE[name]
+    assert m.self_bleu(texts) > 0.5
+    assert m.distinct_n(texts, 2) < 0.75
+    assert m.mean_words(texts) > 8
+    assert m.distinct_k(texts, [[0, 0.1], [0.1, 0]]) == 1, "near ones are one answer"
+    assert m.distinct_k(texts, [[0, 0.9], [0.9, 0]]) == 2, "and far ones two, though they have no space"
+
+
+def test_words_of_many_scripts() -> None:
+    want = {
+        "C": ["c"], "C++": ["c", "+", "+"], "C#": ["c#"], "$5": ["$", "5"], "€5": ["€", "5"], "Don't, it’s!": ["don't", "it’s"],
+        "😀🚗👨‍👩‍👧 🇫🇷🇩🇪❤️": ["😀", "🚗", "👨‍👩‍👧", "🇫🇷", "🇩🇪", "❤️"], "カメラを買": ["カメラ", "を", "買"], "한국어 단어": ["한국어", "단어"],
+        "## A **b** `c`": ["a", "b", "c"], "ذَهَبَ": ["ذهب"], "נָא": ["נא"], "Cafe\u0301": ["café"], "!?…": [], "ดีมาก": ["ดี", "ม", "า", "ก"],
+    }  # fmt: skip
+    assert {text: m.words(text) for text in want} == want
+
+
+def test_what_looks_alike_is_alike() -> None:
+    for pair in (["caf\u00e9 cr\u00e8me", "cafe\u0301 cre\u0300me"], ["a b c", "a\u00a0b\u2003C"]):
+        assert m.duplicate_rate(pair) == 0.5 and m.distinct_k(pair) == 1
+        assert m.distinct_n(pair, 1) == 0.5
+    assert m.distinct_k(["😀", "🚗🚕", "🍎🍌🍇"]) == 3 == m.distinct_k(["!!!", "...", "???"])
+    assert m.distinct_n(["😀🚗", "🍎🍌"], 1) == 1
 
 
 def test_longer_answers_use_distances_against_the_first_member() -> None:
@@ -238,6 +285,7 @@ def test_every_metric_is_documented() -> None:
     for metric in m.METRICS.values():
         assert metric.says
         assert metric.fails
+        assert metric.blind
     for name in (
         "vendi",
         "mean_distance",

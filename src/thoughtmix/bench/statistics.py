@@ -6,6 +6,7 @@ so one draw of prompts serves both (paired). The generator is always the caller'
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ Statistic = Callable[[Floats], Floats]
 
 _NORMAL = NormalDist()
 _CHUNK = 2**21  # weights in memory at once
+_EPSILON = float(np.finfo(np.float64).eps)
+_ROUNDING = 64 * _EPSILON  # of a statistic, relative to what it is computed from: sums over units and settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def bootstrap(
     confidence: float = 0.95,
     resamples: int = 9999,
     expand: bool = True,
+    precision: float | None = None,
 ) -> Interval:
     """The BCa interval (Efron 1987) of a statistic of `units` independent units.
 
@@ -67,6 +71,8 @@ def bootstrap(
         expand: widen the tails to those of Student's t times sqrt(n / (n-1)), since a bootstrap interval of few units
             is too short (Hesterberg 2015). Without it, this is `scipy.stats.bootstrap(method="BCa")` to rounding, from
             the same generator.
+        precision: how far rounding alone can put the statistic from `null`; what is nearer is `null`. None: 64 units in
+            the last place of `null`, so that a ratio of equals is 1. A null of 0 has no last place: say it.
 
     Raises:
         InputError: for fewer than 2 units, a confidence outside (0, 1) or no resamples.
@@ -75,10 +81,11 @@ def bootstrap(
         raise InputError(f"A bootstrap over {units} prompts.", "Pass at least 2; honest intervals take 30 or more.")
     if not 0 < confidence < 1 or resamples < 1:
         raise InputError(f"confidence={confidence}, resamples={resamples}.", "Pass confidence=0.95, resamples=9999.")
-    value = float(statistic(np.full((1, units), 1 / units))[0])
+    nearest = _ROUNDING * abs(null) if precision is None else precision
+    value = float(_snapped(statistic(np.full((1, units), 1 / units)), null, nearest)[0])
     if math.isnan(value):
         return Interval(value, value, value, value, null, confidence, units, 1.0)
-    drawn = _resample(statistic, units, rng, resamples)
+    drawn = _snapped(_resample(statistic, units, rng, resamples), null, nearest)
     drawn = np.where(np.isclose(drawn, value, rtol=1e-12, atol=0), value, drawn)  # equal but for rounding is equal
     missing = np.isnan(drawn)
     below, above = np.sort(np.where(missing, -np.inf, drawn)), np.sort(np.where(missing, np.inf, drawn))
@@ -134,10 +141,33 @@ class _Correction:
 
 
 def mean_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: Any) -> Interval:
-    """mean(a) - mean(b) over the same units, a and b of shape (units,). The null value is 0."""
+    """mean(a) - mean(b) over the same units, a and b of shape (units,). The null value is 0.
+
+    A difference of a unit below the precision of its two values (4 units in the last place) is 0: 0.1 + 0.2 against 0.3
+    is no finding, however many prompts agree on it.
+    """
     x, y = _paired(a, b)
-    difference = x - y
-    return bootstrap(lambda w: w @ difference, len(difference), rng, null=0.0, **how)
+    largest = max((float(np.abs(v).max(initial=0)) for v in (x, y)), default=0.0)
+    exponent = math.frexp(largest)[1]  # computed on values up to 1: a power of two changes no digit
+    x, y = np.ldexp(x, -exponent), np.ldexp(y, -exponent)
+    difference = _snapped(x - y, 0.0, 4 * _EPSILON * np.maximum(np.abs(x), np.abs(y)))
+    precision = _ROUNDING * float(np.abs(difference).max(initial=0))
+    found = bootstrap(lambda w: w @ difference, len(difference), rng, null=0.0, precision=precision, **how)
+    value, low, high = (_ldexp(v, exponent) for v in (found.value, found.low, found.high))
+    return dataclasses.replace(found, value=value, low=low, high=high)
+
+
+def _snapped(values: Floats, to: float, within: float | Floats) -> Floats:
+    """Values nearer to `to` than `within` are `to`."""
+    return np.where(np.abs(values - to) <= within, to, values)
+
+
+def _ldexp(value: float, exponent: int) -> float:
+    """value * 2^exponent, infinite where that is too large."""
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def ratio_of_means(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, **how: Any) -> Interval:
@@ -248,7 +278,8 @@ def difference_at(a: Curve, b: Curve, level: float, rng: np.random.Generator, **
         at = [diversity_at(w @ c.quality, w @ c.diversity, [level])[:, 0] for c in (a, b)]
         return np.asarray(at[0] - at[1])
 
-    return bootstrap(statistic, units, rng, null=0.0, **how)
+    precision = _ROUNDING * float(max(np.abs(c.diversity).max() for c in (a, b)))
+    return bootstrap(statistic, units, rng, null=0.0, precision=precision, **how)
 
 
 def _paired(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
@@ -285,8 +316,12 @@ def _acceleration(statistic: Statistic, units: int) -> float:
     """Skewness of the jackknife (Efron 1987, eq. 7.3); 0 when leaving out a unit changes nothing or undefines it."""
     left_out = statistic((1 - np.eye(units)) / (units - 1))
     u = left_out.mean() - left_out
+    largest = float(np.abs(u).max())
+    if not 0 < largest < math.inf:  # nor NaN
+        return 0.0
+    u = u / largest
     spread = float((u**2).sum())
-    return float((u**3).sum() / (6 * spread**1.5)) if spread > 1e-300 else 0.0  # a NaN spread compares false
+    return float((u**3).sum() / (6 * spread**1.5))
 
 
 def _quantile(ordered: Floats, share: float) -> float:

@@ -46,7 +46,7 @@ def _as_json(thinker: Thinker | ThoughtmixError) -> dict[str, Any]:
 
 @app.command()
 def metrics(json: Json = False) -> None:
-    """List the metrics: what each says, which way is better, when it fails."""
+    """List the metrics: what each says, which way is better, when it fails, what it cannot see."""
     from thoughtmix.metrics import METRICS
 
     if json:
@@ -54,4 +54,4 @@ def metrics(json: Json = False) -> None:
         return
     for m in METRICS.values():
         better = "no direction" if m.better == "neither" else f"{m.better} is better"
-        print(f"{m.name:15} {m.says} ({m.span}, {better}). Fails: {m.fails}.")
+        print(f"{m.name:15} {m.says} ({m.span}, {better}). Fails: {m.fails}. Cannot see: {m.blind}.")

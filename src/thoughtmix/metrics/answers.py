@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.metrics.text import is_unspaced, plain_text, words
 
 Same = Callable[[int, int], bool]
 """Whether answers i and j, by index, say the same."""
@@ -17,16 +16,18 @@ Same = Callable[[int, int], bool]
 
 def same_words(texts: Sequence[str], limit: int = 5) -> Callable[[int, int], bool | None]:
     """NoveltyBench's rule for short answers (Zhang et al. 2025): when both have at most `limit` words, the same if
-    twice their common words reach the longer one's count; None (undecided) when one is longer."""
-    split = [re.findall(r"\w+", t.lower()) for t in texts]
+    twice the number of words in both reaches the longer one's count; None (undecided) when one is longer.
+
+    Words are what spaces part, in lower case, and each counts once among those in both: exactly as NoveltyBench has it.
+    So "Paris" and "Paris." differ, and a Chinese sentence is one word.
+    """
+    split = [t.lower().split() for t in texts]
 
     def rule(i: int, j: int) -> bool | None:
         longest = max(len(split[i]), len(split[j]))
         if longest > limit:
             return None
-        if longest == 0:
-            return True
-        return 2 * sum((Counter(split[i]) & Counter(split[j])).values()) >= longest
+        return 2 * len(set(split[i]) & set(split[j])) >= longest
 
     return rule
 
@@ -59,21 +60,35 @@ def novelty_classes(
 ) -> list[int]:
     """The class of each answer: answers of one class say the same.
 
-    Classes go by `same_words` where it decides, else by `near`. Without distances, longer texts are the same only when
-    their words are equal.
+    Classes go by `same_words` where it decides, else by `same`, else by `near`. Without either, longer texts are the
+    same only when their words are equal.
 
     Args:
         distances: (n, n) 1 - cosine.
         threshold: distance below which two longer texts are the same.
-        same: decides alone where it is given, such as a classifier like NoveltyBench's DeBERTa, or a person.
+        same: decides on longer texts, such as a classifier like NoveltyBench's DeBERTa. For one that decides on all,
+            call `equivalence_classes`.
     """
     if not texts:
         raise InputError("There are no texts to measure.", "Pass at least one thought.")
-    if same is not None:
-        return equivalence_classes(len(texts), lambda i, j: same(texts[i], texts[j]))
-    short = same_words(texts)
+    return _classes(texts, same_words(texts), distances, threshold, same)
+
+
+def _classes(
+    texts: Sequence[str],
+    short: Callable[[int, int], bool | None],
+    distances: ArrayLike | None,
+    threshold: float,
+    same: Callable[[str, str], bool] | None = None,
+) -> list[int]:
     plain = [" ".join(t.split()).casefold() for t in texts]
-    close = (lambda i, j: plain[i] == plain[j]) if distances is None else near(distances, threshold)
+    if same is not None:
+        ask = same  # for the type checker: a closure would see None again
+        close: Same = lambda i, j: ask(texts[i], texts[j])  # noqa: E731
+    elif distances is not None:
+        close = near(distances, threshold)
+    else:
+        close = lambda i, j: plain[i] == plain[j]  # noqa: E731
 
     def alike(i: int, j: int) -> bool:
         decided = short(i, j)
@@ -85,9 +100,19 @@ def novelty_classes(
 def distinct_k(texts: Sequence[str], distances: ArrayLike | None = None, threshold: float = 0.3) -> int:
     """How many classes of equivalent answers there are (NoveltyBench, eq. 1). 1 to k, higher is more diverse.
 
-    Fails on weak models: what makes no sense is equivalent to nothing, and counts as new. Gate on quality.
+    As `novelty_classes` with distances, but for two things: where a script has no spaces between words, a text of more
+    than five words is not short, though it has no space; and two encodings of one text are the same.
+
+    Fails on weak models: what makes no sense is equivalent to nothing, and counts as new. Gate on quality. Fails, too,
+    on longer texts in languages that the embedder does not know: it may find all of them the same.
     """
-    return max(novelty_classes(texts, distances, threshold)) + 1
+    if not texts:
+        raise InputError("There are no texts to measure.", "Pass at least one thought.")
+    texts = [plain_text(t) for t in texts]
+    rule = same_words(texts)
+    long = [is_unspaced(t) and len(words(t)) > 5 for t in texts]
+    classes = _classes(texts, lambda i, j: None if long[i] or long[j] else rule(i, j), distances, threshold)
+    return max(classes) + 1
 
 
 def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: float = 0.8) -> float:
@@ -121,6 +146,8 @@ def novelty_bench(
 ) -> dict[str, float]:
     """utility_k and distinct_k of the answers to one prompt, in their order (NoveltyBench).
 
+    NoveltyBench's own `distinct` is the highest class, counted from 0: one less.
+
     Args:
         reward: (prompt, n answers) -> (n,) rewards, higher is better.
         thresholds: see `grade_rewards`. Without them a reward is the utility.
@@ -138,7 +165,7 @@ def novelty_bench(
 
 
 def grade_rewards(rewards: ArrayLike, thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Utilities from 1 to len(thresholds) + 1: one more for each threshold that a reward reaches.
+    """Utilities from 1 to len(thresholds) + 1: one more for each threshold that a reward exceeds.
 
     So NoveltyBench grades the scores of its reward model from 1 to 10. The thresholds belong to one reward model.
 
@@ -147,8 +174,8 @@ def grade_rewards(rewards: ArrayLike, thresholds: Sequence[float]) -> NDArray[np
     """
     if list(thresholds) != sorted(thresholds):
         raise InputError("The reward thresholds do not rise.", "Sort them.")
-    reached = np.searchsorted(np.asarray(thresholds, dtype=np.float64), np.asarray(rewards), side="right")
-    return reached.astype(np.float64) + 1
+    exceeded = np.searchsorted(np.asarray(thresholds, dtype=np.float64), np.asarray(rewards), side="left")
+    return exceeded.astype(np.float64) + 1
 
 
 def coverage(answers: Sequence[str | None], known: Collection[str]) -> tuple[float, float]:

@@ -27,10 +27,17 @@ class Metric:
     better: Literal["higher", "lower", "neither"]
     span: str
     fails: str
+    """When it misleads."""
+    blind: str
+    """What it cannot see at all."""
     needs: Literal["text", "embeddings", "judge"] = "text"
     of: Literal["set", "thought"] = "set"
 
 
+_EMBEDDER = (
+    "languages and signs that the embedder was not trained on (the packaged one knows English: all Thai is one to it)"
+)
+_WORDS = "meaning; word order beyond its n-grams; in scripts without spaces a word is one character"
 _CATALOGUE = (
     Metric(
         "vendi",
@@ -38,36 +45,83 @@ _CATALOGUE = (
         "higher",
         "1..n",
         "grows with n; the kernel decides",
+        _EMBEDDER,
         "embeddings",
     ),
     Metric(
-        "mean_distance", "mean 1 - cosine over pairs", "higher", "0..n/(n-1)", "topic drift scores well", "embeddings"
+        "mean_distance",
+        "mean 1 - cosine over pairs",
+        "higher",
+        "0..n/(n-1)",
+        "topic drift scores well",
+        _EMBEDDER,
+        "embeddings",
     ),
     Metric(
         "distinct_k",
         "classes of equivalent answers (NoveltyBench)",
         "higher",
         "1..n",
-        "nonsense counts as new",
+        "nonsense counts as new; of up to five words, one with a full stop is another",
+        f"in longer texts, {_EMBEDDER}",
         "embeddings",
     ),
-    Metric("distinct_1", "distinct words / words", "higher", "0..1", "falls with length; garbage scores high"),
+    Metric("distinct_1", "distinct words / words", "higher", "0..1", "falls with length; garbage scores high", _WORDS),
     Metric(
-        "distinct_2", "distinct word pairs / word pairs", "higher", "0..1", "falls with length; garbage scores high"
+        "distinct_2",
+        "distinct word pairs / word pairs",
+        "higher",
+        "0..1",
+        "falls with length; garbage scores high",
+        _WORDS,
     ),
     Metric(
-        "distinct_3", "distinct word triples / word triples", "higher", "0..1", "falls with length; garbage scores high"
+        "distinct_3",
+        "distinct word triples / word triples",
+        "higher",
+        "0..1",
+        "falls with length; garbage scores high",
+        _WORDS,
     ),
-    Metric("ead", "distinct words over the number expected", "higher", "0..", "depends on the vocabulary size V"),
-    Metric("self_bleu", "mean BLEU of each thought against the others", "lower", "0..1", "paraphrase looks diverse"),
-    Metric("duplicate_rate", "exact repeats", "lower", "0..1-1/n", "one changed word is a new text"),
-    Metric("mean_words", "mean words a thought", "neither", "0..", "no diversity: it confounds the others"),
+    Metric(
+        "ead",
+        "distinct words over the number expected",
+        "higher",
+        "0..",
+        "depends on the vocabulary size V",
+        f"{_WORDS}, of which V is far too many",
+    ),
+    Metric(
+        "self_bleu",
+        "mean BLEU of each thought against the others",
+        "lower",
+        "0..1",
+        "paraphrase looks diverse",
+        _WORDS,
+    ),
+    Metric(
+        "duplicate_rate",
+        "exact repeats",
+        "lower",
+        "0..1-1/n",
+        "one changed word is a new text",
+        "near copies",
+    ),
+    Metric(
+        "mean_words",
+        "mean words a thought",
+        "neither",
+        "0..",
+        "no diversity: it confounds the others",
+        "words in scripts without spaces: there it counts characters",
+    ),
     Metric(
         "relevance",
         "cosine to the prompt",
         "higher",
         "-1..1",
         "rewards repeating the question",
+        _EMBEDDER,
         "embeddings",
         "thought",
     ),
@@ -77,11 +131,19 @@ _CATALOGUE = (
         "higher",
         "0..2",
         "an outlier may be nonsense",
+        _EMBEDDER,
         "embeddings",
         "thought",
     ),
     Metric(
-        "judge_nll", "nats a token under the judge", "lower", "0..", "rewards blandness and loops", "judge", "thought"
+        "judge_nll",
+        "nats a token under the judge",
+        "lower",
+        "0..",
+        "rewards blandness and loops",
+        "whether it is true, or answers the question; languages that the judge does not know",
+        "judge",
+        "thought",
     ),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _CATALOGUE}

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+"""Scripts that part no words by spaces. Katakana is none of them: a run of it is a foreign word."""
+_WORD = regex.compile(
+    rf"""[{_UNSPACED}]\p{{M}}*                                             # one character is a word
+    | [\w--[{_UNSPACED}]][\w--[{_UNSPACED}]]*(?:['’][\w--[{_UNSPACED}]]+)*\#?  # don't, C#
+    | (?=[\p{{Sc}}\p{{Sm}}\p{{So}}\p{{Regional_Indicator}}])\X                # $, +, a whole emoji""",
+    regex.VERSION1 | regex.VERBOSE,
+)
+_APART = regex.compile(
+    rf"[{_UNSPACED}]\p{{M}}*|(?=[^\p{{ASCII}}])(?=[\p{{So}}\p{{Regional_Indicator}}])\X", regex.VERSION1
+)
+_POINTS = regex.compile(r"[\p{M}&&[\p{Arabic}\p{Hebrew}\p{Inherited}]&&[\u0591-\u0670]]|\u0640", regex.VERSION1)
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; punctuation left out."""
-    return _WORD.findall(text.lower())
+    """Lower-case words and symbols; punctuation left out.
+
+    Where a script has no spaces between words (Chinese, Japanese, Thai...), each of its characters is one: n-grams of
+    characters are what near copies share there. Finding the words would take a dictionary a language. A currency sign,
+    a sign of mathematics and an emoji are a word each, so that "C" is not "C++" nor "$5" "€5". Two ways to encode one
+    text, and Arabic or Hebrew with and without vowel points, have the same words.
+    """
+    return _WORD.findall(plain_text(text).lower())
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether some of it is in a script without spaces between words."""
+    return regex.search(f"[{_UNSPACED}]", text) is not None
+
+
+def plain_text(text: str) -> str:
+    """In one encoding (NFC), without vowel points."""
+    return text if text.isascii() else _POINTS.sub("", unicodedata.normalize("NFC", text))
 
 
 def _some(texts: Sequence[str]) -> None:
@@ -58,7 +86,8 @@ def self_bleu(texts: Sequence[str]) -> float:
     """Mean BLEU of each text against all others as references (Zhu et al. 2018). 0 to 1, LOWER is more diverse.
 
     Sentence BLEU as sacrebleu defines it (13a tokens, orders 1 to 4, exponential smoothing, effective order), divided
-    by 100. One text alone has nothing to repeat: 0. Fails on paraphrase, which looks diverse, and on very short texts.
+    by 100; characters of scripts without spaces, and emoji, are tokens each. One text alone has nothing to repeat: 0.
+    Fails on paraphrase, which looks diverse, and on very short texts.
     """
     _some(texts)
     if len(texts) == 1:
@@ -80,16 +109,21 @@ def self_bleu(texts: Sequence[str]) -> float:
 
 
 def duplicate_rate(texts: Sequence[str]) -> float:
-    """Share of texts that repeat an earlier one, but for case and spaces. 0 to 1 - 1/n, LOWER is more diverse.
+    """Share of texts that repeat an earlier one, but for case, spaces and encoding.
+
+    0 to 1 - 1/n, LOWER is more diverse.
 
     Fails on anything but exact copies: one changed word is a new text.
     """
     _some(texts)
-    return 1 - len({" ".join(t.split()).casefold() for t in texts}) / len(texts)
+    return 1 - len({" ".join(plain_text(t).split()).casefold() for t in texts}) / len(texts)
 
 
 def mean_words(texts: Sequence[str]) -> float:
-    """Mean number of words. No diversity by itself: look at it when two sets are compared, since lengths confound."""
+    """Mean number of `words`.
+
+    No diversity by itself: look at it when two sets are compared, since lengths confound.
+    """
     _some(texts)
     return float(np.mean([len(words(t)) for t in texts]))
 
@@ -99,7 +133,8 @@ def _tokenise(text: str) -> tuple[str, ...]:
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     # sacrebleu strips trailing space of a line before it tokenises
-    return tuple(Tokenizer13a()(text.rstrip()).split())
+    plain = text if text.isascii() else _APART.sub(r" \g<0> ", plain_text(text))
+    return tuple(Tokenizer13a()(plain.rstrip()).split())
 
 
 def _counts(tokens: Sequence[tuple[str, ...]], order: int) -> NDArray[np.int64]:
