@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from decoding import Row, decode
 from tiny import VOCABULARY, fresh, tiny, tokenizer
 
-from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.core.errors import InputError, ModelError, NumericsError, SlowPathWarning
 from thoughtmix.engine import SamplingParams
 from thoughtmix.engine.backends import probe
 from thoughtmix.engine.backends import shared as shared_module
+from thoughtmix.engine.backends.expanded import ExpandedPath
 from thoughtmix.engine.kv_cache import KVCache
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
@@ -241,6 +243,54 @@ def test_a_path_that_computes_something_else_is_not_taken(monkeypatch: pytest.Mo
     assert got.outputs[0].token_ids == run(tiny("gpt2"), [PROMPT], [Row(seed=0)], path="expanded").outputs[0].token_ids
     with pytest.raises(InputError, match="differs from its own forward"):
         run(model, [PROMPT], [Row(seed=0)], path="shared")
+
+
+def test_a_cache_whose_rows_do_not_move_is_noticed_and_the_text_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that end take others' places. Where the model's cache does not follow, it is not used; said once, in a line."""
+    model = fresh("bloom")
+    want = run(tiny("bloom"), [PROMPT, OTHER], [Row(seed=s, prompt=s % 2) for s in range(4)], path="expanded").outputs
+
+    def copies(self: Any, cache: Any, rows: list[int]) -> None:
+        cache.batch_select_indices(torch.zeros(len(rows), dtype=torch.long))
+
+    monkeypatch.setattr(ExpandedPath, "_pick", copies)
+    with pytest.warns(SlowPathWarning, match="every token reads the whole text again"):
+        got = run(model, [PROMPT, OTHER], [Row(seed=s, prompt=s % 2) for s in range(4)])
+    assert got.path == "recompute"
+    assert [o.token_ids for o in got.outputs] == [o.token_ids for o in want]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SlowPathWarning)
+        run(model, [PROMPT], [Row(seed=0)])
+    with pytest.raises(InputError, match="cannot be decoded with its own cache"):
+        run(model, [PROMPT], [Row(seed=0)], path="expanded")
+    with pytest.raises(InputError, match="has no usable cache.*--thinker sampling"):
+        run(model, [PROMPT], [Row(seed=0)], read="each")
+
+
+def test_a_model_that_sees_the_future_is_refused() -> None:
+    """BERT without is_decoder."""
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    with torch.random.fork_rng():
+        model = BertLMHeadModel(config).eval()
+    with pytest.raises(
+        ModelError, match=r"what it says of a text changes when more text follows. Choose another model"
+    ):
+        run(model, [PROMPT], [Row(seed=0)])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
+def test_law_4_reading_the_text_again_is_what_every_path_gives(family: str) -> None:
+    rows = [Row(seed=s, prompt=s % 2, max_new_tokens=3 + s) for s in range(5)]
+    again = run(tiny(family), [PROMPT, OTHER], rows, path="recompute")
+    best = run(tiny(family), [PROMPT, OTHER], rows)
+    assert (again.path, best.path) == ("recompute", PATHS[family])
+    for a, b in zip(again.outputs, best.outputs, strict=True):
+        assert a.token_ids == b.token_ids
+        torch.testing.assert_close(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=2e-4, rtol=1e-4)
 
 
 def test_a_window_that_is_not_passed_on_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

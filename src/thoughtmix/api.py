@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """A thinker's name: the one that the model is made for, `mixture` where it was trained or grafted to have thought
 branches, `diffusion` where it writes in any order, else `sampling`."""
-PathName = Literal["auto", "fused", "shared", "expanded"]
+PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16"]
 _CALL = frozenset({"thinker", "options", "raw", "measure"})  # further names of `Pipeline.__call__`
 ELSEWHERE = {
@@ -46,7 +46,7 @@ class Pipeline:
         dtype: auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16.
         device: auto, cpu, cuda, ...
         weights: How a decoding step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
-        path: The decoding path: auto, fused, shared or expanded (see `thoughtmix.engine.backends`).
+        path: The decoding path: auto, fused, shared, expanded or recompute (see `thoughtmix.engine.backends`).
         embedder: What measures how far thoughts lie apart; None for the packaged one.
         judge: A model that scores every thought's NLL, named like `model`; it should not be the generator.
         engine: Any `Engine`, in place of `model`, `weights` and `path`.

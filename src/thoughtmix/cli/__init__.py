@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.errors import InputError, SlowPathWarning, ThoughtmixError
 from thoughtmix.core.files import disk_full, require_whole_characters
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
@@ -24,6 +25,12 @@ from thoughtmix.cli import cost, bench, serve, lists, install  # noqa: E402, F40
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Deliberate errors are one line on stderr, never a traceback."""
     _utf8()
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         _check_arguments(sys.argv[1:] if arguments is None else arguments)
         result = app(args=None if arguments is None else list(arguments), prog_name="thoughtmix", standalone_mode=False)
@@ -58,6 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> None:
     """The console script."""
     sys.exit(main())
+
+
+_python_shows = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Our own warnings are one line; others are shown as ever."""
+    if issubclass(category, SlowPathWarning):
+        _say(str(message), 0)
+    else:
+        _python_shows(message, category, *where, **more)
 
 
 def _say(line: str, code: int) -> int:

@@ -86,7 +86,7 @@ class EngineOptions(DeviceOptions):
     """How a model is loaded and run."""
 
     weights: Annotated[str, option("How steps read the weights: auto, native or fp16.")] = "auto"
-    path: Annotated[str, option("Decoding path: auto, fused, shared or expanded.")] = "auto"
+    path: Annotated[str, option("Decoding path: auto, fused, shared, expanded or recompute.")] = "auto"
     judge: Annotated[str | None, option("A model that scores each thought's likelihood, named as --model.")] = None
 
     def pipeline(self, model: str | None, engine: Engine | None = None) -> Pipeline:

@@ -8,6 +8,8 @@
     ├── NumericsError     (also ArithmeticError) the model or a scorer produced NaN or infinity
     └── Interrupted                       generation was stopped; carries what is complete
 
+    SlowPathWarning       (a UserWarning)     a model is decoded rightly, but slowly
+
 One line each: what is wrong, then what to type next (`hint`). The command line prints
 `str(error)` and exits with `error.exit_code`; it never shows a traceback for these.
 """
@@ -72,3 +74,7 @@ class Interrupted(ThoughtmixError):
             f"Stopped: {done} of {len(thoughts)} thoughts are complete.", "Type the command again to restart."
         )
         self.thoughts = thoughts
+
+
+class SlowPathWarning(UserWarning):
+    """A model is decoded rightly, but slowly."""

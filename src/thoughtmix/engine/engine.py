@@ -106,7 +106,7 @@ class Generation:
 
     outputs: list[SequenceOutput]
     path: str
-    """How it was computed: fused, shared or expanded (see `engine.backends`), or endpoint."""
+    """How it was computed: fused, shared, expanded or recompute (see `engine.backends`), or endpoint."""
     weights: str = "native"
     prefill_seconds: float = 0.0
     seconds: float = 0.0

@@ -23,8 +23,8 @@ class LocalEngine:
 
     Args:
         model: What continues the sequences.
-        path: How a step goes through the model: auto (the quickest that reproduces its forward), fused, shared or
-            expanded (see `engine.backends`).
+        path: How a step goes through the model: auto (the quickest that reproduces its forward), fused, shared,
+            expanded or recompute (see `engine.backends`).
         weights: How a step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
     """
 

@@ -1,8 +1,9 @@
-"""How a batch goes through a model: the interface that the three decoding paths share, and what two of them do alike.
+"""How a batch goes through a model: the interface that the decoding paths share, and what two of them do alike.
 
-fused     Llama-like models: own step over weights fused and packed once (fused.py)
-shared    any model whose attention can be swapped: its public forward, our attention (shared.py)
-expanded  every other decoder-only model: its public forward and its own cache, copied to n rows (expanded.py)
+fused      Llama-like models: own step over weights fused and packed once (fused.py)
+shared     any model whose attention can be swapped: its public forward, our attention (shared.py)
+expanded   most other decoder-only models: its public forward and its own cache, copied to n rows (expanded.py)
+recompute  models that keep no usable cache: their public forward over the whole text, at every step (recompute.py)
 """
 
 from __future__ import annotations

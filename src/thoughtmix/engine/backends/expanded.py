@@ -11,23 +11,34 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from thoughtmix.engine.backends.base import Start, read_prompt, takes
+from thoughtmix.engine.backends.base import Start, read_prompt
+from thoughtmix.engine.backends.shared import attention_lock
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 
 
 class ExpandedPath:
-    """Over a model's own forward and cache."""
+    """Over a model's own forward and cache.
+
+    Args:
+        positioned: Whether a step says where its tokens stand. Models whose cache counts no tokens (Bamba, MiniMax)
+            cannot tell; models that count from another number than 0 (RoBERTa) do so themselves.
+    """
 
     name = "expanded"
     weights_kind = "native"
 
-    def __init__(self, model: PreTrainedModel, row_state: RowState = NO_ROW_STATE, read: Read = "shared") -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        row_state: RowState = NO_ROW_STATE,
+        read: Read = "shared",
+        positioned: bool = True,
+    ) -> None:
+        self.model, self.positioned = model, positioned
         self.row_state, self.read = row_state, read
         self.cache_name = "past_key_values"
         self.batches: list[tuple[Any, int, int]] = []  # a prompt: (its cache, its rows, tokens read)
-        self.positioned = takes(type(model), "position_ids")
 
     def start(self, asked: Start) -> tuple[Tensor, int]:
         """Caches of unknown kinds cannot be cut and joined: prefixes are read again."""
@@ -36,7 +47,7 @@ class ExpandedPath:
             if not n:
                 self.batches.append((None, 0, len(ids)))
                 continue
-            with self.row_state.prefilling(rows, self.read):
+            with attention_lock(self.model), self.row_state.prefilling(rows, self.read):
                 last, self.cache_name, cache = read_prompt(self.model, ids, plain_cache=False, rows=n if each else 1)
             if not each and n != 1:
                 self._pick(cache, [0] * n)
@@ -56,9 +67,9 @@ class ExpandedPath:
             if n:
                 rows = slice(row, row + n)
                 extra: dict[str, Any] = {self.cache_name: cache}
-                if self.positioned:  # models whose cache counts no tokens cannot tell where they are
+                if self.positioned:
                     extra["position_ids"] = torch.full((n, 1), read, device=tokens.device)
-                with self.row_state.stepping(rows):
+                with attention_lock(self.model), self.row_state.stepping(rows):
                     out.append(self.model(input_ids=tokens[rows, None], use_cache=True, **extra).logits[:, -1])
             self.batches[i] = (cache, n, read + 1)
             row += n
@@ -78,7 +89,10 @@ class ExpandedPath:
     def _pick(self, cache: Any, rows: list[int]) -> None:
         """Make the cache hold these of its rows, in this order; a row may be taken many times."""
         if rows:
-            cache.reorder_cache(torch.tensor(rows, device=self.model.device))
+            # A class of the model's own may have only one of the two methods right (MiniMax: the second).
+            own = "batch_select_indices" in vars(type(cache)) and "reorder_cache" not in vars(type(cache))
+            pick = cache.batch_select_indices if own else cache.reorder_cache
+            pick(torch.tensor(rows, device=self.model.device))
 
     def close(self) -> None:
         self.batches.clear()

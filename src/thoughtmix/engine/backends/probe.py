@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
 
-from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
+from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
 from thoughtmix.engine.backends import fused, shared
-from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
+from thoughtmix.engine.backends.agreement import agrees
+from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.expanded import ExpandedPath
-from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
+from thoughtmix.engine.backends.recompute import RecomputePath
+from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.hardware import bf16_hardware, packs
 
-PathName = Literal["auto", "fused", "shared", "expanded"]
+PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16"]
 
-# Largest |difference| of logits, in standard deviations of the logits, by how numbers are kept.
-_TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3, torch.bfloat16: 0.4, torch.float16: 0.1}
+# Largest |difference| of logits, in standard deviations of the logits, where weights are packed.
 _PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05}
 
 
@@ -30,6 +32,8 @@ class _Known:
 
     shared: str | None = None  # "" it works, else why not; None: not tried
     expanded: str | None = None  # the same
+    positioned: bool = True  # whether the expanded path tells where tokens stand
+    recompute: str | None = None  # as shared
     fused: dict[str, tuple[Any, fused.FusedWeights | None]] = field(default_factory=dict)  # kind -> (print, weights)
 
 
@@ -50,8 +54,8 @@ def choose(
 
     Raises `InputError` when the path or packing asked for does not work for this model.
     """
-    if path not in {"auto", "fused", "shared", "expanded"}:
-        raise InputError(f"Unknown decoding path {path!r}.", "Pass auto, fused, shared or expanded.")
+    if path not in get_args(PathName):
+        raise InputError(f"Unknown decoding path {path!r}.", "Pass auto, fused, shared, expanded or recompute.")
     if weights not in {"auto", "native", "fp16"}:
         raise InputError(f"Unknown weights {weights!r}.", "Pass auto, native or fp16 (--weights auto).")
     known = _KNOWN.setdefault(model, _Known())
@@ -61,9 +65,8 @@ def choose(
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
     if path in {"auto", "fused"}:
-        takes = row_state.is_lora
-        takes = takes and (read == "shared" or prompts == 1)
-        made = _fused(model, known, _kind(model, weights)) if takes else None
+        takes_lora = row_state.is_lora and (read == "shared" or prompts == 1)
+        made = _fused(model, known, _kind(model, weights)) if takes_lora else None
         if made is not None:
             return fused.FusedPath(made, row_state, read)
         if path == "fused" or packing:
@@ -71,11 +74,9 @@ def choose(
                 f"{type(model).__name__} cannot decode on the fused path{', which packing needs' if packing else ''}.",
                 "Pass --weights native and path='auto'.",
             )
-    if read == "each":
-        if path == "shared":
-            raise InputError("Rows that each read the prompt cannot share it.", "Pass path='auto'.")
-        return _expanded(model, known, row_state, read)
-    if path in {"auto", "shared"}:
+    if path == "shared" and read == "each":
+        raise InputError("Rows that each read the prompt cannot share it.", "Pass path='auto'.")
+    if path in {"auto", "shared"} and read == "shared":
         if known.shared is None:
             with row_state.probing():
                 known.shared = _try_shared(model)
@@ -85,7 +86,7 @@ def choose(
             raise InputError(
                 f"{type(model).__name__} cannot share a prompt: {known.shared}.", "Pass path='auto' or 'expanded'."
             )
-    return _expanded(model, known, row_state, "shared")
+    return _own_forward(model, known, path, row_state, read)
 
 
 def _kind(model: PreTrainedModel, weights: Weights) -> fused.Kind:
@@ -103,7 +104,7 @@ def _fused(model: PreTrainedModel, known: _Known, kind: fused.Kind) -> fused.Fus
     if kind not in known.fused or known.fused[kind][0] != seen:
         known.fused.clear()  # one packed copy at a time
         made = fused.FusedWeights(model, kind)
-        good = _agrees(model, fused.FusedPath(made), _PACKED_TOLERANCE.get(kind))
+        good = agrees(model, fused.FusedPath(made), _PACKED_TOLERANCE.get(kind))
         known.fused[kind] = (seen, made if good else None)
     return known.fused[kind][1]
 
@@ -118,39 +119,79 @@ def _try_shared(model: PreTrainedModel) -> str:
     seen: dict[int, int | None] = {}
     token = shared._WINDOWS.set(seen)
     try:
-        if not _agrees(model, shared.SharedPath(model), None):
-            return "the result differs from its own forward"
-    except ThoughtmixError:
-        raise
-    except Exception as error:  # whatever foreign modelling code raises means: not this way
-        return f"{type(error).__name__} {error}".split("\n")[0][:120]
+        reason = _tried(model, shared.SharedPath(model))
     finally:
         shared._WINDOWS.reset(token)
+    if reason:
+        return reason
     wrong = [i for i, window in seen.items() if i < len(expected) and window != expected[i]]
     return f"layer {wrong[0]} does not pass its window on" if wrong or len(seen) != len(expected) else ""
 
 
-def _expanded(model: PreTrainedModel, known: _Known, row_state: RowState, read: Read) -> ExpandedPath:
-    """Raises `ModelError` where the model's own cache does not reproduce its own forward."""
-    if known.expanded is None:
-        with row_state.probing():
-            known.expanded = _try_expanded(model)
-    if known.expanded:
-        raise ModelError(
-            f"{type(model).__name__} cannot be decoded step by step: {known.expanded}.",
-            "Choose another model (--model).",
-        )
-    return ExpandedPath(model, row_state, read)
-
-
-def _try_expanded(model: PreTrainedModel) -> str:
-    """ "" when the expanded path reproduces this model, else the reason in a few words."""
+def _tried(model: PreTrainedModel, path: DecodingPath) -> str:
+    """ "" when a path reproduces this model, else the reason in a few words."""
     try:
-        return "" if _agrees(model, ExpandedPath(model), None) else "with its cache it gives other logits than without"
+        if agrees(model, path):
+            return ""
+        alone = "what it says of a text changes when more text follows"
+        return alone if path.name == "recompute" else "the result differs from its own forward"
     except ThoughtmixError as error:
         return error.message.rstrip(".")
-    except Exception as error:  # as above
+    except Exception as error:  # whatever foreign modelling code raises means: not this way
         return f"{type(error).__name__} {error}".split("\n")[0][:120]
+
+
+def _own_forward(
+    model: PreTrainedModel, known: _Known, path: PathName, row_state: RowState, read: Read
+) -> DecodingPath:
+    """A path over the model's own forward: with its own cache (expanded) or, the last resort, without (recompute).
+
+    Raises `InputError` where the path asked for, or what the rows do to the model, does not work so, and `ModelError`
+    where nothing reproduces the model.
+    """
+    if path != "recompute":
+        if known.expanded is None:
+            with row_state.probing():
+                known.expanded, known.positioned = _try_expanded(model)
+        if not known.expanded:
+            return ExpandedPath(model, row_state, read, known.positioned)
+        if path == "expanded":
+            raise InputError(
+                f"{type(model).__name__} cannot be decoded with its own cache: {known.expanded}.",
+                "Pass path='auto' or 'recompute'.",
+            )
+    if known.recompute is None:
+        with row_state.probing():
+            known.recompute = _tried(model, RecomputePath(model))
+        if not known.recompute and path == "auto":
+            warnings.warn(
+                f"{type(model).__name__} is slow here: every token reads the whole text again ({known.expanded}).",
+                SlowPathWarning,
+                stacklevel=2,
+            )
+    if known.recompute:
+        raise ModelError(
+            f"{type(model).__name__} cannot be decoded from left to right: {known.recompute}.",
+            "Choose another model (--model).",
+        )
+    if read == "each" or not isinstance(row_state, NoRowState):
+        raise InputError(
+            f"{type(model).__name__} has no usable cache, and rows with a state of their own need one.",
+            "Type --thinker sampling.",
+        )
+    return RecomputePath(model, row_state)
+
+
+def _try_expanded(model: PreTrainedModel) -> tuple[str, bool]:
+    """ "" when the expanded path reproduces this model, else the reason in a few words; and whether it is told where
+    its tokens stand. Some models cannot tell by their cache, and some count from another number than 0."""
+    reason = ""
+    for positioned in (True, False) if takes(type(model), "position_ids") else (False,):
+        said = _tried(model, ExpandedPath(model, positioned=positioned))
+        if not said:
+            return "", positioned
+        reason = reason or said
+    return reason, False
 
 
 def _windows(model: PreTrainedModel) -> list[int | None] | None:
@@ -164,36 +205,5 @@ def _windows(model: PreTrainedModel) -> list[int | None] | None:
         return [window if kind == "sliding_attention" else None for kind in kinds]
     if getattr(config, "use_sliding_window", True) is False:
         window = None
-    return [window] * int(config.num_hidden_layers)
-
-
-@torch.no_grad()
-def _agrees(model: PreTrainedModel, path: DecodingPath, tolerance: float | None) -> bool:
-    """Compare two prompts, three rows and a dropped row with one full forward of each row. A forward that gives no
-    finite logits says nothing of the path: its model is refused at the first draw.
-    """
-    vocabulary = vocabulary_size(model)
-
-    def some(start: int, count: int) -> list[int]:  # fixed tokens, no random state
-        return [(start + 7919 * i) % vocabulary for i in range(count)]
-
-    prompts = [some(11, 9), some(5, 6)]
-    rows = [[*prompts[0], *some(3, 2)], [*prompts[0], *some(4, 2)], [*prompts[1], *some(6, 2)]]
-    lengths = [len(prompts[0]), len(prompts[0]), len(prompts[1])]
-    device = model.device
-    try:
-        path.start(Start(prompts, [2, 1], 2))
-        first = path.step(torch.tensor([r[n] for r, n in zip(rows, lengths, strict=True)], device=device))
-        kept = path.drop([0])
-        second = path.step(torch.tensor([rows[i][lengths[i] + 1] for i in kept], device=device))
-    finally:
-        path.close()
-    limit = _TOLERANCE.get(model.dtype, 0.05) if tolerance is None else tolerance
-    for at, (index, got) in enumerate([*enumerate(first), *zip(kept, second, strict=True)]):
-        end = lengths[index] + (1 if at < len(rows) else 2)
-        with shared.attention_lock(model), NO_ROW_STATE.probing():
-            want = model(input_ids=torch.tensor([rows[index][:end]], device=device), use_cache=False).logits[0, -1]
-        want, got = want.float(), got.float()
-        if want.isfinite().all() and not float((want - got).abs().max()) <= limit * max(float(want.std()), 1e-6):
-            return False
-    return True
+    layers = getattr(config, "num_hidden_layers", None)
+    return [window] * layers if isinstance(layers, int) else None
