@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from thoughtmix.core.errors import ModelError, SlowPathWarning
 from thoughtmix.engine import SamplingParams
+from thoughtmix.models import wrap_model
 
 EXPERTS = 4
 WINDOW = 6
@@ -228,12 +228,10 @@ class Record:
 
 
 def _decode(model: PreTrainedModel, prompts: list[list[int]], rows: list[Row]) -> Any:
-    lm = SimpleNamespace(
-        model=model, tokenizer=tokenizer(), context_length=None, eos_ids=frozenset(), name="tiny", causal=True
-    )
+    lm = wrap_model(model, tokenizer(), name="tiny")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowPathWarning)
-        return decode(lm, prompts, rows, max_new_tokens=max(BUDGETS), weights="native")
+        return decode(lm, prompts, rows, max_new_tokens=max(BUDGETS), end_ids=frozenset(), weights="native")
 
 
 def _law_4(model: PreTrainedModel, prompt: list[int], output: Any) -> str:
