@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +38,12 @@ def service(family: str = "llama", **limits: Any) -> Service:
 
 
 @contextlib.contextmanager
-def running(family: str = "llama", token: str | None = None, **limits: Any) -> Iterator[Running]:
+def running(
+    family: str = "llama", token: str | None = None, hosts: Sequence[str] = (), **limits: Any
+) -> Iterator[Running]:
     made = service(family, **limits)
     listener: socket.socket = bind("127.0.0.1", 0)
-    app = create_server(made, "127.0.0.1", 0, token)
+    app = create_server(made, "127.0.0.1", 0, token, hosts)
     thread = threading.Thread(target=app.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -57,6 +59,8 @@ def running(family: str = "llama", token: str | None = None, **limits: Any) -> I
 
 
 if __name__ == "__main__":
-    made = service(grace=float(sys.argv[2]))
+    made = service(
+        grace=float(sys.argv[2]), **{name: float(value) for name, value in (a.split("=") for a in sys.argv[3:])}
+    )
     made.warm()
     serve_until_told(made, bind("127.0.0.1", int(sys.argv[1])), None)

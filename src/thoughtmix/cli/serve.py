@@ -32,6 +32,17 @@ class LimitOptions:
     default_tokens: Annotated[int, option("Most of a thought where a request names no max_tokens.")] = (
         _DEFAULT.default_tokens
     )
+    connections: Annotated[int, option("Most connections; one more closes the one idle longest.")] = (
+        _DEFAULT.connections
+    )
+    connections_per_address: Annotated[
+        int, option("Most of one client's address; raise it behind a proxy, which has but one.")
+    ] = _DEFAULT.connections_per_address
+    header_seconds: Annotated[float, option("For a request's headers to come.")] = _DEFAULT.header_seconds
+    body_seconds: Annotated[float, option("For a request's body to come.")] = _DEFAULT.body_seconds
+    idle_seconds: Annotated[
+        float, option("That a connection may wait for its next request, and a stream for its client to read on.")
+    ] = _DEFAULT.idle_seconds
 
 
 @app.command()
@@ -45,6 +56,10 @@ def serve(
     strict_model: Annotated[
         bool, option("Refuse requests for a model of another name; without it any name means the served one.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        option("A further name that clients may call this machine by (the Host header); repeatable; '*': any."),
+    ] = None,
     model: Model = None,
     *,
     device: DeviceOptions,
@@ -78,6 +93,6 @@ def serve(
         )
         service = Service(loading.result(), limits, strict_model=strict_model)
         service.warm()
-        run(service, listener, token.strip() if token else None)
+        run(service, listener, token.strip() if token else None, [host, *(allow_host or [])])
     finally:
         listener.close()

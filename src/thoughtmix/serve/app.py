@@ -1,11 +1,10 @@
-"""The application and its process: routes, the page's files, what stands before every endpoint, and the socket."""
+"""The application and its process: routes, the page's files, and the socket."""
 
 from __future__ import annotations
 
-import hmac
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,16 +13,15 @@ from typing import Any, Literal
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
-from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import InputError
 from thoughtmix.serve import embeddings, openai, page_api, responses, schemas
-from thoughtmix.serve.errors import Refused, error_response, install_handlers
-from thoughtmix.serve.metrics import Metrics
+from thoughtmix.serve.connections import Connections, calm_logs, protocol
+from thoughtmix.serve.errors import install_handlers
+from thoughtmix.serve.guard import GuardMiddleware, Hosts
 from thoughtmix.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -36,17 +34,17 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # asked about each time: modules of two versions must never meet
 }
-_DRAIN = 8
-"""A body that is too large is read to its end (and thrown away) up to so many times the limit, so that the client,
-which is still sending, gets to see the answer."""
+_IN_LINE = 1024
+"""Connections that the system keeps until they are accepted."""
 
 
-def create_app(service: Service, token: str | None = None) -> FastAPI:
+def create_app(service: Service, token: str | None = None, hosts: Sequence[str] = ()) -> FastAPI:
     """An ASGI application over a loaded model.
 
     Args:
         service: Opened and closed with the application.
         token: What clients must send; None: nothing.
+        hosts: Names and addresses that it is called by, beside the machine's own (see `guard.Hosts`).
     """
 
     @asynccontextmanager
@@ -66,7 +64,8 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
         description="OpenAI's endpoints for many different thoughts from one language model.",
     )
     app.state.service = service
-    app.add_middleware(GuardMiddleware, token=token, body=service.limits.body, metrics=service.metrics)
+    limits, metrics = service.limits, service.metrics
+    app.add_middleware(GuardMiddleware, token=token, hosts=Hosts(hosts), body=limits.body, metrics=metrics)
     install_handlers(app)
     app.include_router(openai.router(service))
     app.include_router(responses.router(service))
@@ -81,9 +80,9 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
         return Response(schemas.Health(status=state).model_dump_json(), status, None, "application/json")
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
+    async def prometheus() -> Response:
         """For Prometheus."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -119,81 +118,6 @@ class PageFiles(StaticFiles):
         return response
 
 
-class GuardMiddleware:
-    """The token, the size of the body, and a count of every answer. Plain ASGI, so that endpoints still hear when a
-    client leaves.
-
-    Args:
-        app: What stands behind it.
-        token: What `Authorization: Bearer ...` must say at /v1, /api and /metrics; None: nothing.
-        body: Most bytes of a request.
-        metrics: Counts the answers.
-    """
-
-    def __init__(self, app: ASGIApp, *, token: str | None, body: int, metrics: Metrics) -> None:
-        self.app, self.body, self.metrics = app, body, metrics
-        self.token = None if token is None else token.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status = 0
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            refused = self._refused(scope)
-            if refused is None:
-                await self.app(scope, self._bounded(receive), note_status)
-            else:
-                if refused.status == 413:
-                    await self._drain(receive)
-                await error_response(refused)(scope, receive, note_status)
-        finally:
-            route = scope.get("route")
-            self.metrics.requests.labels(getattr(route, "path", "other"), str(status or 499)).inc()
-
-    def _refused(self, scope: Scope) -> Refused | None:
-        headers, path = dict(scope["headers"]), scope["path"]
-        if self.token is not None and (path.startswith(("/v1", "/api")) or path in {"/metrics", "/openapi.json"}):
-            kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
-                wrong = "The token is missing or wrong. Send Authorization: Bearer TOKEN."
-                return Refused(401, wrong, code="invalid_api_key")
-        length = headers.get(b"content-length", b"0")
-        return self._too_large() if length.isdigit() and int(length) > self.body else None
-
-    def _too_large(self) -> Refused:
-        return Refused(413, f"The body is over {self.body} bytes. Send less.", code="body_too_large")
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """The body, until it is too large: not every client says its length."""
-        seen = 0
-
-        async def bounded() -> Message:
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self.body:
-                    raise HTTPException(413, self._too_large().message)
-            return message
-
-        return bounded
-
-    async def _drain(self, receive: Receive) -> None:
-        seen, more = 0, True
-        while more and seen < _DRAIN * self.body:
-            message = await receive()
-            seen += len(message.get("body", b""))
-            more = message["type"] == "http.request" and bool(message.get("more_body"))
-
-
 # --- the process ---
 
 
@@ -208,18 +132,36 @@ class Server(uvicorn.Server):
         self.service.drain()
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's `backlog` is also how many connections asyncio accepts before any can be refused: that is few, and
+        those that the system keeps in line are many."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_IN_LINE)
 
-def create_server(service: Service, host: str, port: int, token: str | None = None) -> Server:
-    """A server that is not running yet; `run()` it."""
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with calm_logs("asyncio", "uvicorn.error", "thoughtmix.serve"):
+            await super().serve(sockets)
+
+
+def create_server(
+    service: Service, host: str, port: int, token: str | None = None, hosts: Sequence[str] = ()
+) -> Server:
+    """A server that is not running yet; `run()` it. host and hosts are what it may be called."""
+    limits = service.limits
+    connections = Connections.of(limits)
     config = uvicorn.Config(
-        create_app(service, token),
+        create_app(service, token, [host, *hosts]),
         host=host,
         port=port,
+        http=protocol(connections),
+        ws="none",
+        backlog=connections.accept,
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(service.limits.grace) + 10,
-        timeout_keep_alive=30,
+        timeout_graceful_shutdown=round(limits.grace) + 10,
+        timeout_keep_alive=max(1, round(limits.idle_seconds)),
     )
     return Server(config, service)
 
@@ -238,8 +180,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(service: Service, listener: socket.socket, token: str | None) -> None:
-    """Until SIGTERM or Ctrl-C."""
+def serve(service: Service, listener: socket.socket, token: str | None, hosts: Sequence[str] = ()) -> None:
+    """Until SIGTERM or Ctrl-C. hosts: what it may be called, beside the address that it listens at."""
     host, port = listener.getsockname()[:2]
     loopback = host in {"localhost", "::1"} or host.startswith("127.")
     if not loopback and token is None:
@@ -250,4 +192,4 @@ def serve(service: Service, listener: socket.socket, token: str | None) -> None:
         )
     shown = f"[{host}]" if ":" in host else host
     print(f"{service.lm.name} at http://{shown}:{port} (Ctrl-C stops)", file=sys.stderr, flush=True)
-    create_server(service, host, port, token).run(sockets=[listener])
+    create_server(service, host, port, token, hosts).run(sockets=[listener])

@@ -38,6 +38,16 @@ class Limits:
     """Prompt tokens read between two steps."""
     default_tokens: int = 8192
     """Most of a thought where a request names no max_tokens."""
+    connections: int = 512
+    """Open at once, as far as the process has descriptors for them; one more closes the one idle longest."""
+    connections_per_address: int = 128
+    """The same of one address (IPv6: of a /64)."""
+    header_seconds: float = 10.0
+    """For a request's headers to come."""
+    body_seconds: float = 30.0
+    """For the rest of it."""
+    idle_seconds: float = 30.0
+    """That a connection waits for its next request, and a stream for its client to read on."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
