@@ -81,27 +81,30 @@ def test_eighty_half_requests_do_not_stop_a_server_of_sixty_four_descriptors() -
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", HEADERS, BODY, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_every_way_of_saying_no_more_has_an_end(said: bytes) -> None:
-    with running(**QUICK) as here, half_sent(port_of(here), said, 3):
-        until(lambda: len(here.server.server_state.connections) == 3)
-        until(lambda: not here.server.server_state.connections, 5)
+    with running(**QUICK) as here, half_sent(port_of(here), said, 3) as made:
+        for each in made:
+            each.settimeout(20)
+            with contextlib.suppress(ConnectionError):
+                while each.recv(4096):
+                    pass
+        until(lambda: not here.server.server_state.connections)
 
 
 def test_a_byte_now_and_then_does_not_lengthen_it() -> None:
     with running(**QUICK) as here, half_sent(port_of(here), HEADERS, 1) as made:
-        until(lambda: here.server.server_state.connections)
-        end = time.monotonic() + 5
-        while here.server.server_state.connections:
-            assert time.monotonic() < end
-            with contextlib.suppress(OSError):
+        end = time.monotonic() + 20
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
                 made[0].sendall(b"X")
-            time.sleep(0.05)
+                time.sleep(0.05)
+        assert time.monotonic() < end
 
 
 def test_who_does_not_read_is_let_go() -> None:
     """Answers that nobody reads fill the buffers: then nothing more can be said, and the connection's time runs."""
     asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 400
     with running(**QUICK) as here, half_sent(port_of(here), asked, 1):
-        until(lambda: here.server.server_state.connections)
+        until(lambda: here.server.server_state.total_requests > 1)
         until(lambda: not here.server.server_state.connections, 30)
         assert httpx.get(here.url + "/healthz").status_code == 200
 
