@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from thoughtmix.core.options import served_schema
-from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.selection import select_good
 from thoughtmix.report.html import layout
 from thoughtmix.thinkers.registry import get_thinker
 
@@ -298,7 +298,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/map":
             self._json(land.map(body["texts"]))
         elif self.path == "/api/select":
-            self._json({"indices": select_diverse(distances_of(body["texts"]), body["logprobs"], body["k"])})
+            self._json(
+                {"indices": select_good(body["texts"], distances_of(body["texts"]), body["logprobs"], body["k"])}
+            )
         elif self.path == "/api/diffuse":
             self._stream(land.diffuse(body))
         elif land.busy:

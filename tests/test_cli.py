@@ -125,6 +125,7 @@ def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, m
         (["think", PROMPT, "--temprature", "1"], "--temperature"), (["think", PROMPT, "--temperature", "warm"], "not a number"),
         (["think", PROMPT, "--top-p", "7"], "top_p is 7"), (["think", PROMPT, "--select", "9"], "Cannot select 9 of 8"),
         (["think", PROMPT, "--no-measure", "--select", "2"], "Drop one of the two"),
+        (["think", PROMPT, "--select", "2", "--quality-floor", "2"], "quality_floor is 2"),
         (["think", PROMPT, "--option", "x"], "KEY=VALUE"), (["think", PROMPT, "--option", "a=1"], "option of thinker"),
         (["think", PROMPT, "--html", "/nowhere/page.html"], "no folder /nowhere"), (["show", "missing.json"], "Cannot read"),
         (["think", PROMPT, "--system", "w3"], "no chat template"), (["think", "w5 " * 400], "over the model's 256"),

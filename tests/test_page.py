@@ -16,7 +16,7 @@ import pytest
 from browser import Watched, until
 from pageland import PAGE, POLICY, THINKERS, Land, distances_of, words_of
 
-from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.selection import select_good
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.thinkers.registry import thinker_names
 
@@ -323,7 +323,7 @@ def test_the_most_different_are_picked(watched: Watched) -> None:
     page.fill("#k", "2")
     page.click("#pick")
     page.wait_for_selector(".card.picked")
-    expected = select_diverse(distances_of(texts(page)), [-1.5 - i / 10 for i in range(6)], 2)
+    expected = select_good(texts(page), distances_of(texts(page)), [-1.5 - i / 10 for i in range(6)], 2)
     picked = page.locator(".card.picked").evaluate_all("cs => cs.map(c => Number(c.dataset.label) - 1)")
     assert picked == sorted(expected)
     assert page.locator(".card.dim").count() == page.locator("#map g.dot.dim").count() == 4

@@ -151,6 +151,9 @@ def test_select_answers_with_the_most_different(here: Running, alone: Pipeline) 
     assert [c["message"]["content"] for c in got["choices"]] == want.texts
     assert [c["thoughtmix"]["seed"] for c in got["choices"]] == [t.seed for t in want]
     assert len(got["thoughtmix"]["distances"]) == 2 and got["thoughtmix"]["metrics"]
+    assert got["thoughtmix"]["run"]["selected"] == want.run["selected"]
+    likeliest = chat(here, n=6, seed=20, max_tokens=8, select=2, quality_floor=1.0).json()
+    assert likeliest["thoughtmix"]["run"]["selected"]["quality_floor"] == 1
     body = {"messages": SAID, "n": 6, "seed": 20, "max_tokens": 8, "select": 2, "stream": True}
     with httpx.stream("POST", f"{here.url}/v1/chat/completions", json=body) as stream:
         lines = list(stream.iter_lines())
@@ -210,6 +213,7 @@ def test_creativity_and_seeds(here: Running) -> None:
         ({"temperature": -1}, 400, "temperature", "greater"),
         ({"top_p": -0.1}, 400, "top_p", "greater"),
         ({"select": 3}, 400, "select", "select 1 to 1"),
+        ({"quality_floor": 1.5}, 400, "quality_floor", "less than or equal to 1"),
         ({"top_logprobs": 2}, 400, "top_logprobs", "logprobs: true"),
         ({"temperature": 1, "creativity": 1}, 400, None, "both were given"),
         ({"thinker": "diffusion"}, 400, None, "mask predictor"),

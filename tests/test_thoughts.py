@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
-from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.selection import repetition, select_diverse, select_good
 from thoughtmix.core.types import SCHEMA_VERSION, Thought, ThoughtSet
+from thoughtmix.report.text import plain as plain_text
+from thoughtmix.report.text import selection_line
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 plain = st.recursive(
@@ -194,15 +196,47 @@ def test_copies_come_last() -> None:
     assert len(set(picked)) == 6
 
 
-def test_quality_counts_as_much_as_it_is_weighted() -> None:
+def test_the_floor_parts_quality_from_difference() -> None:
     made = some(8, 3)
-    ranked = sorted(range(8), key=lambda i: -made[i].logprob)
-    heavy = made.select(3, quality_weight=50.0)
-    assert [t.seed for t in heavy] == ranked[:3]
-    light = {t.seed for t in made.select(3, quality_weight=0.0)}
+    ranked = sorted(range(8), key=lambda i: -made[i].mean_logprob)
+    assert [t.seed for t in made.select(3, quality_floor=1.0)] == ranked[:3], "the likeliest alone"
     kernel = 1 - np.array(made.distances)
-    dets = {c: np.linalg.det(kernel[np.ix_(c, c)]) for c in combinations(range(8), 3)}
-    assert dets[tuple(sorted(light))] >= 0.8 * max(dets.values())  # type: ignore[index]
+    for floor, among in ((0.0, range(8)), (0.5, ranked[:4])):
+        got = [t.seed for t in made.select(3, quality_floor=floor)]
+        assert got[0] == ranked[0] and set(got) <= set(among)
+        dets = {c: np.linalg.det(kernel[np.ix_(c, c)]) for c in combinations(sorted(among), 3) if ranked[0] in c}
+        assert dets[tuple(sorted(got))] >= 0.8 * max(dets.values())  # type: ignore[index]
+
+
+def test_selection_leaves_out_what_is_not_good_enough() -> None:
+    """The likeliest is a loop, the farthest a blank, the next a copy: none is picked while there are others."""
+    loop = "we go on and " * 12
+    texts = [loop, "", "Paris is a city of light.", "paris is a  city of light.", "Snow fell on the old mill.", "zx qv"]
+    quality = [-0.1, -0.2, -1.0, -1.1, -1.2, -9.0]
+    far = (1 - np.eye(6)).tolist()
+    assert select_good(texts, far, quality, 2) == [2, 4]
+    assert select_good(texts, far, quality, 3, 0.0) == [2, 4, 5], "difference alone"
+    assert select_good(texts, far, quality, 6) == [2, 4, 5, 0, 3, 1], "then the others, blank ones last"
+    assert select_good([""] * 3, np.zeros((3, 3)).tolist(), [0.0] * 3, 2) == [0, 1]
+    assert repetition(loop) > 0.8 and repetition("再说一遍" * 9) > 0.8 and repetition("ha ha") == 0
+    assert repetition("今天天气很好我们一起去公园玩明天再去海边看日出") == 0
+
+
+def test_a_selection_says_what_it_gained() -> None:
+    made = some(8, 3)
+    said = made.select(3).run["selected"]
+    d = np.array(made.distances)
+    assert (said["k"], said["of"], said["quality"], said["quality_floor"]) == (3, 8, "mean_logprob", 0.5)
+    assert said["random_distance"] == pytest.approx(d[np.triu_indices(8, 1)].mean(), abs=1e-6)
+    seeds = [t.seed for t in made.select(3)]
+    assert said["distance"] == pytest.approx(d[np.ix_(seeds, seeds)].sum() / 6, abs=1e-6)
+    assert (
+        said["kept_quality"] > said["mean_quality"] == pytest.approx(np.mean([t.mean_logprob for t in made]), abs=1e-6)
+    )
+    line = selection_line(made.select(3))
+    assert line.startswith("3 of 8 selected · mean distance") and "(3 at random:" in line and "nats/token (all:" in line
+    assert line in plain_text(made.select(3)) and selection_line(made) == ""
+    assert ThoughtSet.from_json(made.select(3).to_json()).run["selected"] == said
 
 
 def test_selecting_what_is_not_there() -> None:
@@ -210,6 +244,9 @@ def test_selecting_what_is_not_there() -> None:
     for k in (0, 4, -1):
         with pytest.raises(InputError, match="between 1 and 3"):
             made.select(k)
+    for floor in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match="quality_floor is"):
+            made.select(2, quality_floor=floor)
     with pytest.raises(InputError, match="no score 'beauty'"):
         made.select(1, quality="beauty")
     with pytest.raises(InputError, match="no distances"):

@@ -17,7 +17,7 @@ from thoughtmix.cli.options import (
     OutputOptions,
     Prompt,
     SamplingOptions,
-    Select,
+    SelectionOptions,
     option,
     with_options,
 )
@@ -86,8 +86,8 @@ def map_experts(
 def think_with_experts(
     model: _Model,
     prompt: Prompt,
-    select: Select = None,
     *,
+    selection: SelectionOptions,
     options: ExpertsThinker.Options,
     sampling: SamplingOptions,
     engine: EngineOptions,
@@ -95,9 +95,9 @@ def think_with_experts(
 ) -> int:
     """Turn one prompt into n thoughts, each under its own routing."""
     prompt = read_prompt(prompt)
-    output.check(sampling.n, select)
+    output.check(sampling.n, selection)
     thoughts, code = explore(engine.pipeline(model), prompt, "experts", options, sampling.settings(), output)
-    finish(thoughts, output, select)
+    finish(thoughts, output, selection)
     return code
 
 

@@ -16,7 +16,7 @@ from thoughtmix.cli.options import (
     Model,
     OutputOptions,
     SamplingOptions,
-    Select,
+    SelectionOptions,
     option,
     read_text,
     with_options,
@@ -78,9 +78,9 @@ class EndpointOptions:
 def noise(
     idea: Annotated[str, typer.Argument(help="The text to disturb; - reads it from standard input.")] = "",
     prompt: Annotated[str | None, option("The question that the idea answers.")] = None,
-    select: Select = None,
     show_list: Annotated[bool, option("List the directions and stop.", "--list")] = False,
     *,
+    selection: SelectionOptions,
     options: NoiseOptions,
     sampling: NoiseSampling,
     model: Model = None,
@@ -92,7 +92,7 @@ def noise(
     if show_list:
         return _list(options, output.json)
     idea = read_text(idea, "The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
-    output.check(sampling.n, select)
+    output.check(sampling.n, selection)
     given = options.given() if prompt is not None else {"standalone": True, **options.given()}
     typed = NoiseThinker.Options(idea=idea, **given)
     elsewhere = endpoint.engine(model, output.live)
@@ -100,7 +100,7 @@ def noise(
     question = idea if prompt is None else prompt
     thoughts, code = explore(pipeline, question, NoiseThinker(), typed, sampling.settings(), output)
     failed = _failed(thoughts)
-    finish(thoughts, output, select)
+    finish(thoughts, output, selection)
     return code or failed
 
 

@@ -21,6 +21,8 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import read_stream
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
 from thoughtmix.core.request import Request
+from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
+from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.engine import Engine
 
 Options = TypeVar("Options", bound=ThinkerOptions)
@@ -40,7 +42,30 @@ Device = Annotated[str, option("auto, cpu, cuda, ...")]
 MaxNewTokens = Annotated[int, option("Longest thought, in tokens.")]
 Json = Annotated[bool, option("Print JSON and nothing else.", "--json")]
 Html = Annotated[Path | None, option("Also write one self-contained page here.")]
-Select = Annotated[int | None, option("Show only the k most different good thoughts.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """Which of the thoughts are shown."""
+
+    select: Annotated[int | None, option("Show only the k most different good thoughts.")] = None
+    quality_floor: Annotated[
+        float, option("Quantile of likelihood that --select asks for: 0 difference alone, 1 the likeliest.")
+    ] = QUALITY_FLOOR
+
+    def check(self, n: int | None, measured: bool = True) -> None:
+        """Refuse what could not be selected of n thoughts (None: not known yet). Raises `InputError`."""
+        check_floor(self.quality_floor)
+        if self.select is not None and n is not None and not 1 <= self.select <= n:
+            raise InputError(f"Cannot select {self.select} of {n} thoughts.", f"Pass --select 1 to {n}.")
+        if self.select is not None and not measured:
+            raise InputError("--select needs the distances that --no-measure leaves out.", "Drop one of the two.")
+
+    def of(self, thoughts: ThoughtSet) -> ThoughtSet:
+        """Those selected, or all. Raises `InputError`."""
+        if self.select is None:
+            return thoughts
+        return thoughts.select(self.select, quality_floor=self.quality_floor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +142,10 @@ class OutputOptions:
         """Whether thoughts may be seen growing."""
         return self.stream and not self.json and sys.stdout.isatty()
 
-    def check(self, n: int, select: int | None = None) -> None:
+    def check(self, n: int, selection: SelectionOptions | None = None) -> None:
         """Refuse what could not be shown of n thoughts. Raises `InputError`."""
-        if select is not None and not 1 <= select <= n:
-            raise InputError(f"Cannot select {select} of {n} thoughts.", f"Pass --select 1 to {n}.")
-        if select is not None and not self.measure:
-            raise InputError("--select needs the distances that --no-measure leaves out.", "Drop one of the two.")
+        if selection is not None:
+            selection.check(n, self.measure)
         check_folder(self.html)
 
 

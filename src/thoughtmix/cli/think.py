@@ -22,7 +22,7 @@ from thoughtmix.cli.options import (
     OutputOptions,
     Prompt,
     SamplingOptions,
-    Select,
+    SelectionOptions,
     given_options,
     option,
     parameters_of_options,
@@ -57,8 +57,8 @@ def _think(
     ] = "auto",
     option: Annotated[list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.")] = None,
     system: Annotated[str | None, option("A system message before the prompt.")] = None,
-    select: Select = None,
     *,
+    selection: SelectionOptions,
     sampling: SamplingOptions,
     model: Model = None,
     engine: EngineOptions,
@@ -68,7 +68,7 @@ def _think(
     """Turn one prompt into n thoughts, in one batched pass. With --thinker NAME, that thinker's options are flags, too:
     thoughtmix think --thinker NAME --help."""
     said: Any = read_prompt(prompt)
-    output.check(sampling.n, select)
+    output.check(sampling.n, selection)
     options: Any = _pairs(option or [])
     if thinker != AUTO:
         kind = get_thinker(thinker)
@@ -76,7 +76,7 @@ def _think(
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
     thoughts, code = explore(engine.pipeline(model), said, thinker, options, sampling.settings(), output)
-    finish(thoughts, output, select)
+    finish(thoughts, output, selection)
     return code
 
 
@@ -119,10 +119,10 @@ def explore(
         return interrupted.thoughts, interrupted.exit_code
 
 
-def finish(thoughts: ThoughtSet, output: OutputOptions, select: int | None = None) -> None:
+def finish(thoughts: ThoughtSet, output: OutputOptions, selection: SelectionOptions | None = None) -> None:
     """Write the page if one is wanted, and show the thoughts, or print them as JSON and nothing else."""
-    if select is not None and thoughts.distances:  # a set that was stopped has none
-        thoughts = thoughts.select(select)
+    if selection is not None and thoughts.distances:  # a set that was stopped has none
+        thoughts = selection.of(thoughts)
     if output.html is not None:
         write_page(output.html, thoughts)
     if output.json:
@@ -171,15 +171,16 @@ def _pairs(pairs: list[str]) -> dict[str, Any]:
 
 
 @app.command()
+@with_options
 def show(
     file: Annotated[Path, typer.Argument(help="A thought set saved with `thoughtmix think --json`.")],
-    select: Select = None,
     html: Annotated[Path | None, option("Write one self-contained page here instead.")] = None,
+    *,
+    selection: SelectionOptions,
 ) -> None:
     """Print a saved thought set, or make a page of it."""
-    thoughts = ThoughtSet.from_json(file)
-    if select is not None:
-        thoughts = thoughts.select(select)
+    selection.check(None)
+    thoughts = selection.of(ThoughtSet.from_json(file))
     if html is None:
         show_set(thoughts)
         return

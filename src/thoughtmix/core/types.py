@@ -16,6 +16,7 @@ from typing import Any, Literal, overload
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, parse_json, require_whole_characters, write_whole
+from thoughtmix.core.selection import QUALITY_FLOOR, check_floor, select_good, selection_facts
 
 SCHEMA = "thoughtmix/thoughtset"
 SCHEMA_VERSION = 1
@@ -111,23 +112,27 @@ class ThoughtSet(Sequence[Thought]):
             metrics=self.metrics if whole else {},
         )
 
-    def select(self, k: int, quality: str = "mean_logprob", quality_weight: float = 1.0) -> ThoughtSet:
-        """The `k` thoughts that are most different from each other and still good, best first.
+    def select(self, k: int, quality: str = "mean_logprob", quality_floor: float = QUALITY_FLOOR) -> ThoughtSet:
+        """The `k` thoughts that are most different from each other, of those that are good enough; the best first.
 
-        Greedy maximum a posteriori of a determinantal point process with kernel
-        L_ij = q_i (1 - distance_ij) q_j (Kulesza & Taskar 2012, eq. 3.16; greedy as in Chen et al. 2018,
-        algorithm 1), where q_i = exp(quality_weight / 2 * z_i) and z_i is the thought's quality,
-        standardised over the set. `quality` is `mean_logprob` or the name of a score that every
-        thought carries (higher is better); `quality_weight=0` looks at difference alone.
-        Do not report the score that selected (DESIGN: never select and report with the same scorer).
+        Good enough: not blank, no loop, no copy, and `quality` at or above its `quality_floor` quantile (see
+        `core.selection.select_good`). `quality` is `mean_logprob` or the name of a score that every thought carries
+        (higher is better). `run["selected"]` says what was gained: the mean distance of those selected beside what
+        as many at random have, by the distances that selected and by wording, which did not; and their quality beside
+        that of all. Do not report the score that selected (never select and report with the same scorer).
 
-        Raises `InputError` when k is out of range, or no distances or scores are there.
+        Args:
+            k: 1 to n.
+            quality: what good means.
+            quality_floor: 0 (difference alone) to 1 (quality alone).
+
+        Raises:
+            InputError: when k or the floor is out of range, or no distances or scores are there.
         """
-        from thoughtmix.core.selection import select_diverse
-
         n = len(self.thoughts)
         if not 1 <= k <= n:
             raise InputError(f"Cannot select {k} of {n} thoughts.", f"Pass k between 1 and {n}.")
+        check_floor(quality_floor)
         if not self.distances:
             raise InputError("This set has no distances to select by.", "Make it with think(..., measure=True).")
         missing = [i for i, t in enumerate(self.thoughts) if quality != "mean_logprob" and quality not in t.scores]
@@ -137,7 +142,10 @@ class ThoughtSet(Sequence[Thought]):
                 f"Known: {', '.join(sorted({'mean_logprob', *self.thoughts[missing[0]].scores}))}.",
             )
         values = [t.mean_logprob if quality == "mean_logprob" else t.scores[quality] for t in self.thoughts]
-        return self._subset(select_diverse(self.distances, values, k, quality_weight))
+        keep = select_good(self.texts, self.distances, values, k, quality_floor)
+        said = selection_facts(self.texts, self.distances, values, keep)
+        selected = {"k": k, "of": n, "quality": quality, "quality_floor": quality_floor, **said}
+        return dataclasses.replace(self._subset(keep), run={**self.run, "selected": selected})
 
     # --- JSON -------------------------------------------------------------------------------------------
 

@@ -59,6 +59,22 @@ def summary(thoughts: ThoughtSet) -> str:
     return " · ".join(parts)
 
 
+def selection_line(thoughts: ThoughtSet) -> str:
+    """What `select` gained over as many thoughts at random, and the quality that it kept; empty without a selection."""
+    said = thoughts.run.get("selected")
+    if not said:
+        return ""
+    parts = [
+        f"{said['k']} of {said['of']} selected",
+        f"mean distance {said['distance']:.2f} ({said['k']} at random: {said['random_distance']:.2f})",
+        f"by their words {said['wording']:.2f} ({said['random_wording']:.2f})",
+    ]
+    if said["kept_quality"] or said["mean_quality"]:  # texts from elsewhere have no likelihood
+        unit = "nats/token" if said["quality"] == "mean_logprob" else said["quality"]
+        parts.append(f"{said['kept_quality']:.2f} {unit} (all: {said['mean_quality']:.2f})")
+    return printable(" · ".join(parts))
+
+
 def stage_rows(thoughts: ThoughtSet) -> list[list[str]]:
     """`run["stages"]` of a hybrid as rows of words, the head first: each value, with what it gained over the stage
     before."""
@@ -110,6 +126,7 @@ def plain(thoughts: ThoughtSet, width: int = 100) -> str:
             *("  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in rows),
         ]
         lines.append("")
+    lines += [line for line in (selection_line(thoughts),) if line]
     lines.append(summary(thoughts))
     return "\n".join(lines)
 
@@ -145,6 +162,8 @@ def render(thoughts: ThoughtSet) -> RenderableType:
         for row in rows[1:]:
             table.add_row(*row)
         parts.append(table)
+    if chosen := selection_line(thoughts):
+        parts.append(Text(chosen))
     parts.append(Text(summary(thoughts), style="bold"))
     return Group(*parts)
 

@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import ThoughtmixError
-from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.selection import select_good
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.metrics import pairwise_distances
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
@@ -58,7 +58,7 @@ def router(service: Service) -> APIRouter:
 
     @api.post("/select")
     async def select(body: schemas.SelectRequest, http: Request) -> schemas.Selection:
-        """The k texts that are most different from each other and still likely, best first."""
+        """The k most different of the texts that are good enough, best first."""
         n = len(body.texts)
         if body.k > n:
             raise Refused(400, f"Cannot select {body.k} of {n} texts. Pass k 1 to {n}.", param="k")
@@ -66,7 +66,7 @@ def router(service: Service) -> APIRouter:
             raise Refused(400, f"{len(body.logprobs)} logprobs for {n} texts. Pass one a text.", param="logprobs")
         d = await _distances(service, http, body.texts)
         values = np.clip(body.logprobs or [0.0] * n, -1e6, 1e6).tolist()
-        return schemas.Selection(indices=select_diverse(d.tolist(), values, body.k))
+        return schemas.Selection(indices=select_good(body.texts, d.tolist(), values, body.k, body.quality_floor))
 
     @api.post("/diffuse", responses=schemas.STREAM_RESPONSES, response_class=Response)
     async def diffuse(body: schemas.DiffuseRequest, http: Request) -> Response:

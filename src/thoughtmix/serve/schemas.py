@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from thoughtmix.core.selection import QUALITY_FLOOR
+
+_FLOOR = "Quantile of likelihood that a selected text must reach: 0 is difference alone, 1 the likeliest."
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 2**16)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -75,7 +78,8 @@ class ThoughtRequest(Strict):
     stream: bool = False
     thinker: str | None = Field(None, description="How to explore; left out: what the model is made for.")
     creativity: Number | None = Field(None, ge=0, le=1000, description="0 is deterministic, 1 the thinker's default.")
-    select: int | None = Field(None, ge=1, description="Answer only with the k most different of the n.")
+    select: int | None = Field(None, ge=1, description="Answer only with the k most different good ones of the n.")
+    quality_floor: Number = Field(QUALITY_FLOOR, ge=0, le=1, description=_FLOOR)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="The thinker's own options.")
     measure: bool = Field(False, description="Embed the thoughts: distances, scores and metrics of the set.")
     user: str | None = None
@@ -284,6 +288,7 @@ class SelectRequest(Strict):
     texts: list[str] = Field(min_length=1)
     logprobs: list[Number] = Field(default_factory=list, description="Mean log-probability of each; none: all alike.")
     k: int = Field(ge=1)
+    quality_floor: Number = Field(QUALITY_FLOOR, ge=0, le=1, description=_FLOOR)
 
 
 class Selection(BaseModel):

@@ -52,6 +52,7 @@ class CheckedRequest:
     thinker: Thinker
     request: Request
     select: int | None
+    quality_floor: float
     measure: bool
     top_logprobs: int
     streams: bool
@@ -188,6 +189,7 @@ class Service:
             thinker=thinker,
             request=request,
             select=body.select,
+            quality_floor=body.quality_floor,
             measure=body.measure or body.select is not None,
             top_logprobs=top_logprobs,
             streams=thinker.streams and body.select is None,
@@ -258,7 +260,7 @@ class Service:
         drawn = sum(len(t.token_ids) for t in made)
         if checked.select is not None and made.distances:
             metrics = made.metrics
-            made = made.select(min(checked.select, len(made)))
+            made = made.select(min(checked.select, len(made)), quality_floor=checked.quality_floor)
             made = dataclasses.replace(made, metrics=metrics)  # of all n, which a choice among them does not change
         whole = tuple(without_half_character(thought, self.vocabulary) for thought in made)
         made = dataclasses.replace(made, thoughts=whole)
