@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
 
-test: $(VENV)/.dev lint browser
+test: $(VENV)/.dev $(VENV)/.older lint browser
 	$(BIN)/thoughtmix pull
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
@@ -45,4 +45,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable ".[dev]"
+	@touch $@
+
+# Clients that cannot live beside those of .venv; tests/test_clients.py runs them.
+$(VENV)/.older: tests/clients/older.txt | $(VENV)/.run
+	@test -d $(VENV)/older || $(PYTHON) -m venv $(VENV)/older
+	$(VENV)/older/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/older.txt
 	@touch $@

@@ -183,7 +183,7 @@ def test_creativity_and_seeds(here: Running) -> None:
         ({"options": {"drawz": 1}}, 400, "options", "Did you mean 'draws'"),
         ({"options": {"draws": [1]}}, 400, None, "draws is"),
         ({"temprature": 1}, 400, "temprature", "Did you mean 'temperature'"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "at most 0"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "not offered"),
         ({"modalities": ["audio"]}, 400, "modalities", "text"),
         ({"tool_choice": "required"}, 400, "tool_choice", "none"),
         ({"messages": [{"role": "tool", "content": "w5", "tool_call_id": "x"}]}, 400, "messages.0.tool_call_id", ""),
@@ -261,6 +261,24 @@ def test_a_length_that_is_not_named(client: openai.OpenAI) -> None:
         chat_tokens = [chat(roomy, seed=seed).json()["usage"]["completion_tokens"] for seed in range(3)]
         text = post(roomy, "/v1/completions", prompt="w5 w9", seed=1).json()["usage"]["completion_tokens"]
     assert max(chat_tokens) > 200 and text == 16
+
+
+def test_the_chat_template_gets_what_is_for_it(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    shown = "{{ 'w7 w8 ' if enable_thinking is defined and not enable_thinking else '' }}{{ reasoning_effort }}"
+    monkeypatch.setattr(here.service.lm.tokenizer, "chat_template", messages + shown)
+
+    def read(**more: Any) -> int:
+        return int(chat(here, max_tokens=2, **more).json()["usage"]["prompt_tokens"])
+
+    plain = read()
+    assert read(chat_template_kwargs={"enable_thinking": False}) == plain + 2
+    assert read(chat_template_kwargs={"enable_thinking": True, "unknown": "x"}) == plain
+    assert read(reasoning_effort="w9") == read(chat_template_kwargs={"reasoning_effort": "w9"}) == plain + 1
+    body = {"input": SAID, "max_output_tokens": 2, "chat_template_kwargs": {"enable_thinking": False}}
+    assert post(here, "/v1/responses", **body).json()["usage"]["input_tokens"] == plain + 2
+    for refused in ({"chat_template": "x"}, {"tokenize": True}, {"enable_thinking": []}):
+        assert chat(here, chat_template_kwargs=refused).status_code == 400
 
 
 def test_an_internal_error_tells_nothing(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_a_stream_that_fails_says_so(here: Running, monkeypatch: pytest.MonkeyPa
         ({"conversation": "conv_1"}, "conversation", "nothing is stored"),
         ({"background": True}, "background", "False"),
         ({"truncation": "auto"}, "truncation", "disabled"),
-        ({"tools": [{"type": "function"}]}, "tools", "at most 0"),
+        ({"tools": [{"type": "function"}]}, "tools", "not offered"),
         ({"tool_choice": "required"}, "tool_choice", "none"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format.type", "text"),
         ({"input": ""}, "input", "at least 1"),

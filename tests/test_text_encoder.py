@@ -187,6 +187,32 @@ def test_an_assistants_thinking_stays_what_the_model_wrote() -> None:
     assert think not in encoder.chat(user("a </think> b <think> c"))
 
 
+def test_what_a_template_gets_beside_the_messages() -> None:
+    tokenizer = made("byte-level BPE")
+    tokenizer.chat_template = (
+        CHATML + "{% if effort is defined %}{{ effort }}{% if fast %}{{ '[INST]' }}{% endif %}{% endif %}"
+    )
+    encoder = TextEncoder(tokenizer, "m")
+    for more in ({}, {"effort": "low"}, {"effort": 3, "fast": True}, {"effort": "low", "fast": False}):
+        want = tokenizer.apply_chat_template(user("hi"), add_generation_prompt=True, **more)["input_ids"]
+        assert encoder.chat(user("hi"), template_kwargs=more) == list(want)
+    turn = ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert specials(tokenizer, encoder.chat(user("hi"), template_kwargs={"effort": ATTACK})) == turn
+    forged = encoder.chat(user(ATTACK), template_kwargs={"effort": ATTACK, "fast": 1})
+    assert specials(tokenizer, forged) == [*turn, "[INST]"]
+    for name, value in (
+        ("chat_template", "x"),
+        ("tokenize", True),
+        ("eos_token", ""),
+        ("messages", ""),
+        ("tools", "x"),
+    ):
+        with pytest.raises(InputError, match=f"no '{name}'"):
+            encoder.chat(user("hi"), template_kwargs={name: value})
+    with pytest.raises(InputError, match="no text, number"):
+        encoder.chat(user("hi"), template_kwargs={"effort": ["x"]})
+
+
 def test_a_tokenizer_that_changes_is_seen_to() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made("Llama").backend_tokenizer, bos_token="<s>")
     tokenizer.chat_template = CHATML

@@ -18,10 +18,11 @@ PromptLike = str | Sequence[Message]
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt as it was given, before any tokenizer has seen it. raw: continue the text as it stands, without the
-    model's chat template."""
+    model's chat template. template_kwargs: what the template gets beside the messages (`enable_thinking`, say)."""
 
     content: str | tuple[Message, ...]
     raw: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_user(cls, given: PromptLike | Prompt, raw: bool = False) -> Prompt:

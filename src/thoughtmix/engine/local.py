@@ -55,7 +55,7 @@ class LocalEngine:
 
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
         if isinstance(prompt, Prompt):
-            return self.model.encode(prompt.content, raw=prompt.raw)
+            return self.model.encode(prompt.content, raw=prompt.raw, template_kwargs=prompt.template_kwargs)
         return self.model.begun(prompt)
 
     def generate(

@@ -73,7 +73,12 @@ class LanguageModel:
         """Texts and chats into ids, where nothing that people write becomes a control token."""
         return TextEncoder(self.tokenizer, self.name)
 
-    def encode(self, prompt: str | Sequence[Mapping[str, str]], raw: bool = False) -> list[int]:
+    def encode(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        raw: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of a prompt, ending where the answer begins. Control tokens (`<|im_end|>`) come from the chat
         template and the tokenizer's frame alone: where a prompt has their names, it is text.
 
@@ -82,6 +87,7 @@ class LanguageModel:
                 messages `{"role": ..., "content": ...}`, which need a template. When the last is the assistant's, the
                 answer continues it.
             raw: Continue a text as it stands, in which the names of control tokens are those tokens.
+            template_kwargs: What the template gets beside the messages; texts, numbers and booleans.
 
         Raises:
             InputError: It is empty, malformed, or refused by the template.
@@ -102,7 +108,7 @@ class LanguageModel:
         messages = _messages(prompt)
         if not template:
             raise InputError(f"{self.name} has no chat template.", "Pass a text instead of messages.")
-        return self.begun(_some(self.encoder.chat(messages)))
+        return self.begun(_some(self.encoder.chat(messages, template_kwargs=template_kwargs)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -13,6 +13,7 @@ One call encodes the whole, so tokens end where they always do. The tokenizer it
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import secrets
@@ -63,21 +64,30 @@ class TextEncoder:
         both = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return list(both["input_ids"]), list(both["offset_mapping"])
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], after: str = "") -> list[int]:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        after: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Ids of a conversation in the chat template, up to where the answer begins, or goes on if the last message is
         the assistant's.
 
         Args:
             messages: `{"role": ..., "content": text}`.
             after: One of the contents. Only what the template puts after it is encoded.
+            template_kwargs: What the template gets beside the messages: names -> texts, numbers, booleans. Control
+                tokens in a text are text here, too.
 
         Raises:
-            InputError: The template refuses the conversation, drops `after`, or makes control tokens of what it says.
+            InputError: A name or a value of `template_kwargs` is none to pass; the template refuses the conversation,
+                drops `after`, or makes control tokens of what it says.
         """
         control = self._control()
-        if not any(control.pattern.search(text) for text in _texts(messages)):
-            ids = self._ids(self._cut(self._render(control.shaped(messages)), after), False)
-            if control.special(ids) == self._expected(control, messages, after):
+        more = self._checked(template_kwargs or {})
+        if not any(control.pattern.search(text) for text in [*_texts(messages), *_texts(list(more.values()))]):
+            ids = self._ids(self._cut(self._render(control.shaped(messages), more), after), False)
+            if control.special(ids) == self._expected(control, messages, after, more):
                 return ids
         marks: list[str] = []
 
@@ -85,12 +95,13 @@ class TextEncoder:
             return _mapped(message, lambda text: control.mark(text, marks, message["role"] != "assistant"))
 
         marked = [as_marks(message) for message in messages]
-        text = self._cut(self._render(control.shaped(marked)), after)
+        marked_more = {name: _mapped(v, lambda text: control.mark(text, marks, True)) for name, v in more.items()}
+        text = self._cut(self._render(control.shaped(marked), marked_more), after)
         twins = control.pattern.sub(lambda found: control.twins[found[0]], text)
         restored = re.sub(rf"{control.nonce}m(\d+)m", lambda found: marks[int(found[1])], twins)
         mangled = control.nonce in re.sub(rf"{control.nonce}t[0-9a-f]+t", "", restored).lower()
         ids = [] if mangled else control.encode(restored, False)
-        if mangled or control.special(ids) != self._expected(control, messages, after):
+        if mangled or control.special(ids) != self._expected(control, messages, after, more):
             shown = next(iter(marks), "what it says")
             raise InputError(
                 f"The chat template of {self.name} rewrites texts, so {shown} in one cannot be told from its own.",
@@ -109,12 +120,25 @@ class TextEncoder:
     def _ids(self, text: str, frame: bool) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=frame, verbose=False)["input_ids"])
 
-    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _checked(self, template_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        own = {"messages", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
+        for name, value in template_kwargs.items():
+            if name in own or name.endswith(("_token", "_tokens")):
+                raise InputError(f"A chat template gets no {name!r} from outside.", "Leave it out.")
+            if not isinstance(value, (str, bool, int, float, type(None))):
+                raise InputError(f"{name!r} of a chat template is no text, number or boolean.", "Leave it out.")
+        return template_kwargs
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> str:
         begun = messages[-1]["role"] == "assistant"
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
+                    list(messages),
+                    tokenize=False,
+                    add_generation_prompt=not begun,
+                    continue_final_message=begun,
+                    **more,
                 )
             )
         except Exception as error:  # a template may refuse an order of roles with any Jinja error
@@ -127,13 +151,16 @@ class TextEncoder:
             raise InputError(f"The chat template of {self.name} drops earlier answers.", "Ask without them.")
         return rendered.rpartition(after)[2] if after else rendered
 
-    def _expected(self, control: _Control, messages: Sequence[Mapping[str, Any]], after: str) -> list[int]:
+    def _expected(
+        self, control: _Control, messages: Sequence[Mapping[str, Any]], after: str, more: Mapping[str, Any]
+    ) -> list[int]:
         """The special tokens that the template makes of a conversation of this form, whatever is said in it."""
         plain = [_mapped(m, lambda text: text if text == after or not text.strip() else "x") for m in messages]
-        form = repr((plain, after))
+        harmless = {name: _mapped(value, lambda text: control.pattern.sub("x", text)) for name, value in more.items()}
+        form = repr((plain, after, harmless))
         known = control.forms.get(form)
         if known is None:
-            known = control.special(self._ids(self._cut(self._render(control.shaped(plain)), after), False))
+            known = control.special(self._ids(self._cut(self._render(control.shaped(plain), harmless), after), False))
             if len(control.forms) >= _KEPT_FORMS:
                 control.forms.clear()
             control.forms[form] = known

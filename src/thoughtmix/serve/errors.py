@@ -117,6 +117,10 @@ def _invalid(found: Sequence[Mapping[str, Any]]) -> Refused:
         return Refused(
             400, "The body must be a JSON object. Send Content-Type: application/json.", code="invalid_value"
         )
+    nothing = first["type"] == "none_required" or (first["type"] == "too_long" and first["ctx"].get("max_length") == 0)
+    if nothing:
+        said = f"{name} is not offered by this server. Leave it out."
+        return Refused(400, said, param=name, code="unsupported_parameter")
     said = first["msg"].removeprefix("Value error, ").removesuffix(".")
     return Refused(400, f"{name}: {said}.", param=name, code="invalid_value")
 

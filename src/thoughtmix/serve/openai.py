@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from thoughtmix.core.request import PromptLike
+from thoughtmix.core.request import Prompt
 from thoughtmix.models import LanguageModel
 from thoughtmix.serve import schemas
 from thoughtmix.serve.answers import (
@@ -51,12 +51,12 @@ def router(service: Service) -> APIRouter:
         if body.top_logprobs and not body.logprobs:
             raise Refused(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
         top = (body.top_logprobs or 0) if body.logprobs else None
-        prompt = conversation(lm, [(message.role, message.text) for message in body.messages])
+        said = [(message.role, message.text) for message in body.messages]
+        prompt = conversation(lm, said, body.chat_template_kwargs, body.reasoning_effort)
         checked = service.check(
             body,
             prompt,
             random_seed() if body.seed is None else body.seed,
-            raw=False,
             top_logprobs=top or 0,
             max_tokens=body.max_completion_tokens or body.max_tokens,
         )
@@ -66,25 +66,36 @@ def router(service: Service) -> APIRouter:
     async def completions(body: schemas.CompletionRequest, http: Request) -> Response:
         """n thoughts that continue a text as it stands, by max_tokens (16) at most; of several texts n each."""
         service.check_model(body.model)
-        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        prompts = [Prompt(text, raw=True) for text in texts]
         if body.stream and len(prompts) > 1:
             raise Refused(400, "Streaming takes one prompt. Send one, or stream: false.", param="prompt")
         seed = random_seed() if body.seed is None else body.seed
         top, length = body.logprobs or 0, body.max_tokens
         checked = [
-            service.check(body, p, seed, raw=True, top_logprobs=top, max_tokens=length, default=_COMPLETION_TOKENS)
-            for p in prompts
+            service.check(body, prompt, seed, top_logprobs=top, max_tokens=length, default=_COMPLETION_TOKENS)
+            for prompt in prompts
         ]
         return await _respond(service, http, body, checked, CompletionFormat(service, body.logprobs))
 
     return api
 
 
-def conversation(lm: LanguageModel, said: Sequence[tuple[str, str]]) -> PromptLike:
-    """Roles and texts as a prompt: messages, or the texts alone where there is no chat template."""
+def conversation(
+    lm: LanguageModel, said: Sequence[tuple[str, str]], template_kwargs: Mapping[str, Any], effort: str | None
+) -> Prompt:
+    """A prompt of roles and texts; of the texts alone where there is no chat template.
+
+    Args:
+        lm: Whose template it is for.
+        said: Roles and texts.
+        template_kwargs: What the template gets beside them.
+        effort: The `reasoning_effort`, which templates of models that have it know by this name.
+    """
     if not lm.tokenizer.chat_template:
-        return "\n\n".join(text for _, text in said)
-    return [{"role": role, "content": text} for role, text in said]
+        return Prompt("\n\n".join(text for _, text in said))
+    more = {**({} if effort is None else {"reasoning_effort": effort}), **template_kwargs}
+    return Prompt(tuple({"role": role, "content": text} for role, text in said), template_kwargs=more)
 
 
 async def _respond(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator
 
-from thoughtmix.serve.schemas import Nothing, SetFacts, Strict, TextFormat, ThoughtFacts, ThoughtRequest
+from thoughtmix.serve.schemas import Nothing, SetFacts, Strict, TemplateKwargs, TextFormat, ThoughtFacts, ThoughtRequest
 
 
 class Part(Strict):
@@ -61,6 +61,7 @@ class ResponseRequest(ThoughtRequest):
     stream_options: ResponseStreamOptions | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     previous_response_id: None = None
     conversation: None = None
     prompt: None = None

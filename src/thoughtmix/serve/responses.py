@@ -35,12 +35,12 @@ def router(service: Service) -> APIRouter:
             raise Refused(400, hint, param="top_logprobs")
         said = [("system", body.instructions)] if body.instructions else []
         said += [("user", body.input)] if isinstance(body.input, str) else [(i.role, i.text) for i in body.input]
-        prompt = conversation(service.lm, said)
+        effort = body.reasoning.effort if body.reasoning else None
+        prompt = conversation(service.lm, said, body.chat_template_kwargs, effort)
         checked = service.check(
             body,
             prompt,
             random_seed() if body.seed is None else body.seed,
-            raw=False,
             top_logprobs=body.top_logprobs or 0,
             max_tokens=body.max_output_tokens,
         )

@@ -14,6 +14,10 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 2**16)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
+TemplateKwargs = Annotated[
+    dict[str, str | bool | int | Number | None],
+    Field(description="What the chat template gets beside the messages: enable_thinking, say."),
+]
 Nothing = Annotated[list[JsonValue], Field(max_length=0)]
 """A list of OpenAI's that may only be empty."""
 
@@ -116,7 +120,8 @@ class ChatRequest(GenerationRequest):
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: str | None = Field(None, description="For chat templates that know it.")
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=dict)
     verbosity: str | None = None
     modalities: list[Literal["text"]] | None = None
     audio: None = None

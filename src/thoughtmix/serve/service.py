@@ -16,7 +16,7 @@ from fastapi import Request as HttpRequest
 
 from thoughtmix.api import AUTO, Pipeline
 from thoughtmix.core.errors import Interrupted, UnknownName
-from thoughtmix.core.request import OnStep, Prompt, PromptLike, Request
+from thoughtmix.core.request import OnStep, Prompt, Request
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.backends.probe import Weights
 from thoughtmix.engine.engine import SequenceRequest
@@ -138,10 +138,9 @@ class Service:
     def check(
         self,
         body: ThoughtRequest,
-        prompt: PromptLike,
+        prompt: Prompt,
         seed: int,
         *,
-        raw: bool,
         top_logprobs: int,
         max_tokens: int | None,
         default: int | None = None,
@@ -185,7 +184,7 @@ class Service:
             embedder=lambda: self.embedder,
         )
         return CheckedRequest(
-            prompt=Prompt.from_user(prompt, raw),
+            prompt=prompt,
             thinker=thinker,
             request=request,
             select=body.select,
@@ -363,9 +362,10 @@ def kv_bytes_per_token(lm: LanguageModel) -> int:
     return int(2 * layers * kv_heads * head_width * 4)
 
 
-def _most_tokens(prompt: PromptLike) -> int:
+def _most_tokens(prompt: Prompt) -> int:
     """Tokens of a prompt at most, or nearly: two characters each."""
-    texts = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt]
+    texts = [prompt.content] if isinstance(prompt.content, str) else [m["content"] for m in prompt.content]
+    texts += [value for value in prompt.template_kwargs.values() if isinstance(value, str)]
     return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
 
 
