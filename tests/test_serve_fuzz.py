@@ -73,7 +73,13 @@ JSON = st.recursive(
 )
 VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
-        "messages": [{"role": "user", "content": "w5"}],
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "w5"}]},
+            {"role": "user", "content": "w5", "name": "x"},
+        ],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_effort": "low",
+        "stream_options": {"include_usage": True},
         "n": 2,
         "max_tokens": 2,
         "seed": 1,
@@ -111,20 +117,32 @@ VALID: dict[str, dict[str, Any]] = {
 @settings(max_examples=80, **CALM)
 @given(data=st.data())
 def test_no_body_makes_it_fail(here: Running, data: st.DataObject) -> None:
-    """A valid body with some fields replaced by anything, or bytes that are no body at all."""
+    """A valid body with some fields, also of its messages and items, replaced by anything, or bytes that are no body."""
     path = data.draw(st.sampled_from(sorted(VALID)))
-    body: Any = dict(VALID[path])
+    body: Any = json.loads(json.dumps(VALID[path]))
     for _ in range(data.draw(st.integers(0, 3))):
         key = data.draw(st.sampled_from([*sorted(body), "metadata", "logit_bias", "extra"]))
         body[key] = data.draw(JSON)
+    for _ in range(data.draw(st.integers(0, 2))):
+        inside = body
+        while isinstance(inside, (dict, list)) and inside:
+            key = data.draw(st.sampled_from(list(inside) if isinstance(inside, dict) else list(range(len(inside)))))
+            if not isinstance(inside[key], (dict, list)) or data.draw(st.booleans()):
+                inside[key] = data.draw(JSON)
+                break
+            if isinstance(inside[key], dict) and data.draw(st.integers(0, 3)) == 0:
+                inside[key][data.draw(st.sampled_from(["name", "tool_calls", "id", "x"]))] = data.draw(JSON)
+            inside = inside[key]
     raw = json.dumps(body).encode()
     if data.draw(st.integers(0, 5)) == 0:
         at = data.draw(st.integers(0, len(raw)))
         raw = raw[:at] + data.draw(st.binary(max_size=6)) + raw[at + data.draw(st.integers(0, 4)) :]
     got = httpx.post(here.url + path, content=raw, headers={"content-type": "application/json"}, timeout=60)
     assert got.status_code in {200, 400, 413}, (raw, got.text)
+    assert "internal_error" not in got.text, "a stream says it after its status"
     if got.status_code != 200:
-        assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+        error = got.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"} and error["message"] and "\n" not in error["message"]
 
 
 def test_it_still_works_afterwards(here: Running) -> None:
