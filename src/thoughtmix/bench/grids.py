@@ -122,7 +122,8 @@ def kl_divergence(logits: Tensor, sampler: SamplingParams) -> tuple[float, float
     own = logits.log_softmax(-1)
     batch = SamplingTensors.of([sampler] * len(logits), logits.device)
     kept = truncated(logits, batch) > -torch.inf
-    drawn = torch.where(kept, logits / sampler.temperature, -torch.inf).log_softmax(-1)
+    tempered = (logits - logits.amax(-1, keepdim=True)) / batch.temperature[:, None]
+    drawn = torch.where(kept, tempered, -torch.inf).log_softmax(-1)
     p = drawn.exp()
     kl = torch.where(p > 0, p * (drawn - own), 0.0).sum(-1).mean()
     shift = (p * own).sum(-1).mean() - (own.exp() * own).sum(-1).mean()

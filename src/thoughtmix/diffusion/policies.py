@@ -71,7 +71,8 @@ def _draw(x: Tensor, uniform: Tensor, temperature: Tensor, top_p: float, min_p: 
     warm = temperature > 0
     q = p
     if not bool((temperature == 1).all()):
-        q = (logp / torch.where(warm, temperature, 1.0)[:, None]).softmax(-1)
+        # The largest is taken off before the division, so that at any temperature above 0 it is 0 and not -inf.
+        q = ((logp - two[:, :1]) / torch.where(warm, temperature, 1.0)[:, None]).softmax(-1)
     if min_p > 0:
         q = q * (q >= min_p * q.amax(-1, keepdim=True))
     if top_p < 1:

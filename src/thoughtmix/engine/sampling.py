@@ -20,6 +20,9 @@ from torch import Tensor
 from thoughtmix.core.errors import NumericsError
 from thoughtmix.engine.sampling_params import SamplingParams
 
+COLDEST, HOTTEST = 1e-30, 1e30
+"""Temperatures beyond these give the same draws as these."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingTensors:
@@ -37,8 +40,10 @@ class SamplingTensors:
             return torch.tensor([getattr(s, name) for s in samplers], dtype=torch.float64, device=device)
 
         made = cls(*(column(f.name) for f in fields(cls)))
-        # Below this 1 / T overflows float32, and all but ties went to the likeliest token long before: greedy.
-        return replace(made, temperature=made.temperature.masked_fill(made.temperature < 1e-30, 0.0))
+        # Below 1e-30 only ties share the draw, and above 1e30 it is even, as far as float32 can tell; further out 1 / T
+        # over- or underflows, and 0 * inf would be NaN. 0 stays 0: greedy.
+        warm = made.temperature.clamp(COLDEST, HOTTEST)
+        return replace(made, temperature=torch.where(made.temperature > 0, warm, 0.0))
 
     @classmethod
     def cat(cls, parts: Sequence[SamplingTensors]) -> SamplingTensors:
@@ -96,6 +101,7 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors) -> Drawn:
         ids[some], share[some], rest[some] = _draw_sparse(
             blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
         )
+    share = torch.where(sampler.temperature > 0, share, 1.0)  # of likeliest tokens that tie, greedy takes the first
     return Drawn(ids, x.gather(1, ids[:, None])[:, 0] - _logsumexp(x), share, rest)
 
 
@@ -146,7 +152,8 @@ def _floor(x: Tensor, top: Tensor, s: SamplingTensors) -> Tensor:
         temperature = torch.where(s.temperature > 0, s.temperature, 1.0)[some]
         floor[some] = torch.maximum(floor[some], _nucleus_floor(x[some], s.top_p[some], temperature, kth[some]))
     # The maximum always survives, whatever rounding did to a floor that lies on it.
-    return torch.where(s.temperature > 0, torch.minimum(floor, top64), top64).float()
+    floor = torch.where(s.temperature > 0, torch.minimum(floor, top64), top64)
+    return floor.clamp(min=-torch.finfo(torch.float32).max).float()  # a forbidden token stays below it
 
 
 def _nucleus_floor(x: Tensor, p: Tensor, temperature: Tensor, kth: Tensor) -> Tensor:
@@ -157,14 +164,15 @@ def _nucleus_floor(x: Tensor, p: Tensor, temperature: Tensor, kth: Tensor) -> Te
     inverse = (1 / temperature).float()[:, None]
     if bool(torch.isfinite(kth).any()):
         x = torch.where(x >= kth.float()[:, None], x, -torch.inf)
-    mass = torch.logsumexp(x * inverse, -1, keepdim=True).double()
+    top = x.amax(-1, keepdim=True)  # taken off before the division, which could overflow
+    mass = torch.logsumexp((x - top) * inverse, -1, keepdim=True).double()
     floor = torch.empty_like(p)
     todo = torch.arange(len(x), device=x.device)
     size = 256
     while len(todo):
         size = min(size, x.shape[1])
         best = x[todo].topk(size).values  # (todo, size) descending
-        share = (best.double() / temperature[todo, None] - mass[todo]).exp()
+        share = ((best - top[todo]).double() / temperature[todo, None] - mass[todo]).exp()
         inside = share.cumsum(1) - share < p[todo, None]  # the mass of the likelier tokens falls short of p
         last = (inside.sum(1) - 1).clamp(min=0)
         floor[todo] = best.gather(1, last[:, None])[:, 0].double()
@@ -213,7 +221,9 @@ def _draw_dense(
     # Rounding may leave the target at or past the end: stay on the last block with any weight.
     block = torch.minimum((cdf <= target).sum(1, keepdim=True), (cdf < cdf[:, -1:]).sum(1, keepdim=True))
     inside = weight.gather(1, block[:, :, None].expand(-1, -1, weight.shape[-1]))[:, 0].double().cumsum(1)
-    rest = target - (cdf.gather(1, block) - inside[:, -1:])  # what is left of the target within the block
+    # What is left of the target within the block. Blocks are summed in float32 and tokens in float64: below 0 it would
+    # fall on the block's first token, whether that has any weight or not.
+    rest = (target - (cdf.gather(1, block) - inside[:, -1:])).clamp(min=0.0)
     # The same at the end of the block.
     last = (inside < inside[:, -1:]).sum(1, keepdim=True)
     offset = torch.minimum((inside <= rest).sum(1, keepdim=True), last)

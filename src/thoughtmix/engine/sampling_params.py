@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 
 from thoughtmix.core.errors import InputError
+
+_MOST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +29,14 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, low, high, hint in (
-            ("temperature", 0.0, math.inf, "Pass 0 (greedy) or more (--temperature 0.8)."),
-            ("top_k", 0, math.inf, "Pass 0 (off) or a count (--top-k 50)."),
+            ("temperature", 0.0, _MOST, "Pass 0 (greedy) or more (--temperature 0.8)."),
+            ("top_k", 0, _MOST, "Pass 0 (off) or a count (--top-k 50)."),
             ("top_p", 0.0, 1.0, "Pass a share above 0 and up to 1, which is off (--top-p 0.9)."),
             ("min_p", 0.0, 1.0, "Pass a share from 0, which is off, to 1 (--min-p 0.1)."),
-            ("top_nsigma", 0.0, math.inf, "Pass 0 (off) or more (--top-nsigma 1)."),
+            ("top_nsigma", 0.0, _MOST, "Pass 0 (off) or more (--top-nsigma 1)."),
         ):
             value = getattr(self, name)
             whole = isinstance(value, int) or name != "top_k"
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and whole
-            if not number or not low <= value <= high or math.isinf(value) or (name == "top_p" and value == 0):
+            if not number or not low <= value <= high or (name == "top_p" and value == 0):
                 raise InputError(f"{name} is {value!r}.", hint)
