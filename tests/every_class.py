@@ -17,13 +17,16 @@ from typing import Any
 import torch
 import transformers
 from decoding import Row, decode
+from peft import get_peft_model
 from tiny import VOCABULARY, tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from thoughtmix.core.errors import ModelError, SlowPathWarning
-from thoughtmix.engine import SamplingParams
+from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.experts import find_moe_layers
+from thoughtmix.graft import MoTConfig, graft_of, thoughts
 from thoughtmix.models import wrap_model
 
 EXPERTS = 4
@@ -278,22 +281,86 @@ def decoding(name: str, model: PreTrainedModel) -> Record:
     return Record(got.path, tuple(filter(None, said)))
 
 
+# --- its graft and its experts ---
+
+
+def grafted(model: PreTrainedModel) -> str:
+    """What becomes of a graft on it: yes, where creativity 0 is the base model bit for bit, thoughts are not, and the
+    log-probabilities of decoded thoughts are those of one forward; else why not. It is taken off again."""
+    ids = torch.tensor([PROMPT])
+    with torch.no_grad():
+        want = model(ids, use_cache=False).logits
+        try:
+            peft: Any = get_peft_model(model, MoTConfig(num_branches=3, r=2)).eval()
+        except InputError as error:
+            return f"refused: {error.message}"
+        random = torch.Generator().manual_seed(1)
+        for parameter_name, parameter in peft.named_parameters():
+            if ".mot_B." in parameter_name:
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
+        try:
+            with thoughts(peft, 0.0, 3):
+                zero = torch.equal(peft(ids, use_cache=False).logits, want)
+            with thoughts(peft, 1.0, 3):
+                moved = not torch.equal(peft(ids, use_cache=False).logits, want)
+            said = [] if zero else ["law 1: creativity 0 is not the base model"]
+            said += [] if moved else ["it does nothing"]
+            return "; ".join([*said, *_thoughts_decoded(peft)]) or "yes"
+        finally:
+            peft.unload()
+
+
+def _thoughts_decoded(peft: Any) -> list[str]:
+    """Law 4 of two thoughts of one prompt, of which one ends before the other."""
+    lm = wrap_model(peft.get_base_model(), tokenizer(), name="tiny")
+    seeds, budgets = [3, 4], [3, 6]
+    asked = [
+        SequenceRequest(tuple(PROMPT), seed, SamplingParams(), budget, (), frozenset())
+        for seed, budget in zip(seeds, budgets, strict=True)
+    ]
+    state = graft_of(lm.model).row_state(seeds, [1.0, 1.0], lm.device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowPathWarning)
+            got = LocalEngine(lm, weights="native").generate(asked, row_state=state)
+    except (InputError, ModelError) as error:
+        return [f"no thoughts: {error.message}"]
+    for seed, output in zip(seeds, got.outputs, strict=True):
+        with thoughts(peft, 1.0, seed, prompt_lengths=len(PROMPT) - state.unshared_suffix):
+            found = _law_4(peft, PROMPT, output)
+        if found:
+            return [found]
+    return []
+
+
+def experts(model: PreTrainedModel) -> str:
+    """How many layers of experts can be steered, or why not; "" where there are none."""
+    try:
+        return f"{len(find_moe_layers(model))} layers"
+    except InputError:
+        return ""
+    except ModelError as error:
+        return f"refused: {error.message}"
+
+
 # --- the table ---
 
 _HEAD = """# Models
 
 Every class of transformers {version}'s table of causal language models, tiny and random, in this engine: the decoding path
 that it takes (README, "How it decodes"), and whether the laws of decoding hold there (4: the cache changes nothing; 5:
-neighbours and rows that end change nothing; 6: greedy is `generate`). `tests/test_every_class.py` holds this; the
-table is made by `python tests/every_class.py > docs/models.md`.
+neighbours and rows that end change nothing; 6: greedy is `generate`). Graft: whether thought branches can be put on it, whose
+decoded thoughts are right by law 4. Experts: how many of the tiny model's two to four layers have some that can be steered.
+`tests/test_every_class.py` holds this; the table is made by `python tests/every_class.py > docs/models.md`.
 
-| class | built from | path | decoded rightly |
-|---|---|---|---|
+| class | built from | path | decoded rightly | graft | experts |
+|---|---|---|---|---|---|
 """
 
 
 def _row(name: str, kind: str) -> str:
-    found = decoding(name, build(name))
+    model = build(name)
+    found = decoding(name, model)
     if found.path == "refused":
         right = f"refused: {REFUSED.get(name, found.wrong[0])}"
     else:
@@ -301,13 +368,14 @@ def _row(name: str, kind: str) -> str:
         notes = [f"`generate` {GENERATE[name]}"] if name in GENERATE else []
         notes += [BEYOND[name]] if name in BEYOND else []
         right += f" ({'; '.join(notes)})" if notes else ""
-    return f"| {name} | {kind} | {found.path} | {right} |"
+    steered = experts(model)
+    return f"| {name} | {kind} | {found.path} | {right} | {grafted(model)} | {steered} |"
 
 
 def table() -> str:
     """docs/models.md."""
     rows = [
-        f"| {name} | {kind} | | not tried: {EXCEPTIONS[name]} |" if name in EXCEPTIONS else _row(name, kind)
+        f"| {name} | {kind} | | not tried: {EXCEPTIONS[name]} | | |" if name in EXCEPTIONS else _row(name, kind)
         for name, kind in sorted(classes().items())
     ]
     return _HEAD.format(version=transformers.__version__) + "\n".join(rows) + "\n"
