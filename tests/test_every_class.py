@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import transformers
 from every_class import EXCEPTIONS, GENERATE, REFUSED, build, classes, decoding, grafted
 
+TABLE = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
 NAMES = sorted(set(classes()) - set(EXCEPTIONS))
 
 
@@ -19,6 +23,10 @@ def test_a_class_is_decoded_as_its_forward_says_or_refused(name: str) -> None:
     change nothing, and greedy is `generate`. So with a graft, where one can be put on: law 1, and law 4 of its thoughts."""
     model = build(name)
     found = decoding(name, model)
+    if f"transformers {transformers.__version__}'s" in TABLE:
+        assert f"| {name} | {classes()[name]} | {found.path} | " in TABLE, (
+            "type: python tests/every_class.py > docs/models.md"
+        )
     if name in REFUSED:
         assert found.path == "refused"
         assert "cannot be decoded from left to right" in found.wrong[0]
