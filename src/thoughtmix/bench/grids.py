@@ -92,16 +92,15 @@ def own_logits(lm: LanguageModel, prompts: Sequence[str], seed: int = 0) -> Tens
     import torch
 
     from thoughtmix.engine import LocalEngine, SequenceRequest
+    from thoughtmix.models.encoder_decoder import answer_logits
 
     parts = []
     for i, prompt in enumerate(prompts):
         ids = lm.encode(prompt)
         asked = SequenceRequest(tuple(ids), seed + i, max_new_tokens=STEPS, end_ids=frozenset())
         own = LocalEngine(lm).generate([asked]).outputs[0].token_ids
-        full = torch.tensor([[*ids, *own]], device=lm.device)
-        model: Any = lm.model
         with torch.no_grad():
-            parts.append(model(input_ids=full, use_cache=False).logits[0, len(ids) - 1 : -1].double())
+            parts.append(answer_logits(lm, ids, torch.tensor([own], device=lm.device))[0].double())
     return torch.cat(parts)
 
 

@@ -78,6 +78,8 @@ def graft_command(
 
     check_replaceable(out)  # before a model is loaded for it
     lm = load_model(model, dtype=device.dtype, device=device.device, on_progress=progress())
+    if lm.encoder_decoder:
+        config.task_type = "SEQ_2_SEQ_LM"
     before = sum(p.numel() for p in lm.model.parameters())
     with peft_warnings():
         made: Any = get_peft_model(lm.model, config)
@@ -116,6 +118,7 @@ def export(
 
     tell = progress()
     lm = load_model(graft, dtype=device.dtype, device=device.device, on_progress=tell)
+    measure = measure and not lm.encoder_decoder  # what is measured is whole texts after their prompts
     prompts = [lm.encode(p) for p in PROMPTS] if measure else []
     facts = export_lora(lm.model, lora, thoughts, seed, creativity, prompts, tell)
     print(f"Wrote {thoughts} LoRA adapters into {lora} (scale 1, base {facts['base_model']}).")

@@ -216,7 +216,8 @@ def require(engine: Engine, needs: Iterable[Capability], who: str) -> None:
     if Capability.LEFT_TO_RIGHT in lacking:
         raise InputError(f"{engine.name} does not write from left to right.", "Type --thinker diffusion.")
     if missing:
-        raise InputError(f"{who} needs {', '.join(missing)}, which {engine.name} ({engine.kind}) lacks.", _WHO_CAN)
+        who_can = "Choose a decoder-only model (--model)." if Capability.WEIGHTS in engine.capabilities else _WHO_CAN
+        raise InputError(f"{who} needs {', '.join(missing)}, which {engine.name} ({engine.kind}) lacks.", who_can)
 
 
 def local_model(engine: Engine, who: str) -> LocalModelEngine:

@@ -72,7 +72,14 @@ class PromptGroups:
                 raise InputError(f"{where} has token ids outside 0..{vocabulary - 1}.", "Use this model's tokenizer.")
             budgets = [s.max_new_tokens for p, s in zip(self.prompt, self.sequences, strict=True) if p == index]
             budget = max(budgets, default=0)
-            if limit is not None and len(ids) + budget > limit:
+            if model.encoder_decoder and limit is not None:
+                if max(len(ids), 1 + budget) > limit:
+                    raise InputError(
+                        f"{where} has {len(ids)} tokens and is to have {budget} new ones; the model reads {limit} and "
+                        f"writes {limit - 1}.",
+                        "Shorten it, or ask for fewer (--max-new-tokens).",
+                    )
+            elif limit is not None and len(ids) + budget > limit:
                 fewer = "Shorten it, or ask for fewer (--max-new-tokens)."
                 raise InputError(
                     f"{where} has {len(ids)} tokens; with {budget} new ones that is over the model's {limit}.",
@@ -118,7 +125,8 @@ class Job:
         # Other states than a LoRA read the whole prompt in their own way: what was read before is of no use to them.
         self.prefixes = known if row_state.is_lora and any(prefix is not None for prefix in known) else []
         # A prompt of which a prefix is known may give no logits: its last token is every row's own.
-        suffix = row_state.unshared_suffix if read == "shared" else 0
+        # An encoder reads a prompt whole: there each row's own is the start token.
+        suffix = row_state.unshared_suffix if read == "shared" and not model.encoder_decoder else 0
         suffix = max(suffix, 1) if self.prefixes else suffix
         self.suffix = self.ahead = min(suffix, min(map(len, groups.prompts)) - 1)  # ahead: not read by the rows yet
         self.live = sorted(range(len(sequences)), key=lambda i: groups.prompt[i])  # neighbours share a prompt

@@ -39,7 +39,10 @@ class LocalEngine:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return EVERYTHING if self.model.causal else frozenset({Capability.TOKENS, Capability.WEIGHTS})
+        if not self.model.causal:
+            return frozenset({Capability.TOKENS, Capability.WEIGHTS})
+        # What is given to an encoder is the prompt: a half-written answer cannot be gone on with.
+        return EVERYTHING - {Capability.PREFIXES} if self.model.encoder_decoder else EVERYTHING
 
     def environment(self) -> dict[str, Any]:
         import torch

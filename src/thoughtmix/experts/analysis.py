@@ -24,6 +24,7 @@ from thoughtmix.engine.rng import generator
 from thoughtmix.experts.extractor import Activations, ExpertActivationExtractor
 from thoughtmix.experts.families import MoELayer
 from thoughtmix.experts.profile import Profile
+from thoughtmix.models.encoder_decoder import decoder_start
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -189,7 +190,8 @@ def analyze_expert_specialization(
     Args:
         model: A loaded mixture-of-experts model.
         texts: {label: [text, ...]}, at least two labels with three texts each; None for the built-in prompts
-            (analytical, creative, practical, critical). Texts are read without a chat template.
+            (analytical, creative, practical, critical). Texts are read without a chat template; an encoder-decoder
+            reads each with its encoder, and with its decoder as the answer.
         permutations: How often the labels are shuffled over the texts.
         alpha: The chance that any expert at all is wrongly called over- or under-used: the largest standardised
             difference of all is compared (Westfall & Young 1993).
@@ -252,7 +254,7 @@ def _read_texts(
         ids = model.begun(model.encoder.text(text))[:limit]
         reader.clear()
         with reader, torch.no_grad():
-            model.model(input_ids=torch.tensor([ids], device=model.device))
+            model.model(**_reading(model, ids))
         tokens[i] = len(ids)
         activations = reader.activations
         for j, layer in enumerate(reader.layers):
@@ -261,6 +263,15 @@ def _read_texts(
         if on_text is not None:
             on_text(i + 1, n)
     return {"tokens": tokens, "rates": rates, "entropy": entropy, "together": together}
+
+
+def _reading(model: LanguageModel, ids: list[int]) -> dict[str, torch.Tensor]:
+    """The arguments of a forward that reads a text; a decoder with an encoder reads it, too, as its own answer."""
+    text = torch.tensor([ids], device=model.device)
+    if not model.encoder_decoder:
+        return {"input_ids": text}
+    shifted = torch.tensor([[decoder_start(model.model), *ids[:-1]]], device=model.device)
+    return {"input_ids": text, "attention_mask": torch.ones_like(text), "decoder_input_ids": shifted}
 
 
 def _count(seen: Activations, layer: MoELayer, e: int) -> tuple[Array, float, Array]:

@@ -37,6 +37,8 @@ def ids_nll(
     import torch
     import torch.nn.functional as F
 
+    from thoughtmix.models.encoder_decoder import answer_logits
+
     if not texts:
         raise InputError("There are no texts to judge.", "Pass at least one thought.")
     if not judge.causal:
@@ -44,7 +46,8 @@ def ids_nll(
     start = list(start)
     end = min(judge.eos_ids) if judge.eos_ids else 0
     bodies = [judge.encoder.text(t, frame=False) or [end] for t in texts]
-    longest = len(start) + max(map(len, bodies))
+    lengths = [len(start), max(map(len, bodies))]
+    longest = max(lengths) if judge.encoder_decoder else sum(lengths)
     if judge.context_length is not None and longest > judge.context_length:
         raise InputError(
             f"Prompt and text have {longest} tokens, the judge {judge.name} reads {judge.context_length}.",
@@ -57,10 +60,10 @@ def ids_nll(
             part = order[at : at + batch_size]
             width = max(len(bodies[i]) for i in part)
             # Padding on the right, after everything a causal model can see: no mask is needed.
-            rows = [start + bodies[i] + [end] * (width - len(bodies[i])) for i in part]
+            rows = [bodies[i] + [end] * (width - len(bodies[i])) for i in part]
             ids = torch.tensor(rows, device=judge.device)
-            logits = judge.model(input_ids=ids, use_cache=False).logits[:, len(start) - 1 : -1].float()
-            loss = F.cross_entropy(logits.transpose(1, 2), ids[:, len(start) :], reduction="none")  # (part, width)
+            logits = answer_logits(judge, start, ids).float()
+            loss = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")  # (part, width)
             for i, row in zip(part, loss, strict=True):
                 out[i] = float(row[: len(bodies[i])].mean())
     if not np.isfinite(out).all():

@@ -96,7 +96,13 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     Raises:
         ModelError: It cannot be read, is no causal model (nor a mask predictor of ours), or lacks weights.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+    )
 
     from thoughtmix.models.hardware import quiet
 
@@ -109,6 +115,7 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
             automodel: Any = AutoModelForMaskedLM if predicts_masks(config) else AutoModelForCausalLM
             if not predicts_masks(config):
                 require_causal(config, title)
+                automodel = AutoModelForSeq2SeqLM if config.is_encoder_decoder else automodel
             tokenizer = AutoTokenizer.from_pretrained(source, **settings)
             model, info = automodel.from_pretrained(
                 source, config=config, dtype=dtype, output_loading_info=True, **settings
@@ -143,14 +150,21 @@ def require_causal(config: Any, title: str) -> None:
     both ways unless they are decoders.
 
     Raises:
-        ModelError: It is an encoder, an encoder-decoder, or no language model.
+        ModelError: It is an encoder, an encoder-decoder of other things than text, or no language model.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    )
 
     causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     masked: Any = MODEL_FOR_MASKED_LM_MAPPING
+    texts: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     if config.is_encoder_decoder:
-        raise ModelError(f"{title} is an encoder-decoder model ({config.model_type}).", _ANOTHER)
+        if type(config) not in texts:
+            raise ModelError(f"{title} is an encoder-decoder that reads no text ({config.model_type}).", _ANOTHER)
+        return
     both_ways = type(config) in masked or config.model_type in _NOT_LEFT_TO_RIGHT
     told = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
     if type(config) not in causal or (both_ways and not told):

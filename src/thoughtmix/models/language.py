@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models.adapter import adapter_base, adapter_folder, put_adapter
 from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
+from thoughtmix.models.encoder_decoder import is_encoder_decoder
 from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
 from thoughtmix.models.packaged import GENERATOR, Progress, loaded
 from thoughtmix.models.text_encoder import TextEncoder
@@ -46,8 +47,14 @@ class LanguageModel:
         return self.model.dtype
 
     @cached_property
+    def encoder_decoder(self) -> bool:
+        """Whether the prompt goes to an encoder, and only the answer is the decoder's."""
+        return is_encoder_decoder(self.model)
+
+    @cached_property
     def context_length(self) -> int | None:
-        """Most tokens of prompt and answer together; None when the config names no limit."""
+        """Most tokens of prompt and answer together, or of each where the prompt has an encoder; None when the config
+        names no limit."""
         config: Any = self.model.config.get_text_config()
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
             value = getattr(config, name, None)

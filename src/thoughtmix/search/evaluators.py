@@ -178,8 +178,8 @@ class Judge:
     """Questions that are read in one forward."""
 
     def __init__(self, model: LanguageModel, rubric: str = "") -> None:
-        if not model.causal:
-            raise InputError(f"{model.name} does not read from left to right.", "Name a causal model.")
+        if not model.causal or model.encoder_decoder:
+            raise InputError(f"{model.name} is no decoder-only model.", "Name one.")
         self.model, self.rubric = model, rubric or self.rubric
         self.yes, self.no = ([*self._first_tokens(word)] for word in ("yes", "no"))
         if not self.yes or not self.no or set(self.yes) & set(self.no):

@@ -19,7 +19,7 @@ from thoughtmix.engine.backends.shared import attention_lock
 from thoughtmix.engine.row_state import NO_ROW_STATE
 
 # Largest |difference| of logits, in standard deviations of the logits, by how numbers are kept.
-_TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3, torch.bfloat16: 0.4, torch.float16: 0.1}
+TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3, torch.bfloat16: 0.4, torch.float16: 0.1}
 _COUNTS = (3, 2)  # rows of each prompt
 _GONE = (0, 3)  # rows that leave after the first step: the first of each prompt
 _STEPS = 3
@@ -37,7 +37,7 @@ def agrees(model: PreTrainedModel, path: DecodingPath, tolerance: float | None =
         tolerance: The largest difference allowed, in standard deviations of the logits; None: that of the model's
             dtype.
     """
-    limit = _TOLERANCE.get(model.dtype, 0.05) if tolerance is None else tolerance
+    limit = TOLERANCE.get(model.dtype, 0.05) if tolerance is None else tolerance
     prompts, rows = _texts(vocabulary_size(model))
     seen = _decoded(path, prompts, rows, model.device)
     for some, want in _whole(model, rows, {row for row, _, _ in seen}):

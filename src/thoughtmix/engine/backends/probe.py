@@ -14,9 +14,11 @@ from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, Thou
 from thoughtmix.engine.backends import fused, shared
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
+from thoughtmix.engine.backends.encoder_decoder import encoder_decoder_path, why_not
 from thoughtmix.engine.backends.expanded import ExpandedPath
 from thoughtmix.engine.backends.recompute import RecomputePath
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
+from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
 from thoughtmix.models.hardware import bf16_hardware, packs
 
 PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
@@ -64,6 +66,16 @@ def choose(
         raise InputError(f"Unknown way to read {read!r}.", "Pass shared or each.")
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
+    if is_encoder_decoder(model):
+        decoder_start(model)  # raises its own line
+        if known.expanded is None:
+            known.expanded = why_not(model, row_state)
+        if not known.expanded:
+            return encoder_decoder_path(model, path, weights, row_state, read)
+        raise ModelError(
+            f"{type(model).__name__} cannot be decoded step by step: {known.expanded}.",
+            "Choose another model (--model).",
+        )
     if path in {"auto", "fused"}:
         takes_lora = row_state.is_lora and (read == "shared" or prompts == 1)
         made = _fused(model, known, _kind(model, weights)) if takes_lora else None

@@ -22,6 +22,7 @@ from thoughtmix.graft.export import save_weights
 from thoughtmix.graft.layer import MoTLayer
 from thoughtmix.graft.tuning.prompts import PromptContext
 from thoughtmix.models import LanguageModel
+from thoughtmix.models.encoder_decoder import require_decoder_only
 
 PROMPTS, TOKENS = 24, 16
 
@@ -45,6 +46,7 @@ def calibrate(
     Raises:
         InputError: There is not one context a branch, or strength is not above 0.
     """
+    require_decoder_only(lm, "calibration")
     graft = require_graft(lm.model)
     k = graft.config.num_branches
     if len(contexts) != k:

@@ -31,6 +31,7 @@ from thoughtmix.graft.tuning.objectives import (
 )
 from thoughtmix.graft.tuning.prompts import NO_CONTEXT, PromptContext, open_prompts, train_validation_split
 from thoughtmix.models import LanguageModel
+from thoughtmix.models.encoder_decoder import require_decoder_only
 from thoughtmix.training.checkpoint import digest
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.pace import evenly
@@ -103,6 +104,7 @@ def tune(
     Raises:
         InputError: There is nothing to teach, or not one context a branch.
     """
+    require_decoder_only(lm, "tuning")
     graft = require_graft(lm.model)
     k = graft.config.num_branches
     if k < 2:
