@@ -244,6 +244,16 @@ def test_the_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(said.json()["choices"]) == 2
 
 
+def test_sentinels_are_tokens() -> None:
+    """As the tokenizer has them; a decoder-only model reads the names of control tokens as text."""
+    made = copy.deepcopy(tokenizer())
+    made.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]}, replace_extra_special_tokens=False)
+    lm = wrap_model(_built("t5"), made)
+    sentinel = made.convert_tokens_to_ids("<extra_id_0>")
+    assert lm.encode("w5 <extra_id_0> w6") == [5, sentinel, 6]
+    assert lm.decode([5, sentinel, 6]) == made.decode([5, sentinel, 6], skip_special_tokens=True) == "w5 w6"
+
+
 # --- experts ---
 
 

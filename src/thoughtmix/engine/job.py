@@ -21,6 +21,7 @@ from thoughtmix.engine.rng import uniforms
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.sampling import Drawn, SamplingTensors
 from thoughtmix.engine.without_replacement import WithoutReplacement
+from thoughtmix.models.encoder_decoder import is_encoder_decoder
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -72,7 +73,7 @@ class PromptGroups:
                 raise InputError(f"{where} has token ids outside 0..{vocabulary - 1}.", "Use this model's tokenizer.")
             budgets = [s.max_new_tokens for p, s in zip(self.prompt, self.sequences, strict=True) if p == index]
             budget = max(budgets, default=0)
-            if model.encoder_decoder and limit is not None:
+            if limit is not None and is_encoder_decoder(model.model):
                 if max(len(ids), 1 + budget) > limit:
                     raise InputError(
                         f"{where} has {len(ids)} tokens and is to have {budget} new ones; the model reads {limit} and "
@@ -126,7 +127,7 @@ class Job:
         self.prefixes = known if row_state.is_lora and any(prefix is not None for prefix in known) else []
         # A prompt of which a prefix is known may give no logits: its last token is every row's own.
         # An encoder reads a prompt whole: there each row's own is the start token.
-        suffix = row_state.unshared_suffix if read == "shared" and not model.encoder_decoder else 0
+        suffix = row_state.unshared_suffix if read == "shared" and not is_encoder_decoder(model.model) else 0
         suffix = max(suffix, 1) if self.prefixes else suffix
         self.suffix = self.ahead = min(suffix, min(map(len, groups.prompts)) - 1)  # ahead: not read by the rows yet
         self.live = sorted(range(len(sequences)), key=lambda i: groups.prompt[i])  # neighbours share a prompt

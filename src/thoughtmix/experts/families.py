@@ -87,6 +87,11 @@ class MoELayer:
         groups = getattr(router, "num_group", None) or getattr(router, "n_group", None) or 1
         return int(groups) > 1 or _corrected(self.block) or _corrected(router)
 
+    @property
+    def scored(self) -> int:
+        """How many outputs the router's linear map has: Inkling scores its shared experts, too, after the others."""
+        return int(getattr(inner(self.router), "n_total_experts", self.num_experts))
+
     def logits(self, out: Any) -> Tensor:
         """(T, e) float32 router logits, from what the router returned."""
         at = self.family.logits

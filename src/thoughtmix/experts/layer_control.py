@@ -139,12 +139,13 @@ class EditLogits(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         e = self.layer.num_experts
-        if func is F.linear and out.shape[-1] == e:
+        if func is F.linear and out.shape[-1] == self.layer.scored:
             self.hits += 1
-            logits = out.reshape(-1, e).float()
+            both = out.reshape(-1, out.shape[-1]).float()
+            logits = both[:, :e]
             for control in self.controls:
                 logits = control.edit_logits(logits)
-            return logits.reshape(out.shape).to(out.dtype)
+            return torch.cat([logits, both[:, e:]], 1).reshape(out.shape).to(out.dtype)
         if self.hits and getattr(func, "__name__", "") in _ADDS and isinstance(out, Tensor) and out.shape[-1] == e:
             return self._corrected(out, args)
         return out

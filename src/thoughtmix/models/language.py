@@ -87,7 +87,8 @@ class LanguageModel:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Token ids of a prompt, ending where the answer begins. Control tokens (`<|im_end|>`) come from the chat
-        template and the tokenizer's frame alone: where a prompt has their names, it is text.
+        template and the tokenizer's frame alone: where a prompt has their names, it is text. An encoder without a
+        template has no turns to forge, and the names of its sentinels (`<extra_id_0>`) are those tokens.
 
         Args:
             prompt: A text, which becomes one user message in the model's chat template unless there is none; or
@@ -105,7 +106,7 @@ class LanguageModel:
                 raise InputError("The prompt is empty.", _TYPE_A_PROMPT)
             if raw or not template:
                 _require_unicode(prompt)
-                if raw:
+                if raw or self.encoder_decoder:
                     ids: Any = self.tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
                     return self.begun(_some(list(ids)))
                 return self.begun(_some(self.encoder.text(prompt)))
