@@ -52,6 +52,7 @@ _FAMILIES = {  # by class name of the block, the router or the experts
     "Llama4TextMoe": Family(format="input_scale", sigmoid=True, logits=1),
     "SwitchTransformersSparseMLP": Family(format="onehot", logits=2, top_k=1),
     "NllbMoeSparseMLP": Family(format="mask", logits=2, top_k=2, unheard=_NLLB),
+    "ZayaRouter": Family(sigmoid=False),  # the same
     "JetMoeMoE": Family(refused="JetMoE sorts tokens by expert inside its router"),
     "JetMoeMoA": Family(refused="JetMoE routes inside its attention"),
     "LongcatFlashMoE": Family(refused="LongCat routes some tokens to experts that do not exist"),
@@ -89,13 +90,17 @@ class MoELayer:
 
     @property
     def scored(self) -> int:
-        """How many outputs the router's linear map has: Inkling scores its shared experts, too, after the others."""
-        return int(getattr(inner(self.router), "n_total_experts", self.num_experts))
+        """How many outputs the router's linear map has: Inkling scores its shared experts, too, and Zaya one that does
+        nothing, after the others."""
+        router = inner(self.router)
+        return int(getattr(router, "n_total_experts", 0) or getattr(router, "num_router_classes", self.num_experts))
 
     def logits(self, out: Any) -> Tensor:
         """(T, e) float32 router logits, from what the router returned."""
         at = self.family.logits
         found = out if at is None else out[at] if isinstance(out, tuple) and len(out) > at else None
+        if isinstance(found, Tensor) and found.shape[-1] == self.scored:
+            found = found[..., : self.num_experts]
         if not isinstance(found, Tensor) or found.shape[-1] != self.num_experts:
             raise ModelError(f"The router of {self.name} returns no logits of {self.num_experts} experts.", _REPORT)
         found = found.reshape(-1, self.num_experts).float()
@@ -217,7 +222,9 @@ def _configs(model: nn.Module, router: nn.Module) -> list[Any]:
 def _corrected(module: nn.Module) -> bool:
     """Whether the choice adds a learned correction to the scores."""
     own = [*vars(module), *module._parameters, *module._buffers]
-    return any(name in {"e_score_correction_bias", "expert_bias"} for name in own) or hasattr(module, "moe_statics")
+    return any(name in {"e_score_correction_bias", "expert_bias", "balancing_biases"} for name in own) or hasattr(
+        module, "moe_statics"
+    )
 
 
 def _number(parts: Sequence[Any], *names: str) -> int | None:

@@ -9,7 +9,7 @@ read a text, and not an image, is found by reading one.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -148,15 +148,27 @@ def features(name: str, module: nn.Module, width: int | None) -> tuple[int, int]
     return width, width
 
 
-def stack_of(model: nn.Module, name: str) -> nn.Module:
-    """The module that is given the tokens and runs the list of layers in which the module `name` stands: the one around
-    the list, or the nearest above it that takes ids or embeddings."""
-    parts = name.split(".")
-    ends = [
-        end for end in range(1, len(parts)) if isinstance(model.get_submodule(".".join(parts[:end])), nn.ModuleList)
-    ]
-    for end in range(ends[0] - 1 if ends else 0, 0, -1):
-        above = model.get_submodule(".".join(parts[:end]))
-        if {"input_ids", "inputs_embeds"} & set(inspect.signature(above.forward).parameters):
+def stack_of(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The module that is given the tokens and runs the lists of layers in which the modules of these names stand: the
+    innermost one around them all that takes ids or embeddings."""
+    around = [_list_of(model, name) for name in names]
+    common = around[0]
+    for parts in around:
+        common = common[: next((i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), len(common))]
+    for end in range(len(common), 0, -1):
+        above = model.get_submodule(".".join(common[:end]))
+        if not isinstance(above, nn.ModuleList) and _TOKENS & set(inspect.signature(above.forward).parameters):
             return above
     return model
+
+
+_TOKENS = {"input_ids", "inputs_embeds"}
+
+
+def _list_of(model: nn.Module, name: str) -> list[str]:
+    """The name, in parts, of the outermost list that a module stands in; of the module itself where it is in none."""
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        if isinstance(model.get_submodule(".".join(parts[:end])), nn.ModuleList):
+            return parts[:end]
+    return parts[:-1]

@@ -27,10 +27,11 @@ class MoTModel(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         named = [(n, m) for n, m in model.named_modules() if isinstance(m, MoTLayer) and adapter_name in m.mot_A]
         config: Any = self.peft_config[adapter_name]
-        graft = Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, named[0][0]), model)
+        names = [name for name, _ in named]
+        graft = Graft(config, adapter_name, [layer for _, layer in named], stack_of(model, names), model)
         if not config.inference_mode:  # a saved graft was looked at when it was made
             try:
-                require_effect(model, graft, [name for name, _ in named])
+                require_effect(model, graft, names)
             except InputError:
                 self._take_off(adapter_name)
                 raise
