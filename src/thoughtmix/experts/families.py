@@ -221,7 +221,8 @@ def _configs(model: nn.Module, router: nn.Module) -> list[Any]:
 
 def _corrected(module: nn.Module) -> bool:
     """Whether the choice adds a learned correction to the scores."""
-    own = [*vars(module), *module._parameters, *module._buffers]
+    own = {*vars(module), *module._parameters, *module._buffers}
+    corrections = {"e_score_correction_bias", "expert_bias", "balancing_biases"}
     return any(name in {"e_score_correction_bias", "expert_bias", "balancing_biases"} for name in own) or hasattr(
         module, "moe_statics"
     )
