@@ -137,7 +137,7 @@ def test_logprobs_are_those_of_a_whole_forward(family: str) -> None:
     asked = [SequenceRequest(PROMPTS[i], i, max_new_tokens=7, end_ids=_PAD) for i in (0, 1, 3)]
     for request, output in zip(asked, LocalEngine(lm).generate(asked, top_logprobs=2).outputs, strict=True):
         with torch.no_grad():
-            logits = answer_logits(lm, request.prompt, torch.tensor([output.token_ids]))[0]  # type: ignore[arg-type]
+            logits = answer_logits(lm.model, request.prompt, torch.tensor([output.token_ids]))[0]  # type: ignore[arg-type]
         want = logits.log_softmax(-1).gather(1, torch.tensor(output.token_ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(output.logprobs).float(), want, atol=2e-4, rtol=2e-4)
         assert [ids[0] for ids, _ in output.top] == logits.argmax(-1).tolist()
@@ -336,7 +336,7 @@ def test_grafts_on_the_decoder(family: str, read: Any) -> None:
         plain = LocalEngine(lm).generate(asked)
         for request, output, own in zip(asked, done.outputs, plain.outputs, strict=True):
             with torch.no_grad(), thoughts(peft, creativity, request.seed):
-                logits = answer_logits(lm, request.prompt, torch.tensor([output.token_ids]))[0]  # type: ignore[arg-type]
+                logits = answer_logits(lm.model, request.prompt, torch.tensor([output.token_ids]))[0]  # type: ignore[arg-type]
             assert logits.argmax(-1).tolist() == output.token_ids
             want = logits.log_softmax(-1).max(-1).values
             torch.testing.assert_close(torch.tensor(output.logprobs).float(), want, atol=1e-3, rtol=1e-3)

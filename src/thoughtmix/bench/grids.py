@@ -100,7 +100,7 @@ def own_logits(lm: LanguageModel, prompts: Sequence[str], seed: int = 0) -> Tens
         asked = SequenceRequest(tuple(ids), seed + i, max_new_tokens=STEPS, end_ids=frozenset())
         own = LocalEngine(lm).generate([asked]).outputs[0].token_ids
         with torch.no_grad():
-            parts.append(answer_logits(lm, ids, torch.tensor([own], device=lm.device))[0].double())
+            parts.append(answer_logits(lm.model, ids, torch.tensor([own], device=lm.device))[0].double())
     return torch.cat(parts)
 
 

@@ -223,9 +223,7 @@ def _corrected(module: nn.Module) -> bool:
     """Whether the choice adds a learned correction to the scores."""
     own = {*vars(module), *module._parameters, *module._buffers}
     corrections = {"e_score_correction_bias", "expert_bias", "balancing_biases"}
-    return any(name in {"e_score_correction_bias", "expert_bias", "balancing_biases"} for name in own) or hasattr(
-        module, "moe_statics"
-    )
+    return bool(own & corrections) or hasattr(module, "moe_statics")
 
 
 def _number(parts: Sequence[Any], *names: str) -> int | None:

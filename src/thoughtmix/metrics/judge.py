@@ -62,7 +62,7 @@ def ids_nll(
             # Padding on the right, after everything a causal model can see: no mask is needed.
             rows = [bodies[i] + [end] * (width - len(bodies[i])) for i in part]
             ids = torch.tensor(rows, device=judge.device)
-            logits = answer_logits(judge, start, ids).float()
+            logits = answer_logits(judge.model, start, ids).float()
             loss = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")  # (part, width)
             for i, row in zip(part, loss, strict=True):
                 out[i] = float(row[: len(bodies[i])].mean())

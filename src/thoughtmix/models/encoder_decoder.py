@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from thoughtmix.models.language import LanguageModel
-
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
     """Whether a prompt goes to an encoder of its own."""
@@ -41,11 +39,12 @@ def decoder_start(model: PreTrainedModel) -> int:
     )
 
 
-def require_decoder_only(lm: LanguageModel, who: str) -> None:
+def require_decoder_only(model: PreTrainedModel, who: str) -> None:
     """Raises `InputError` for a model with an encoder, where `who` reads prompt and answer as one text."""
-    if lm.encoder_decoder:
+    if is_encoder_decoder(model):
         raise InputError(
-            f"{lm.name} has an encoder; {who} reads prompt and answer as one text.", "Choose a decoder-only model."
+            f"{type(model).__name__} has an encoder; {who} reads prompt and answer as one text.",
+            "Choose a decoder-only model.",
         )
 
 
@@ -89,11 +88,11 @@ def _at(logits: Tensor, ids: Sequence[int]) -> Tensor:
     return torch.tensor(list(ids), device=logits.device)
 
 
-def answer_logits(lm: LanguageModel, prompt: Sequence[int], answers: Tensor) -> Tensor:
+def answer_logits(model: Any, prompt: Sequence[int], answers: Tensor) -> Tensor:
     """The logits from which the tokens of answers to a prompt come, in one forward without a cache.
 
     Args:
-        lm: A model that writes from left to right, with or without an encoder.
+        model: One that writes from left to right, with or without an encoder.
         prompt: Token ids.
         answers: (b, t) token ids; what pads them stands on the right, where no earlier token sees it.
 
@@ -102,12 +101,11 @@ def answer_logits(lm: LanguageModel, prompt: Sequence[int], answers: Tensor) -> 
     """
     import torch
 
-    model: Any = lm.model
     start = torch.tensor([list(prompt)], device=answers.device).expand(len(answers), -1)
-    if not lm.encoder_decoder:
+    if not is_encoder_decoder(model):
         out: Tensor = model(input_ids=torch.cat([start, answers], 1), use_cache=False).logits
         return out[:, len(prompt) - 1 : -1]
-    first = answers.new_full((len(answers), 1), decoder_start(lm.model))
+    first = answers.new_full((len(answers), 1), decoder_start(model))
     shifted = torch.cat([first, answers[:, :-1]], 1)
     given = {"input_ids": start, "attention_mask": torch.ones_like(start), "decoder_input_ids": shifted}
     logits: Tensor = model(**given, use_cache=False).logits

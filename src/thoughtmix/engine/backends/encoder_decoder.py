@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from thoughtmix.core.errors import InputError, ModelError, ThoughtmixError
 from thoughtmix.engine.backends.agreement import TOLERANCE

@@ -46,7 +46,7 @@ def calibrate(
     Raises:
         InputError: There is not one context a branch, or strength is not above 0.
     """
-    require_decoder_only(lm, "calibration")
+    require_decoder_only(lm.model, "calibration")
     graft = require_graft(lm.model)
     k = graft.config.num_branches
     if len(contexts) != k:

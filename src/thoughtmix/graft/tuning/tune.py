@@ -104,7 +104,7 @@ def tune(
     Raises:
         InputError: There is nothing to teach, or not one context a branch.
     """
-    require_decoder_only(lm, "tuning")
+    require_decoder_only(lm.model, "tuning")
     graft = require_graft(lm.model)
     k = graft.config.num_branches
     if k < 2:
