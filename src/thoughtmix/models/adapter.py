@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import ModelError, ThoughtmixError
+from thoughtmix.models.encoder_decoder import is_encoder_decoder
 from thoughtmix.models.hardware import quiet
 from thoughtmix.models.packaged import GENERATOR
 
@@ -221,7 +222,8 @@ def _last_logits(model: Any, before: tuple[int, ...] = ()) -> Tensor:
 
     with torch.no_grad():
         ids = torch.tensor([[*before, 3, 5, 4]], device=model.device)
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1].float()
+        answer = {"decoder_input_ids": ids[:, -1:]} if is_encoder_decoder(model) else {}
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), **answer).logits[0, -1].float()
 
 
 def _require_same(got: Tensor, want: Tensor, folder: Path) -> None:
