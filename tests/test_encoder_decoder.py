@@ -13,7 +13,7 @@ import httpx
 import pytest
 import torch
 from graftland import stirred
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from serving import running
 from tiny import VOCABULARY, tokenizer
 from tinyland import HashEmbedder
@@ -360,16 +360,21 @@ def test_a_graft_by_the_command_line(tmp_path: Path, embedded: None, capsys: Any
     assert "has an encoder; tuning reads prompt and answer as one text" in capsys.readouterr().err
 
 
-def test_a_lora_of_an_encoder_decoder(tmp_path: Path) -> None:
-    """As PEFT's own `generate` has it."""
+def test_adapters(tmp_path: Path) -> None:
+    """A LoRA, as PEFT's own `generate` has it; a tuned prompt is refused."""
     folder, out = saved("t5", tmp_path / "model"), tmp_path / "lora"
     config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=4, target_modules=["q", "v"], init_lora_weights=False)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         peft: Any = get_peft_model(base("t5"), config)
+        tuned: Any = get_peft_model(base("t5"), PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3))
     peft.peft_config["default"].base_model_name_or_path = folder
     peft.save_pretrained(out)
     done = LocalEngine(load_model(str(out))).generate([SequenceRequest(PROMPTS[0], 0, GREEDY, 6)])
     assert (
         done.outputs[0].token_ids == of_generate(peft.eval(), PROMPTS[0], 6) != of_generate(base("t5"), PROMPTS[0], 6)
     )
+    tuned.peft_config["default"].base_model_name_or_path = folder
+    tuned.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ModelError, match="is a tuned prompt, and model has an encoder"):
+        load_model(str(tmp_path / "prompt"))

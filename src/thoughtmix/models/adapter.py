@@ -85,6 +85,8 @@ def put_adapter(model: Any, tokenizer: Any, folder: Path, title: str) -> PutAdap
         raise ModelError(f"The adapter {folder} has no weights ({_WEIGHTS[0]}).", "Save the adapter again.")
     config = _config(folder)
     _require_loadable(config, folder)
+    if config.get("peft_type") in _VIRTUAL and is_encoder_decoder(model):
+        raise ModelError(f"The adapter {folder} is a tuned prompt, and {title} has an encoder.", _MERGE)
     try:
         tokenizer = _own_tokenizer(folder, model) or tokenizer
         if config.get("peft_type") != _OURS:
