@@ -275,7 +275,10 @@ def test_a_model_that_sees_the_future_is_refused() -> None:
         vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     with torch.random.fork_rng():
+        torch.manual_seed(0)
         model = BertLMHeadModel(config).eval()
+        for parameter in model.parameters():
+            parameter.data.normal_(0.0, 0.25)
     with pytest.raises(
         ModelError, match=r"what it says of a text changes when more text follows. Choose another model"
     ):
