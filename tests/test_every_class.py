@@ -35,6 +35,6 @@ def test_a_class_is_decoded_as_its_forward_says_or_refused(name: str) -> None:
         assert not found.wrong and found.path != "refused", f"{found} {GENERATE.get(name, '')}"
         graft = grafted(model)
         if found.path == "recompute":  # a thought's state goes from step to step, and here there are none
-            assert "has no usable cache" in graft or "rows cannot be told apart" in graft
+            assert "has no usable cache" in graft or graft.startswith("refused")
         else:
             assert graft == "yes"
