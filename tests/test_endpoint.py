@@ -13,8 +13,9 @@ import pytest
 from badserver import serving
 
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.models.chat import ChatRequest, retry_after, split_reasoning
+from thoughtmix.models.chat import ChatRequest, split_reasoning
 from thoughtmix.models.endpoint import Endpoint
+from thoughtmix.models.trouble import retry_after
 
 QUICK: dict[str, Any] = {"first_wait": 0.01, "timeout": 0.8, "tries": 4}
 
@@ -48,6 +49,7 @@ def test_many_conversations_within_the_bound(
     assert sorted(b["seed"] for b in server.seen) == list(range(9))
     assert {(b["max_tokens"], b["temperature"], "top_p" in b) for b in server.seen} == {(9, 0.5, False)}
     assert [pieces[i] for i in range(9)] == wanted(9)
+    assert endpoint.facts.pop("completion_tokens") >= 9
     assert endpoint.facts == {
         "requests": 9,
         "retries": 0,
@@ -55,6 +57,8 @@ def test_many_conversations_within_the_bound(
         "troubles": {},
         "failed": 0,
         "concurrency": 3,
+        "prompt_tokens": 0,
+        "seeds": "sent",
     }
 
 
@@ -159,9 +163,7 @@ def test_a_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> No
     assert Endpoint("http://10.0.0.7:8000")._key is None
     assert Endpoint("https://10.0.0.7:8000", key="mine")._key == "mine"
     for url in ("http://10.0.0.7:8000", "http://api.openai.com", "http://localhost.example.com"):
-        with pytest.raises(
-            InputError, match=r"not sent to .* over plain http\. Pass an https:// address, or unset"
-        ) as at:
+        with pytest.raises(InputError, match=r"not sent to .* over plain http\. Pass an https:// address, unset") as at:
             Endpoint(url, key="mine")
         assert "mine" not in str(at.value)
     for url in ("http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"):

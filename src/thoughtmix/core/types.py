@@ -36,9 +36,9 @@ class Thought:
     text: str
     token_ids: tuple[int, ...]
     seed: int
-    logprob: float
+    logprob: float | None
     """Sum over its tokens of log p(token | prompt, earlier tokens), in nats, under the generating model at
-    temperature 1 and before any truncation. An ended thought includes its end token."""
+    temperature 1 and before any truncation. An ended thought includes its end token. None: unknown (endpoints)."""
     finish: FinishReason = "length"
     """stop: an end token or stop string; length: the token budget; cancelled: interrupted."""
     token_logprobs: tuple[float, ...] = ()
@@ -48,9 +48,12 @@ class Thought:
     """Scores given after generation, by name: `relevance`, `distance` (mean distance to the others)..."""
 
     @property
-    def mean_logprob(self) -> float:
-        """Mean log-probability of a token, nats; 0.0 for a thought without tokens."""
-        return self.logprob / len(self.token_ids) if self.token_ids else 0.0
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability of a token, nats; 0.0 for a thought without tokens, None where it is unknown."""
+        if self.logprob is None:
+            return None
+        tokens = len(self.token_ids) or len(self.token_logprobs)
+        return self.logprob / tokens if tokens else 0.0
 
     def with_scores(self, **scores: float) -> Thought:
         """A copy with these scores added or replaced."""
@@ -112,12 +115,13 @@ class ThoughtSet(Sequence[Thought]):
             metrics=self.metrics if whole else {},
         )
 
-    def select(self, k: int, quality: str = "mean_logprob", quality_floor: float = QUALITY_FLOOR) -> ThoughtSet:
+    def select(self, k: int, quality: str | None = None, quality_floor: float = QUALITY_FLOOR) -> ThoughtSet:
         """The `k` thoughts that are most different from each other, of those that are good enough; the best first.
 
         Good enough: not blank, no loop, no copy, and `quality` at or above its `quality_floor` quantile (see
         `core.selection.select_good`). `quality` is `mean_logprob` or the name of a score that every thought carries
-        (higher is better). `run["selected"]` says what was gained: the mean distance of those selected beside what
+        (higher is better); None is `mean_logprob`, or nothing where that is not known of every thought: then all are
+        alike in it. `run["selected"]` says what was gained: the mean distance of those selected beside what
         as many at random have, by the distances that selected and by wording, which did not; and their quality beside
         that of all. Do not report the score that selected (never select and report with the same scorer).
 
@@ -135,16 +139,24 @@ class ThoughtSet(Sequence[Thought]):
         check_floor(quality_floor)
         if not self.distances:
             raise InputError("This set has no distances to select by.", "Make it with think(..., measure=True).")
-        missing = [i for i, t in enumerate(self.thoughts) if quality != "mean_logprob" and quality not in t.scores]
-        if missing:
+        given = [t.mean_logprob if quality in {None, "mean_logprob"} else t.scores.get(quality) for t in self.thoughts]
+        values = [value for value in given if value is not None]
+        if len(values) < n and quality is not None:
+            first = self.thoughts[given.index(None)]
+            known = {*(() if first.logprob is None else ("mean_logprob",)), *first.scores}
             raise InputError(
-                f"Thought {missing[0]} has no score {quality!r}.",
-                f"Known: {', '.join(sorted({'mean_logprob', *self.thoughts[missing[0]].scores}))}.",
+                f"Thought {given.index(None)} has no score {quality!r}.",
+                fX,
             )
-        values = [t.mean_logprob if quality == "mean_logprob" else t.scores[quality] for t in self.thoughts]
+        told = len(values) == n
+        if not told:
+            values = [0.0] * n
         keep = select_good(self.texts, self.distances, values, k, quality_floor)
         said = selection_facts(self.texts, self.distances, values, keep)
-        selected = {"k": k, "of": n, "quality": quality, "quality_floor": quality_floor, **said}
+        if not told:
+            said = {name: value for name, value in said.items() if name not in {"kept_quality", "mean_quality"}}
+        name = (quality or "mean_logprob") if told else None
+        selected = {"k": k, "of": n, "quality": name, "quality_floor": quality_floor, **said}
         return dataclasses.replace(self._subset(keep), run={**self.run, "selected": selected})
 
     # --- JSON -------------------------------------------------------------------------------------------
@@ -300,7 +312,7 @@ def _thought(body: Any, where: str) -> Thought:
         text=_text(body, "text", f"{where}."),
         token_ids=tuple(_integer(v, f"{where}.token_ids") for v in ids),
         seed=_integer(body.get("seed", 0), f"{where}.seed"),
-        logprob=_number(body.get("logprob", 0.0), f"{where}.logprob"),
+        logprob=None if (logprob := body.get("logprob", 0.0)) is None else _number(logprob, f"{where}.logprob"),
         finish=finish,  # type: ignore[arg-type]  # checked against _FINISH above
         token_logprobs=tuple(_number(v, f"{where}.token_logprobs") for v in logprobs),
         origin=_mapping(body, "origin", f"{where}."),

@@ -21,8 +21,8 @@ _LOCAL = "Leave it out, or use a local model."
 class EndpointEngine:
     """An engine over chat completions elsewhere.
 
-    Outputs have text alone: no tokens and no log-probabilities. A sequence whose request finally fails has finish
-    "cancelled" and says why in `error`; the others stand.
+    Outputs have text, and log-probabilities where the server gives them; no token ids. A sequence whose request finally
+    fails has finish "cancelled" and says why in `error`; the others stand.
     """
 
     kind = "endpoint"
@@ -55,14 +55,24 @@ class EndpointEngine:
             raise InputError("An endpoint gives text alone.", _LOCAL)
         began = time.perf_counter()
         replies = self.endpoint.complete([_chat_request(s) for s in sequences], _told(sequences, on_step))
-        outputs = [SequenceOutput(text=r.text, finish=r.finish, error=r.error, tries=r.tries) for r in replies]
+        outputs = [
+            SequenceOutput(
+                logprobs=r.logprobs or [],
+                finish=r.finish,
+                text=r.text,
+                error=r.error,
+                tries=r.tries,
+                reasoning=r.reasoning,
+            )
+            for r in replies
+        ]
         return Generation(
             outputs,
             path="endpoint",
             weights="unknown",
             seconds=time.perf_counter() - began,
             interrupted=self.endpoint.interrupted,
-            extra={"endpoint": self.endpoint.facts, "tokens": sum(r.tokens or 0 for r in replies)},
+            extra={"endpoint": self.endpoint.facts, "tokens": self.endpoint.facts["completion_tokens"]},
         )
 
 

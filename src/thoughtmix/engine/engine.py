@@ -98,6 +98,8 @@ class SequenceOutput:
     """Why it finally failed, in one line (endpoints)."""
     tries: int = 0
     """Requests that it took (endpoints)."""
+    reasoning: str = ""
+    """What the model thought before the text, where a server keeps it apart (endpoints)."""
 
 
 @dataclass(slots=True)

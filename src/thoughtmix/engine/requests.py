@@ -33,13 +33,14 @@ def sampling_params(request: Request, temperature: float | tuple[float, ...]) ->
 def as_thoughts(
     outputs: Sequence[SequenceOutput], seeds: Sequence[int], origins: Sequence[Mapping[str, Any]]
 ) -> list[Thought]:
-    """One thought an output, with its seed and where it came from."""
+    """One thought an output, with its seed and where it came from. Of an endpoint that gives no log-probabilities the
+    likelihood is unknown, not 0."""
     return [
         Thought(
             text=output.text,
             token_ids=tuple(output.token_ids),
             seed=seed,
-            logprob=float(sum(output.logprobs)),
+            logprob=None if output.tries and not output.logprobs else float(sum(output.logprobs)),
             finish=output.finish,
             token_logprobs=tuple(output.logprobs),
             origin={**origin, **_of_endpoint(output)},
@@ -49,7 +50,7 @@ def as_thoughts(
 
 
 def _of_endpoint(output: SequenceOutput) -> dict[str, Any]:
-    return {**({"tries": output.tries} if output.tries else {}), **({"error": output.error} if output.error else {})}
+    return {name: value for name in ("tries", "error", "reasoning") if (value := getattr(output, name))}
 
 
 def run_facts(done: Generation) -> dict[str, Any]:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.models.trouble import Trouble, one_line
+
 if TYPE_CHECKING:
-    import openai
-
     from thoughtmix.core.types import FinishReason
-
-KEY = "THOUGHTMIX_API_KEY"
-"""Environment variable that holds the key for an endpoint."""
-_MAX_BYTES = 16 * 2**20  # of one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +23,14 @@ class ChatRequest:
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further parameters, as the API names them."""
+
+    def follows(self, other: ChatRequest) -> bool:
+        """Whether it is `other` with the next seed."""
+        if self.seed is None or other.seed is None or self.seed != other.seed + 1:
+            return False
+        return self == replace(other, seed=self.seed)
 
 
 @dataclass(slots=True)
@@ -46,72 +45,158 @@ class ChatReply:
     """Why there is no text, or not all of it, in one line."""
     tries: int = 0
     tokens: int | None = None
-    """As the server counts, reasoning included, if it says."""
+    """As the server counts, reasoning included, if it says so of this answer alone."""
+    logprobs: list[float] | None = None
+    """Of its tokens, nats; None where the server gives none of them, or they are the reasoning's, too."""
+    seed: int | None = None
+    """That the server says it has used."""
+    done: bool = False
+    """Whether all of it is here, or no other try would bring more."""
+
+    def begin(self) -> None:
+        """For a new try, unless it is done."""
+        if not self.done:
+            self.text = self.reasoning = ""
+            self.error = self.logprobs = None
+            self.tries += 1
 
 
-class Trouble(Exception):
-    """One failed try.
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read, written, and thought before (which are among the written), and dollars, as far as a server says."""
 
-    Args:
-        kind: One word for the statistics.
-        says: One line for the user.
-        again: Whether another try may help.
-        wait: Seconds that the server asked for.
-    """
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cost: float | None = None
 
-    def __init__(self, kind: str, says: str, again: bool = True, wait: float | None = None) -> None:
-        self.kind, self.says, self.again, self.wait = kind, says, again, wait
-        super().__init__(says)
+    def __add__(self, other: Usage) -> Usage:
+        cost = None if self.cost is None and other.cost is None else (self.cost or 0.0) + (other.cost or 0.0)
+        return Usage(
+            self.prompt + other.prompt, self.completion + other.completion, self.reasoning + other.reasoning, cost
+        )
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Usage:
+        """Of an answer or an event."""
+        usage = answer.get("usage")
+        if not isinstance(usage, Mapping):
+            return cls()
+        details = usage.get("completion_tokens_details")
+        thought = details.get("reasoning_tokens") if isinstance(details, Mapping) else 0
+        cost = usage.get("cost")
+        return cls(
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+            _count(thought),
+            float(cost) if isinstance(cost, (int, float)) and not isinstance(cost, bool) else None,
+        )
+
+    def facts(self, prices: tuple[float, float] | None) -> dict[str, Any]:
+        """For reports. prices: dollars for a million tokens read and written; what the server says goes before."""
+        out: dict[str, Any] = {"prompt_tokens": self.prompt, "completion_tokens": self.completion}
+        if self.reasoning:
+            out["reasoning_tokens"] = self.reasoning
+        if self.cost is not None:
+            out["cost_usd"] = round(self.cost, 8)
+        elif prices is not None:
+            out["cost_usd"] = round((self.prompt * prices[0] + self.completion * prices[1]) / 1e6, 8)
+        return out
 
 
-class Stopped(Exception):
-    """The caller wants no more."""
-
-
-def read_body(body: bytes, reply: ChatReply) -> None:
-    """A whole answer into `reply`. Raises `Trouble`."""
+def read_body(body: bytes, replies: Sequence[ChatReply]) -> Usage:
+    """A whole answer into the replies that are not done; fewer choices leave the last ones open. Raises `Trouble`."""
     answer = parse_json(body)
-    choice = _first_choice(answer)
-    message = choice.get("message") if choice else None
-    if not isinstance(message, dict):
+    usage = Usage.read(answer)
+    choices = _choices(answer)
+    if not choices:
         raise Trouble("malformed", "the answer has no text")
-    text, reasoning, finish = _text(message), _reasoning(message), str(choice and choice.get("finish_reason"))
-    if text is None and not reasoning and finish not in {"length", "content_filter"}:
-        if message.get("refusal"):
-            raise Trouble("declined", f"it declines: {_one_line(message['refusal'])}", again=False)
-        raise Trouble("malformed", "the answer has no text")
-    reply.text, reply.reasoning = split_reasoning(text or "", reasoning)
-    reply.tokens = _tokens(answer)
-    _finish(reply, finish)
+    for at, choice in enumerate(choices):
+        reply = _reply_of(choice, at, replies)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            raise Trouble("malformed", "the answer has no text")
+        if reply is None or reply.done:
+            continue
+        text, reasoning, finish = _text(message), _reasoning(message), str(choice.get("finish_reason"))
+        if text is None and not reasoning and finish not in {"length", "content_filter"}:
+            if not message.get("refusal"):
+                raise Trouble("malformed", "the answer has no text")
+            _failed(reply, f"it declines: {one_line(message['refusal'])}")
+            continue
+        reply.text, reply.reasoning = split_reasoning(text or "", reasoning)
+        reply.tokens = usage.completion or None if len(replies) == 1 else None
+        _finish(reply, finish, _logprobs(choice), whole=reply.text == text)
+        reply.seed = _seed(choice)
+    return usage
 
 
-def read_stream(chunks: Iterator[bytes], reply: ChatReply, on_text: Callable[[str], None]) -> None:
-    """Server-sent events into `reply`. Complete when a choice says how it finished, or at [DONE]. Raises `Trouble`.
+def read_stream(chunks: Iterator[bytes], replies: Sequence[ChatReply], on_text: Callable[[int, str], None]) -> Usage:
+    """Server-sent events into the replies that are not done. A choice is complete when it says how it finished, all are
+    at [DONE]. on_text(i, text): all of reply i so far. Raises `Trouble`; what was complete before stays.
 
     The client's own reader of streams does not tell [DONE] from a connection that just ends.
     """
-    content = reasoning = finish = ""
+    parts = [_Parts() for _ in replies]
+    usage, ended = Usage(), False
     for line in _lines(chunks):
         if not line.startswith(b"data:"):
             continue  # comments and other fields
         data = line.removeprefix(b"data:").strip()
         if data == b"[DONE]":
-            finish = finish or "stop"
+            ended = True
             break
         event = parse_json(data)
-        choice = _first_choice(event)
-        if choice is not None:
-            delta = choice.get("delta")
-            if isinstance(delta, dict):
-                content += _text(delta) or ""
-                reasoning += _reasoning(delta)
-                reply.text, reply.reasoning = split_reasoning(content, reasoning)
-                on_text(reply.text)
-            finish = str(choice.get("finish_reason") or finish)
-        reply.tokens = _tokens(event) or reply.tokens
-    if not finish:
+        found = Usage.read(event)  # the last says it all
+        usage = found if found != Usage() else usage
+        for at, choice in enumerate(_choices(event)):
+            reply = _reply_of(choice, at, replies)
+            if reply is None or reply.done:
+                continue
+            index = next(i for i, one in enumerate(replies) if one is reply)
+            part = parts[index]
+            part.add(choice)
+            reply.text, reply.reasoning = split_reasoning(part.content, part.reasoning)
+            on_text(index, reply.text)
+            if part.finish:
+                part.end(reply)
+    for reply, part in zip(replies, parts, strict=True):
+        if ended and not reply.done and part.begun:
+            part.end(reply)
+    if len(replies) == 1:
+        replies[0].tokens = usage.completion or replies[0].tokens
+    if not all(reply.done for reply, part in zip(replies, parts, strict=True) if part.begun or not ended):
         raise Trouble("cut", "the stream broke off")
-    _finish(reply, finish)
+    if not any(reply.done for reply in replies):
+        raise Trouble("malformed", "the answer has no text")
+    return usage
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A choice of a stream so far."""
+
+    content: str = ""
+    reasoning: str = ""
+    finish: str = ""
+    begun: bool = False
+    logprobs: list[float] = field(default_factory=list)
+    seed: int | None = None
+
+    def add(self, choice: dict[str, Any]) -> None:
+        self.begun = True
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self.content += _text(delta) or ""
+            self.reasoning += _reasoning(delta)
+        self.logprobs += _logprobs(choice) or []
+        seed = _seed(choice)
+        self.seed = self.seed if seed is None else seed
+        self.finish = str(choice.get("finish_reason") or self.finish)
+
+    def end(self, reply: ChatReply) -> None:
+        reply.seed = self.seed
+        _finish(reply, self.finish or "stop", self.logprobs or None, whole=reply.text == self.content)
 
 
 def split_reasoning(content: str, reasoning: str = "") -> tuple[str, str]:
@@ -137,72 +222,21 @@ def parse_json(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise Trouble("malformed", f"the answer is no JSON: {_one_line(text)!r}") from None
+        raise Trouble("malformed", f"the answer is no JSON: {one_line(text)!r}") from None
     if not isinstance(value, dict):
-        raise Trouble("malformed", f"the answer is no object: {_one_line(text)!r}")
+        raise Trouble("malformed", f"the answer is no object: {one_line(text)!r}")
     if value.get("error"):
-        raise Trouble("error", f"it says: {_one_line(value['error'])}")
+        raise Trouble("error", f"it says: {one_line(value['error'])}")
     return value
 
 
-@contextmanager
-def explained(keyed: bool) -> Iterator[None]:
-    """Turn the client's errors into `Trouble`. keyed: whether a key was sent."""
-    import openai
-
-    try:
-        yield
-    except openai.APIStatusError as error:
-        raise _refusal(error, keyed) from error
-    except openai.APIConnectionError as error:
-        raise _broken(error.__cause__ or error) from None
-    except Exception as error:
-        # While a body is read, errors are those of the client's transport: httpx in openai 2, httpx2 in openai 3.
-        if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2"}:
-            raise
-        raise _broken(error) from None
-
-
-def within(chunks: Iterator[bytes], seconds: float, stop: threading.Event) -> Iterator[bytes]:
-    """The bytes as they arrive.
-
-    Raises:
-        Trouble: The whole takes longer, however steadily it drips, or does not end.
-        Stopped: `stop` is set.
-    """
-    deadline, size = time.monotonic() + seconds, 0
-    for chunk in chunks:
-        size += len(chunk)
-        if stop.is_set():
-            raise Stopped
-        if time.monotonic() > deadline:
-            raise Trouble("slow", f"not complete after {seconds:g} s")
-        if size > _MAX_BYTES:
-            raise Trouble("malformed", "the answer does not end", again=False)
-        yield chunk
-
-
-def retry_after(headers: Mapping[str, Any]) -> float | None:
-    """Seconds of a Retry-After header (RFC 9110, 10.2.3): a number or a date; None without one that can be read."""
-    value = str(headers.get("retry-after", "")).strip()
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = parsedate_to_datetime(value)
-        except (ValueError, TypeError):
-            return None
-        seconds = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None
-
-
-def _finish(reply: ChatReply, finish: str) -> None:
-    """How a complete answer ended. One without text is told, but not asked for again: the same would come."""
+def _finish(reply: ChatReply, finish: str, logprobs: list[float] | None, whole: bool) -> None:
+    """How a complete answer ended. One without text is told, but not asked for again: the same would come. whole: its
+    text is all that the log-probabilities are of."""
     if finish == "content_filter":
-        raise Trouble("filtered", "a content filter held the answer back", again=False)
-    reply.finish = "length" if finish == "length" else "stop"
+        return _failed(reply, "a content filter held the answer back")
+    reply.done, reply.finish = True, "length" if finish == "length" else "stop"
+    reply.logprobs = logprobs if whole else None
     if reply.text.strip():
         reply.error = None
     elif reply.finish == "stop":
@@ -210,6 +244,12 @@ def _finish(reply: ChatReply, finish: str) -> None:
     else:
         what = "went into reasoning" if reply.reasoning else "ran out before it answered"
         reply.error = f"its tokens {what}; allow more (--max-new-tokens)"
+    return None
+
+
+def _failed(reply: ChatReply, says: str) -> None:
+    """For good: it would be the same again."""
+    reply.done, reply.finish, reply.error, reply.text = True, "cancelled", says, ""
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -222,13 +262,43 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield left
 
 
-def _first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:
+def _choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of an answer or an event. Raises `Trouble`."""
     choices = answer.get("choices", ...)
-    if choices is None or choices == []:
-        return None
-    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+    if choices is None:
+        return []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Trouble("malformed", "the answer has no choices")
-    return choices[0]
+    return choices
+
+
+def _reply_of(choice: dict[str, Any], at: int, replies: Sequence[ChatReply]) -> ChatReply | None:
+    """The reply that a choice is of, by its index; None: more than were asked for."""
+    index = choice.get("index", at)
+    index = index if isinstance(index, int) and not isinstance(index, bool) else at
+    return replies[index] if 0 <= index < len(replies) else None
+
+
+def _logprobs(choice: dict[str, Any]) -> list[float] | None:
+    """Of a choice's tokens, if it gives one of each."""
+    found = choice.get("logprobs")
+    content = found.get("content") if isinstance(found, dict) else None
+    if not isinstance(content, list):
+        return None
+    given = [token.get("logprob") if isinstance(token, dict) else None for token in content]
+    numbers = [min(float(v), 0.0) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return numbers if numbers and len(numbers) == len(content) else None
+
+
+def _seed(choice: dict[str, Any]) -> int | None:
+    """That it used, as our own server says."""
+    facts = choice.get("thoughtmix")
+    seed = facts.get("seed") if isinstance(facts, dict) else None
+    return seed if isinstance(seed, int) else None
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _text(message: dict[str, Any]) -> str | None:
@@ -244,40 +314,3 @@ def _reasoning(message: dict[str, Any]) -> str:
     """DeepSeek's field, which most servers took over, or OpenRouter's and vLLM's later one."""
     fields = (message.get("reasoning_content"), message.get("reasoning"))
     return next((field for field in fields if isinstance(field, str)), "")
-
-
-def _tokens(answer: dict[str, Any]) -> int | None:
-    usage = answer.get("usage")
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) else None
-
-
-def _broken(error: BaseException) -> Trouble:
-    """By name, for the transport's classes differ with the client's version."""
-    name = type(error).__name__
-    if "Timeout" in name:
-        return Trouble("slow", "it takes too long")
-    return Trouble("refused", "no connection") if name == "ConnectError" else Trouble("cut", "the connection broke")
-
-
-def _refusal(error: openai.APIStatusError, keyed: bool) -> Trouble:
-    """What a status other than 200 means."""
-    status, headers = error.status_code, error.response.headers
-    page = isinstance(error.body, str) and error.body.startswith("<")
-    said = f": {_one_line(error.body)}" if error.body and not page else ""
-    if status == 429:
-        return Trouble("rate-limited", f"too many requests (429){said}", wait=retry_after(headers))
-    if status in {408, 409, 425} or status >= 500:
-        return Trouble("server", f"the server fails ({status}){said}", wait=retry_after(headers))
-    if status in {401, 403}:
-        what = "the key is refused" if keyed else f"it wants a key (export {KEY}=...)"
-        return Trouble("key", f"{what} ({status})", again=False)
-    if status == 404:
-        return Trouble("address", f"no such address or model (404){said}", again=False)
-    return Trouble("request", f"it refuses the request ({status}){said}", again=False)
-
-
-def _one_line(said: object) -> str:
-    """A text, or the message of an error object, as one short printable line."""
-    text = str(said.get("message", said) if isinstance(said, dict) else said)
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:160]

@@ -26,7 +26,7 @@ def facts(thought: Thought) -> str:
     """One line about a thought: its routing profile or direction if it had one, how likely, how relevant, how far
     from the others, how it ended."""
     parts = [printable(str(thought.origin[name])) for name in ("profile", "direction") if thought.origin.get(name)]
-    if thought.token_ids:  # texts from elsewhere come without tokens and likelihood
+    if thought.mean_logprob is not None and (thought.token_ids or thought.token_logprobs):
         parts.append(f"{thought.mean_logprob:.2f} nats/token")
     parts += [
         f"{label} {thought.scores[name]:.2f}"
@@ -69,7 +69,7 @@ def selection_line(thoughts: ThoughtSet) -> str:
         f"mean distance {said['distance']:.2f} ({said['k']} at random: {said['random_distance']:.2f})",
         f"by their words {said['wording']:.2f} ({said['random_wording']:.2f})",
     ]
-    if said["kept_quality"] or said["mean_quality"]:  # texts from elsewhere have no likelihood
+    if said.get("kept_quality") is not None:  # texts from elsewhere have no likelihood
         unit = "nats/token" if said["quality"] == "mean_logprob" else said["quality"]
         parts.append(f"{said['kept_quality']:.2f} {unit} (all: {said['mean_quality']:.2f})")
     return printable(" · ".join(parts))
