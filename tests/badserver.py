@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,8 +49,14 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
         def do_GET(self) -> None:
             self._json(200, {"data": [{"id": "tiny-1"}, {"id": "tiny-2"}]})
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> Any:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if self.path.endswith("/embeddings"):
+                with state.lock:
+                    state.keys.append(self.headers.get("authorization"))
+                rows = [[len(text), text.count("e"), 1] for text in body["input"]]
+                data = [{"index": i, "embedding": row} for i, row in enumerate(rows)]
+                return self._json(200, {"data": data[::-1]})  # by index, not by place
             with state.lock:
                 number = len(state.seen)
                 state.seen.append(body)
@@ -79,6 +86,17 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 time.sleep(0.02)
                 self._landed()
                 return self._stream(text) if body["stream"] else self._json(200, _whole(text))
+            if fault == "n":
+                return self._several(body)
+            if fault == "n cut":  # the first is whole, the second is not
+                return self._stream_two(text)
+            if fault == "surrogate":
+                return self._json(200, _whole("half \ud83d of it"))
+            if fault.startswith("says "):
+                return self._json(200, _judged(fault.removeprefix("says "), "logprobs" in body))
+            if fault.startswith("no ") and fault[3:] in {"n", "seed", "logprobs"}:
+                status = 403 if fault == "no logprobs" else 400
+                return self._json(status, {"error": {"message": f"This takes {fault}, sorry.", "param": fault[3:]}})
             if fault == "think":
                 text = f"<think>\n{REASONING}\n</think>\n\n{text}"
                 return self._stream(text) if body["stream"] else self._json(200, _whole(text))
@@ -163,6 +181,33 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 usage = {"choices": [], "usage": {"completion_tokens": len(parts)}}
                 self.wfile.write(f"data: {json.dumps(end)}\n\ndata: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
 
+        def _several(self, body: dict[str, Any]) -> None:
+            """As our server does it: answer i is of seed + i, and says so; log-probabilities where asked for."""
+            n, seed = body.get("n", 1), body.get("seed", 0)
+            values = [{"token": "x", "logprob": -0.5}, {"token": "y", "logprob": -1.5}]
+            choices = [
+                {
+                    "index": i,
+                    "message": {"role": "assistant", "content": f"{answer(body)} {seed + i}"},
+                    "finish_reason": "stop",
+                    "logprobs": {"content": values} if body.get("logprobs") else None,
+                    "thoughtmix": {"seed": seed + i},
+                }
+                for i in range(n)
+            ]
+            usage = {"prompt_tokens": 7, "completion_tokens": 2 * n}
+            self._json(200, {"choices": choices[::-1], "usage": usage})
+
+        def _stream_two(self, text: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            for i, part, finish in ((0, text, "stop"), (1, text[:2], None)):
+                event = {"choices": [{"index": i, "delta": {"content": part}, "finish_reason": finish}]}
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+
         def _drip(self) -> None:
             """A byte now and then, for ever: no single read is slow."""
             self._head(200, "application/json", 10_000)
@@ -196,6 +241,16 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _judged(word: str, logprobs: bool) -> dict[str, Any]:
+    """A judge's answer, which is as sure as 3 to 1."""
+    other = {"Yes": "no", "No": "yes"}.get(word, "maybe")
+    top = [{"token": word, "logprob": math.log(0.75)}, {"token": other, "logprob": math.log(0.25)}]
+    out = _whole(word)
+    if logprobs:
+        out["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    return out
 
 
 def _whole(content: Any, finish: str = "stop", reasoning: str | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from browser import find_chromium, why_none
+
+os.environ["THOUGHTMIX_CONFIG"] = os.devnull  # the settings of whoever runs the tests are not theirs
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

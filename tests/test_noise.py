@@ -459,7 +459,7 @@ def test_the_command(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
         code = cli.main(["noise", "An idea.", "-n", "3", "--endpoint", server.url, "--model", "big", "--json"])
     got = capsys.readouterr()
-    assert code == 1 and "1 of 3 versions failed" in got.err
+    assert code == 1 and "1 of 3 thoughts failed" in got.err
     body = json.loads(got.out)
     assert [t["finish"] for t in body["thoughts"]] == ["stop", "cancelled", "stop"]
     assert "secret" not in got.out + got.err and {b["model"] for b in server.seen} == {"big"}

@@ -22,6 +22,8 @@ from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker
 if TYPE_CHECKING:
     from thoughtmix.engine.local import LocalEngine
     from thoughtmix.models import Embedder, LanguageModel
+    from thoughtmix.models.endpoint import Endpoint
+    from thoughtmix.models.judge import EndpointJudge
 
 AUTO = "auto"
 """A thinker's name: the one that the model is made for, `mixture` where it was trained or grafted to have thought
@@ -48,8 +50,11 @@ class Pipeline:
         weights: How a decoding step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
         path: The decoding path: auto, fused, shared, expanded or recompute (see `thoughtmix.engine.backends`).
         embedder: What measures how far thoughts lie apart; None for the packaged one.
-        judge: A model that scores every thought's NLL, named like `model`; it should not be the generator.
+        judge: A model that scores every thought's NLL, named like `model`, or an `Endpoint`, which is asked whether the
+            answer is good; it should not be the generator.
         engine: Any `Engine`, in place of `model`, `weights` and `path`.
+        endpoint: An OpenAI-compatible server, "http://host:port", "@profile" of the config file, or an `Endpoint`;
+            `model` is then its model's name there (None: the first that it lists).
         on_progress: Called with a line for each long step of loading.
 
     Models are loaded at the first call.
@@ -67,12 +72,18 @@ class Pipeline:
         weights: Weights = "auto",
         path: PathName = "auto",
         embedder: str | Embedder | None = None,
-        judge: str | LanguageModel | None = None,
+        judge: str | LanguageModel | Endpoint | None = None,
         engine: Engine | None = None,
+        endpoint: str | Endpoint | None = None,
         on_progress: Callable[..., None] | None = None,
     ) -> None:
-        if engine is not None and model is not None:
-            raise InputError("A model and an engine were given.", "Pass one of the two.")
+        if engine is not None and (model is not None or endpoint is not None):
+            raise InputError("An engine was given, and a model or an endpoint.", "Pass one of them.")
+        asked = model
+        if endpoint is not None:
+            engine, model = _elsewhere(endpoint, model), None
+        self.asked = (asked, endpoint, judge)
+        """Model, endpoint and judge as they were given."""
         self._model, self._embedder, self._judge, self._engine = model, embedder, judge, engine
         self.dtype, self.device, self.weights, self.path = dtype, device, weights, path
         self._on_progress = on_progress
@@ -104,8 +115,13 @@ class Pipeline:
         return LocalEngine(self.model, self.path, self.weights)
 
     @cached_property
-    def judge(self) -> LanguageModel | None:
+    def judge(self) -> LanguageModel | EndpointJudge | None:
         """The judging model, if one was named."""
+        from thoughtmix.models.endpoint import Endpoint
+        from thoughtmix.models.judge import EndpointJudge
+
+        if isinstance(self._judge, Endpoint):
+            return EndpointJudge(self._judge)
         return None if self._judge is None else self._load(self._judge)
 
     @cached_property
@@ -244,7 +260,8 @@ def think(
     thinker: str | Thinker = AUTO,
     *,
     model: str | LanguageModel | Pipeline | None = None,
-    judge: str | LanguageModel | None = None,
+    endpoint: str | Endpoint | None = None,
+    judge: str | LanguageModel | Endpoint | None = None,
     options: Mapping[str, Any] | ThinkerOptions | None = None,
     creativity: float | None = None,
     seed: int = 0,
@@ -268,7 +285,8 @@ def think(
         n: How many thoughts.
         thinker: A name from `thoughtmix.thinker_names()`, a `Thinker`, or auto: what the model is made for.
         model: None for the default model, a local folder, a Hugging Face id, or a loaded `Pipeline`.
-        judge: A model that scores every thought, named like `model`.
+        endpoint: An OpenAI-compatible server that writes in place of a model here; `model` is its model's name there.
+        judge: A model that scores every thought, named like `model`, or an `Endpoint`.
         options: The thinker's own options, by name or as an instance of its `Options`. They may also be given as
             further keyword arguments, where no setting of the call has the same name.
         creativity: 0 is deterministic, 1 the default strength, more is bolder.
@@ -291,11 +309,13 @@ def think(
         Interrupted: On Ctrl-C; carries what was complete.
     """
     if isinstance(model, Pipeline):
-        if judge is not None:
-            raise InputError("A judge was given beside a Pipeline.", "Give it to the Pipeline: Pipeline(judge=...).")
+        for name, given in (("judge", judge), ("endpoint", endpoint)):
+            if given is not None:
+                says = f"{'An endpoint' if name == 'endpoint' else 'A judge'} was given beside a Pipeline."
+                raise InputError(says, f"Give it to the Pipeline: Pipeline({name}=...).")
         pipeline = model
     else:
-        pipeline = _kept(model, judge)
+        pipeline = _kept(model, endpoint, judge)
     return pipeline(
         prompt,
         n,
@@ -321,11 +341,24 @@ _LAST: list[Pipeline] = []  # at most one: two large models would not fit
 _LOCK = threading.Lock()
 
 
-def _kept(model: Any, judge: Any) -> Pipeline:
+def _kept(model: Any, endpoint: Any, judge: Any) -> Pipeline:
     with _LOCK:
-        if not (_LAST and _LAST[0]._model == model and _LAST[0]._judge == judge):
-            _LAST[:] = [Pipeline(model, judge=judge)]
+        if not (_LAST and _LAST[0].asked == (model, endpoint, judge)):
+            _LAST[:] = [Pipeline(model, endpoint=endpoint, judge=judge)]
         return _LAST[0]
+
+
+def _elsewhere(endpoint: str | Endpoint, model: str | LanguageModel | None) -> Engine:
+    from thoughtmix.engine.endpoint import EndpointEngine
+    from thoughtmix.models.profile import connect
+
+    if isinstance(endpoint, str):
+        if model is not None and not isinstance(model, str):
+            raise InputError("A loaded model and an endpoint were given.", "Pass one, or the model's name there.")
+        return EndpointEngine(connect(endpoint, model, logprobs=True))
+    if model is not None:
+        raise InputError("A model was given beside an Endpoint.", "Give it to that: Endpoint(url, model).")
+    return EndpointEngine(endpoint)
 
 
 def _frozen(value: Any) -> Any:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.api import Pipeline
-from thoughtmix.core.errors import InputError, ModelError, UnknownName
+from thoughtmix.core.errors import ModelError, UnknownName
 from thoughtmix.core.options import parse_options
 from thoughtmix.core.request import OnStep, TextEmbedder
 from thoughtmix.core.types import ThoughtSet
-from thoughtmix.engine.endpoint import EndpointEngine
 from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.noise.catalogue import Catalogue
 from thoughtmix.thinkers.noise import NoiseThinker
@@ -48,17 +47,14 @@ class SemanticNoiser:
         device: str = "auto",
         on_progress: Callable[..., None] | None = None,
     ) -> None:
-        if endpoint is not None and model is not None and not isinstance(model, str):
-            raise InputError("A loaded model and an endpoint were given.", "Pass one, or the model's name there.")
-        self.endpoint = Endpoint(endpoint, str(model) if model else None) if isinstance(endpoint, str) else endpoint
         self.files, self.strength, self.language = tuple(files), strength, language
         self.catalogue = Catalogue.load(*files)
         self.pipeline = Pipeline(
-            model if self.endpoint is None else None,
+            model if not isinstance(endpoint, Endpoint) else None,
             dtype=dtype,
             device=device,
             embedder=embedder,
-            engine=None if self.endpoint is None else EndpointEngine(self.endpoint),
+            endpoint=endpoint,
             on_progress=on_progress,
         )
 

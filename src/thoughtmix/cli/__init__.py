@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.core.errors import InputError, SlowPathWarning, ThoughtmixError
+from thoughtmix.core.errors import InputError, SlowPathWarning, ThoughtmixError, UnknownName
 from thoughtmix.core.files import disk_full, require_whole_characters
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
@@ -19,7 +19,12 @@ UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__nam
 
 # Each module adds its commands to `app`; the order here is their order in the help.
 from thoughtmix.cli import think, noise, search, diffuse, graft, train, experts  # noqa: E402, F401, I001
-from thoughtmix.cli import cost, bench, serve, lists, install  # noqa: E402, F401
+from thoughtmix.cli import cost, bench, serve, lists, install, configure  # noqa: E402, F401
+from thoughtmix.cli.output import be_quiet  # noqa: E402
+from thoughtmix.cli.settings import bind, defaults  # noqa: E402
+
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    be_quiet(False)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _check_arguments(sys.argv[1:] if arguments is None else arguments)
-        result = app(args=None if arguments is None else list(arguments), prog_name="thoughtmix", standalone_mode=False)
+        _check_arguments(words)
+        log_as_asked()
+        command = bind(typer.main.get_command(app))
+        # A broken file must not keep its own command from mending it.
+        first = next((word for word in words if not word.startswith("-")), "")
+        given = {} if first == "config" else defaults(command)
+        result = command.main(args=words, prog_name="thoughtmix", standalone_mode=False, default_map=given)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except ThoughtmixError as error:
@@ -60,6 +72,23 @@ def _main(arguments: Sequence[str] | None) -> int:
             return _say(f"{' '.join(said.split())[:300]} Type: thoughtmix --help", 1)
         reason = f"internal error: {type(error).__name__}: {error}"
         return _say(f"{' '.join(reason.split())[:300]} Type: THOUGHTMIX_DEBUG=1 thoughtmix ... to see where.", 70)
+
+
+def log_as_asked() -> None:
+    """Show on stderr what the program does, from the level that THOUGHTMIX_LOG names. Raises `UnknownName`."""
+    level = os.environ.get("THOUGHTMIX_LOG", "").strip().upper()
+    if not level:
+        return
+    import logging
+
+    if level not in _LEVELS:
+        raise UnknownName("level in THOUGHTMIX_LOG", level.lower(), [name.lower() for name in _LEVELS])
+    logger = logging.getLogger("thoughtmix")
+    logger.setLevel(level)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
 
 
 def run() -> None:

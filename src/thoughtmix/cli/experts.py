@@ -11,9 +11,9 @@ import typer
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import (
     DeviceOptions,
-    EngineOptions,
     Html,
     Json,
+    LocalOptions,
     OutputOptions,
     Prompt,
     SamplingOptions,
@@ -90,7 +90,7 @@ def think_with_experts(
     selection: SelectionOptions,
     options: ExpertsThinker.Options,
     sampling: SamplingOptions,
-    engine: EngineOptions,
+    engine: LocalOptions,
     output: OutputOptions,
 ) -> int:
     """Turn one prompt into n thoughts, each under its own routing."""

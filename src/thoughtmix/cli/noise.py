@@ -1,17 +1,15 @@
-"""`thoughtmix noise`: the thinker `noise` on a text of yours, here or on any OpenAI-compatible endpoint."""
+"""`thoughtmix noise`: the thinker `noise` on a text of yours, here or elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import (
-    EngineOptions,
     MaxNewTokens,
     Model,
     OutputOptions,
@@ -22,55 +20,16 @@ from thoughtmix.cli.options import (
     with_options,
 )
 from thoughtmix.cli.output import print_json
+from thoughtmix.cli.remote import EngineOptions
 from thoughtmix.cli.think import explore, finish
-from thoughtmix.core.errors import InputError
-from thoughtmix.core.types import ThoughtSet
 from thoughtmix.noise.catalogue import Catalogue
 from thoughtmix.noise.rewriting import NoiseOptions
 from thoughtmix.thinkers.noise import NoiseThinker
-
-if TYPE_CHECKING:
-    from thoughtmix.engine.endpoint import EndpointEngine
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSampling(SamplingOptions):
     max_new_tokens: MaxNewTokens = 96
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointOptions:
-    """A model elsewhere."""
-
-    endpoint: Annotated[
-        str | None,
-        option(
-            "URL of a chat-completions server, --model its model (default: the first); "
-            "key: THOUGHTMIX_API_KEY (OpenAI: or OPENAI_API_KEY)."
-        ),
-    ] = None
-    concurrency: Annotated[int, option("Requests in flight at the endpoint.")] = 4
-    timeout: Annotated[float, option("Seconds for one try at the endpoint.")] = 120.0
-    retries: Annotated[int, option("Further tries after a failure of the endpoint.")] = 5
-
-    def engine(self, model: str | None, stream: bool) -> EndpointEngine | None:
-        """None without an endpoint. Raises `InputError`."""
-        if self.endpoint is None:
-            return None
-        if self.retries < 0:
-            raise InputError(f"--retries is {self.retries}.", "Pass 0 or more (--retries 5).")
-        from thoughtmix.engine.endpoint import EndpointEngine
-        from thoughtmix.models.endpoint import Endpoint
-
-        server = Endpoint(
-            self.endpoint,
-            model,
-            stream=stream,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            tries=self.retries + 1,
-        )
-        return EndpointEngine(server)
 
 
 @app.command()
@@ -84,7 +43,6 @@ def noise(
     options: NoiseOptions,
     sampling: NoiseSampling,
     model: Model = None,
-    endpoint: EndpointOptions,
     engine: EngineOptions,
     output: OutputOptions,
 ) -> int:
@@ -95,27 +53,11 @@ def noise(
     output.check(sampling.n, selection)
     given = options.given() if prompt is not None else {"standalone": True, **options.given()}
     typed = NoiseThinker.Options(idea=idea, **given)
-    elsewhere = endpoint.engine(model, output.live)
-    pipeline = engine.pipeline(None if elsewhere else model, elsewhere)
+    pipeline = engine.pipeline(model, output.live)
     question = idea if prompt is None else prompt
     thoughts, code = explore(pipeline, question, NoiseThinker(), typed, sampling.settings(), output)
-    failed = _failed(thoughts)
     finish(thoughts, output, selection)
-    return code or failed
-
-
-def _failed(thoughts: ThoughtSet) -> int:
-    """Say which versions an endpoint failed to give: exit code 1."""
-    failed = [t for t in thoughts if t.origin.get("error")]
-    if not failed:
-        return 0
-    why = failed[0].origin["error"]
-    print(
-        f"thoughtmix: {len(failed)} of {len(thoughts)} versions failed, the first: {why}. "
-        "Type the command again with --seed to make one alone.",
-        file=sys.stderr,
-    )
-    return 1
+    return code
 
 
 def _list(options: NoiseOptions, json: bool) -> int:

@@ -8,6 +8,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -16,14 +17,13 @@ import typer
 from pydantic import ValidationError
 
 from thoughtmix.api import PathName, Pipeline, Weights
-from thoughtmix.cli.output import check_folder, progress
+from thoughtmix.cli.output import be_quiet, check_folder, progress
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import read_stream
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
 from thoughtmix.core.request import Request
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
 from thoughtmix.core.types import ThoughtSet
-from thoughtmix.engine.engine import Engine
 
 Options = TypeVar("Options", bound=ThinkerOptions)
 
@@ -33,14 +33,26 @@ def option(help: str, *flags: str) -> Any:
     return typer.Option(*flags, help=help)
 
 
+def _quieten(value: bool) -> bool:
+    if value:
+        be_quiet()
+    return value
+
+
 _EACH = "One value, or n with commas between."
 Count = Annotated[int, option("How many thoughts.", "-n", "--n")]
 Prompt = Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")]
-Model = Annotated[str | None, option("A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.")]
+Model = Annotated[str | None, option("A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.", "-m", "--model")]
 Dtype = Annotated[str, option("auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, option("auto, cpu, cuda, ...")]
 MaxNewTokens = Annotated[int, option("Longest thought, in tokens.")]
 Json = Annotated[bool, option("Print JSON and nothing else.", "--json")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "-q", "--quiet", help="Say nothing beside the result, but what went wrong.", callback=_quieten, is_eager=True
+    ),
+]
 Html = Annotated[Path | None, option("Also write one self-contained page here.")]
 
 
@@ -74,7 +86,7 @@ class SamplingOptions:
 
     n: Count = 8
     creativity: Annotated[float | None, option("0 is deterministic, 1 the default, more is bolder.")] = None
-    seed: Annotated[int, option("Thought i gets seed + i - 1 and can be made again alone by it.")] = 0
+    seed: Annotated[int, option("Thought i gets seed + i - 1 and can be made again alone by it.", "-s", "--seed")] = 0
     max_new_tokens: MaxNewTokens = 64
     temperature: Annotated[str | None, option(f"Sampling temperature. {_EACH}")] = None
     top_k: Annotated[str, option(f"Keep the k likeliest tokens; 0 is off. {_EACH}")] = "0"
@@ -107,14 +119,14 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions(DeviceOptions):
-    """How a model is loaded and run."""
+class LocalOptions(DeviceOptions):
+    """How a model of this machine is loaded and run, and which one judges."""
 
     weights: Annotated[str, option("How steps read the weights: auto, native or fp16.")] = "auto"
     path: Annotated[str, option("Decoding path: auto, fused, shared, expanded or recompute.")] = "auto"
     judge: Annotated[str | None, option("A model that scores each thought's likelihood, named as --model.")] = None
 
-    def pipeline(self, model: str | None, engine: Engine | None = None) -> Pipeline:
+    def pipeline(self, model: str | None) -> Pipeline:
         """Nothing is loaded yet."""
         return Pipeline(
             model,
@@ -123,7 +135,6 @@ class EngineOptions(DeviceOptions):
             weights=cast("Weights", self.weights),
             path=cast("PathName", self.path),
             judge=self.judge,
-            engine=engine,
             on_progress=progress(),
         )
 
@@ -136,6 +147,7 @@ class OutputOptions:
     stream: Annotated[bool, option("Show the thoughts while they grow (terminals only).")] = True
     json: Json = False
     html: Html = None
+    quiet: Quiet = False
 
     @property
     def live(self) -> bool:
@@ -168,6 +180,17 @@ def parse_numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+_CONTEXT: ContextVar[typer.Context] = ContextVar("_CONTEXT")
+
+
+def given_here(name: str) -> bool:
+    """Whether an option of the running command was given by a flag or an environment variable, and not by the config
+    file or a default."""
+    context = _CONTEXT.get(None)
+    source = None if context is None else context.get_parameter_source(name)
+    return source is None or source.name in {"COMMANDLINE", "ENVIRONMENT"}
+
+
 # --- from declarations to parameters ---------------------------------------------------------------------------------
 
 
@@ -193,10 +216,12 @@ def with_options(command: Callable[..., int | None], more: Iterable[inspect.Para
             flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(command)
-    def filled(**given: Any) -> int | None:
+    def filled(click_context: typer.Context, **given: Any) -> int | None:
+        _CONTEXT.set(click_context)
         return command(**{name: build(given) for name, build in groups.items()}, **given)
 
-    filled.__signature__ = inspect.Signature([*flat, *more])  # type: ignore[attr-defined]
+    first = inspect.Parameter("click_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    filled.__signature__ = inspect.Signature([first, *flat, *more])  # type: ignore[attr-defined]
     filled.__annotations__ = {}  # Typer would prefer them to the signature
     return filled
 

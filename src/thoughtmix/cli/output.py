@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,28 @@ def write_page(file: Path, thoughts: ThoughtSet) -> None:
     write_whole(file, page(thoughts))
 
 
+_quiet = ContextVar("_quiet", default=False)
+
+
+def be_quiet(quiet: bool = True) -> None:
+    """Leave out what `note` and `progress` would say."""
+    _quiet.set(quiet)
+
+
+def note(line: str) -> None:
+    """A line on stderr that is no error."""
+    if not _quiet.get():
+        print(line, file=sys.stderr, flush=True)
+
+
+def is_quiet() -> bool:
+    """Whether only results and errors are wanted."""
+    return _quiet.get()
+
+
 def progress() -> Callable[[str], None]:
     """For long steps: a line each on stderr."""
-    return lambda line: print(f"{line} ...", file=sys.stderr, flush=True)
+    return lambda line: note(f"{line} ...")
 
 
 def stopped(result: TrainingResult) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Count, EngineOptions, Model, OutputOptions, SamplingOptions, option, with_options
+from thoughtmix.cli.options import Count, Model, OutputOptions, SamplingOptions, option, with_options
 from thoughtmix.cli.output import check_folder, print_either, show_set
+from thoughtmix.cli.remote import EngineOptions
 from thoughtmix.cli.think import explore, read_prompt
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import parse_options
@@ -31,7 +32,7 @@ _LIMITS = ("tokens", "seconds")
 @dataclass(frozen=True, kw_only=True)
 class SearchSampling(SamplingOptions):
     n: Count = 4
-    seed: Annotated[int, option("Of the whole tree.")] = 0
+    seed: Annotated[int, option("Of the whole tree.", "-s", "--seed")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from typer.core import TyperCommand
 from thoughtmix.api import AUTO, Pipeline, typed_options
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import (
-    EngineOptions,
     Model,
     OutputOptions,
     Prompt,
@@ -29,33 +28,59 @@ from thoughtmix.cli.options import (
     read_text,
     with_options,
 )
-from thoughtmix.cli.output import show_set, write_page
+from thoughtmix.cli.output import is_quiet, note, show_set, write_page
+from thoughtmix.cli.remote import EngineOptions
+from thoughtmix.cli.settings import bind
 from thoughtmix.core.errors import InputError, Interrupted
 from thoughtmix.core.request import OnStep, PromptLike
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.thinkers.base import Thinker
-from thoughtmix.thinkers.registry import get_thinker
+from thoughtmix.thinkers.registry import get_thinker, thinker_names
+
+
+def _complete_thinker(incomplete: str) -> list[str]:
+    return [name for name in (AUTO, *thinker_names()) if name.startswith(incomplete)]
 
 
 class ThinkCommand(TyperCommand):
     """`think` with an option for each option of the thinker that is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        thinker = _thinker_named(args)
+        thinker = self._thinker_named(ctx, args)
         if thinker is not None:
             full = typer.Typer(add_completion=False)
             full.command()(with_options(_think, _own_parameters(thinker)))
             made = typer.main.get_command(full)
             self.params, self.callback = made.params, made.callback
+            bind(self, ("think",))
         return super().parse_args(ctx, args)
+
+    def _thinker_named(self, ctx: Any, args: Sequence[str]) -> Thinker | None:
+        """The thinker of -t or --thinker, of the environment or the config file. Raises `UnknownName`."""
+        words = args[: args.index("--")] if "--" in args else args
+        names = [after for word, after in itertools.pairwise(words) if word in {"-t", "--thinker"}]
+        names += [word.removeprefix("--thinker=") for word in words if word.startswith("--thinker=")]
+        names += [word[2:] for word in words if word.startswith("-t") and word != "-t"]
+        if not names:
+            option = next(p for p in self.params if p.name == "thinker")
+            names = [name for name in (option.resolve_envvar_value(ctx), ctx.lookup_default("thinker")) if name][:1]
+        return get_thinker(names[-1]) if names and names[-1] != AUTO else None
 
 
 def _think(
     prompt: Prompt,
     thinker: Annotated[
-        str, option("How to explore: see `thoughtmix thinkers`; auto: what the model is made for.")
+        str,
+        typer.Option(
+            "-t",
+            "--thinker",
+            help="How to explore: see `thoughtmix thinkers`; auto: what the model is made for.",
+            autocompletion=_complete_thinker,
+        ),
     ] = "auto",
-    option: Annotated[list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.", "-o", "--option")
+    ] = None,
     system: Annotated[str | None, option("A system message before the prompt.")] = None,
     *,
     selection: SelectionOptions,
@@ -75,7 +100,7 @@ def _think(
         options = typed_options(kind, options, given_options(kind.Options, own))
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
-    thoughts, code = explore(engine.pipeline(model), said, thinker, options, sampling.settings(), output)
+    thoughts, code = explore(engine.pipeline(model, output.live), said, thinker, options, sampling.settings(), output)
     finish(thoughts, output, selection)
     return code
 
@@ -107,16 +132,37 @@ def explore(
         with _loading():
             _ = pipeline.engine
         if on_step is not None or not output.live:
-            return pipeline(prompt, on_step=on_step, **settings), 0
+            return _told(pipeline(prompt, on_step=on_step, **settings))
         from rich.console import Console
 
         from thoughtmix.report.text import LiveView
 
         with LiveView(Console(), settings["n"]) as view:
-            return pipeline(prompt, on_step=view.update, **settings), 0
+            made = pipeline(prompt, on_step=view.update, **settings)
+        return _told(made)
     except Interrupted as interrupted:
         print(f"thoughtmix: {interrupted}", file=sys.stderr)
         return interrupted.thoughts, interrupted.exit_code
+
+
+def _told(thoughts: ThoughtSet) -> tuple[ThoughtSet, int]:
+    """Say what an endpoint did not do as it was asked, and what it cost. Exit code 1 where it failed for some."""
+    facts = thoughts.run.get("endpoint", {})
+    left_out = [name for name in facts.get("left_out", ()) if name not in {"stream_options", "logprobs"}]
+    if left_out:
+        note(f"thoughtmix: {thoughts.model} takes no {', '.join(left_out)}: left out.")
+    if "cost_usd" in facts:
+        tokens = f"{facts['prompt_tokens']} tokens read, {facts['completion_tokens']} written"
+        note(f"thoughtmix: {tokens}, ${facts['cost_usd']:.6f}.")
+    failed = [t for t in thoughts if t.origin.get("error")]
+    if not failed:
+        return thoughts, 0
+    print(
+        f"thoughtmix: {len(failed)} of {len(thoughts)} thoughts failed, the first: {failed[0].origin['error']}. "
+        f"Type the command again with -n 1 --seed {failed[0].seed} to make it alone.",
+        file=sys.stderr,
+    )
+    return thoughts, 1
 
 
 def finish(thoughts: ThoughtSet, output: OutputOptions, selection: SelectionOptions | None = None) -> None:
@@ -130,24 +176,16 @@ def finish(thoughts: ThoughtSet, output: OutputOptions, selection: SelectionOpti
         return
     show_set(thoughts)
     if output.html is not None:
-        print(f"Wrote {output.html}", file=sys.stderr)
+        note(f"Wrote {output.html}")
 
 
 def _loading() -> Any:
     """A moving status line on a terminal."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or is_quiet():
         return nullcontext()
     from rich.console import Console
 
     return Console(stderr=True).status("loading")
-
-
-def _thinker_named(args: Sequence[str]) -> Thinker | None:
-    """The thinker of `--thinker NAME`. Raises `UnknownName`."""
-    words = args[: args.index("--")] if "--" in args else args
-    names = [after for word, after in itertools.pairwise(words) if word == "--thinker"]
-    names += [word.removeprefix("--thinker=") for word in words if word.startswith("--thinker=")]
-    return get_thinker(names[-1]) if names and names[-1] != AUTO else None
 
 
 def _own_parameters(thinker: Thinker) -> list[inspect.Parameter]:

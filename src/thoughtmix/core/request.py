@@ -76,7 +76,8 @@ class StepEvent:
 class TextEmbedder(Protocol):
     """Anything that turns texts into unit vectors."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> Any:
         """(len(texts), d), rows of length 1."""

@@ -143,10 +143,10 @@ class ThoughtSet(Sequence[Thought]):
         values = [value for value in given if value is not None]
         if len(values) < n and quality is not None:
             first = self.thoughts[given.index(None)]
-            known = {*(() if first.logprob is None else ("mean_logprob",)), *first.scores}
+            names = sorted({*(() if first.logprob is None else ("mean_logprob",)), *first.scores})
             raise InputError(
                 f"Thought {given.index(None)} has no score {quality!r}.",
-                fX,
+                f"Known: {', '.join(names) or 'none: leave it out'}.",
             )
         told = len(values) == n
         if not told:

@@ -50,6 +50,9 @@ class Capability(StrEnum):
 
 
 EVERYTHING = frozenset(Capability)
+"""What a causal model in this process can do."""
+MASK_PREDICTOR = frozenset({Capability.TOKENS, Capability.WEIGHTS})
+"""What one that writes in any order can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +214,16 @@ class LocalModelEngine(Engine, Protocol):
 _WHO_CAN = "Use a local model: leave out --endpoint, or pass a folder or a Hugging Face id as --model."
 
 
+def lacking(needs: Iterable[Capability], capabilities: frozenset[Capability]) -> list[Capability]:
+    """What is needed and not there, in the order of `Capability`."""
+    missing = frozenset(needs) - capabilities
+    return [capability for capability in Capability if capability in missing]
+
+
 def require(engine: Engine, needs: Iterable[Capability], who: str) -> None:
     """Raises `InputError` naming what `who` needs and `engine` lacks."""
-    lacking = frozenset(needs) - engine.capabilities
-    missing = [str(c) for c in Capability if c in lacking]
-    if Capability.LEFT_TO_RIGHT in lacking:
+    missing = lacking(needs, engine.capabilities)
+    if Capability.LEFT_TO_RIGHT in missing:
         raise InputError(f"{engine.name} does not write from left to right.", "Type --thinker diffusion.")
     if missing:
         who_can = "Choose a decoder-only model (--model)." if Capability.WEIGHTS in engine.capabilities else _WHO_CAN

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix.core import __version__
 from thoughtmix.core.request import OnStep, Prompt
 from thoughtmix.engine.backends.probe import PathName, Weights, choose
-from thoughtmix.engine.engine import EVERYTHING, Capability, Generation, SequenceRequest
+from thoughtmix.engine.engine import EVERYTHING, MASK_PREDICTOR, Capability, Generation, SequenceRequest
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.loop import run
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
@@ -40,7 +40,7 @@ class LocalEngine:
     @property
     def capabilities(self) -> frozenset[Capability]:
         if not self.model.causal:
-            return frozenset({Capability.TOKENS, Capability.WEIGHTS})
+            return MASK_PREDICTOR
         # What is given to an encoder is the prompt: a half-written answer cannot be gone on with.
         return EVERYTHING - {Capability.PREFIXES} if self.model.encoder_decoder else EVERYTHING
 

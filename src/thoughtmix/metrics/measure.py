@@ -12,6 +12,7 @@ from thoughtmix.metrics.answers import distinct_k
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu
+from thoughtmix.models.judge import EndpointJudge
 
 if TYPE_CHECKING:
     from thoughtmix.core.types import ThoughtSet
@@ -145,18 +146,32 @@ _CATALOGUE = (
         "judge",
         "thought",
     ),
+    Metric(
+        "judge_yes",
+        "P(yes) of a judge at an endpoint, asked whether the answer is good",
+        "higher",
+        "0..1",
+        "small judges say yes to everything",
+        "what the judge does not know; how two answers differ",
+        "judge",
+        "thought",
+    ),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _CATALOGUE}
 
 
-def measure(thoughts: ThoughtSet, embedder: Embedder | None = None, judge: LanguageModel | None = None) -> ThoughtSet:
-    """A copy with `metrics`, `distances` and each thought's scores (`relevance`, `distance`, `judge_nll`).
+def measure(
+    thoughts: ThoughtSet, embedder: Embedder | None = None, judge: LanguageModel | EndpointJudge | None = None
+) -> ThoughtSet:
+    """A copy with `metrics`, `distances` and each thought's scores (`relevance`, `distance`, `judge_nll`; of a judge at
+    an endpoint `judge_yes`).
 
-    Set-level `relevance` and `judge_nll` are means over the thoughts.
+    Set-level `relevance`, `judge_nll` and `judge_yes` are means over the thoughts that have them.
 
     Args:
         embedder: without one, only the metrics of wording are computed.
-        judge: without one, there is no NLL.
+        judge: without one, there is no NLL. One at an endpoint is asked, for few tell the likelihood of a given text;
+            what it does not answer has no score.
 
     Raises:
         InputError: for an empty set.
@@ -188,7 +203,15 @@ def measure(thoughts: ThoughtSet, embedder: Embedder | None = None, judge: Langu
             score |= {"relevance": round(float(r), 6), "distance": round(float(far), 6)}
         distances = tuple(tuple(round(float(v), 6) for v in row) for row in d)
         run["embedder"] = embedder.name
-    if judge is not None:
+    if isinstance(judge, EndpointJudge):
+        values = judge.probabilities(thoughts.prompt, texts)
+        known = [value for value in values if value is not None]
+        if known:
+            metrics["judge_yes"] = float(np.mean(known))
+        for score, p in zip(scores, values, strict=True):
+            score |= {} if p is None else {"judge_yes": round(p, 6)}
+        run["judge"] = judge.name
+    elif judge is not None:
         nll = judge_nll(thoughts.prompt, texts, judge)
         metrics["judge_nll"] = float(np.mean(nll))
         for score, value in zip(scores, nll, strict=True):

@@ -46,7 +46,7 @@ def find_key(base: str, key: str | None = None, key_env: str | None = None, over
 
     Args:
         base: As `base_url` gives it.
-        key: Named by the caller.
+        key: Named by the caller; "": THOUGHTMIX_API_KEY is for another endpoint of this call.
         key_env: The environment variable that holds it. Without either: THOUGHTMIX_API_KEY, and OPENAI_API_KEY where it
             is for this address.
         over_http: The user has said that it may go over plain http to another machine.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from thoughtmix.models.trouble import Stopped, Trouble
+
+_log = logging.getLogger("thoughtmix.endpoint")
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Backoff:
             if trouble.wait is not None:
                 seconds = trouble.wait + self._jitter.uniform(0, self.first)
                 self._pause_until = max(self._pause_until, time.monotonic() + trouble.wait)
+        _log.info("%s; trying again in %.1f s", trouble.says, seconds)
         self._sleep(seconds)
 
     def _sleep(self, seconds: float) -> None:

@@ -23,6 +23,8 @@ class ChatRequest:
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+    """Alternatives to the first token that are asked for."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further parameters, as the API names them."""
 
@@ -48,6 +50,8 @@ class ChatReply:
     """As the server counts, reasoning included, if it says so of this answer alone."""
     logprobs: list[float] | None = None
     """Of its tokens, nats; None where the server gives none of them, or they are the reasoning's, too."""
+    first: list[tuple[str, float]] = field(default_factory=list)
+    """Alternatives to its first token and their log-probabilities, where asked for and given (not streamed)."""
     seed: int | None = None
     """That the server says it has used."""
     done: bool = False
@@ -127,7 +131,7 @@ def read_body(body: bytes, replies: Sequence[ChatReply]) -> Usage:
         reply.text, reply.reasoning = split_reasoning(text or "", reasoning)
         reply.tokens = usage.completion or None if len(replies) == 1 else None
         _finish(reply, finish, _logprobs(choice), whole=reply.text == text)
-        reply.seed = _seed(choice)
+        reply.seed, reply.first = _seed(choice), _alternatives(choice)
     return usage
 
 
@@ -288,6 +292,15 @@ def _logprobs(choice: dict[str, Any]) -> list[float] | None:
     given = [token.get("logprob") if isinstance(token, dict) else None for token in content]
     numbers = [min(float(v), 0.0) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool)]
     return numbers if numbers and len(numbers) == len(content) else None
+
+
+def _alternatives(choice: dict[str, Any]) -> list[tuple[str, float]]:
+    """To a choice's first token."""
+    try:
+        given = choice["logprobs"]["content"][0]["top_logprobs"]
+        return [(str(one["token"]), float(one["logprob"])) for one in given]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return []
 
 
 def _seed(choice: dict[str, Any]) -> int | None:

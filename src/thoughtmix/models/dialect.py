@@ -12,8 +12,8 @@ from thoughtmix.models.chat import ChatReply, ChatRequest
 if TYPE_CHECKING:
     import openai
 
-_OPTIONAL = ("seed", "temperature", "top_p", "stop", "logprobs", "stream_options")
-_HARMLESS = frozenset({"seed", "logprobs", "stream_options"})
+_OPTIONAL = ("seed", "temperature", "top_p", "stop", "top_logprobs", "logprobs", "stream_options")
+_HARMLESS = frozenset({"seed", "top_logprobs", "logprobs", "stream_options"})
 """Left out whenever they are named in a refusal. The others say what the user wants: a value out of bounds is theirs
 to mend, so that these are left out only where the server says that it does not know them."""
 _UNKNOWN = re.compile(
@@ -42,7 +42,8 @@ class Dialect:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop": list(request.stop) or None,
-            "logprobs": logprobs or None,
+            "logprobs": logprobs or request.top_logprobs > 0 or None,
+            "top_logprobs": (request.top_logprobs or None) if "logprobs" not in self.left_out else None,
             "stream_options": {"include_usage": True} if stream else None,
         }
         return {
@@ -67,7 +68,7 @@ class Dialect:
             if name in body and named and (unknown or (name in _HARMLESS and error.status_code != 403)):
                 self.left_out.add(name)
                 return True
-            if name in body and name == "logprobs" and named:  # some models' are not for everybody: 403
+            if name in body and name.endswith("logprobs") and named:  # some models' are not for everybody: 403
                 self.left_out.add(name)
                 return True
         return False

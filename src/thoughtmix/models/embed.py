@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from thoughtmix.core.errors import ModelError
 from thoughtmix.models.checkpoint import locate
+from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.models.hardware import quiet, usable_device
 from thoughtmix.models.packaged import EMBEDDER, Progress, loaded
 
@@ -18,7 +19,8 @@ from thoughtmix.models.packaged import EMBEDDER, Progress, loaded
 class Embedder(Protocol):
     """Anything that turns texts into unit vectors."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
         """(len(texts), d), rows of length 1."""
@@ -121,6 +123,39 @@ class SentenceTransformerEmbedder:
 
 def _lengths(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+
+
+class EndpointEmbedder:
+    """A server's /v1/embeddings."""
+
+    batch = 128
+    """Texts of a request."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.name
+
+    def encode(self, texts: Sequence[str], batch_size: int = 128) -> NDArray[np.float32]:
+        """(len(texts), d), rows of length 1.
+
+        Raises:
+            ModelError: The server finally failed, or its vectors are no directions.
+        """
+        rows = [vector for at in range(0, len(texts), self.batch) for vector in self._some(texts[at : at + self.batch])]
+        try:
+            out = np.asarray(rows, dtype=np.float32)
+            length = np.linalg.norm(out, axis=1, keepdims=True)
+        except ValueError:  # of different lengths
+            length = np.zeros(1, dtype=np.float32)
+        if not np.isfinite(length).all() or (length == 0).any():
+            raise ModelError(f"{self.name} gives embeddings that are no directions.", "Name another: --embed-endpoint.")
+        return np.asarray(out / length, dtype=np.float32)
+
+    def _some(self, texts: Sequence[str]) -> list[list[float]]:
+        return self.endpoint.embed([text if text.strip() else "." for text in texts])  # many refuse an empty text
 
 
 def load_embedder(

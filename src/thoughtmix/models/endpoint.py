@@ -11,6 +11,7 @@ pause needs one from all. A finished answer is never lost: one that finally fail
 from __future__ import annotations
 
 import dataclasses
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from thoughtmix.models.trouble import Stopped, Trouble, explained, within
 if TYPE_CHECKING:
     import openai
 
+_log = logging.getLogger("thoughtmix.endpoint")
 Ask = ChatRequest  # its first name
 MOST_N = 32
 """Answers that are asked for in one request: what fails, fails for all of them."""
@@ -314,6 +316,7 @@ class _Run:
                 reply.begin()
             with self._lock:
                 self.sent += 1
+            _log.debug("request %d to %s: %d answers, seed %s", self.sent, endpoint.base, len(group), request.seed)
             try:
                 with (
                     explained(endpoint._key is not None),
@@ -337,7 +340,9 @@ class _Run:
                 if not isinstance(refused, openai.APIStatusError):
                     raise
                 if len(group) > 1 and refused.status_code in {400, 413, 422}:
+                    _log.info("%s; asking one by one", trouble.says)
                     dialect.takes_n = False  # and whatever else it did not like, it says again
                     return
                 if not dialect.adapt(body, refused):
                     raise
+                _log.info("%s; asking without", trouble.says)

@@ -30,7 +30,12 @@ def facts(thought: Thought) -> str:
         parts.append(f"{thought.mean_logprob:.2f} nats/token")
     parts += [
         f"{label} {thought.scores[name]:.2f}"
-        for name, label in (("relevance", "relevance"), ("distance", "distance"), ("judge_nll", "judge NLL"))
+        for name, label in (
+            ("relevance", "relevance"),
+            ("distance", "distance"),
+            ("judge_nll", "judge NLL"),
+            ("judge_yes", "judge"),
+        )
         if name in thought.scores
     ]
     return " · ".join([*parts, FINISH[thought.finish]])
@@ -49,6 +54,7 @@ def summary(thoughts: ThoughtSet) -> str:
             ("distinct_2", "distinct-2"),
             ("self_bleu", "self-BLEU"),
             ("judge_nll", "judge NLL"),
+            ("judge_yes", "judge says yes"),
         )
         if name in m
     ]

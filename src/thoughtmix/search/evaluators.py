@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.core.request import TextEmbedder
+from thoughtmix.models.judge import RUBRIC, EndpointJudge, question
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -173,7 +174,7 @@ class Judge:
     not write the text, and one that can tell: small ones say yes to everything."""
 
     name = "judge"
-    rubric = "Is this a good answer so far: to the point, correct and well written?"
+    rubric = RUBRIC
     batch = 8
     """Questions that are read in one forward."""
 
@@ -195,8 +196,7 @@ class Judge:
         return {found[0] for found in ids if found and found[0] != unknown}
 
     def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
-        ask = "Question: {}\n\nAnswer: {}\n\n{} Reply with one word, yes or no.".format
-        questions = [self.model.encode(ask(prompt, x.text, self.rubric)) for x in leaves]
+        questions = [self.model.encode(question(prompt, x.text, self.rubric)) for x in leaves]
         self.tokens += sum(map(len, questions))
         out = [0.0] * len(questions)
         order = sorted(range(len(questions)), key=lambda i: len(questions[i]))  # neighbours are about as long
@@ -224,6 +224,19 @@ class Judge:
             logprobs = logits[range(len(questions)), ends].double().log_softmax(-1)
             yes, no = (logprobs[:, list(ids)].logsumexp(-1) for ids in (self.yes, self.no))
             return [float(p) for p in torch.sigmoid(yes - no)]
+
+
+class RemoteJudge:
+    """`Judge`, of a model at an endpoint. An answer that it says nothing about scores 0.5."""
+
+    name = "judge"
+
+    def __init__(self, judge: EndpointJudge, rubric: str = "") -> None:
+        self.judge, self.rubric = judge, rubric or RUBRIC
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        values = self.judge.probabilities(prompt, [x.text for x in leaves], self.rubric)
+        return [0.5 if value is None else value for value in values]
 
 
 @dataclass(frozen=True)
@@ -294,7 +307,7 @@ def evaluators(
     *,
     embedder: TextEmbedder | None = None,
     distance: Distance = word_distance,
-    judge: LanguageModel | None = None,
+    judge: LanguageModel | EndpointJudge | None = None,
     rubric: str = "",
     least: int = 3,
     most: int = 120,
@@ -321,7 +334,7 @@ def evaluators(
     if embedder is not None:
         made["relevance"] = Relevance(embedder)
     if judge is not None and "judge" in weights:
-        made["judge"] = Judge(judge, rubric)
+        made["judge"] = RemoteJudge(judge, rubric) if isinstance(judge, EndpointJudge) else Judge(judge, rubric)
     for name in weights:
         if name not in made:
             need = "judge" if name == "judge" else "embedder"

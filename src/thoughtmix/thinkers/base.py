@@ -31,6 +31,8 @@ class Thinker(ABC):
     """Its own options, typed. Anything else is refused."""
     needs: ClassVar[frozenset[Capability]] = frozenset()
     """What the engine must be able to do."""
+    elsewhere: ClassVar[str] = ""
+    """What of it differs where the engine has only text to give (docs/engines.md)."""
     streams: ClassVar[bool] = False
     """Whether sequence i of its last generation is thought i, so that its text may be shown while it grows. What others
     do on the way is no answer yet."""

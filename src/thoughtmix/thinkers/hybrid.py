@@ -19,6 +19,7 @@ from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent, TextEmbedder
 from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model, require
+from thoughtmix.models.judge import EndpointJudge
 from thoughtmix.noise.rewriting import Idea, NoiseOptions, disturbances, rewrite
 from thoughtmix.thinkers.base import Thinker, Thoughts, add_facts, packaged_embedder
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
@@ -43,6 +44,7 @@ SCORERS: Mapping[By, frozenset[str]] = {
 class HybridThinker(Thinker):
     name = "hybrid"
     summary = "Drafts by any thinker, selects, and refines by noise or renoising; says what each stage added."
+    elsewhere = "selects by relevance unless told; by=likelihood and by=both are refused, and first stages that are"
 
     class Options(NoiseOptions):
         stages: str = option(
@@ -60,7 +62,11 @@ class HybridThinker(Thinker):
             ge=0,
             lt=2**62,
         )
-        by: By = option("likelihood", "What selects: both is likelihood and difference", served=True)
+        by: By = option(
+            "likelihood",
+            "What selects: both is likelihood and difference (left out, of a model elsewhere: relevance)",
+            served=True,
+        )
         judge: str | None = option(None, "A model, named as --model, that reports and selects nothing")
         report: bool = option(True, "Measure what each stage added", served=True)
         level: float = option(0.5, "Share of a draft's tokens that renoise forgets", served=True, gt=0, le=1)
@@ -140,6 +146,8 @@ class _Run:
         self.engine, self.prompt, self.request, self.stages = engine, prompt, request, stages
         self.options = HybridThinker.Options.model_validate(request.options)
         self.causal = Capability.LEFT_TO_RIGHT in engine.capabilities
+        if "by" not in self.options.model_fields_set and Capability.WEIGHTS not in engine.capabilities:
+            self.options = self.options.model_copy(update={"by": "relevance"})
         require(engine, get_thinker(stages.generator).needs, f"The stage {stages.generator}")
         if stages.selects and "generator" in SCORERS[self.options.by] and self.causal:
             local_model(engine, f"by={self.options.by}")  # refused before anything is drafted
@@ -156,7 +164,7 @@ class _Run:
     def embedder(self) -> TextEmbedder:
         return (self.request.embedder or packaged_embedder)()
 
-    def _judge(self) -> LanguageModel | None:
+    def _judge(self) -> LanguageModel | EndpointJudge | None:
         from thoughtmix.models import load_model
 
         if self.options.judge is not None:
@@ -259,8 +267,8 @@ class _Run:
         """Add up what the stage cost, and measure what it gave.
 
         quality: likelihood (nats a token under the generator), relevance (cosine to the prompt), judge (nats a token
-        under another model, if there is one). diversity: distance (mean 1 - cosine over pairs), distinct_2. All higher
-        is better. What needs a scorer that selected is left out."""
+        under another model, or P(yes) of one at an endpoint, if there is one). diversity: distance (mean 1 - cosine
+        over pairs), distinct_2. All higher is better. What needs a scorer that selected is left out."""
         from thoughtmix.metrics.embedding import mean_distance, relevance
         from thoughtmix.metrics.text import distinct_n
 
@@ -279,7 +287,10 @@ class _Run:
             diversity["distance"] = mean_distance(vectors)
         if "generator" not in selected and self.causal and isinstance(self.engine, LocalModelEngine):
             quality["likelihood"] = _mean(self._likelihood(texts))
-        if self.judge is not None:
+        if isinstance(self.judge, EndpointJudge):
+            said = [p for p in self.judge.probabilities(self.prompt.text, texts) if p is not None]
+            quality |= {"judge": _mean(said)} if said else {}
+        elif self.judge is not None:
             quality["judge"] = _mean(_likelihood(self.judge, self.judge.encode(self.prompt.text), texts))
         row["quality"] = {k: round(v, 4) for k, v in quality.items()}
         row["diversity"] = {k: round(v, 4) for k, v in diversity.items()}

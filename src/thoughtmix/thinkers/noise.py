@@ -23,6 +23,7 @@ from thoughtmix.thinkers.base import Thinker, Thoughts, add_facts, packaged_embe
 class NoiseThinker(Thinker):
     name = "noise"
     summary = "Drafts, then rewrites the draft (or an idea of yours) in n directions; creativity 0 is the draft itself."
+    elsewhere = "the draft is the server's own answer at temperature 0"
 
     class Options(NoiseOptions):
         idea: str | None = option(

@@ -1,0 +1,123 @@
+"""Options for models elsewhere: the endpoint that writes, the one that judges, the one that embeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from thoughtmix.cli.options import LocalOptions, given_here, option
+from thoughtmix.cli.output import progress
+from thoughtmix.core.errors import InputError
+
+if TYPE_CHECKING:
+    from thoughtmix.api import Pipeline
+    from thoughtmix.engine.engine import Engine
+    from thoughtmix.models.endpoint import Endpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(LocalOptions):
+    """Which model, here or elsewhere, and who judges and embeds."""
+
+    endpoint: Annotated[
+        str | None,
+        option(
+            "A chat-completions server, http://host:port or @profile; --model is its model (default: the first).",
+            "-e",
+            "--endpoint",
+        ),
+    ] = None
+    profile: Annotated[str | None, option("The same as -e @NAME: an endpoint of the config file.")] = None
+    concurrency: Annotated[int | None, option("Requests in flight at an endpoint (default 4).")] = None
+    timeout: Annotated[float | None, option("Seconds for one try at an endpoint (default 120).")] = None
+    retries: Annotated[int | None, option("Further tries after a failure of an endpoint (default 5).")] = None
+    api_key_env: Annotated[
+        str | None,
+        option("The variable with an endpoint's key (default THOUGHTMIX_API_KEY; for OpenAI OPENAI_API_KEY)."),
+    ] = None
+    key_over_http: Annotated[
+        bool,
+        option("Let a key go over plain http to another machine, where all between can read it.", "--key-over-http"),
+    ] = False
+    prices: Annotated[
+        str | None, option("Dollars for a million tokens read, and written: 0.15,0.6. Then the cost is told.")
+    ] = None
+    judge_endpoint: Annotated[
+        str | None, option("An endpoint that judges each thought, URL or @profile; --judge is its model.")
+    ] = None
+    embedder: Annotated[str | None, option("What embeds: a folder or a Hugging Face id. Default: MiniLM.")] = None
+    embed_endpoint: Annotated[
+        str | None, option("An endpoint that embeds, URL or @profile; --embedder is its model.")
+    ] = None
+
+    def pipeline(self, model: str | None, stream: bool = False) -> Pipeline:
+        """Nothing is loaded or asked yet. stream: pieces of an endpoint's answers are wanted as they come."""
+        from thoughtmix.api import Pipeline
+
+        engine = self.engine(model, stream)
+        judge: Any = self.judge
+        if self.judge_endpoint is not None:
+            judge = self.server(self.judge_endpoint, self.judge)
+        embedder: Any = self.embedder
+        if self.embed_endpoint is not None:
+            from thoughtmix.models.embed import EndpointEmbedder
+
+            embedder = EndpointEmbedder(self.server(self.embed_endpoint, self.embedder))
+        return Pipeline(
+            None if engine else model,
+            dtype=self.dtype,
+            device=self.device,
+            weights=self.weights,  # type: ignore[arg-type]  # checked where it is used
+            path=self.path,  # type: ignore[arg-type]
+            judge=judge,
+            embedder=embedder,
+            engine=engine,
+            on_progress=progress(),
+        )
+
+    def engine(self, model: str | None, stream: bool = False) -> Engine | None:
+        """That of the endpoint; None without one. Raises `InputError`."""
+        if self.profile is not None and self.endpoint is not None and given_here("endpoint"):
+            raise InputError("Both --endpoint and --profile were given.", "Pass one of the two.")
+        where = self.where
+        if where is None:
+            return None
+        from thoughtmix.engine.endpoint import EndpointEngine
+
+        named = model if given_here("model") or not where.startswith("@") else None
+        return EndpointEngine(self.server(where, named, stream=stream, logprobs=True))
+
+    @property
+    def where(self) -> str | None:
+        """The endpoint that writes: a URL, or @profile."""
+        return self.endpoint if self.profile is None else f"@{self.profile.removeprefix('@')}"
+
+    def server(self, where: str, model: str | None, **more: Any) -> Endpoint:
+        """A key that the call names is for the first of its endpoints alone. Raises `InputError`."""
+        from thoughtmix.models.profile import connect
+
+        if self.retries is not None and self.retries < 0:
+            raise InputError(f"--retries is {self.retries}.", "Pass 0 or more (--retries 5).")
+        first = next(one for one in (self.where, self.judge_endpoint, self.embed_endpoint) if one)
+        return connect(
+            where,
+            model,
+            key=None if where == first else "",
+            api_key_env=self.api_key_env if where == first else None,
+            key_over_http=self.key_over_http if where == first else None,
+            prices=self._prices(),
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            retries=self.retries,
+            **more,
+        )
+
+    def _prices(self) -> tuple[float, float] | None:
+        if self.prices is None:
+            return None
+        try:
+            read, written = (float(part) for part in self.prices.split(","))
+        except ValueError:
+            hint = "Pass dollars for a million tokens read, and written: --prices 0.15,0.6"
+            raise InputError(f"--prices is {self.prices!r}.", hint) from None
+        return read, written
