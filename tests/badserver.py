@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -88,6 +89,8 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
                 return self._stream(text) if body["stream"] else self._json(200, _whole(text))
             if fault == "n":
                 return self._several(body)
+            if fault == "words":
+                return self._words(body)
             if fault == "n cut":  # the first is whole, the second is not
                 return self._stream_two(text)
             if fault == "surrogate":
@@ -197,6 +200,13 @@ def serving(script: Callable[[int, dict[str, Any]], str]) -> Iterator[Server]:
             ]
             usage = {"prompt_tokens": 7, "completion_tokens": 2 * n}
             self._json(200, {"choices": choices[::-1], "usage": usage})
+
+        def _words(self, body: dict[str, Any]) -> None:
+            """Words by the seed and what was said, as many as are wanted, and in a fifth of the answers an end."""
+            draw = random.Random(f"{body['seed']} {body['messages']}")
+            ends = draw.random() < 0.2
+            said = " ".join(f"w{draw.randrange(99)}" for _ in range(body["max_tokens"] - ends))
+            self._json(200, _whole(said, "stop" if ends else "length"))
 
         def _stream_two(self, text: str) -> None:
             self.send_response(200)

@@ -387,7 +387,10 @@ def test_all_of_many_answers_are_found_and_no_token_is_drawn_twice(width: int, b
     assert not search.ended and len(answers(search, 50)) == 50, "nothing is left to complete; some come twice"
     for seed in range(3):
         rows = [Row(100 * seed + i, sampler) for i in range(13)]
-        free = {row.text for row in decode(search.model, [PROMPT], rows, max_new_tokens=3, weights="native").outputs}
+        free = {
+            row.text
+            for row in decode(search.writer.engine.model, [PROMPT], rows, max_new_tokens=3, weights="native").outputs
+        }
         assert len({way for way in free if even(way)}) < len(valid(search)) / 2
 
 

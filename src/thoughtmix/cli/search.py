@@ -70,8 +70,10 @@ def search(
     engine = replace(engine, dtype=asked["dtype"], device=asked["device"], judge=asked["judge"])
     output.check(sampling.n)
     check_folder(tree.save)
-    if "judge" in parse_weights(options.evaluators) and engine.judge is None:  # before a model is loaded for it
-        raise InputError("The evaluator judge needs a model.", "Name one: --judge MODEL")
+    if (
+        "judge" in parse_weights(options.evaluators) and engine.judge is None and not engine.judge_endpoint
+    ):  # before a model is loaded for it
+        raise InputError("The evaluator judge needs a model.", "Name one: --judge MODEL, or --judge-endpoint URL")
     thinker = SavedSearch(asked, body, tree.save, sys.stderr.isatty() and output.stream and not output.json)
     pipeline = engine.pipeline(asked["model"])
     thoughts, code = explore(pipeline, asked["prompt"], thinker, options, settings, output, thinker.report)
@@ -87,6 +89,9 @@ def _asked(
 ) -> dict[str, Any]:
     """What a saved tree needs to be asked for again: everything but limits and n."""
     settings = {name: value for name, value in settings.items() if name != "n"}
+    left = {*_LIMITS, "rubric"}
+    if engine.where is not None:  # these have other defaults there
+        left |= {"evaluators", "step"} - options.model_fields_set
     return {
         "prompt": prompt,
         "model": model,
@@ -94,7 +99,7 @@ def _asked(
         "device": engine.device,
         "judge": engine.judge,
         "rubric": options.rubric,
-        "settings": {**settings, **options.model_dump(mode="json", exclude={*_LIMITS, "rubric"})},
+        "settings": {**settings, **options.model_dump(mode="json", exclude=left)},
     }
 
 

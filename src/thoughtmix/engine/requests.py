@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,3 +57,13 @@ def _of_endpoint(output: SequenceOutput) -> dict[str, Any]:
 def run_facts(done: Generation) -> dict[str, Any]:
     """What a thinker says of a generation for `ThoughtSet.run`, and whether it was interrupted."""
     return {**done.facts, "interrupted": done.interrupted}
+
+
+def add_endpoint_facts(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """`run["endpoint"]` of two runs, one after the other: numbers and counts add up; the rest is the later's."""
+    out = {**first, **then}
+    for name in set(first) & set(then) - {"concurrency"}:
+        if isinstance(then[name], (int, float)):
+            out[name] = round(first[name] + then[name], 8)
+    out["troubles"] = dict(Counter(first["troubles"]) + Counter(then["troubles"]))
+    return out

@@ -135,7 +135,7 @@ def _label(search: TreeSearch, node: Node, numbers: dict[int, int]) -> str:
 
 def _words(search: TreeSearch, node: Node, most: int = 64) -> str:
     """What this node adds, on one line."""
-    text = search.model.decode(node.token_ids)
+    text = search.writer.added(node)
     flat = " ".join(printable(text).split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.selection import select_diverse
-from thoughtmix.engine.engine import Generation, LocalModelEngine, SequenceOutput, SequenceRequest
+from thoughtmix.engine.engine import Generation, LocalModelEngine, SequenceOutput
 from thoughtmix.engine.local import LocalEngine
-from thoughtmix.engine.without_replacement import Excluded
 from thoughtmix.search.evaluators import Distance, Evaluators, Leaf, word_distance
 from thoughtmix.search.proposals import Proposal, SamplingProposal
 from thoughtmix.search.tree import DEAD, Node, Tree
+from thoughtmix.search.writers import TokenWriter, Writer
 
 if TYPE_CHECKING:
     from thoughtmix.engine import Prefix
@@ -88,8 +88,8 @@ class TreeSearch:
     """One tree. `explore` as often and as long as you like, `finish` whenever an answer is wanted.
 
     Args:
-        model: A model, or the engine that decodes.
-        prompt_ids: Token ids of the prompt, ending where the answer begins.
+        model: A model, the engine that decodes, or a `Writer`.
+        prompt_ids: Token ids of the prompt, ending where the answer begins; a `Writer` knows its prompt.
         settings: What the tree depends on.
         evaluators: What values a thought so far; the default is its likelihood.
         proposal: What draws; the default is plain sampling.
@@ -100,8 +100,8 @@ class TreeSearch:
 
     def __init__(
         self,
-        model: LanguageModel | LocalModelEngine,
-        prompt_ids: Sequence[int],
+        model: LanguageModel | LocalModelEngine | Writer,
+        prompt_ids: Sequence[int] = (),
         settings: Settings | None = None,
         evaluators: Evaluators | None = None,
         proposal: Proposal | None = None,
@@ -110,11 +110,14 @@ class TreeSearch:
         prompt: str | None = None,
         distance: Distance = word_distance,
     ) -> None:
-        self.engine = model if isinstance(model, LocalModelEngine) else LocalEngine(model)
-        self.model, self.prompt_ids = self.engine.model, list(prompt_ids)
         self.settings, self.evaluators = settings or Settings(), evaluators or Evaluators()
         self.proposal: Proposal = SamplingProposal() if proposal is None else proposal
-        self.prompt = self.model.decode(prompt_ids) if prompt is None else prompt
+        if isinstance(model, Writer):
+            self.writer = model
+        else:
+            engine = model if isinstance(model, LocalModelEngine) else LocalEngine(model)
+            self.writer = TokenWriter(engine, prompt_ids, self.proposal)
+        self.prompt = self.writer.prompt if prompt is None else prompt
         self.distance = distance
         self.tree = Tree(seed, self.settings.exploration, self.settings.urgency)
         self.spent = Spent()
@@ -162,7 +165,7 @@ class TreeSearch:
         draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
         done = self._generate(draws, [min(each, self._room(leaf)) for leaf, _ in draws], to_the_end=True)
         ends = zip(draws, done.outputs, strict=True)
-        self.ended = [self._node(leaf, place, row, last=True) for (leaf, place), row in ends]
+        self.ended = [self._node(leaf, place, row, last=True) for (leaf, place), row in ends if not row.error]
         self.spent.drawn += _drawn_tokens(done)
         for node, (value, scores) in zip(self.ended, self._evaluate(self.ended), strict=True):
             node.value, node.scores = value, scores
@@ -187,6 +190,7 @@ class TreeSearch:
             "tokens_per_second": round(s.drawn / s.seconds, 1) if s.seconds else 0.0,
             "evaluators": self.evaluators.weights,
             "proposal": self.proposal.settings(),
+            **self.writer.facts,
         }
 
     # --- what limits are compared with ----------------------------------------------------------------------
@@ -258,7 +262,10 @@ class TreeSearch:
         done = self._generate(draws, [min(self.settings.step, self._room(leaf)) for leaf, _ in draws])
         out = _Expansion(tokens=_drawn_tokens(done))
         known = {(leaf, child.token_ids): child for leaf in leaves for child in leaf.children}
-        for (leaf, place), row, prefix in zip(draws, done.outputs, done.prefixes, strict=True):
+        prefixes = done.prefixes or [None] * len(draws)
+        for (leaf, place), row, prefix in zip(draws, done.outputs, prefixes, strict=True):
+            if row.error:
+                continue  # an endpoint failed
             if prefix is not None and prefix.keys is not None:
                 out.prefixes.setdefault(leaf, prefix.parent if prefix.before and prefix.parent else prefix)
             child = self._node(leaf, place, row)
@@ -274,35 +281,17 @@ class TreeSearch:
             done = self._generate([(child, 0) for child in going], room, to_the_end=True)
             out.tokens += _drawn_tokens(done)
             for child, row in zip(going, done.outputs, strict=True):
+                if row.error:
+                    continue
                 out.rollouts[child] = self._node(child, 0, row, last=True)
         return None if done.interrupted else out
 
     def _generate(self, draws: list[tuple[Node, int]], most: list[int], to_the_end: bool = False) -> Generation:
         """One batch: a row for each (parent, place), of at most `most` tokens. to_the_end: up to a stop string, and
-        nothing is kept of it; else prefixes are kept, and none is drawn that a parent has already."""
+        nothing is kept of it; else none is drawn that a parent has already, where the engine can see to that."""
         began = time.perf_counter()
-        prompts = {node: tuple(self.prompt_ids + node.tokens) for node, _ in draws}
-        some = all(len(ids) > 1 for ids in prompts.values())  # of a prompt of one token there is no prefix
-        prefixes = {node: _longest_prefix(node, len(ids)) if some else None for node, ids in prompts.items()}
         seeds = [self.tree.child_seed(node, place) for node, place in draws]
-        row_state = self.proposal.row_state(self.model, seeds)
-        if self.tree.root not in prompts and row_state.unshared_suffix > 1:
-            row_state.unshared_suffix = 1  # it is for a prompt's end: later, the last token is enough
-        requests = [
-            SequenceRequest(
-                prompts[node],
-                seed,
-                self.proposal.sampling,
-                max_new_tokens,
-                self.settings.stop if to_the_end else (),
-                prefix=prefixes[node],
-                exclude=() if to_the_end else _exclusions(node),
-            )
-            for (node, _), seed, max_new_tokens in zip(draws, seeds, most, strict=True)
-        ]
-        done = self.engine.generate(
-            requests, row_state=row_state, keep_prefixes=not to_the_end, without_replacement=not to_the_end
-        )
+        done = self.writer.write([node for node, _ in draws], seeds, most, self.settings.stop, to_the_end)
         self.decoding_path = done.path
         self.spent.computed += done.computed
         self.spent.steps += max(len(row.token_ids) for row in done.outputs)
@@ -313,9 +302,7 @@ class TreeSearch:
         """What a row drew, with its text, and whether it is complete: by its end, a stop string, or its length. Not of
         the tree yet. last: a thought ends here, whatever it lacks."""
         node = Node(-1, parent, place, 1, tuple(row.token_ids), tuple(row.logprobs), tuple(row.shares), row.finish)
-        tokens = node.tokens
-        ended = row.finish == "stop" and bool(tokens) and tokens[-1] in self.model.eos_ids
-        text = self.model.decode(tokens[:-1] if ended else tokens)
+        text, ended = self.writer.read(node, row)
         cuts = [at for s in self.settings.stop if (at := text.find(s)) >= 0]
         if cuts:
             node.text, node.finish = text[: min(cuts)], "stop"
@@ -323,7 +310,7 @@ class TreeSearch:
             node.text = text
         else:
             node.text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-            node.finish = "length" if last or len(tokens) >= self.settings.length else None
+            node.finish = "length" if last or len(node.tokens) >= self.settings.length else None
         return node
 
     def _evaluate(self, nodes: list[Node]) -> list[tuple[float, dict[str, float]]]:
@@ -370,17 +357,5 @@ def select_different(nodes: Sequence[Node], k: int, distance: Distance, quality_
 
 
 def _drawn_tokens(done: Generation) -> int:
-    return sum(len(row.token_ids) for row in done.outputs)
-
-
-def _exclusions(node: Node) -> tuple[Excluded, ...]:
-    """What is not to be drawn at a node again."""
-    return tuple(Excluded(c.token_ids, c.shares) for c in node.children if c.shares)
-
-
-def _longest_prefix(node: Node, length: int) -> Prefix | None:
-    """The longest beginning that was read, all but the last token at most: the node's own, or an ancestor's."""
-    for ancestor in reversed(node.lineage):
-        if ancestor.prefix is not None and ancestor.prefix.keys is not None:
-            return ancestor.prefix.cut(min(ancestor.prefix.length, length - 1))
-    return None
+    """As the server counts them, where it does: reasoning is drawn, too."""
+    return int(done.extra.get("tokens") or sum(len(row.token_ids) for row in done.outputs))

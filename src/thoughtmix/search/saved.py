@@ -23,9 +23,9 @@ def to_dict(search: TreeSearch, asked: Mapping[str, Any] | None = None) -> dict[
     return {
         "schema": SCHEMA,
         "version": VERSION,
-        "model": search.model.name,
+        "model": search.writer.name,
         "prompt": search.prompt,
-        "prompt_ids": search.prompt_ids,
+        "prompt_ids": search.writer.prompt_ids,
         "seed": search.tree.seed,
         "settings": {**dataclasses.asdict(search.settings), "stop": list(search.settings.stop)},
         "evaluators": search.evaluators.weights,

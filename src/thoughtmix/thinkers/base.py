@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from thoughtmix.core.options import ThinkerOptions, described
 from thoughtmix.core.request import Prompt, Request, TextEmbedder
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine
+from thoughtmix.engine.requests import add_endpoint_facts
 
 Thoughts = tuple[list[Thought], Mapping[str, Any]]
 """n thoughts in order of their seeds, and facts about the run for `ThoughtSet.run`."""
@@ -101,19 +101,9 @@ def add_facts(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
         if name in out:
             out[name] = round(first.get(name, 0) + then.get(name, 0), 4)
     if "endpoint" in first and "endpoint" in then:
-        out["endpoint"] = _add_endpoint_facts(first["endpoint"], then["endpoint"])
+        out["endpoint"] = add_endpoint_facts(first["endpoint"], then["endpoint"])
     if out.get("seconds"):
         out["tokens_per_second"] = round(out["tokens"] / out["seconds"], 1)
-    return out
-
-
-def _add_endpoint_facts(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers and counts add up; the rest is the later's."""
-    out = {**first, **then}
-    for name in set(first) & set(then) - {"concurrency"}:
-        if isinstance(then[name], (int, float)):
-            out[name] = round(first[name] + then[name], 8)
-    out["troubles"] = dict(Counter(first["troubles"]) + Counter(then["troubles"]))
     return out
 
 

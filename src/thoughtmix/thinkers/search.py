@@ -9,7 +9,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Capability, Engine, local_model
+from thoughtmix.engine.engine import Capability, Engine, local_model, require
 from thoughtmix.engine.requests import DEFAULT_MIN_P
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature, packaged_embedder
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from thoughtmix.search.tree import Node
 
 DEFAULT_WEIGHTS = "likelihood=1,repetition=1"
+TEXT_WEIGHTS, TEXT_STEP = "relevance=1,repetition=1", 24  # where there is only text, and a node is a request
+LOCAL_NEEDS = frozenset({Capability.TOKENS, Capability.PREFIXES, Capability.WITHOUT_REPLACEMENT, Capability.WEIGHTS})
 BUDGET = 4  # times n thoughts of full length
 
 
@@ -27,14 +29,10 @@ class SearchThinker(Thinker):
     name = "search"
     summary = "Tree search over partial thoughts (PUCT); n different good leaves; creativity is the temperature."
     creativity_is_temperature = True
-    needs = frozenset(
-        {
-            Capability.LEFT_TO_RIGHT,
-            Capability.TOKENS,
-            Capability.PREFIXES,
-            Capability.WITHOUT_REPLACEMENT,
-            Capability.WEIGHTS,
-        }
+    needs = frozenset({Capability.LEFT_TO_RIGHT})
+    elsewhere = (
+        "a node is a request, a token a word, and the model is asked to go on; values by relevance and repetition "
+        "unless told; likelihood and proposal=mixture are refused"
     )
     token_budget_option = "tokens"
 
@@ -101,8 +99,12 @@ def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
     """The search that a request asks for, nothing grown yet. Raises `InputError`."""
     from thoughtmix.search.evaluators import embedding_distance, evaluators, parse_weights, word_distance
     from thoughtmix.search.mcts import Settings, TreeSearch
+    from thoughtmix.search.writers import TextWriter
 
-    options, local = SearchThinker.Options.model_validate(request.options), local_model(engine, "search")
+    options = SearchThinker.Options.model_validate(request.options)
+    only_text = not engine.capabilities >= LOCAL_NEEDS
+    if only_text:
+        options = _for_text(engine, options)
     weights = parse_weights(options.evaluators)
     judge = request.judge() if "judge" in weights and request.judge is not None else None
     if "judge" in weights and judge is None:
@@ -119,15 +121,30 @@ def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
         exploration=options.exploration,
         stop=request.stop,
     )
-    return TreeSearch(
-        local,
-        local.encode(prompt),
-        settings,
-        evaluators(weights, embedder=embedder, distance=distance, judge=judge, rubric=options.rubric),
-        make_proposal(request, options),
-        seed=request.seed,
-        distance=distance,
-    )
+    judging = evaluators(weights, embedder=embedder, distance=distance, judge=judge, rubric=options.rubric)
+    proposal = make_proposal(request, options)
+    if only_text:
+        writer = TextWriter(engine, prompt, proposal.sampling)
+        return TreeSearch(writer, (), settings, judging, proposal, seed=request.seed, distance=distance)
+    local = local_model(engine, "search")
+    ids = local.encode(prompt)
+    return TreeSearch(local, ids, settings, judging, proposal, seed=request.seed, distance=distance)
+
+
+def _for_text(engine: Engine, options: SearchThinker.Options) -> SearchThinker.Options:
+    """The options where an engine has only text to give. Raises `InputError` for what then cannot be."""
+    from thoughtmix.search.evaluators import parse_weights
+
+    if options.proposal == "mixture":
+        require(engine, {Capability.ROW_STATE}, "proposal=mixture")
+    given = options.model_fields_set
+    if "evaluators" in given and "likelihood" in parse_weights(options.evaluators):
+        raise InputError(
+            f"The evaluator likelihood needs log-probabilities of every token, which {engine.name} need not give.",
+            f"Pass others ({TEXT_WEIGHTS}), or use a local model.",
+        )
+    other = {"evaluators": TEXT_WEIGHTS, "step": TEXT_STEP}
+    return options.model_copy(update={name: value for name, value in other.items() if name not in given})
 
 
 def default_budget(search: TreeSearch, n: int) -> int:
@@ -148,14 +165,14 @@ def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
 
 def as_thought(search: TreeSearch, node: Node) -> Thought:
     """A leaf as a thought."""
-    logprobs = node.token_logprobs
+    logprobs, tokens = node.token_logprobs, bool(search.writer.prompt_ids)  # else they are words
     return Thought(
         text=node.text,
-        token_ids=tuple(node.tokens),
+        token_ids=tuple(node.tokens) if tokens else (),
         seed=search.tree.seed,
-        logprob=float(sum(logprobs)),
+        logprob=float(sum(logprobs)) if tokens else None,
         finish=node.finish or "cancelled",
-        token_logprobs=tuple(logprobs),
+        token_logprobs=tuple(logprobs) if tokens else (),
         origin={
             "thinker": "search",
             "path": list(node.path),
