@@ -70,9 +70,8 @@ def search(
     engine = replace(engine, dtype=asked["dtype"], device=asked["device"], judge=asked["judge"])
     output.check(sampling.n)
     check_folder(tree.save)
-    if (
-        "judge" in parse_weights(options.evaluators) and engine.judge is None and not engine.judge_endpoint
-    ):  # before a model is loaded for it
+    judged = engine.judge or engine.judge_endpoint
+    if "judge" in parse_weights(options.evaluators) and not judged:  # before a model is loaded for it
         raise InputError("The evaluator judge needs a model.", "Name one: --judge MODEL, or --judge-endpoint URL")
     thinker = SavedSearch(asked, body, tree.save, sys.stderr.isatty() and output.stream and not output.json)
     pipeline = engine.pipeline(asked["model"])

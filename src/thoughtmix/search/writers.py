@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from thoughtmix.engine import Prefix
 
 GO_ON = (
-    "Your answer breaks off where it ends. Write only what comes next, from exactly there: do not repeat any of it, and "
-    "say nothing about it. If it is complete, write nothing."
+    "Your answer breaks off where it ends. Write only what comes next, from exactly there: do not repeat any of it, "
+    "and say nothing about it. If it is complete, write nothing."
 )
 """How a chat model is asked to go on with an answer of its own."""
 
