@@ -32,7 +32,7 @@ def test_the_table_in_the_docs_is_the_table() -> None:
 @pytest.mark.parametrize("thinker", sorted(rows()))
 def test_every_thinker_on_an_endpoint(thinker: str) -> None:
     """Works: n thoughts come back. Refused: in one line, by what it needs, with what to type, and nothing is asked."""
-    said = rows()[thinker][2]
+    said = rows()[thinker][-1]
     with serving(lambda number, body: "n") as server:
         there = Pipeline("m", endpoint=server.url, embedder=HashEmbedder())
         if said.startswith("works"):

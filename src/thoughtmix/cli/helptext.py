@@ -30,6 +30,7 @@ Each has options of its own beside the settings of the call (`thoughtmix think -
 `judge` of hybrid) is given by `options` and `--option` alone.
 """
 
+_ENGINES = ("a decoder here", "an encoder-decoder here", "a mask predictor here", "an endpoint")
 _SETTINGS = """
 **Settings that stay.** A flag goes before its environment variable, that before the config file, that before the
 default. `--some-name` of the command `x` is `THOUGHTMIX_X_SOME_NAME`, and `some_name` in the table `[x]` of the file;
@@ -74,17 +75,17 @@ def thinkers_page() -> str:
 def engines_table() -> str:
     """Markdown: which thinker of this package works on which engine, and what of it is refused by which name."""
     from thoughtmix.engine.endpoint import EndpointEngine
-    from thoughtmix.engine.engine import EVERYTHING, MASK_PREDICTOR, lacking
+    from thoughtmix.engine.engine import ENCODER_DECODER, EVERYTHING, MASK_PREDICTOR
 
-    rows: list[tuple[str, ...]] = [("thinker", "a model here", "a mask predictor here", "an endpoint"), ("---",) * 4]
+    rows: list[tuple[str, ...]] = [("thinker", *_ENGINES), ("---",) * (1 + len(_ENGINES))]
     for thinker in map(get_thinker, thinker_names()):
         if type(thinker).__module__.startswith("thoughtmix.thinkers."):
             cells = []
-            for capabilities in (EVERYTHING, MASK_PREDICTOR, EndpointEngine.capabilities):
-                missing = ", ".join(lacking(thinker.needs, capabilities))
+            for capabilities in (EVERYTHING, ENCODER_DECODER, MASK_PREDICTOR, EndpointEngine.capabilities):
+                missing = ", ".join(thinker.lacks(capabilities))
                 cells.append(f"refused: needs {missing}" if missing else "works")
-            if cells[2] == "works" and thinker.elsewhere:
-                cells[2] = f"works; {thinker.elsewhere}"
+            if cells[-1] == "works" and thinker.elsewhere:
+                cells[-1] = f"works; {thinker.elsewhere}"
             rows.append((f"`{thinker.name}`", *cells))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 

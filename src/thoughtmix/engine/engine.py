@@ -51,6 +51,8 @@ class Capability(StrEnum):
 
 EVERYTHING = frozenset(Capability)
 """What a causal model in this process can do."""
+ENCODER_DECODER = EVERYTHING - {Capability.PREFIXES}
+"""What one with an encoder can do: that is given the prompt, and a half-written answer cannot be gone on with."""
 MASK_PREDICTOR = frozenset({Capability.TOKENS, Capability.WEIGHTS})
 """What one that writes in any order can do."""
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix.core import __version__
 from thoughtmix.core.request import OnStep, Prompt
 from thoughtmix.engine.backends.probe import PathName, Weights, choose
-from thoughtmix.engine.engine import EVERYTHING, MASK_PREDICTOR, Capability, Generation, SequenceRequest
+from thoughtmix.engine.engine import (
+    ENCODER_DECODER,
+    EVERYTHING,
+    MASK_PREDICTOR,
+    Capability,
+    Generation,
+    SequenceRequest,
+)
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.loop import run
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
@@ -41,8 +48,7 @@ class LocalEngine:
     def capabilities(self) -> frozenset[Capability]:
         if not self.model.causal:
             return MASK_PREDICTOR
-        # What is given to an encoder is the prompt: a half-written answer cannot be gone on with.
-        return EVERYTHING - {Capability.PREFIXES} if self.model.encoder_decoder else EVERYTHING
+        return ENCODER_DECODER if self.model.encoder_decoder else EVERYTHING
 
     def environment(self) -> dict[str, Any]:
         import torch

@@ -10,7 +10,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, described
 from thoughtmix.core.request import Prompt, Request, TextEmbedder
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Capability, Engine
+from thoughtmix.engine.engine import Capability, Engine, lacking
 from thoughtmix.engine.requests import add_endpoint_facts
 
 Thoughts = tuple[list[Thought], Mapping[str, Any]]
@@ -48,7 +48,11 @@ class Thinker(ABC):
 
     def suits(self, engine: Engine) -> bool:
         """Whether it can work with this engine and model, as far as can be told without trying."""
-        return self.needs <= engine.capabilities
+        return not self.lacks(engine.capabilities)
+
+    def lacks(self, capabilities: frozenset[Capability]) -> list[Capability]:
+        """What an engine of these lacks for it: of `needs`, and of what it needs where there is more than text."""
+        return lacking(self.needs, capabilities)
 
     def made_for(self, engine: Engine) -> bool:
         """Whether it is what a user of this engine's model expects when no thinker is named."""

@@ -9,7 +9,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Capability, Engine, local_model, require
+from thoughtmix.engine.engine import Capability, Engine, lacking, local_model, require
 from thoughtmix.engine.requests import DEFAULT_MIN_P
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature, packaged_embedder
@@ -60,6 +60,10 @@ class SearchThinker(Thinker):
         apart: Literal["words", "embedding"] = option(
             "words", "How the set's differences are measured: by words, or embedding", served=True
         )
+
+    def lacks(self, capabilities: frozenset[Capability]) -> list[Capability]:
+        """An engine with tokens is searched by tokens, and must keep prefixes; one without is asked to go on."""
+        return lacking(self.needs | (LOCAL_NEEDS if Capability.TOKENS in capabilities else frozenset()), capabilities)
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return BUDGET * n
