@@ -106,9 +106,11 @@ def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
     from thoughtmix.search.writers import TextWriter
 
     options = SearchThinker.Options.model_validate(request.options)
-    only_text = not engine.capabilities >= LOCAL_NEEDS
+    only_text = Capability.TOKENS not in engine.capabilities
     if only_text:
         options = _for_text(engine, options)
+    else:
+        require(engine, LOCAL_NEEDS, "The thinker search")
     weights = parse_weights(options.evaluators)
     judge = request.judge() if "judge" in weights and request.judge is not None else None
     if "judge" in weights and judge is None:
