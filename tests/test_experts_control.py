@@ -153,6 +153,28 @@ def test_nothing_is_left_behind(family: str, global_state_untouched: None) -> No
     assert torch.equal(logits(model, x), before)
 
 
+def test_the_prototypes_calls_run_as_written() -> None:
+    """force_expert_selection(layer, ids) steers that layer alone, and layer by layer; extract_expert_outputs(layer)
+    listens from its first call on."""
+    model, x = tiny_moe("mixtral"), inputs("mixtral", 2)
+    before, controller, reader = logits(model, x), ExpertController(model), ExpertActivationExtractor(model)
+    assert reader.extract_expert_outputs(1) == {}
+    controller.force_expert_selection(0, [1, 2])
+    controller.force_expert_selection(1, [3])
+    logits(model, x)
+    ran = {layer: set(reader.extract_expert_outputs(layer)) for layer in (0, 1)}
+    assert ran == {0: {1, 2}, 1: {3}}
+    width = model.config.hidden_size
+    assert reader.extract_expert_outputs(1)[3].shape == (x["input_ids"].numel(), width)
+    reader.clear_hooks()
+    controller.clear_hooks()
+    assert torch.equal(logits(model, x), before) and not _HOOKED and reader.activations == {}
+    with pytest.raises(InputError, match="no layer 9"):
+        reader.extract_expert_outputs(9)
+    with pytest.raises(InputError, match="without experts"):
+        controller.force_expert_selection(0)
+
+
 def profiles(family: str) -> list[Profile]:
     every = range(len(find_moe_layers(tiny_moe(family))))
     mine = [

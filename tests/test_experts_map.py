@@ -68,6 +68,16 @@ def nothing() -> Specialization:
     return analyze_expert_specialization(lm(), texts, permutations=199)
 
 
+def test_a_list_of_prompts_gives_each_ones_usage() -> None:
+    prompts = words(1, 3, 80, 2) + words(2, 80, 159, 1)
+    got = analyze_expert_specialization(planted(), prompts)
+    assert list(got) == prompts and json.loads(json.dumps(got)) == got
+    first = next(iter(got[prompts[0]]))
+    assert got[prompts[0]][first][0] == 1 == got[prompts[2]][first][3], "low words go to expert 0, high ones to 3"
+    with pytest.raises(InputError, match="missing or empty"):
+        analyze_expert_specialization(planted(), [])
+
+
 def test_mutual_information_is_the_textbooks() -> None:
     rng = generator(0)
     labels = rng.integers(0, 3, 40)

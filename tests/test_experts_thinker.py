@@ -99,6 +99,10 @@ def test_all_experts_at_once_is_the_dense_mixture() -> None:
         layer.mlp.gate.top_k = EXPERTS
     want = wide.generate(torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     got = generate_thought_branches(lm("mixtral"), "w5 w17 w40 w9 w77 w23", ["all"], **GREEDY)
+    turned = generate_thought_branches("w5 w17 w40 w9 w77 w23", lm("mixtral"), ["all"], **GREEDY)
+    assert [t.text for t in turned] == [t.text for t in got], "the prototype's order: prompt, model"
+    with pytest.raises(InputError, match="no loaded model"):
+        generate_thought_branches("w5", "w6")
     assert list(got[0].token_ids) == want[0, 6:].tolist()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -467,6 +468,46 @@ def test_the_prototypes_usage_runs() -> None:
     assert len({tuple(t["generated_ids"][0].tolist()) for t in thoughts}) == 4
     assert len(thoughts[0]["metrics"]) == 3
     assert model.training, "the model is left in the mode it was in"
+
+
+def test_the_prototypes_num_thoughts_is_the_number_of_branches() -> None:
+    for count, most in ((1, 1), (2, 2), (5, 3), (12, 3)):
+        given = SimpleNamespace(
+            hidden_size=32, vocab_size=50, max_position_embeddings=64, num_hidden_layers=2, num_thoughts=count
+        )
+        for config in (
+            MixtureOfThoughtsConfig.from_any(given),
+            MixtureOfThoughtsConfig(hidden_size=32, num_thoughts=count),
+        ):
+            assert (config.num_branches, config.branches_max) == (count, most)
+            assert type(config).from_dict(config.to_dict()).num_branches == count
+        model = MixtureOfThoughtsTransformer(given)
+        assert model.layers[0].mixture.branches.up.shape[0] == count
+    assert MixtureOfThoughtsLayer(given).router.proj.out_features == 12
+    for bad in (0, 2.5, True):
+        with pytest.raises(InputError, match="num_thoughts is"):
+            MixtureOfThoughtsConfig(num_thoughts=bad)
+    with pytest.raises(InputError, match="one of the two"):
+        MixtureOfThoughtsConfig(num_thoughts=4, num_branches=6)
+
+
+def test_metrics_are_lists_and_numbers_with_labels_and_caches_too(tmp_path: Path) -> None:
+    """They go into a JSON file as they are, and a cached step's are those of the whole text's last token."""
+    model = build("whole")
+    x = ids(1, 9)
+    alone, labelled = model(x), model(x, labels=x)
+    assert isinstance(alone.metrics, list) and alone.metrics is alone["metrics"]
+    (tmp_path / "metrics.json").write_text(json.dumps(alone["metrics"]))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == alone.metrics
+    assert labelled.metrics == alone.metrics and labelled.loss.requires_grad
+    cached = model(x, use_cache=True)
+    assert [m["active_branches"] for m in cached.metrics] == [m["active_branches"] for m in alone.metrics]
+    step = model(x[:, -1:], past_key_values=cached.past_key_values)
+    assert [m["layer"] for m in json.loads(json.dumps(step.metrics))] == [0, 1, 2]
+    assert all(abs(sum(m["branch_usage"]) - 1) < 1e-5 for m in step.metrics)
+    thoughts = model.generate_parallel_thoughts(x, num_parallel=2, max_length=4)
+    json.dumps([t["metrics"] for t in thoughts])
+    assert not any(isinstance(v, list) for v in alone.to_tuple()), "by position nothing is computed"
 
 
 def test_the_prototypes_names_are_the_packages_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ def test_routes_tell_different_words_apart_and_not_like_ones(kind: str) -> None:
     assert like.p.min() > 0.02 and like.information.max() < told.information.max() / 2
     np.testing.assert_allclose(told.affinity.sum(-1), 1, rtol=1e-5)
     assert told.affinity.shape == (3, 2, 8) and told.entropy.shape == (3, 20)
+
+
+def test_the_prototypes_call_reads_pairs_of_text_and_ids() -> None:
+    model, x = build("whole"), ids(1, 9)
+    got = analyze_thought_patterns(model, [("one", x), ("two", x[0, :5].tolist())])
+    assert [g["text"] for g in got] == ["one", "two"] and got[0]["metrics"] == model(x).metrics
+    json.dumps(got)
+    for bad in ([], [("one", [])], ["one"], [("one", [0.5])], [(x, "one")]):
+        with pytest.raises(InputError):
+            analyze_thought_patterns(model, bad)
 
 
 def test_where_routes_follow_the_text_probabilities_are_means_over_it() -> None:

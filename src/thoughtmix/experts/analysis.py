@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -175,17 +175,33 @@ class Specialization:
         return text
 
 
+@overload
+def analyze_expert_specialization(model: LanguageModel, texts: Sequence[str]) -> dict[str, dict[str, list[float]]]: ...
+@overload
 def analyze_expert_specialization(
     model: LanguageModel,
     texts: Mapping[str, Sequence[str]] | None = None,
+    *,
+    permutations: int = ...,
+    alpha: float = ...,
+    seed: int = ...,
+    max_tokens: int = ...,
+    on_text: Callable[[int, int], None] | None = ...,
+) -> Specialization: ...
+def analyze_expert_specialization(
+    model: LanguageModel,
+    texts: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     *,
     permutations: int = 999,
     alpha: float = 0.05,
     seed: int = 0,
     max_tokens: int = 256,
     on_text: Callable[[int, int], None] | None = None,
-) -> Specialization:
+) -> Specialization | dict[str, dict[str, list[float]]]:
     """Find out which experts run for which kind of text, and test it.
+
+    A list of prompts has no kinds to test: of each prompt, as the original prototype gives it, the share of tokens for
+    which each expert ran, {prompt: {layer: [share, ...]}}, as JSON takes it.
 
     Args:
         model: A loaded mixture-of-experts model.
@@ -206,8 +222,10 @@ def analyze_expert_specialization(
         raise InputError(
             f"permutations={permutations}, alpha={alpha} make no test.", "Pass 19 or more, and 0 < alpha < 1."
         )
-    labels, flat, text_labels = _flatten(PROMPTS if texts is None else texts)
     reader = ExpertActivationExtractor(model.model, outputs="")
+    if texts is not None and not isinstance(texts, Mapping):
+        return _usage_by_prompt(model, reader, [texts] if isinstance(texts, str) else list(texts), max_tokens, on_text)
+    labels, flat, text_labels = _flatten(PROMPTS if texts is None else texts)
     counts = _read_texts(model, reader, flat, max_tokens, on_text)
     return Specialization(
         model=model.name,
@@ -222,6 +240,22 @@ def analyze_expert_specialization(
         **counts,
         **_tests(counts["rates"], one_hot(text_labels, len(labels)), permutations, alpha, seed),
     )
+
+
+def _usage_by_prompt(
+    model: LanguageModel,
+    reader: ExpertActivationExtractor,
+    prompts: Sequence[str],
+    max_tokens: int,
+    on_text: Callable[[int, int], None] | None,
+) -> dict[str, dict[str, list[float]]]:
+    if not prompts or any(not isinstance(p, str) or not p.strip() for p in prompts):
+        raise InputError("A prompt is missing or empty.", "Pass one text or more.")
+    rates = _read_texts(model, reader, prompts, max_tokens, on_text)["rates"]  # (prompts, layers, e)
+    return {
+        prompt: {layer.name: rates[i, j, : layer.num_experts].tolist() for j, layer in enumerate(reader.layers)}
+        for i, prompt in enumerate(prompts)
+    }
 
 
 def _flatten(texts: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], list[str], NDArray[np.int64]]:

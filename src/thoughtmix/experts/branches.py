@@ -110,8 +110,8 @@ def think_under(
 
 
 def generate_thought_branches(
-    model: LanguageModel,
-    prompt: str | Sequence[Mapping[str, str]],
+    model: LanguageModel | str | Sequence[Mapping[str, str]],
+    prompt: str | Sequence[Mapping[str, str]] | LanguageModel,
     profiles: str | Sequence[str | Profile] | None = None,
     *,
     strength: float = 1.0,
@@ -124,12 +124,17 @@ def generate_thought_branches(
 
     profiles: see `profiles_of`; None: the model's own routing, all experts at once, each discovered profile, and noise.
     settings: those of `Request` (seed, max_new_tokens, creativity, temperature, ...); n is the number of profiles.
-    `thought.origin["profile"]` names the profile. Raises `InputError`.
+    `thought.origin["profile"]` names the profile. Model and prompt may stand in either order: the original prototype
+    has `generate_thought_branches(prompt, model)`. Raises `InputError`.
     """
+    pair: tuple[Any, Any] = (model, prompt) if hasattr(model, "tokenizer") else (prompt, model)
+    loaded, said = pair
+    if not hasattr(loaded, "tokenizer"):
+        raise InputError("There is no loaded model among the two.", "Pass load_model(NAME) and a prompt.")
     if profiles is None:
-        chosen = [ROUTER, *profiles_of(model, "all"), *discovered(model).profiles(), NOISE]
+        chosen = [ROUTER, *profiles_of(loaded, "all"), *discovered(loaded).profiles(), NOISE]
     else:
-        chosen = profiles_of(model, profiles)
+        chosen = profiles_of(loaded, profiles)
     request = dataclasses.replace(Request(**settings), n=len(chosen))
-    asked = Prompt.from_user(prompt, raw)
-    return think_under(LocalEngine(model), asked, request, chosen, strength=strength, head=head, read=read)[0]
+    asked = Prompt.from_user(said, raw)
+    return think_under(LocalEngine(loaded), asked, request, chosen, strength=strength, head=head, read=read)[0]

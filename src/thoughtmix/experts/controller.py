@@ -86,11 +86,19 @@ class ExpertController:
 
     def force_expert_selection(
         self,
-        experts: Sequence[int],
+        experts: Sequence[int] | int,
         weights: Sequence[float] | str = "router",
         layers: Sequence[int] | None = None,
     ) -> Self:
-        """`force` for all rows, attached at once; `clear_hooks` ends it."""
+        """`force` for all rows, attached at once; `clear_hooks` ends it.
+
+        `force_expert_selection(layer, ids)`, with a layer's number first, is taken as the original prototype means it:
+        these experts in that layer, and in others what was set there.
+        """
+        if isinstance(experts, int):
+            if isinstance(weights, str) or layers is not None:
+                raise InputError(f"Layer {experts} was given without experts.", "Pass (layer, [expert, ...]).")
+            return self.force([int(i) for i in weights], layers=[experts]).attach()
         return self.force(experts, weights, layers).attach()
 
     def clear_hooks(self) -> None:

@@ -114,6 +114,7 @@ class ExpertActivationExtractor:
             if outputs and layer.family.unheard:
                 raise ModelError(f"Outputs of {layer.name} mean nothing: {layer.family.unheard}.", 'Pass outputs="".')
         self.outputs: str = outputs
+        self._listening = False
         self._recorded = {x.number: _Recorded(x.name) for x in self.layers}
         self._folder = None if folder is None else Path(folder)
         self._limit, self._held = memory_limit, 0  # bytes
@@ -135,19 +136,53 @@ class ExpertActivationExtractor:
                 found[number] = Activations(layer.name, **{"outputs": None, **tensors}, batches=tuple(layer.batches))
         return found
 
+    def extract_expert_outputs(self, layer: int) -> dict[int, Tensor]:
+        """What each expert of a layer gave so far: expert -> (tokens that it ran for, d), in the order of the tokens.
+
+        The original prototype's call: the first one begins to listen, outside any context too, and gives {}; after a
+        forward it gives what ran. `clear_hooks` ends that.
+
+        Raises:
+            InputError: There is no such layer, or outputs are not noted here.
+        """
+        if layer not in self._recorded:
+            raise InputError(f"There is no layer {layer} here.", f"Pass one of {', '.join(map(str, self._recorded))}.")
+        if not self.outputs:
+            raise InputError('This extractor notes no outputs (outputs="").', 'Make it with outputs="selected".')
+        if not self._listening:
+            self.__enter__()
+        seen = self.activations.get(layer)
+        if seen is None or seen.outputs is None:
+            return {}
+        if self.outputs == "all":
+            return {e: seen.outputs[:, e] for e in range(seen.outputs.shape[1])}
+        ran = seen.weights != 0
+        experts = sorted(int(e) for e in seen.selected[ran].unique())
+        return {e: seen.outputs[(seen.selected == e) & ran] for e in experts}
+
+    def clear_hooks(self) -> None:
+        """Stop listening, and forget what was noted in memory."""
+        for layer in self.layers:
+            detach(layer, self)
+        self._listening = False
+        self.clear()
+
     def clear(self) -> None:
         """Forget what was noted in memory."""
         self._recorded = {x.number: _Recorded(x.name) for x in self.layers}
         self._held = 0
 
     def __enter__(self) -> Self:
-        for layer in self.layers:
-            attach(layer, observers=[self])
+        if not self._listening:
+            for layer in self.layers:
+                attach(layer, observers=[self])
+        self._listening = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for layer in self.layers:
             detach(layer, self)
+        self._listening = False
         if self._folder is not None and kind is not None:  # a broken run leaves no folder
             shutil.rmtree(self._folder, ignore_errors=True)
         elif self._folder is not None:

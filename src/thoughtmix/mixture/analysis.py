@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -63,18 +63,33 @@ def router_probabilities(model: MixtureOfThoughtsTransformer, tokenizer: Any, te
     return np.array(out).transpose(1, 0, 2)
 
 
+@overload
+def analyze_thought_patterns(
+    model: MixtureOfThoughtsTransformer, tokenizer: Sequence[tuple[str, Any]]
+) -> list[dict[str, Any]]: ...
+@overload
 def analyze_thought_patterns(
     model: MixtureOfThoughtsTransformer,
     tokenizer: Any,
     texts: Mapping[str, Sequence[str]],
     shuffles: int = 999,
     seed: int = 0,
-) -> ThoughtPatterns:
+) -> ThoughtPatterns: ...
+def analyze_thought_patterns(
+    model: MixtureOfThoughtsTransformer,
+    tokenizer: Any,
+    texts: Mapping[str, Sequence[str]] | None = None,
+    shuffles: int = 999,
+    seed: int = 0,
+) -> ThoughtPatterns | list[dict[str, Any]]:
     """Find out whether branches specialise in texts of one label.
+
+    `analyze_thought_patterns(model, [(text, ids), ...])`, the original prototype's call, reads each text and tests
+    nothing: a list of {"text", "metrics"}, metrics as a forward gives them, as JSON takes it.
 
     Args:
         model: A mixture.
-        tokenizer: The model's.
+        tokenizer: The model's, or pairs of a text and its ids, (t,) or (1, t).
         texts: Label -> texts.
         shuffles: How often labels are shuffled for the permutation test.
         seed: Of the shuffles.
@@ -82,6 +97,8 @@ def analyze_thought_patterns(
     Raises:
         InputError: There are fewer than two labels, or one has no text.
     """
+    if texts is None:
+        return _patterns_by_text(model, tokenizer)
     if len(texts) < 2 or not all(texts.values()):
         raise InputError("Specialisation needs texts of two labels.", "Pass {label: [text, ...], ...}.")
     labels = sorted(texts)
@@ -96,6 +113,23 @@ def analyze_thought_patterns(
     return ThoughtPatterns(
         tuple(labels), affinity, affinity.mean(1), entropy, information, (1 + np.asarray(beaten)) / (1 + shuffles)
     )
+
+
+@torch.no_grad()
+def _patterns_by_text(model: MixtureOfThoughtsTransformer, pairs: Any) -> list[dict[str, Any]]:
+    hint = "Pass [(text, ids), ...], or a tokenizer and {label: [text, ...], ...}."
+    if not isinstance(pairs, (list, tuple)) or not pairs:
+        raise InputError("There are no texts to read.", hint)
+    out = []
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise InputError("A text does not come with its ids.", hint)
+        x = torch.as_tensor(pair[1], device=model.device)
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim != 2 or x.shape[0] != 1 or not x.shape[1] or x.is_floating_point():
+            raise InputError(f"The ids of a text have shape {tuple(x.shape)}.", "Pass whole numbers, (t,) or (1, t).")
+        out.append({"text": pair[0], "metrics": model(x).metrics})
+    return out
 
 
 def _mutual_information(p: Floats, which: NDArray[np.int64], count: int) -> Floats:

@@ -19,7 +19,8 @@ class MixtureOfThoughtsConfig(LlamaConfig):
 
     Args:
         intermediate_size: The feed-forward width that a token passes on average, all active branches together.
-        num_branches: K. 1 is a standard transformer: no router, no noise, no combiner.
+        num_branches: K; the original prototype's `num_thoughts` is the same. 1 is a standard transformer: no router, no
+            noise, no combiner.
         branches_min: Fewest branches that a thought goes through at one layer; drawn per thought and layer.
         branches_max: Most of them.
         shared_width: Of a part that every token passes undisturbed, beside the branches; None: two fifths of
@@ -45,6 +46,7 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     """
 
     model_type = "thoughtmix_mixture"
+    keys_to_ignore_at_inference = ["past_key_values", "metrics", "signals"]  # no predictions  # noqa: RUF012
 
     vocab_size: int = 256
     hidden_size: int = 128
@@ -78,6 +80,8 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     position: str = "rope"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "num_thoughts" in kwargs:
+            self._take_num_thoughts(kwargs.pop("num_thoughts"))
         if self.num_branches == 1:
             self.branches_min = self.branches_max = 1
             self.noise = "none"
@@ -90,6 +94,19 @@ class MixtureOfThoughtsConfig(LlamaConfig):
             self.branch_width = max(1, round((self.intermediate_size - self.shared_width) / mean))
         super().__post_init__(**kwargs)
         self._check()
+
+    def _take_num_thoughts(self, count: Any) -> None:
+        """The prototype's name for `num_branches`. Branches to draw from are at most those that there are."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"num_thoughts is {count!r}.", "Pass a whole number, 1 or more.")
+        default = type(self).num_branches
+        if self.num_branches not in {default, count}:
+            raise InputError(f"num_thoughts is {count}, num_branches {self.num_branches}.", "Pass one of the two.")
+        self.num_branches = count
+        if self.branches_max == type(self).branches_max:
+            self.branches_max = min(self.branches_max, count)
+        if self.branches_min == type(self).branches_min:
+            self.branches_min = min(self.branches_min, count)
 
     def _check(self) -> None:
         if not 1 <= self.branches_min <= self.branches_max <= self.num_branches:
@@ -139,4 +156,6 @@ class MixtureOfThoughtsConfig(LlamaConfig):
         defaults = {"num_attention_heads": heads, "intermediate_size": 4 * given["hidden_size"]}
         own = {n for n in cls.__annotations__ if n not in given} | {"num_attention_heads", "intermediate_size"}
         given |= {n: getattr(config, n, defaults.get(n)) for n in sorted(own) if hasattr(config, n) or n in defaults}
+        if hasattr(config, "num_thoughts"):
+            given["num_thoughts"] = config.num_thoughts
         return cls(**given)

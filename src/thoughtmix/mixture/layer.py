@@ -80,7 +80,8 @@ class MixtureOfThoughtsLayer(nn.Module):
     router: ThoughtRouter
     combiner: AttentionCombiner
 
-    def __init__(self, config: MixtureOfThoughtsConfig, layer_idx: int = 0) -> None:
+    def __init__(self, config: Any, layer_idx: int = 0) -> None:
+        config = MixtureOfThoughtsConfig.from_any(config)
         super().__init__()
         self.index, self.segment_length, self.noise = layer_idx, config.segment_length, config.noise
         self.follow = config.follow

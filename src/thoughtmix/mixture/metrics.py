@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -91,24 +91,21 @@ def layer_metrics(trace: LayerTrace, layer: int) -> dict[str, Any]:
     }
 
 
-class LayerMetrics(Sequence[dict[str, Any]]):
-    """One dict a layer, computed at the first look by running the same forward once more."""
+class LayerMetrics:
+    """One dict a layer, of numbers and lists, computed when they are first asked for."""
 
     def __init__(self, compute: Callable[[], list[dict[str, Any]]]) -> None:
         self._compute = compute
         self._found: list[dict[str, Any]] | None = None
 
     @property
-    def _layers(self) -> list[dict[str, Any]]:
+    def layers(self) -> list[dict[str, Any]]:
+        """As JSON takes them."""
         if self._found is None:
-            self._found = self._compute()
+            self._found = [plain_numbers(layer) for layer in self._compute()]
         return self._found
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._layers[index]
 
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __repr__(self) -> str:
-        return repr(self._layers)
+def plain_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors as numbers and lists of them."""
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in metrics.items()}

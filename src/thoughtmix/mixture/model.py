@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +36,8 @@ class MixtureOutput(ModelOutput):
 
     loss: lm_loss and the weighted training signals together, where labels were given. lm_loss: nats a token. signals:
     their means over layers (entropy and diversity with gradient only where the config gives them weight), and
-    `diversity_by_layer` (layers,). metrics: one dict a layer (see `layer_metrics`), computed when first looked at.
+    `diversity_by_layer` (layers,). metrics: a list, one dict a layer (see `layer_metrics`) of numbers and lists,
+    computed when first looked at, as `out.metrics` or `out["metrics"]`.
     """
 
     loss: Tensor | None = None
@@ -46,7 +46,18 @@ class MixtureOutput(ModelOutput):
     final_hidden_states: Tensor | None = None
     lm_loss: Tensor | None = None
     signals: dict[str, Tensor] | None = None
-    metrics: Sequence[dict[str, Any]] | None = None
+    metrics: list[dict[str, Any]] | None = None
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return found.layers if isinstance(found, LayerMetrics) else found
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(self.values())  # by position nothing is computed
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return found.layers if isinstance(found, LayerMetrics) else found
 
 
 class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
@@ -165,9 +176,14 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         )
         if labels is not None:
             self._losses(out, labels, traces, kwargs.get("num_items_in_batch"))
-        elif past_key_values is None:
-            again = (input_ids, state, creativity_schedule, attention_mask, position_ids)
-            out.metrics = LayerMetrics(lambda: self._metrics(*again))
+        # Without a cache the same forward is run once more at the first look: nothing of this one is held until then.
+        # What a cache held before this step is gone by then, so what the layers did in it is kept.
+        again = (input_ids, state, creativity_schedule, attention_mask, position_ids)
+        cached = past_key_values is not None
+        lazy: Any = LayerMetrics(
+            (lambda: _metrics_of(traces)) if cached else (lambda: _metrics_of(self._traces_again(*again)))
+        )
+        out.metrics = lazy
         return out
 
     def _state(
@@ -260,11 +276,10 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             out.loss = out.lm_loss + sum(weight * out.signals[n] for n, weight in weights.items())
 
     @torch.no_grad()
-    def _metrics(
+    def _traces_again(
         self, ids: Tensor, state: BranchState, schedule: Any, mask: Tensor | None, positions: Tensor
-    ) -> list[dict[str, Any]]:
-        _, traces = self.trace(ids, state, schedule, mask, positions, None)
-        return [layer_metrics(trace, i) for i, trace in enumerate(traces)]
+    ) -> list[LayerTrace]:
+        return self.trace(ids, state, schedule, mask, positions, None)[1]
 
     def decoding_step(self) -> DecodingStep | None:
         """What reads one token a row quicker than the forward, for one decoding run; None where nothing does."""
@@ -297,8 +312,8 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
 
         Returns:
             One dict a thought: `generated_ids` (b, t + new), padded on the right with the pad (else end, else first)
-            token where a prompt's thought ended early; `creativity_level`; `metrics`, one dict a layer; `branch_id`,
-            the thought's number; `seed`.
+            token where a prompt's thought ended early; `creativity_level`; `metrics`, a list, one dict of numbers a
+            layer; `branch_id`, the thought's number; `seed`.
 
         Raises:
             InputError: There is no thought to generate, or not one creativity a thought.
@@ -323,7 +338,7 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         found = []
         for i, (level, ids) in enumerate(zip(levels, thoughts, strict=True)):
             own = {"creativity": level, "thought_seeds": [seed + i] * len(ids), "prompt_lengths": begins}
-            metrics = LayerMetrics(partial(self._thought_metrics, ids, own))
+            metrics = self._thought_metrics(ids, own)
             thought = {"generated_ids": ids, "creativity_level": level, "metrics": metrics, "branch_id": i}
             found.append({**thought, "seed": seed + i})
         return found
@@ -357,6 +372,11 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _thought_metrics(self, ids: Tensor, own: dict[str, Any]) -> list[dict[str, Any]]:
         return list(self(ids, **own).metrics or [])
+
+
+@torch.no_grad()
+def _metrics_of(traces: Sequence[LayerTrace]) -> list[dict[str, Any]]:
+    return [layer_metrics(trace, i) for i, trace in enumerate(traces)]
 
 
 def _creativity_levels(creativity: Sequence[float] | float | None, n: int) -> list[float]:
