@@ -33,13 +33,19 @@ class Running:
         return self.service.scheduler.rows
 
 
-def service(family: str = "llama", **limits: Any) -> Service:
-    return Service(language_model(family), Limits(**{**SMALL, **limits}), HashEmbedder, weights="native")
+def service(family: Any = "llama", **limits: Any) -> Service:
+    """family: of a tiny model, or a `LanguageModel`."""
+    return Service(
+        language_model(family) if isinstance(family, str) else family,
+        Limits(**{**SMALL, **limits}),
+        HashEmbedder,
+        weights="native",
+    )
 
 
 @contextlib.contextmanager
 def running(
-    family: str = "llama", token: str | None = None, hosts: Sequence[str] = (), **limits: Any
+    family: Any = "llama", token: str | None = None, hosts: Sequence[str] = (), **limits: Any
 ) -> Iterator[Running]:
     made = service(family, **limits)
     listener: socket.socket = bind("127.0.0.1", 0)

@@ -137,7 +137,7 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no model \(no config\.json\)") as at:
         load_model(str(tmp_path))
     assert one_line(at)
-    file = tmp_path / "model.gguf"
+    file = tmp_path / "model.bin"
     file.touch()
     with pytest.raises(ModelError, match="is a file, not a model folder"):
         load_model(str(file))

@@ -42,7 +42,9 @@ def _quieten(value: bool) -> bool:
 _EACH = "One value, or n with commas between."
 Count = Annotated[int, option("How many thoughts.", "-n", "--n")]
 Prompt = Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")]
-Model = Annotated[str | None, option("A folder or a Hugging Face id. Default: SmolLM2-135M-Instruct.", "-m", "--model")]
+Model = Annotated[
+    str | None, option("A folder, a GGUF file or a Hugging Face id. Default: SmolLM2-135M-Instruct.", "-m", "--model")
+]
 Dtype = Annotated[str, option("auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, option("auto, cpu, cuda, ...")]
 MaxNewTokens = Annotated[int, option("Longest thought, in tokens.")]

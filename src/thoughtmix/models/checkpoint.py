@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import ModelError
+from thoughtmix.models.gguf_files import check_gguf, gguf_settings, is_gguf, no_bar, unmark
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +41,7 @@ def locate(name: str, *marks: str) -> tuple[str, str, bool]:
     """Where a model is.
 
     Args:
-        name: A model of this package, a folder, or a Hugging Face id.
+        name: A model of this package, a folder, a GGUF file, or a Hugging Face id.
         marks: Files of which a model folder holds one; config.json.
 
     Returns:
@@ -65,10 +67,15 @@ def locate(name: str, *marks: str) -> tuple[str, str, bool]:
                 "Name a folder that save_pretrained wrote (--model).",
             )
         return str(path), path.resolve().name, False
+    if exists and is_gguf(path):
+        check_gguf(path)
+        return str(path), path.stem, False
     if exists or not _HUB_ID.fullmatch(name):
         raise ModelError(
-            f"{name!r} is a file, not a model folder." if exists else f"There is no model folder {name!r}.",
-            "Pass a folder, a Hugging Face id such as org/name, or leave --model out for the default.",
+            f"{name!r} is a file, not a model folder or GGUF file."
+            if exists
+            else f"There is no model folder {name!r}.",
+            "Pass a folder, a GGUF file, a Hugging Face id such as org/name, or leave --model out for the default.",
         )
     return name, name, True
 
@@ -108,18 +115,22 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
 
     # trust_remote_code left out would *ask*, on stdin
     settings: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
+    where, which = gguf_settings(source)
+    settings |= which
     try:
-        with quiet(downloads=hub):
+        with quiet(downloads=hub), no_bar() if which else nullcontext():
             _register_own(source)
-            config = AutoConfig.from_pretrained(source, **settings)
+            config = AutoConfig.from_pretrained(where, **settings)
             automodel: Any = AutoModelForMaskedLM if predicts_masks(config) else AutoModelForCausalLM
             if not predicts_masks(config):
                 require_causal(config, title)
                 automodel = AutoModelForSeq2SeqLM if config.is_encoder_decoder else automodel
-            tokenizer = AutoTokenizer.from_pretrained(source, **settings)
+            tokenizer = AutoTokenizer.from_pretrained(where, **settings)
             model, info = automodel.from_pretrained(
-                source, config=config, dtype=dtype, output_loading_info=True, **settings
+                where, config=config, dtype=dtype, output_loading_info=True, **settings
             )
+            if which:
+                unmark(model)
     except ModelError:
         raise
     except Exception as error:  # the hub client, parsers and safetensors each have errors of their own
@@ -140,7 +151,8 @@ def read_config(source: str, title: str, *, hub: bool = False) -> Any:
     try:
         with quiet(downloads=hub):
             _register_own(source)
-            return AutoConfig.from_pretrained(source, local_files_only=not hub, trust_remote_code=False)
+            where, which = gguf_settings(source)
+            return AutoConfig.from_pretrained(where, local_files_only=not hub, trust_remote_code=False, **which)
     except Exception as error:  # as in `read_checkpoint`
         raise _explained(error, title, hub) from None
 

@@ -12,6 +12,7 @@ from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models.adapter import adapter_base, adapter_folder, put_adapter
 from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
+from thoughtmix.models.gguf_files import dequantised_bytes
 from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
 from thoughtmix.models.packaged import GENERATOR, Progress, loaded
 from thoughtmix.models.text_encoder import TextEncoder
@@ -150,9 +151,9 @@ def load_model(
 
     Args:
         name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first use,
-            never from a hub); a model that is part of this package ("shakespeare-diffusion"); a local folder, of a
-            model or of a PEFT adapter (a graft, say), which is put on the base model that it names; or a Hugging Face
-            id `org/name`, the only case in which a hub is asked.
+            never from a hub); a model that is part of this package ("shakespeare-diffusion"); a GGUF file, whose
+            weights are dequantised; a local folder, of a model or of a PEFT adapter (a graft, say), which is put on
+            the base model that it names; or a Hugging Face id `org/name`, the only case in which a hub is asked.
         dtype: float32, bfloat16, float16, or auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it;
             else float32.
         device: As torch names it, or auto: cuda, else cpu.
@@ -182,7 +183,7 @@ def load_model(
         source, title, hub = locate(str(name))
         if hub and on_progress:
             on_progress(f"{title}: asking the Hugging Face hub")
-        size = None if hub else sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+        size = None if hub else _weight_bytes(Path(source))
         kind = auto_dtype(device, size) if dtype == "auto" else dtype
         model, tokenizer = read_checkpoint(source, title, getattr(torch, kind), hub=hub)
     try:
@@ -191,6 +192,13 @@ def load_model(
         raise ModelError(f"{title} does not fit on {device}.", "Pass --device cpu.") from None
     causal = not predicts_masks(model.config)
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal)
+
+
+def _weight_bytes(source: Path) -> int:
+    """Of a folder's weights, or of a GGUF file's once they are dequantised."""
+    if source.is_file():
+        return dequantised_bytes(source)
+    return sum(file.stat().st_size for file in source.glob("*.safetensors"))
 
 
 def load_adapter(base: LanguageModel, folder: Path) -> LanguageModel:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +25,7 @@ from thoughtmix.models.cache import (
     locked,
     require_space,
 )
+from thoughtmix.models.gguf_files import no_bar, unmark
 from thoughtmix.models.hardware import DTYPES, auto_dtype, quiet, usable_device
 
 FORMAT = 1  # of a converted folder; raise it when what is written changes
@@ -318,32 +318,9 @@ def _convert(gguf: Path, folder: Path, dtype: str) -> None:
 
     automodel: Any = AutoModelForCausalLM
     where = {"gguf_file": gguf.name, "local_files_only": True}
-    with quiet(), _no_bar():
+    with quiet(), no_bar():
         source = automodel.from_pretrained(gguf.parent, dtype=torch.float32, **where)
         tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **where)
-        config = source.config
-        # transformers keeps calling the model quantised, and would refuse to save it: start a clean one.
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        model = automodel.from_config(config, dtype=torch.float32)
-        model.load_state_dict(source.state_dict())
-        model.generation_config = source.generation_config
-        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        unmark(source)
+        source.to(getattr(torch, dtype)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _no_bar() -> Iterator[None]:
-    """The GGUF reader draws its own progress bar, which no verbosity setting reaches."""
-    import transformers.modeling_gguf_pytorch_utils as reader
-
-    module: Any = reader
-    bar = getattr(module, "tqdm", None)
-    if bar is None:
-        yield
-        return
-    module.tqdm = functools.partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        module.tqdm = bar
