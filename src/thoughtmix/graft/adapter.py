@@ -34,7 +34,7 @@ class Graft:
     ) -> None:
         self.config, self.adapter, self.layers, self.model = config, adapter, layers, model
         self._parameters = list(inspect.signature(stack.forward).parameters)
-        self._drawn = 0  # rows of training forwards so far: each draws anew
+        self.drawn = 0
         self._last: ForwardContext | None = None  # of the forward whose blocks a backward may compute again
         self._handles = [
             stack.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -127,31 +127,43 @@ class Graft:
             context.moved = None
         if "scale" not in state.cache and not self._awaits_prompt(state):
             self.sample_routes(state)
+        context.learns = torch.is_grad_enabled() and self._learns(state)
         return context
+
+    def _learns(self, state: BranchState) -> bool:
+        """Whether routes or noise, which are drawn before the first block, carry gradient into all blocks."""
+        drawn = [x for name in ("scale", "weight", "noise") if (x := state.cache.get(name)) is not None]
+        router = self.layers[0].mot_router
+        waits = self._awaits_prompt(state) and router[self.adapter].requires_grad
+        return waits or any(x.requires_grad for x in drawn)
 
     def _state(self, b: int, device: torch.device, cache: Any, seen: int, length: Tensor) -> BranchState:
         """Of the engine's rows, else of those that this cache began with, else of new ones as was asked."""
         state = active_state() or (state_of_cache(cache) if seen else None)
         if state is not None:
             return state if len(state.seeds) == b else state.select([0] * b)
-        context = adapter_context(self) or self._default_context(b)
+        context = adapter_context(self) or self._default_context(b, cache)
         state = context.begin(b, device, cache is not None, length, self.config, len(self.layers))
         if cache is not None:
             bind_to_cache(cache, state)
         return state
 
-    def _default_context(self, b: int) -> AdapterContext:
-        """Of a forward outside `thoughts`, `routed` and the engine: rows 0, 1, ... at the config's creativity. While
-        training each forward draws on, evenly over the odds, never from global random state."""
+    def _default_context(self, b: int, cache: Any) -> AdapterContext:
+        """Of a forward outside `thoughts`, `routed` and the engine, at the config's creativity. With a cache, as in
+        `generate`, rows are thoughts 0, 1, ...; without one all rows are thought 0, so that what a text scores does not
+        depend on its place in a batch. While training each forward draws on, evenly over the odds, never from global
+        random state."""
         generation = getattr(self.model, "generation_config", None)
         creativity = getattr(generation, "creativity", None)
-        seed = int(getattr(generation, "thought_seed", None) or 0)
+        first = int(getattr(generation, "thought_seed", None) or 0)
+        seed: int | list[int] = [first] * b if cache is None else first
         if self.model.training:
             world, rank = 1, 0
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-            seed = self._drawn + rank * b
-            self._drawn += world * b
+            seed = self.drawn + rank * b
+            self.drawn += world * b
+            self.layers[0].mot_drawn[self.adapter].fill_(self.drawn)
         return AdapterContext(self.config.creativity_default if creativity is None else creativity, seed)
 
     # --- draws ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
@@ -78,6 +79,7 @@ class MoTConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = MoTPeftType.MOT
+        self.base_model_name_or_path = _local_base(self.base_model_name_or_path)
         self.target_modules = _set_of(self.target_modules)
         self.exclude_modules = _set_of(self.exclude_modules)
         self._check()
@@ -120,6 +122,17 @@ def migrated(saved: dict[str, Any]) -> dict[str, Any]:
             "Type: pip install --upgrade thoughtmix",
         )
     return {**saved, "format_version": FORMAT_VERSION}
+
+
+def _local_base(base: str | None) -> str | None:
+    """The default model, which no hub has, as a folder of the user's cache: stock PEFT loads a graft's base model by
+    what its configuration says."""
+    from thoughtmix.models.packaged import default_folder, names_default
+
+    if base is None or not names_default(base) or Path(base).is_dir():
+        return base
+    folder = default_folder()
+    return base if folder is None else str(folder)
 
 
 def _set_of(names: Any) -> Any:

@@ -35,6 +35,9 @@ class AttachedGraft(Protocol):
         """The name by which PEFT knows it."""
         ...
 
+    drawn: int
+    """Rows of training forwards so far: each draws anew."""
+
     def forward_context(self) -> ForwardContext | None:
         """Of the forward that is under way; None: the model is left as it is."""
         ...
@@ -156,9 +159,15 @@ class ForwardContext:
     kept: int = 0  # above 0: layers may go on with this many last tokens (Gemma 4's, whose keys others share)
     idle: bool = False  # nothing is added anywhere: only the router may want to see what is read
     routed: bool = False  # the route was drawn by what the first layer saw
+    learns: bool = False  # gradient flows from this forward to what it drew
 
     def adds(self, number: int, x: Tensor) -> bool:
         """Whether layer `number` has something to add to x; the first one completes the context by what it sees."""
+        if self.learns and not torch.is_grad_enabled() and not recomputing():
+            raise InputError(
+                "Checkpointing with use_reentrant=True loses the gradients of routes and noise, which blocks share.",
+                'Pass gradient_checkpointing_kwargs={"use_reentrant": False}.',
+            )
         again = self.routed and recomputing()  # what is computed again must be the same
         if number == 0 and (again or not (self.routed or "scale" in self.state.cache)):  # once, where layers recur
             self.routed = True

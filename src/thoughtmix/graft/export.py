@@ -64,7 +64,10 @@ def save_graft(peft: Any, folder: str | Path, base: str, half: bool = False) -> 
     with replaced_folder(folder) as work:
         peft.save_pretrained(work, save_embedding_layers=False)
         for file in work.rglob("*.safetensors") if half else ():
-            tensors = {name: tensor.half() for name, tensor in load_file(file).items()}
+            tensors = {
+                name: tensor.half() if tensor.is_floating_point() else tensor
+                for name, tensor in load_file(file).items()
+            }
             save_file(tensors, file, metadata={"format": "pt"})
 
 

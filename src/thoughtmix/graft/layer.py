@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.graft.config import MoTConfig
-from thoughtmix.graft.context import AttachedGraft, ForwardContext
+from thoughtmix.graft.context import AttachedGraft, ForwardContext, recomputing
 from thoughtmix.graft.route import fresh_noise
 
 NO_MERGE = (
@@ -32,11 +33,12 @@ class MoTLayer(nn.Module, BaseTunerLayer):
 
     Of each adapter: mot_A (k, r, f) and mot_B (k, r, d), which is 0 at first; mot_noise (), from which the noise's
     standard deviation follows; mot_prior (k), logits of the odds, on layers that draw a route of their own;
-    mot_router (k, f) with router="prompt"; mot_query and mot_key (a, r) with combiner="attention".
+    mot_router (k, f) with router="prompt"; mot_query and mot_key (a, r) with combiner="attention". On the first layer
+    also mot_drawn (), no parameter: how many rows training has drawn for, so that who resumes draws on.
     """
 
     adapter_layer_names = ("mot_A", "mot_B", "mot_noise", "mot_prior", "mot_router", "mot_query", "mot_key")
-    other_param_names = ()
+    other_param_names = ("mot_drawn",)
     mot_A: nn.ParameterDict
     mot_B: nn.ParameterDict
     mot_noise: nn.ParameterDict
@@ -51,6 +53,8 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         self.in_features, self.out_features = inputs, outputs
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
+        self.mot_drawn = BufferDict(persistent=True)
+        self.register_load_state_dict_post_hook(_drawn_was_loaded)
         self.grafts: dict[str, AttachedGraft] = {}
         self.numbers: dict[str, int] = {}  # of this layer among an adapter's
         self._disable_adapters = False
@@ -67,6 +71,8 @@ class MoTLayer(nn.Module, BaseTunerLayer):
         self.mot_B[adapter] = nn.Parameter(torch.zeros(k, r, d))
         if config.noise != "none":
             self.mot_noise[adapter] = nn.Parameter(torch.zeros(()))
+        if number == 0:
+            self.mot_drawn[adapter] = torch.zeros((), dtype=torch.int64)
         if draws:
             self.mot_prior[adapter] = nn.Parameter(torch.zeros(k))
         if draws and config.router == "prompt":
@@ -95,6 +101,11 @@ class MoTLayer(nn.Module, BaseTunerLayer):
             raise InputError(f"{len(active)} grafts are active at once.", "Call set_adapter() with one name.")
         return self.grafts[active[0]] if active else None
 
+    def _recomputed_graft(self) -> AttachedGraft | None:
+        """The graft of the forward that a backward computes again: since then another may have been set to work, or
+        none."""
+        return next((graft for graft in self.grafts.values() if graft.forward_context() is not None), None)
+
     def thought_update(self) -> tuple[int, Tensor, Tensor] | None:
         """For steps over fused weights (see `GraftedModule`): this layer's number, A (k r, f) and B (d, k r)."""
         graft = self.thought_graft
@@ -106,7 +117,7 @@ class MoTLayer(nn.Module, BaseTunerLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Whatever the base layer returns, its hidden states moved by the thought of each row."""
         out = self.base_layer(x, *args, **kwargs)
-        graft = self.thought_graft
+        graft = self._recomputed_graft() if recomputing() else self.thought_graft
         context = None if graft is None else graft.forward_context()
         if graft is None or context is None or not context.adds(self.numbers[graft.adapter], x):
             return out
@@ -165,3 +176,11 @@ class MoTLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "mot." + super().__repr__()
+
+
+def _drawn_was_loaded(layer: MoTLayer, keys: Any) -> None:
+    """After a state dict was loaded: grafts go on from its count. Files from before it was kept have none."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if ".mot_drawn." not in key]
+    for adapter, graft in layer.grafts.items():
+        if adapter in layer.mot_drawn:
+            graft.drawn = int(layer.mot_drawn[adapter])

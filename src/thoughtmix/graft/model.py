@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.graft.adapter import Graft, thoughts
+from thoughtmix.graft.adapter import Graft, graft_of, thoughts
 from thoughtmix.graft.blocks import features, find_blocks, stack_of, width_of
 from thoughtmix.graft.config import MoTConfig, MoTPeftType
 from thoughtmix.graft.effect import require_effect
@@ -105,6 +105,9 @@ class MoTModel(BaseTuner):
                 value = getattr(config, name, None) if value is None else value
             if value is not None:
                 asked[key] = value
+        graft = graft_of(self.model)
+        if not asked and graft is not None and kwargs.get("use_cache") is False:  # its rows are as with a cache
+            asked["creativity"] = graft.config.creativity_default
         if not asked:
             return self.model.generate(*args, **kwargs)
         with thoughts(self.model, **asked):

@@ -149,7 +149,8 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
             creativity_schedule: One value a layer in place of `creativity`, or a factor on it where both are given.
             labels: (b, t), shifted inside; -100 is ignored.
             creativity: One value, or one a row; None: the config's.
-            thought_seeds: Whose draws each row uses; None: 0..b-1 (a new set at each call while training).
+            thought_seeds: Whose draws each row uses; None: 0..b-1 with a cache, all 0 without one, so that what a text
+                scores does not depend on its place in a batch (a new set at each call while training).
             prompt_lengths: Where each row's continuation begins: tokens before it are read deterministically, and the
                 route is drawn from their mean. 0: the whole row is one thought, its route drawn from the learned prior.
 
@@ -200,9 +201,10 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         if state is not None:
             return state if len(state.seeds) == b else state.select([0] * b)
         if seeds is None:
-            if self.training:
-                self._calls += 1
-            seeds = range(self._calls << 32, (self._calls << 32) + b)
+            self._calls += self.training
+            first = self._calls << 32 if self.training else 0
+            shared = not self.training and cache is None
+            seeds = [first] * b if shared else range(first, first + b)
         if len(seeds) != b:
             raise InputError(f"{len(seeds)} thought_seeds for {b} rows.", "Pass one a row.")
         given = torch.as_tensor(self.config.creativity if creativity is None else creativity, dtype=torch.float32)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix.core.errors import ModelError, ThoughtmixError
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
 from thoughtmix.models.hardware import quiet
-from thoughtmix.models.packaged import GENERATOR
+from thoughtmix.models.packaged import GENERATOR, names_default
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,7 @@ def adapter_base(folder: Path) -> str:
             f"The adapter {folder} does not name its base model.",
             f"Set base_model_name_or_path in {folder / _CONFIG} (a folder, a Hugging Face id, or {GENERATOR.title}).",
         )
-    # PEFT notes where the base model lay on the machine that saved: of the default model, a folder of the cache.
-    return GENERATOR.title if Path(base).name.startswith(f"{GENERATOR.name}-") else base
+    return GENERATOR.title if names_default(base) else base
 
 
 def put_adapter(model: Any, tokenizer: Any, folder: Path, title: str) -> PutAdapter:

@@ -38,8 +38,8 @@ def check_gguf(path: Path) -> None:
 
 
 def dequantised_bytes(path: Path) -> int:
-    """Of its weights in 16 bits, about: files have four bits a weight or a little more, and to know better takes as long
-    as to read a small one."""
+    """Of its weights in 16 bits, about: files have four bits a weight or a little more, and to know better takes as
+    long as to read a small one."""
     return 4 * path.stat().st_size
 
 

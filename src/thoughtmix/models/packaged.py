@@ -83,6 +83,16 @@ def folder_of(artefact: Artefact, dtype: str = "float32") -> Path:
     return cache_dir() / "models" / (f"{artefact.name}-{dtype}" if artefact.is_gguf else artefact.name)
 
 
+def names_default(base: str) -> bool:
+    """Whether an adapter's base model is the default model. PEFT notes where it lay on the machine that saved."""
+    return base == GENERATOR.title or Path(base).name.startswith(f"{GENERATOR.name}-")
+
+
+def default_folder() -> Path | None:
+    """Where the default model lies in the user's cache, if it does."""
+    return next((folder_of(GENERATOR, dtype) for dtype in DTYPES if ready(GENERATOR, dtype)), None)
+
+
 def ready(artefact: Artefact, dtype: str = "float32", *, every_byte: bool = False) -> bool:
     """Whether the folder is complete and as it was written.
 

@@ -85,7 +85,8 @@ def fits(model: PreTrainedModel) -> bool:
     known = {*family, type(model), type(body), type(body.layers[0]), act, nn.Linear, nn.Embedding, nn.ModuleList}
     maps: list[nn.Module] = [layer.mlp.down_proj for layer in body.layers]
     branches = {down for down in maps if isinstance(down, GraftedModule)}
-    inside = {part for layer in branches for part in layer.children() if isinstance(part, nn.ParameterDict)}
+    # containers, which compute nothing
+    inside = {part for layer in branches for part in layer.children() if type(part).forward is nn.Module.forward}
     for module in model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
         foreign = any(not _of_graft(hook) for some in hooks for hook in some.values())
