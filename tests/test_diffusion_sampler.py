@@ -386,6 +386,43 @@ def test_blocks_go_from_left_to_right() -> None:
     assert [(i - 2) // 3 for i in places] == sorted((i - 2) // 3 for i in places)
 
 
+@pytest.mark.parametrize(
+    ("length", "block", "steps"),
+    [
+        (100, 32, 32), (64, 16, 4), (100, 10, 5), (100, 10, 7), (100, 10, 15), (64, 64, 1), (64, 16, 15), (64, 16, 7),
+        (64, 100, 8), (1, 1, 1), (33, 32, 64), (64, 10, 10), (64, 10, 64), (50, 7, 49), (50, 1, 3), (9, 4, 9),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("policy", ["random", "confidence", "ancestral"])
+def test_steps_are_a_bound_that_is_kept_and_used(policy: str, length: int, block: int, steps: int) -> None:
+    """By rows of other lengths in one batch, too; and blocks go from left to right."""
+    config, lengths = DenoisingConfig(make_policy(policy), steps, block), [length, max(1, length // 3), length + 5]
+    start = DiffusionState.from_prompts([[1], [], [2, 3]], lengths, range(3), MASK)
+    out = start
+    for state, record in denoise_steps(TOY, start, config):
+        out, undecided = state, record.before.masked.float()
+        size = max(block, -(-length // steps))
+        if 0 in record.rows.tolist():
+            row = record.rows.tolist().index(0)
+            first = int(undecided[row].argmax()) - 1
+            kept = record.kept[row].nonzero()[:, 0] - 1
+            assert all(int(at) // size == first // size for at in kept)
+    assert not bool(out.masked.any())
+    for row, wanted in enumerate(lengths):
+        used = min(steps, wanted)
+        assert int(out.steps[row]) == (used if policy != "ancestral" else int(out.steps[row])) <= steps
+
+
+def test_what_is_denoised_again_has_the_steps_again() -> None:
+    """Part of a text, in blocks: the budget is shared over what is masked."""
+    config = DenoisingConfig(make_policy("confidence"), 7, 10)
+    done = denoise(TOY, DiffusionState.from_prompts([[]], 40, [0], MASK), config)
+    where = torch.zeros_like(done.masked)
+    where[:, 3:9] = where[:, 31:37] = True
+    again = denoise(TOY, done.remask(where, MASK).restart(), config)
+    assert int(again.steps - done.steps) == 7 and not bool(again.masked.any())
+
+
 def test_guidance_hides_the_prefix_and_sharpens() -> None:
     state = DiffusionState.from_prompts([[1, 2]], 4, [0], MASK)
     _, given = predict_logits(TOY, state)

@@ -31,9 +31,10 @@ class DenoisingConfig:
 
     Args:
         policy: Which positions are kept at a step.
-        steps: Forward passes at most a row (blocks share them). None: as many as the policy needs (128 for ancestral,
-            one a token for others).
-        block: Tokens filled in at a time from left to right; 0: all.
+        steps: Forward passes at most a row, all of them used where there are as many tokens; blocks share them in
+            proportion to what is masked in each. None: as many as the policy needs (128 for ancestral, one a token for
+            others).
+        block: Tokens filled in at a time from left to right, more where there are fewer steps than blocks; 0: all.
         remask: How kept tokens are masked again; None: never.
         schedule: How much is masked at each time.
         top_p, min_p: Truncation of token draws.
@@ -210,6 +211,7 @@ def denoise_step(
         confidence=confidence.masked_fill(undecided, 0.0),
         steps=state.steps + busy,
         block_step=state.block_step + busy,
+        run_steps=state.run_steps + busy,
         logprob=state.logprob + log_model,
     )
     rows = torch.arange(len(state), device=state.ids.device)
@@ -219,17 +221,21 @@ def denoise_step(
 def _enter_block(state: DiffusionState, config: DenoisingConfig) -> tuple[DiffusionState, Tensor]:
     """(the state with a number of steps for each row's current block, that block's writable positions (b, t))."""
     free, policy = state.writable, config.policy
-    size = config.block or max(1, state.ids.shape[1])
-    index = (free.cumsum(1) - 1).clamp(min=0) // size
+    limited = not policy.one_per_step and (config.steps is not None or isinstance(policy, Ancestral))
+    budget = config.steps or _STEPS
+    size = torch.full_like(state.steps, config.block or max(1, state.ids.shape[1]))
+    if limited:  # a block takes a step at least: with fewer steps than blocks, blocks are larger
+        size = torch.maximum(size, -(-free.sum(1) // budget))
+    index = (free.cumsum(1) - 1).clamp(min=0) // size[:, None]
     first = torch.where(state.masked, index, 2**62).amin(1)  # the leftmost block with something to do
     region = free & (index == first[:, None])
     begins = (first != state.block) & (state.num_masked > 0)
     in_block = (state.masked & region).sum(1)
-    blocks = (free.sum(1) + size - 1) // size
-    if policy.one_per_step or (config.steps is None and not isinstance(policy, Ancestral)):
-        steps = in_block
-    else:
-        steps = ((config.steps or _STEPS) // blocks.clamp(min=1)).clamp(min=1)
+    steps = in_block
+    if limited:  # of the steps that are left, the block's share of what is masked, so that in the end all are used
+        left = (budget - state.run_steps).clamp(min=1)
+        blocks = _blocks_to_do(state.masked, index)
+        steps = torch.minimum(left * in_block // state.num_masked.clamp(min=1), left - blocks + 1).clamp(min=1)
         if config.remask is None and not policy.revises and not isinstance(policy, Ancestral):
             steps = torch.minimum(steps, in_block)  # each step keeps one at least
     entered = state.replace(
@@ -239,6 +245,13 @@ def _enter_block(state: DiffusionState, config: DenoisingConfig) -> tuple[Diffus
         block_masked=torch.where(begins, in_block, state.block_masked),
     )
     return entered, region
+
+
+def _blocks_to_do(masked: Tensor, index: Tensor) -> Tensor:
+    """(b,) how many of each row's blocks hold masked positions; index (b, t) the block of each position."""
+    count = int(index.max()) + 1 if index.numel() else 1
+    found = torch.zeros((len(masked), count), dtype=torch.int64, device=masked.device)
+    return found.scatter_add(1, index, masked.long()).gt(0).sum(1)
 
 
 def _step_size(

@@ -39,6 +39,7 @@ class DiffusionState:
     block_step: Tensor  # (b,) int64: steps taken in that block
     block_steps: Tensor  # (b,) int64: steps planned for that block
     block_masked: Tensor  # (b,) int64: masked positions of that block when it began
+    run_steps: Tensor  # (b,) int64: steps taken since the start, or the last `restart`
     logprob: Tensor  # (b,) float64: of the tokens kept so far, nats at temperature 1, each at the step that kept it
     memory: Memory = field(default_factory=dict)  # what the denoiser keeps
 
@@ -99,6 +100,7 @@ class DiffusionState:
             block_step=zero,
             block_steps=zero,
             block_masked=zero,
+            run_steps=zero,
             logprob=zero.double(),
         )
 
@@ -212,7 +214,7 @@ class DiffusionState:
     def restart(self) -> DiffusionState:
         """Ready to be denoised under another configuration: the steps taken in a block are forgotten."""
         zero = torch.zeros_like(self.block_step)
-        return self.replace(block=zero - 1, block_step=zero, block_steps=zero, block_masked=zero)
+        return self.replace(block=zero - 1, block_step=zero, block_steps=zero, block_masked=zero, run_steps=zero)
 
 
 def _signed(seed: int) -> int:
