@@ -725,3 +725,71 @@ def test_ctrl_c_shows_what_is_there_and_saves_it(
     said = capsys.readouterr()
     assert "thought 2" in said.out and "interrupted" in said.out
     assert saved.read_saved(file)["spent"]["rounds"] == 2
+
+
+def test_the_tree_is_saved_while_it_grows_and_the_advice_is_true(
+    tinyland: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that dies in the middle leaves a tree to go on with."""
+    import thoughtmix.cli.search as cli
+
+    class Died(BaseException):
+        pass
+
+    def die(self: Any, event: Any) -> None:
+        self._save_now_and_then()
+        if self.search.spent.rounds == 3:
+            raise Died
+
+    monkeypatch.setattr(cli, "_SAVE_EVERY", -1.0)
+    monkeypatch.setattr(cli.SavedSearch, "report", die)
+    file = tmp_path / "my tree.json"
+    with pytest.raises(Died):
+        cli.app(["search", *ASK, "5000", "--save", str(file)], standalone_mode=False)
+    assert saved.read_saved(file)["spent"]["rounds"] >= 1
+    monkeypatch.undo()
+
+
+def test_seconds_end_rounds_and_answers_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of our own, on which a step takes a second: the first round is not begun that could not be ended, and
+    what cannot be completed ends where it stands."""
+    import thoughtmix.search.mcts as mcts
+
+    now = [0.0]
+    monkeypatch.setattr(mcts.time, "perf_counter", lambda: now[0])
+    real = LocalEngine.generate
+
+    def slow(self: Any, requests: Any, *, on_step: Any = None, **how: Any) -> Any:
+        def step(event: Any) -> None:
+            now[0] += 1
+            if on_step is not None:
+                on_step(event)
+
+        return real(self, requests, on_step=step, **how)
+
+    monkeypatch.setattr(LocalEngine, "generate", slow)
+    for seconds in (3.0, 9.0, 40.0, 200.0):
+        now[0] = 0.0
+        search = small()
+        limits = Limits(10**6, seconds)
+        search.explore(limits, 3)
+        search.finish(limits, 3)
+        assert now[0] <= seconds + 2 and not search.interrupted
+        assert len(answers(search, 3)) == 3 and all(node.text for node in answers(search, 3))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"parent": -1}, {"parent": 10**6}, {"token_ids": [10**9]}, {"token_ids": []}, {"logprobs": [float("nan")]}, {"shares": [2.0]},
+        {"finish": "x"}, {"text": None}, {"value": float("inf")}, {"draws": -1}, {"drawn": 2**40}, {"wasted": "1"}, {"scores": {"x": True}},
+    ],
+)  # fmt: skip
+def test_a_damaged_tree_is_refused(damage: dict[str, Any], tmp_path: Path) -> None:
+    search = small()
+    search.explore(Limits(100), 1)
+    saved.save(search, tmp_path / "tree.json")
+    body = saved.read_saved(tmp_path / "tree.json")
+    body["nodes"][2] |= damage
+    with pytest.raises(InputError, match="damaged"):
+        saved.restore(small(), body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,25 @@ def test_no_body_makes_it_fail(here: Running, data: st.DataObject) -> None:
     if got.status_code != 200:
         error = got.json()["error"]
         assert set(error) == {"message", "type", "param", "code"} and error["message"] and "\n" not in error["message"]
+
+
+@pytest.mark.parametrize("path", sorted(VALID))
+def test_half_a_surrogate_pair_is_refused(here: Running, path: str) -> None:
+    """JSON can spell what no tokenizer reads: in any text of a body, also as a name."""
+    body = VALID[path]
+    for key in [name for name, value in body.items() if isinstance(value, (str, list))]:
+        raw = json.dumps({**body, key: "\ud83d" if isinstance(body[key], str) else ["w5", "\ud83d"]})
+        got = httpx.post(here.url + path, content=raw, headers={"content-type": "application/json"}, timeout=60)
+        assert got.status_code == 400 and got.json()["error"]["message"], (raw, got.text)
+
+
+def test_gauges_return_to_zero(here: Running) -> None:
+    assert httpx.post(here.url + "/v1/completions", json={"prompt": "w5", "n": 2, "max_tokens": 3}).status_code == 200
+    ends, rows = time.monotonic() + 20, ""
+    while rows != "thoughtmix_rows 0.0" and time.monotonic() < ends:
+        text = httpx.get(here.url + "/metrics").text
+        rows = next(line for line in text.splitlines() if line.startswith("thoughtmix_rows "))
+    assert rows == "thoughtmix_rows 0.0" and "thoughtmix_waiting 0.0" in text and "thoughtmix_accepted 0.0" in text
 
 
 def test_it_still_works_afterwards(here: Running) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from thoughtmix.thinkers.base import Thoughts
 
 _LIMITS = ("tokens", "seconds")
+_NAME = (str, type(None))
+_SAVE_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,7 @@ class TreeOptions:
     """What is done with the tree."""
 
     tree: Annotated[bool, option("Draw the tree.")] = True
-    save: Annotated[Path | None, option("Write the tree here, to be resumed.")] = None
+    save: Annotated[Path | None, option("Write the tree here while it grows, to be resumed.")] = None
     resume: Annotated[
         Path | None, option("Go on with a saved tree; everything but limits and -n is taken from it.")
     ] = None
@@ -75,7 +79,8 @@ def search(
         raise InputError("The evaluator judge needs a model.", "Name one: --judge MODEL, or --judge-endpoint URL")
     thinker = SavedSearch(asked, body, tree.save, sys.stderr.isatty() and output.stream and not output.json)
     pipeline = engine.pipeline(asked["model"])
-    thoughts, code = explore(pipeline, asked["prompt"], thinker, options, settings, output, thinker.report)
+    again = "" if tree.save is None else f"Go on with it: thoughtmix search --resume {shlex.quote(str(tree.save))}"
+    thoughts, code = explore(pipeline, asked["prompt"], thinker, options, settings, output, thinker.report, again)
     _write(thoughts, thinker, tree.tree, output)
     for path in (output.html, tree.save):
         if path is not None and not output.json:
@@ -108,7 +113,16 @@ def _saved(file: Path, prompt: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     body = read_saved(file)
     asked = body.get("asked")
-    if not isinstance(asked, dict) or not {"prompt", "settings"} <= set(asked):
+    kinds: dict[str, Any] = {
+        "prompt": str,
+        "settings": dict,
+        "rubric": str,
+        "dtype": str,
+        "device": str,
+        "model": _NAME,
+        "judge": _NAME,
+    }
+    if not isinstance(asked, dict) or not all(n in asked and isinstance(asked[n], kind) for n, kind in kinds.items()):
         raise InputError(f"{file} was not saved by this command.", "Write one with: thoughtmix search PROMPT --save F")
     if prompt and prompt != asked["prompt"]:
         raise InputError("The saved search has another prompt.", "Leave the prompt out, or search anew.")
@@ -133,6 +147,7 @@ class SavedSearch(SearchThinker):
         self.asked, self.body, self.file, self.talk = asked, body, file, talk
         self.search: TreeSearch | None = None
         self.nodes: list[Node] = []
+        self._saves_at = time.monotonic() + _SAVE_EVERY
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         try:
@@ -155,10 +170,19 @@ class SavedSearch(SearchThinker):
         if self.file is not None:
             save(search, self.file, self.asked)
 
+    def _save_now_and_then(self) -> None:
+        """After a round: a machine that stops costs some seconds of search, and saving little of its time."""
+        began = time.monotonic()
+        if self.file is not None and self.search is not None and began >= self._saves_at:
+            self.explored(self.search)
+            took = time.monotonic() - began
+            self._saves_at = began + max(_SAVE_EVERY, 20 * took)
+
     def picked(self, nodes: list[Node]) -> None:
         self.nodes = nodes
 
     def report(self, event: StepEvent) -> None:
+        self._save_now_and_then()
         if self.talk and self.search is not None:
             tree = self.search.tree
             line = f"{event.done} of {event.total} tokens, {len(tree)} nodes, {len(tree.complete())} complete"

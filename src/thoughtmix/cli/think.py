@@ -121,8 +121,9 @@ def explore(
     settings: dict[str, Any],
     output: OutputOptions,
     on_step: OnStep | None = None,
+    again: str = "",
 ) -> tuple[ThoughtSet, int]:
-    """Think, in view where that is wanted: on_step, else the thoughts while they grow.
+    """Think, in view where that is wanted: on_step, else the thoughts while they grow. again: to type after Ctrl-C.
 
     Returns:
         The thoughts, and the exit code. Stopped by Ctrl-C: what was complete, which nothing has measured.
@@ -141,7 +142,7 @@ def explore(
             made = pipeline(prompt, on_step=view.update, **settings)
         return _told(made)
     except Interrupted as interrupted:
-        print(f"thoughtmix: {interrupted}", file=sys.stderr)
+        print(f"thoughtmix: {interrupted.message} {again or interrupted.hint}", file=sys.stderr)
         return interrupted.thoughts, interrupted.exit_code
 
 

@@ -217,6 +217,8 @@ class Scheduler:
         if self.observe is not None:
             now = time.perf_counter()
             self.observe(Tick(rows, self.waiting, tokens, read, now - middle, middle - began))
+            if not (self._batch.jobs or self._waiting or self._prefilling):  # idle from now on: no turn would say so
+                self.observe(Tick(0, 0, 0, 0, 0.0, 0.0))
 
     def _leave(self) -> None:
         """Let go who was cancelled or is late."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import ModelError
+from thoughtmix.models.bounds import require_buildable
 from thoughtmix.models.gguf_files import check_gguf, gguf_settings, is_gguf, no_bar, unmark
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     settings |= which
     try:
         with quiet(downloads=hub), no_bar() if which else nullcontext():
+            require_buildable(source)
             _register_own(source)
             config = AutoConfig.from_pretrained(where, **settings)
             automodel: Any = AutoModelForMaskedLM if predicts_masks(config) else AutoModelForCausalLM
@@ -150,6 +152,7 @@ def read_config(source: str, title: str, *, hub: bool = False) -> Any:
 
     try:
         with quiet(downloads=hub):
+            require_buildable(source)
             _register_own(source)
             where, which = gguf_settings(source)
             return AutoConfig.from_pretrained(where, local_files_only=not hub, trust_remote_code=False, **which)

@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.models.bounds import bounded_rendering
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -132,15 +133,16 @@ class TextEncoder:
     def _render(self, messages: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> str:
         begun = messages[-1]["role"] == "assistant"
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages),
-                    tokenize=False,
-                    add_generation_prompt=not begun,
-                    continue_final_message=begun,
-                    **more,
+            with bounded_rendering():
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        list(messages),
+                        tokenize=False,
+                        add_generation_prompt=not begun,
+                        continue_final_message=begun,
+                        **more,
+                    )
                 )
-            )
         except Exception as error:  # a template may refuse an order of roles with any Jinja error
             raise InputError(
                 f"The chat template of {self.name} refuses this: {error}.", "Change the messages."
@@ -257,7 +259,8 @@ class _Control:
         def shows(content: Any) -> bool:
             try:
                 turn = [{"role": "user", "content": content}]
-                return self.nonce in str(self.tokenizer.apply_chat_template(turn, tokenize=False))
+                with bounded_rendering():
+                    return self.nonce in str(self.tokenizer.apply_chat_template(turn, tokenize=False))
             except Exception:  # any Jinja error
                 return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.types import Thought, ThoughtSet
 
@@ -58,10 +58,11 @@ def summary(thoughts: ThoughtSet) -> str:
         )
         if name in m
     ]
-    if run.get("tokens_per_second"):
-        parts.append(
-            f"{run['tokens']} tokens in {run['seconds']:.1f} s, {run['tokens_per_second']:.0f}/s, {run['path']} path"
-        )
+    tokens, seconds, speed = (run.get(name) for name in ("tokens", "seconds", "tokens_per_second"))
+    numbers = isinstance(seconds, (int, float)) and isinstance(speed, (int, float))
+    if numbers and tokens:  # a set may come from elsewhere
+        path = f", {printable(str(run['path']))} path" if "path" in run else ""
+        parts.append(f"{printable(str(tokens))} tokens in {seconds:.1f} s, {speed:.0f}/s{path}")
     return " · ".join(parts)
 
 
@@ -83,8 +84,14 @@ def selection_line(thoughts: ThoughtSet) -> str:
 
 def stage_rows(thoughts: ThoughtSet) -> list[list[str]]:
     """`run["stages"]` of a hybrid as rows of words, the head first: each value, with what it gained over the stage
-    before."""
-    stages = thoughts.run.get("stages") or []
+    before. None where the set comes from elsewhere and its stages are no stages."""
+    try:
+        return _stage_rows(thoughts.run.get("stages") or [])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _stage_rows(stages: Any) -> list[list[str]]:
     names = [(kind, name) for kind in ("quality", "diversity") for name in (stages[0].get(kind, {}) if stages else {})]
     out = [["stage", "texts", "tokens", *(name for _, name in names)]] if stages else []
     for i, stage in enumerate(stages):

@@ -7,6 +7,7 @@ what one uninterrupted search draws.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,12 @@ from thoughtmix.search.tree import DEAD, Node, Tree
 from thoughtmix.search.writers import TokenWriter, Writer
 
 if TYPE_CHECKING:
+    from thoughtmix.core.request import StepEvent
     from thoughtmix.engine import Prefix
     from thoughtmix.models import LanguageModel
+
+
+Late = Callable[["StepEvent"], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop. tokens: drawn in all, the completion of open leaves included. seconds: of this run."""
+    """When to stop. tokens: drawn in all, the completion of open leaves included. seconds: of this run, with that."""
 
     tokens: int = 2048
     seconds: float | None = None
@@ -126,11 +131,14 @@ class TreeSearch:
         self.interrupted = False
         self.decoding_path = ""
         self._longest_round = 0.0
+        self._ends = math.inf  # perf_counter time after which nothing is drawn
+        self._out_of_time = False
 
     def explore(self, limits: Limits, want: int = 1, on_round: Callable[[TreeSearch], None] | None = None) -> None:
-        """Whole rounds until a limit, keeping enough back to complete `want` thoughts. Ctrl-C drops the round that runs
-        and sets `interrupted`."""
+        """Whole rounds until a limit, keeping enough back to complete `want` thoughts. The round that runs is dropped
+        by Ctrl-C, which sets `interrupted`, and where the time left would not do to complete thoughts after it."""
         began, before = time.perf_counter(), self.spent.seconds
+        self._ends = math.inf if limits.seconds is None else began + limits.seconds
         while not self.interrupted:
             round_began = time.perf_counter()
             leaves = self._select()
@@ -139,7 +147,8 @@ class TreeSearch:
             if not leaves or late or tokens > limits.tokens:
                 self.tree.clear_virtual_losses()
                 break
-            self._round(leaves)
+            if not self._round(leaves, want):
+                break
             self.spent.seconds = before + time.perf_counter() - began
             self._longest_round = max(self._longest_round, time.perf_counter() - round_began)
             if on_round is not None and not self.interrupted:
@@ -150,8 +159,8 @@ class TreeSearch:
         self.spent.seconds = before + time.perf_counter() - began
 
     def finish(self, limits: Limits, want: int) -> None:
-        """Complete good and different open leaves until there are `want` thoughts, as far as the budget goes. Not for
-        an interrupted search."""
+        """Complete good and different open leaves until there are `want` thoughts, as far as the budget goes; what is
+        not complete when the seconds of `explore` are over ends where it stands. Not for an interrupted search."""
         self.ended = []
         missing = self._missing(want)
         if not missing or self.interrupted:
@@ -163,13 +172,14 @@ class TreeSearch:
         leaves = leaves or [self.tree.root]  # all is dead: there is an answer, if a wrong one
         each = max((limits.tokens - self.spent.drawn) // missing, 1)
         draws = [(leaves[i % len(leaves)], -1 - i // len(leaves)) for i in range(missing)]
-        done = self._generate(draws, [min(each, self._room(leaf)) for leaf, _ in draws], to_the_end=True)
+        most = [min(each, self._room(leaf)) for leaf, _ in draws]
+        done = self._generate(draws, most, to_the_end=True, late=lambda _: time.perf_counter() > self._ends)
         ends = zip(draws, done.outputs, strict=True)
         self.ended = [self._node(leaf, place, row, last=True) for (leaf, place), row in ends if not row.error]
         self.spent.drawn += _drawn_tokens(done)
         for node, (value, scores) in zip(self.ended, self._evaluate(self.ended), strict=True):
             node.value, node.scores = value, scores
-        self.interrupted = done.interrupted
+        self.interrupted = done.interrupted and time.perf_counter() <= self._ends
         self.spent.seconds += time.perf_counter() - began
 
     @property
@@ -215,19 +225,21 @@ class TreeSearch:
 
     # --- one round ------------------------------------------------------------------------------------------
 
-    def _round(self, leaves: list[Node]) -> None:
-        """Expand, evaluate, and only then touch the tree, so that a round that is stopped leaves no trace."""
+    def _round(self, leaves: list[Node], want: int) -> bool:
+        """Expand, evaluate, and only then touch the tree, so that a round that is stopped leaves no trace. Whether it
+        was done."""
         values: list[tuple[float, dict[str, float]]] = []
+        self._out_of_time = False
         try:
-            expansion = self._expand(leaves)
+            expansion = self._expand(leaves, self._late(want))
             if expansion is not None:
                 values = self._evaluate(expansion.to_evaluate)
         except KeyboardInterrupt:
             expansion = None
         self.tree.clear_virtual_losses()
         if expansion is None:
-            self.interrupted = True
-            return
+            self.interrupted = not self._out_of_time
+            return False
         for leaf in leaves:
             leaf.expansions += 1
             leaf.drawn += self.settings.width
@@ -248,18 +260,36 @@ class TreeSearch:
                 self.tree.penalise(node.parent)
         self.spent.drawn += expansion.tokens
         self.spent.rounds += 1
+        return True
+
+    def _late(self, want: int) -> Late | None:
+        """Says of a step of a round whether the time left is not enough to complete thoughts after it."""
+        if math.isinf(self._ends):
+            return None
+        began, steps = time.perf_counter(), 0
+
+        def late(_: StepEvent) -> bool:
+            nonlocal steps
+            now, steps = time.perf_counter(), steps + 1
+            a_step = self.spent.model_seconds / self.spent.steps if self.spent.steps else (now - began) / steps
+            rest = a_step * self.settings.length * (self._missing(want) > 0)
+            # The first steps of all hold the prompt's reading, too: what they take says little.
+            self._out_of_time = now + rest > self._ends and (steps > 2 or self.spent.steps > 0 or now > self._ends)
+            return self._out_of_time
+
+        return late
 
     def _select(self) -> list[Node]:
         leaves = (self.tree.select() for _ in range(self.settings.batch))
         return [node for node in leaves if node is not None]
 
-    def _expand(self, leaves: list[Node]) -> _Expansion | None:
-        """Children of the leaves, the same tokens once, perhaps each with a rollout; None: interrupted."""
+    def _expand(self, leaves: list[Node], late: Late | None) -> _Expansion | None:
+        """Children of the leaves, the same tokens once, perhaps each with a rollout; None: interrupted, or late."""
         draws, places = [], {leaf: leaf.drawn for leaf in leaves}  # a leaf may be selected more than once
         for leaf in leaves:
             draws += [(leaf, places[leaf] + i) for i in range(self.settings.width)]
             places[leaf] += self.settings.width
-        done = self._generate(draws, [min(self.settings.step, self._room(leaf)) for leaf, _ in draws])
+        done = self._generate(draws, [min(self.settings.step, self._room(leaf)) for leaf, _ in draws], late=late)
         out = _Expansion(tokens=_drawn_tokens(done))
         known = {(leaf, child.token_ids): child for leaf in leaves for child in leaf.children}
         prefixes = done.prefixes or [None] * len(draws)
@@ -278,7 +308,7 @@ class TreeSearch:
         going = [child for child in out.children if child.finish is None]
         if self.settings.rollouts and going and not done.interrupted:
             room = [self._room(child) for child in going]
-            done = self._generate([(child, 0) for child in going], room, to_the_end=True)
+            done = self._generate([(child, 0) for child in going], room, to_the_end=True, late=late)
             out.tokens += _drawn_tokens(done)
             for child, row in zip(going, done.outputs, strict=True):
                 if row.error:
@@ -286,12 +316,22 @@ class TreeSearch:
                 out.rollouts[child] = self._node(child, 0, row, last=True)
         return None if done.interrupted else out
 
-    def _generate(self, draws: list[tuple[Node, int]], most: list[int], to_the_end: bool = False) -> Generation:
+    def _generate(
+        self, draws: list[tuple[Node, int]], most: list[int], to_the_end: bool = False, late: Late | None = None
+    ) -> Generation:
         """One batch: a row for each (parent, place), of at most `most` tokens. to_the_end: up to a stop string, and
-        nothing is kept of it; else none is drawn that a parent has already, where the engine can see to that."""
+        nothing is kept of it; else none is drawn that a parent has already, where the engine can see to that. late:
+        asked after each step of a local engine whether to stop, as by Ctrl-C."""
+
+        def stop_if_late(event: StepEvent) -> None:
+            if late is not None and late(event):
+                raise KeyboardInterrupt
+
         began = time.perf_counter()
         seeds = [self.tree.child_seed(node, place) for node, place in draws]
-        done = self.writer.write([node for node, _ in draws], seeds, most, self.settings.stop, to_the_end)
+        on_step = None if late is None else stop_if_late
+        nodes = [node for node, _ in draws]
+        done = self.writer.write(nodes, seeds, most, self.settings.stop, to_the_end, on_step)
         self.decoding_path = done.path
         self.spent.computed += done.computed
         self.spent.steps += max(len(row.token_ids) for row in done.outputs)

@@ -13,6 +13,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, parse_json, write_whole
 from thoughtmix.search.mcts import Spent, TreeSearch
 from thoughtmix.search.tree import DEAD, Node, Tree
+from thoughtmix.search.writers import TokenWriter
 
 SCHEMA, VERSION = "thoughtmix/search", 2
 _HINT = "Write one with: thoughtmix search PROMPT --save FILE"
@@ -71,17 +72,21 @@ def restore(search: TreeSearch, body: Mapping[str, Any]) -> None:
                 raise InputError(
                     f"The saved search has another {name}: {str(body[name])[:80]}.", "Pass the same settings as then."
                 )
-        search.spent = Spent(**body["spent"])
+        search.spent = Spent(**{name: _number(x, 0) for name, x in body["spent"].items()})
         nodes = list(body["nodes"])
         root = search.tree.root
-        root.expansions, root.drawn = int(nodes[0]["draws"]), int(nodes[0]["drawn"])
+        root.expansions, root.drawn = _count(nodes[0]["draws"]), _count(nodes[0]["drawn"])
+        words = 2**32  # checksums
+        if isinstance(search.writer, TokenWriter):
+            table: Any = search.writer.engine.model.model.get_input_embeddings()
+            words = len(table.weight)
         for saved in nodes[1:]:
-            _add_saved(search.tree, saved)
+            _add_saved(search.tree, saved, words)
         for node, saved in zip(search.tree.nodes, nodes, strict=True):
-            search.tree.penalise(node, int(saved["wasted"]))
+            search.tree.penalise(node, _count(saved["wasted"]))
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise _damaged(error) from None
 
 
@@ -106,24 +111,51 @@ def _node_dict(node: Node) -> dict[str, Any]:
     }
 
 
-def _add_saved(tree: Tree, saved: Mapping[str, Any]) -> None:
+def _add_saved(tree: Tree, saved: Mapping[str, Any], words: int) -> None:
+    """words: of the vocabulary. Raises ValueError, TypeError or KeyError for what no search has saved."""
+    ids = tuple(_count(x, words) for x in saved["token_ids"])
+    logprobs = tuple(_number(x) for x in saved["logprobs"])
+    shares = tuple(_number(x, 0, 1) for x in saved["shares"])
+    if not ids or len(logprobs) not in (0, len(ids)) or len(shares) not in (0, len(ids)):
+        raise ValueError("a node without tokens, or without their probabilities")
+    if saved["finish"] not in (None, "stop", "length") or not isinstance(saved["text"], str):
+        raise ValueError("a node whose end or text is none")
+    parent = tree.nodes[_count(saved["parent"], len(tree.nodes))]
+    if parent.finish is not None:
+        raise ValueError("a node after the end")
     node = Node(
         0,
-        tree.nodes[int(saved["parent"])],
-        int(saved["place"]),
-        int(saved["copies"]),
-        tuple(map(int, saved["token_ids"])),
-        tuple(map(float, saved["logprobs"])),
-        tuple(map(float, saved["shares"])),
+        parent,
+        _count(saved["place"]),
+        _count(saved["copies"]),
+        ids,
+        logprobs,
+        shares,
         saved["finish"],
-        str(saved["text"]),
-        scores={str(k): float(v) for k, v in saved["scores"].items()},
-        expansions=int(saved["draws"]),
-        drawn=int(saved["drawn"]),
+        saved["text"],
+        scores={str(k): _number(v) for k, v in saved["scores"].items()},
+        expansions=_count(saved["draws"]),
+        drawn=_count(saved["drawn"]),
     )
     tree.add_child(node)
     if saved["counted"]:
-        tree.backpropagate(node, DEAD if saved["value"] is None else float(saved["value"]))
+        tree.backpropagate(node, DEAD if saved["value"] is None else _number(saved["value"]))
+
+
+def _count(value: Any, below: int = 2**31) -> int:
+    """A whole number from 0, below a bound."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
+        raise ValueError(f"{str(value)[:40]} where a whole number from 0 to {below - 1} belongs")
+    return value
+
+
+def _number(value: Any, least: float = -math.inf, most: float = math.inf) -> Any:
+    """A finite number between bounds, an integer as one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]} where a finite number belongs")
+    if not least - 1e-6 <= value <= most + 1e-6:
+        raise ValueError(f"{value} where a number from {least} to {most} belongs")
+    return value
 
 
 def _damaged(error: Exception) -> InputError:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from thoughtmix.core.errors import ModelError
-from thoughtmix.core.request import Prompt
+from thoughtmix.core.request import OnStep, Prompt
 from thoughtmix.engine.engine import Engine, Generation, LocalModelEngine, SequenceOutput, SequenceRequest
 from thoughtmix.engine.requests import add_endpoint_facts
 from thoughtmix.engine.sampling_params import SamplingParams
@@ -48,10 +48,16 @@ class Writer(Protocol):
         ...
 
     def write(
-        self, nodes: Sequence[Node], seeds: Sequence[int], most: Sequence[int], stop: tuple[str, ...], to_the_end: bool
+        self,
+        nodes: Sequence[Node],
+        seeds: Sequence[int],
+        most: Sequence[int],
+        stop: tuple[str, ...],
+        to_the_end: bool,
+        on_step: OnStep | None = None,
     ) -> Generation:
         """One batch: after nodes[i], at most most[i] tokens, drawn by seeds[i]. to_the_end: up to an end or a string of
-        `stop`. A row that failed has an `error`."""
+        `stop`. on_step: as of `Engine.generate`, where steps are taken here. A row that failed has an `error`."""
         ...
 
     def read(self, node: Node, row: SequenceOutput) -> tuple[str, bool]:
@@ -77,7 +83,13 @@ class TokenWriter:
         return self.engine.model.name
 
     def write(
-        self, nodes: Sequence[Node], seeds: Sequence[int], most: Sequence[int], stop: tuple[str, ...], to_the_end: bool
+        self,
+        nodes: Sequence[Node],
+        seeds: Sequence[int],
+        most: Sequence[int],
+        stop: tuple[str, ...],
+        to_the_end: bool,
+        on_step: OnStep | None = None,
     ) -> Generation:
         prompts = {node: tuple(self.prompt_ids + node.tokens) for node in nodes}
         some = all(len(ids) > 1 for ids in prompts.values())  # of a prompt of one token there is no prefix
@@ -98,7 +110,11 @@ class TokenWriter:
             for node, seed, max_new_tokens in zip(nodes, seeds, most, strict=True)
         ]
         return self.engine.generate(
-            requests, row_state=row_state, keep_prefixes=not to_the_end, without_replacement=not to_the_end
+            requests,
+            row_state=row_state,
+            keep_prefixes=not to_the_end,
+            without_replacement=not to_the_end,
+            on_step=on_step,
         )
 
     def read(self, node: Node, row: SequenceOutput) -> tuple[str, bool]:
@@ -128,7 +144,13 @@ class TextWriter:
         return self.engine.name
 
     def write(
-        self, nodes: Sequence[Node], seeds: Sequence[int], most: Sequence[int], stop: tuple[str, ...], to_the_end: bool
+        self,
+        nodes: Sequence[Node],
+        seeds: Sequence[int],
+        most: Sequence[int],
+        stop: tuple[str, ...],
+        to_the_end: bool,
+        on_step: OnStep | None = None,
     ) -> Generation:
         done = self.engine.generate(
             [

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from thoughtmix.core.files import require_whole_characters
 from thoughtmix.core.selection import QUALITY_FLOOR
 
 _FLOOR = "Quantile of likelihood that a selected text must reach: 0 is difference alone, 1 the likeliest."
@@ -26,6 +27,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_default(cls, given: Any) -> Any:
+        require_whole_characters(given)
         if isinstance(given, dict):
             return {name: value for name, value in given.items() if value is not None or name not in cls.model_fields}
         return given
