@@ -25,6 +25,7 @@ from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.prefix_cache import PrefixCache
 from thoughtmix.engine.scheduler import Caller, Cancelled, Scheduler, TimedOut
 from thoughtmix.engine.shared import SharedEngine
+from thoughtmix.mixture.state import BranchRowState
 
 JOINING = [family for family, path in PATHS.items() if path != "expanded"]
 
@@ -126,6 +127,22 @@ def test_law_5_under_load_from_many_threads(family: str, global_state_untouched:
         same(done, alone)
     assert max((t.rows for t in ticks), default=0) <= 8 and (ticks or family == "bloom")
     assert all(t.read <= 16 for t in ticks if t.rows > 8)
+
+
+@pytest.mark.parametrize("routed_first", [False, True])
+def test_law_5_rows_of_a_mixture_without_a_state(routed_first: bool) -> None:
+    """They draw nothing at their places in the batch, and whoever had the paths tried first has no say in it."""
+    model = lm(tiny_mixture.__wrapped__())  # nothing is known of it yet
+    prompts = [[5, 9, 77], [30, 31, 32, 33]]
+    if routed_first:
+        state = BranchRowState([3], [1.0], torch.device("cpu"))
+        decode(model, prompts[:1], [Row(seed=3)], max_new_tokens=2, weights="native", row_state=state)
+    rows = [Row(seed=s, prompt=s % 2, sampling=SamplingParams(temperature=1.3)) for s in range(6)]
+    together = decode(model, prompts, rows, max_new_tokens=12, weights="native")
+    for row, got in zip(rows, together.outputs, strict=True):
+        alone = decode(model, prompts, [row], max_new_tokens=12, weights="native")
+        assert alone.path == together.path == "shared"
+        assert alone.outputs[0].token_ids == got.token_ids
 
 
 def test_prompts_are_read_in_pieces_while_rows_run() -> None:
