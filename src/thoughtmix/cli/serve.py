@@ -29,6 +29,12 @@ class LimitOptions:
     seconds: Annotated[float, option("Longest request, waiting included.")] = _DEFAULT.seconds
     grace: Annotated[float, option("Seconds that accepted requests have after SIGTERM.")] = _DEFAULT.grace
     chunk: Annotated[int, option("Prompt tokens read between two steps.")] = _DEFAULT.chunk
+    work: Annotated[int, option("Most tokens through the model for a request, drafts and scoring included.")] = (
+        _DEFAULT.work
+    )
+    side_work: Annotated[int, option("The same through the mask predictor and the embedder, once a pass.")] = (
+        _DEFAULT.side_work
+    )
     default_tokens: Annotated[int, option("Most of a thought where a request names no max_tokens.")] = (
         _DEFAULT.default_tokens
     )

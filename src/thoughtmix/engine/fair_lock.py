@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -17,13 +19,29 @@ class FairLock:
         self._held = False
 
     def __enter__(self) -> None:
+        self._acquire(first=False)
+
+    @contextmanager
+    def next(self) -> Iterator[None]:
+        """The same, before everybody who waits: for one thread that works for many, and that then has every other
+        turn."""
+        self._acquire(first=True)
+        try:
+            yield
+        finally:
+            self.__exit__(None, None, None)
+
+    def _acquire(self, first: bool) -> None:
         with self._guard:
             if not self._held:
                 self._held = True
                 return
             mine = threading.Lock()
             mine.acquire()
-            self._waiting.append(mine)
+            if first:
+                self._waiting.appendleft(mine)
+            else:
+                self._waiting.append(mine)
         mine.acquire()  # given by whoever leaves
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

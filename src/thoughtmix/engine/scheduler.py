@@ -35,6 +35,10 @@ _MANY = 4
 """A single generation may have so many times the batch's rows."""
 
 
+_OVERTAKEN = 256
+"""Turns that a job at the head of the line may see short ones pass."""
+
+
 class Cancelled(ThoughtmixError):
     """Nobody waits for this any more."""
 
@@ -91,9 +95,9 @@ class Caller:
 
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many,
-    and then runs when the batch is empty); tokens: most tokens whose keys and values it holds. chunk: prompt
-    tokens read between two steps; four times as many while more rows wait than run. observe: called after every
-    turn, in the scheduler's thread. weights: of the steps."""
+    and then runs when the batch is empty; a quarter more is for jobs of few rows); tokens: most tokens whose keys and
+    values it holds. chunk: prompt tokens read between two steps; four times as many while more rows wait than run.
+    observe: called after every turn, in the scheduler's thread. weights: of the steps."""
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class Scheduler:
         self._waiting: deque[tuple[Caller, Job]] = deque()
         self._callers: dict[Job, Caller] = {}
         self._prefilling: tuple[Caller, Job, ChunkedPrefill] | None = None
+        self._blocked = 0  # turns that the first in line has been overtaken or kept waiting
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
 
@@ -197,7 +202,7 @@ class Scheduler:
                     self._wake.wait()
                 if self._closed:
                     break
-            with self.turns:
+            with self.turns.next():  # one piece of work beside the batch between two steps of it, however many wait
                 self._turn()
         self._abandon()
 
@@ -246,52 +251,90 @@ class Scheduler:
 
     def _prefill(self) -> int:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
-        chunk, or four while more rows wait than run."""
+        chunk, or four while more rows wait than run. A short one need not wait for a long one's end."""
         with self._wake:
             ahead = sum(len(job.sequences) for _, job in self._waiting) > self._batch.rows
-        read, most = 0, self.chunk * (4 if ahead else 1)
+        read, most = self._overtake(), self.chunk * (4 if ahead else 1)
         while read < most or not self._batch.jobs:
             if self._prefilling is None and not self._begin():
                 break
             assert self._prefilling is not None
-            caller, job, prefill = self._prefilling
-            try:
-                read += prefill.advance(max(1, most - read) if self._batch.jobs else self.chunk)
-                if prefill.done:
-                    self._prefilling = None
-                    self._batch.join(job, prefill)
-                    self._callers[job] = caller
-                    caller.begun()
-            except Exception as error:  # out of memory, say
-                self._prefilling = None
-                job.result.set_exception(error)
-                continue
+            read += self._read(max(1, most - read) if self._batch.jobs else self.chunk)
             if self._prefilling is not None and not self._batch.jobs:
                 break  # come back after a look at who was cancelled
         return read
 
+    def _read(self, tokens: int) -> int:
+        """So many tokens of what is being read; when that is all, its rows join."""
+        assert self._prefilling is not None
+        caller, job, prefill = self._prefilling
+        read = 0
+        try:
+            read = prefill.advance(tokens)
+            if prefill.done:
+                self._prefilling = None
+                self._batch.join(job, prefill)
+                self._callers[job] = caller
+                caller.begun()
+        except Exception as error:  # out of memory, say
+            self._prefilling = None
+            job.result.set_exception(error)
+        return read
+
     def _begin(self) -> bool:
         """Take the first in line, if there is room for it."""
+        while self._waiting and self._room(self._waiting[0][1]):
+            self._blocked = 0
+            self._prefilling = self._take(0)
+            if self._prefilling is not None:
+                return True
+        return False
+
+    def _take(self, index: int) -> tuple[Caller, Job, ChunkedPrefill] | None:
+        """Out of the line; None: its rows cannot join, or there is something wrong with it, and it has been told."""
         with self._wake:
-            if not self._waiting or not self._room(self._waiting[0][1]):
-                return False
-            caller, job = self._waiting.popleft()
+            caller, job = self._waiting[index]
+            del self._waiting[index]
         try:
             path = choose(self.lm.model, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
             if not isinstance(path, KVPath) or not self._batch.fits(path):
                 raise _Beside
-            self._prefilling = (caller, job, ChunkedPrefill(path, job.heads, self._prefixes))
+            return caller, job, ChunkedPrefill(path, job.heads, self._prefixes)
         except Exception as error:
             job.result.set_exception(error)
-            return self._begin()
-        return True
+            return None
+
+    def _overtake(self) -> int:
+        """Where the first in line is being read in pieces, or waits for room: read a short prompt of few rows behind
+        it. One a turn, and not for ever: else a stream of short ones would keep out who needs much room."""
+        if self._prefilling is None and (not self._waiting or self._room(self._waiting[0][1])):
+            return 0
+        self._blocked += 1
+        if self._blocked > _OVERTAKEN:
+            return 0
+        long = self._prefilling
+        with self._wake:
+            line = list(self._waiting)
+        for index, (_, job) in enumerate(line):
+            if self._short(job) and self._room(job):
+                self._prefilling = self._take(index)
+                read = self._read(self.chunk) if self._prefilling is not None else 0
+                self._prefilling = long
+                return read
+        return 0
+
+    def _short(self, job: Job) -> bool:
+        return len(job.sequences) <= max(1, self.most_rows // 16) and sum(map(len, job.heads)) <= self.chunk
 
     def _room(self, job: Job) -> bool:
-        if not self._batch.jobs:
+        """Beside rows that run or are being read. A quarter more rows is kept for jobs of few: a request that fills the
+        batch keeps nobody out who wants little."""
+        if not self._batch.jobs and self._prefilling is None:
             return True
-        held = sum(other.tokens for other in self._batch.jobs)
-        fits = self._batch.rows + len(job.sequences) <= self.most_rows
-        return fits and held + job.tokens <= self.most_tokens
+        others = [*self._batch.jobs, *([self._prefilling[1]] if self._prefilling else [])]
+        most = self.most_rows + (self.most_rows // 4 if self._short(job) else 0)
+        fits = sum(len(other.live) for other in others) + len(job.sequences) <= most
+        return fits and sum(other.tokens for other in others) + job.tokens <= self.most_tokens
 
     def _abandon(self) -> None:
         error = Cancelled("The server stops.", "Send it to another.")

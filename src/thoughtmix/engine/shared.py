@@ -22,7 +22,7 @@ class SharedEngine(LocalEngine):
         caller: Whose deadline and cancellation count.
         top_logprobs: Note at least so many likeliest tokens of every step.
 
-    `outputs` collects all that was made for the caller.
+    `outputs` collects all that was made for the caller, `computed` counts the tokens that the model read for it.
     """
 
     kind = "shared"
@@ -31,6 +31,7 @@ class SharedEngine(LocalEngine):
         super().__init__(scheduler.lm, weights=scheduler.weights)
         self.scheduler, self.caller, self.top_logprobs = scheduler, caller or Caller(), top_logprobs
         self.outputs: list[SequenceOutput] = []
+        self.computed = 0
 
     def generate(
         self,
@@ -67,6 +68,7 @@ class SharedEngine(LocalEngine):
                     on_step=self.scheduler.between(self.caller, on_step),
                 )
         self.outputs += done.outputs
+        self.computed += done.computed
         return done
 
     @contextmanager

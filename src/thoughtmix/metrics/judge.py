@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,9 @@ from thoughtmix.core.errors import InputError, NumericsError
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
+
+PAUSED = 256
+"""Tokens of a forward between two pauses, or one text where that is longer."""
 
 
 def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_size: int = 8) -> NDArray[np.float64]:
@@ -31,9 +34,13 @@ def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_siz
 
 
 def ids_nll(
-    start: Sequence[int], texts: Sequence[str], judge: LanguageModel, batch_size: int = 8
+    start: Sequence[int],
+    texts: Sequence[str],
+    judge: LanguageModel,
+    batch_size: int = 8,
+    pause: Callable[[], None] | None = None,
 ) -> NDArray[np.float64]:
-    """`judge_nll` after the judge's own tokens of a prompt."""
+    """`judge_nll` after the judge's own tokens of a prompt. pause: called between forwards, each then of few tokens."""
     import torch
     import torch.nn.functional as F
 
@@ -56,7 +63,11 @@ def ids_nll(
     out = np.zeros(len(texts))
     order = sorted(range(len(texts)), key=lambda i: len(bodies[i]))
     with torch.inference_mode():
+        if pause is not None:
+            batch_size = max(1, min(batch_size, PAUSED // longest))
         for at in range(0, len(order), batch_size):
+            if at and pause is not None:
+                pause()
             part = order[at : at + batch_size]
             width = max(len(bodies[i]) for i in part)
             # Padding on the right, after everything a causal model can see: no mask is needed.

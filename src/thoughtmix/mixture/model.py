@@ -23,7 +23,15 @@ from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.layer import LayerTrace, MixtureBlock, Modes
 from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics, signals
 from thoughtmix.mixture.router import ThoughtRouter
-from thoughtmix.mixture.state import ALL_PROMPT, BranchRowState, BranchState, Segments, active_state, bind_to_cache, state_of_cache
+from thoughtmix.mixture.state import (
+    ALL_PROMPT,
+    BranchRowState,
+    BranchState,
+    Segments,
+    active_state,
+    bind_to_cache,
+    state_of_cache,
+)
 from thoughtmix.mixture.step import DecodingStep
 from thoughtmix.models import LanguageModel
 
@@ -196,8 +204,8 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
         prompt_lengths: Any,
         cache: Any,
     ) -> BranchState:
-        """Of the engine's rows, else of those that this cache began with, else as was passed. Rows that the engine decodes
-        without a state are read deterministically: what they drew would depend on their places in the batch."""
+        """Of the engine's rows, else of those that this cache began with, else as was passed. Rows that the engine
+        decodes without a state are read deterministically: draws would depend on their places in the batch."""
         if without_row_state():
             return BranchState.create([0] * b, 0.0, ALL_PROMPT, device)
         state = active_state() or state_of_cache(cache)

@@ -16,6 +16,9 @@ from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.noise.catalogue import Catalogue, most_different
 from thoughtmix.noise.prompts import BASE_STOP, Disturbance, messages, prompt_ids
 
+INSTRUCTION = 400
+"""Most tokens that ask for a rewriting, the idea and what led to it left out: the packaged directions take up to 150, a
+few-shot prompt twice that."""
 TEMPERATURE = 0.7
 """Of the rewriting at creativity 1."""
 

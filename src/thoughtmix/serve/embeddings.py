@@ -15,6 +15,8 @@ from thoughtmix.engine.scheduler import Caller
 from thoughtmix.serve import schemas
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.service import Service
+from thoughtmix.thinkers.base import Work, embedding_work
+from thoughtmix.thinkers.noise import most_tokens
 
 MOST_TEXTS = 2048
 """Of a request, as at OpenAI."""
@@ -63,7 +65,7 @@ def router(service: Service) -> APIRouter:
     async def embeddings(body: EmbeddingRequest, http: Request) -> Embeddings:
         """Unit vectors of texts, from the sentence embedder that the server has for `measure` and `select`."""
         texts = _texts(body)
-        slot = service.admit()
+        slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
         try:
             work = asyncio.get_running_loop().run_in_executor(
                 service.threads, _embed, service, slot.caller, texts, body.dimensions

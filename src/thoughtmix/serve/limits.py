@@ -9,7 +9,7 @@ from typing import Any
 
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.core.options import ThinkerOptions, parse_options, served_schema
-from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.base import Thinker, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Limits:
     """Seconds that accepted requests have after SIGTERM."""
     chunk: int = 128
     """Prompt tokens read between two steps."""
+    work: int = 65536
+    """Tokens that go through the model for a request: read or drawn, drafts and scoring included."""
+    side_work: int = 524288
+    """The same of the mask predictor and the embedder, once a pass."""
     default_tokens: int = 8192
     """Most of a thought where a request names no max_tokens."""
     connections: int = 512
@@ -56,6 +60,28 @@ class Limits:
                 raise InputError(
                     f"The limit {f.name} is {value}.", f"Pass more than 0 (--{f.name.replace('_', '-')} {f.default})."
                 )
+
+
+HELD = 16
+"""Accepted requests may together cost so many times what a single one may."""
+
+
+def within(work: Work, limits: Limits) -> bool:
+    """Whether one request may cost so much."""
+    return work.tokens <= limits.work and work.side <= limits.side_work
+
+
+def check_work(work: Work, limits: Limits) -> None:
+    """Raises `Refused` (400) for what costs more than one request may, and says which bound it is."""
+    from thoughtmix.serve.errors import Refused
+
+    for most, bound, where in (
+        (work.tokens, limits.work, "the model (--work)"),
+        (work.side, limits.side_work, "the mask predictor or the embedder (--side-work)"),
+    ):
+        if most > bound:
+            message = f"The request may put {most} tokens through {where}, the limit is {bound}. Ask for less."
+            raise Refused(400, message, code="too_much_work")
 
 
 def offered_schema(thinker: Thinker, limits: Limits) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from thoughtmix.serve.errors import Refused, error_body
 from thoughtmix.serve.limits import offered_schema
 from thoughtmix.serve.service import AdmissionSlot, Service
 from thoughtmix.serve.threads import EventStream
+from thoughtmix.thinkers.base import Work, embedding_work
+from thoughtmix.thinkers.noise import most_tokens
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def router(service: Service) -> APIRouter:
         tokens = body.branches * body.length
         if tokens > service.limits.tokens:
             raise Refused(400, f"branches x length is {tokens}, the limit is {service.limits.tokens}.", param="length")
-        slot = service.admit()
+        slot = service.admit(work=diffusion_work(body))
         streams = False
         try:
             frames = EventStream(service.threads, _Denoising(service, body, slot).run, slot.caller)
@@ -86,6 +88,11 @@ def router(service: Service) -> APIRouter:
                 slot.release()
 
     return api
+
+
+def diffusion_work(body: schemas.DiffuseRequest) -> Work:
+    """Of a run of branches: each token once a pass. The packaged model reads characters."""
+    return Work(0, body.branches * (len(body.prompt) + body.length) * min(body.steps, body.length))
 
 
 def _suitable_thinkers(service: Service) -> list[schemas.ThinkerInfo]:
@@ -118,10 +125,10 @@ async def _distances(service: Service, http: Request, texts: Sequence[str]) -> A
     """(n, n)."""
     if len(texts) > service.limits.texts:
         raise Refused(400, f"{len(texts)} texts; this server maps up to {service.limits.texts}.", param="texts")
-    slot = service.admit()
+    slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
     try:
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(service.threads, service.embedder.encode, list(texts))
+        work = loop.run_in_executor(service.threads, service.embedder.encode, list(texts), 32, slot.caller.check)
         return pairwise_distances(await slot.unless_disconnected(http, work))
     finally:
         slot.release()
@@ -175,8 +182,9 @@ class _Denoising:
 
         body, self.model = self.body, _diffusion_model(self.service)
         self.steps = min(body.steps, body.length)
-        diffusion = MultiBranchDiffusion(body.branches, self.model, denoising=DenoisingConfig(Random(), self.steps))
+        denoising = DenoisingConfig(Random(), self.steps)
         with SharedEngine(self.service.scheduler, self.caller).exclusive() as let_others:
+            diffusion = MultiBranchDiffusion(body.branches, self.model.pausing(let_others), denoising=denoising)
 
             def on_frame(frame: Frame) -> None:
                 emit(self._frame(frame))

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import math
 import secrets
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +24,14 @@ from thoughtmix.engine.scheduler import Caller, Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.models import LanguageModel
 from thoughtmix.models.embed import CountingEmbedder
+from thoughtmix.serve.embedder import ExclusiveEmbedder
 from thoughtmix.serve.errors import Refused
-from thoughtmix.serve.limits import Limits, served_options
+from thoughtmix.serve.limits import HELD, Limits, check_work, served_options, within
 from thoughtmix.serve.logprobs import Vocabulary, without_half_character
 from thoughtmix.serve.metrics import Metrics
 from thoughtmix.serve.schemas import ThoughtRequest
 from thoughtmix.serve.threads import EphemeralThreadExecutor
-from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.base import Thinker, Work, embedding_work
 
 T = TypeVar("T")
 _NAMES = ("default", "thoughtmix")
@@ -40,6 +40,8 @@ _SHARES = 16
 """Of the memory, for requests that name no length,"""
 _SHORT = 256
 """which get so many tokens a text at least, as far as --tokens goes."""
+_FEWEST = 16
+"""Tokens of a thought where a request names no number and its thinker does much."""
 _SMALLEST_NUCLEUS = 1e-9
 """OpenAI's top_p may be 0: the likeliest token alone."""
 
@@ -61,6 +63,8 @@ class CheckedRequest:
     """Whether it named no length, and may be made to fit behind its prompt."""
     cost: int
     """Bytes of keys and values that it may come to hold."""
+    work: Work
+    """What it may cost at most."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Answer:
     thoughts: ThoughtSet
     prompt_tokens: int
     completion_tokens: int
-    """Of all thoughts that were made."""
+    """All that were drawn, of drafts and of thoughts that were not selected, too."""
     top: Mapping[tuple[int, ...], list[tuple[list[int], list[float]]]]
     """Token ids of a thought -> of each token the likeliest ids and their log-probabilities."""
 
@@ -99,6 +103,7 @@ class Service:
         self.threads = EphemeralThreadExecutor("thoughtmix-request")
         self._callers: set[Caller] = set()
         self._held = 0  # bytes
+        self._work = Work()  # of all accepted
         self._typical = 1.0  # seconds of a request, lately
 
     def open(self) -> None:
@@ -170,6 +175,16 @@ class Service:
         if cost > limits.memory * 2**20:
             message = "The request would need more memory than this server has. Ask for less."
             raise Refused(400, message, code="too_large")
+        measure = body.measure or body.select is not None
+
+        def declared(length: int) -> Work:
+            done = thinker.work(SharedEngine(self.scheduler), n, read, length, options)
+            return done + embedding_work((n + 1) * measure, max(read, length))
+
+        while max_tokens is None and tokens > _FEWEST and not within(declared(tokens), limits):
+            tokens = max(_FEWEST, tokens // 2)  # nobody asked for so many
+        work = declared(tokens)
+        check_work(work, limits)
         request = Request(
             n=n,
             seed=seed,
@@ -189,11 +204,12 @@ class Service:
             request=request,
             select=body.select,
             quality_floor=body.quality_floor,
-            measure=body.measure or body.select is not None,
+            measure=measure,
             top_logprobs=top_logprobs,
             streams=thinker.streams and body.select is None,
             fit=max_tokens is None,
             cost=cost,
+            work=work,
         )
 
     def _default_tokens(self, texts: int) -> int:
@@ -205,28 +221,34 @@ class Service:
 
     # --- who is let in ---
 
-    def admit(self, requests: Sequence[CheckedRequest] = ()) -> AdmissionSlot:
-        """Room for these, until `AdmissionSlot.release`.
+    def admit(self, requests: Sequence[CheckedRequest] = (), work: Work | None = None) -> AdmissionSlot:
+        """Room for these, until `AdmissionSlot.release`. work: of a request that is no generation.
 
         Raises:
-            Refused: 429 when there is none, 503 when the server stops.
+            Refused: 400 for what costs more than one request may, 429 when there is no room, 503 when the server stops.
         """
+        work = sum((request.work for request in requests), Work()) if work is None else work
+        check_work(work, self.limits)
         if self.draining:
             raise Refused(503, "The server is stopping. Send it to another, or again later.", code="draining", retry=5)
         cost = sum(request.cost for request in requests)
-        full = self._held + cost > self.limits.memory * 2**20
+        limits, both = self.limits, self._work + work
+        full = self._held + cost > limits.memory * 2**20
+        full = full or both.tokens > HELD * limits.work or both.side > HELD * limits.side_work
         if len(self._callers) >= self.limits.queue or (full and self._callers):
             wait = min(60, max(1, math.ceil(self._typical)))
             raise Refused(429, f"The server is full. Try again in {wait} s.", code="queue_full", retry=wait)
         caller = Caller(time.monotonic() + self.limits.seconds)
         self._held += cost
+        self._work = both
         self._callers.add(caller)
         self.metrics.accepted.set(len(self._callers))
-        return AdmissionSlot(self, caller, cost)
+        return AdmissionSlot(self, caller, cost, work)
 
     def release(self, slot: AdmissionSlot) -> None:
         """Take a slot back. Slots call it, once each."""
         self._held -= slot.cost
+        self._work += Work(-slot.work.tokens, -slot.work.side)
         self._callers.discard(slot.caller)
         self.metrics.accepted.set(len(self._callers))
         took = time.monotonic() - slot.began
@@ -256,7 +278,8 @@ class Service:
         except Interrupted as stopped:
             caller.check_cancelled()
             made = stopped.thoughts
-        drawn = sum(len(t.token_ids) for t in made)
+        drawn = max(sum(len(t.token_ids) for t in made), sum(len(o.token_ids) for o in engine.outputs))
+        made = dataclasses.replace(made, run={"computed": engine.computed, **made.run})
         if checked.select is not None and made.distances:
             metrics = made.metrics
             made = made.select(min(checked.select, len(made)), quality_floor=checked.quality_floor)
@@ -274,6 +297,7 @@ class AdmissionSlot:
     service: Service
     caller: Caller
     cost: int
+    work: Work = field(default_factory=Work)
     began: float = field(default_factory=time.monotonic)
     _released: bool = False
 
@@ -307,48 +331,6 @@ class AdmissionSlot:
             for task in tasks:
                 if not task.done():
                     task.cancel()
-
-
-class ExclusiveEmbedder:
-    """An embedder that takes turns with the decoding steps (two at once on the same cores are slower than one after the
-    other), in threads that end at once: the request may go on to decode, and its own would keep a team (threads.py)."""
-
-    def __init__(self, load: Callable[[], CountingEmbedder] | None, scheduler: Scheduler) -> None:
-        self._load, self._scheduler = load, scheduler
-        self._loaded: CountingEmbedder | None = None
-        self.name = ""  # once it is loaded
-        self._lock = threading.Lock()
-        self._threads = EphemeralThreadExecutor("thoughtmix-embedder")
-
-    @property
-    def loaded(self) -> CountingEmbedder:
-        """The embedder itself; the first who asks loads it."""
-        with self._lock:
-            if self._loaded is None:
-                from thoughtmix.models import load_embedder
-
-                self._loaded = (self._load or load_embedder)()
-                self.name = self._loaded.name
-            return self._loaded
-
-    def encode(self, texts: Sequence[str], batch_size: int = 32) -> Any:
-        """See `Embedder.encode`; a turn for each batch."""
-        import numpy as np
-
-        embedder = self.loaded
-
-        def encode_batch(batch: Sequence[str]) -> Any:
-            with self._scheduler.turns:
-                return embedder.encode(batch, batch_size)
-
-        batches = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
-        return np.concatenate([self._threads.submit(encode_batch, batch).result() for batch in batches])
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Of each text; in turns, too: a tokenizer that pads in another thread cannot be used meanwhile."""
-        embedder = self.loaded
-        with self._scheduler.turns:
-            return embedder.count_tokens(texts)
 
 
 def kv_bytes_per_token(lm: LanguageModel) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from thoughtmix.core.errors import InputError
@@ -15,6 +16,31 @@ from thoughtmix.engine.requests import add_endpoint_facts
 
 Thoughts = tuple[list[Thought], Mapping[str, Any]]
 """n thoughts in order of their seeds, and facts about the run for `ThoughtSet.run`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request may cost at most, declared before it runs.
+
+    tokens: That go through the served model, read or drawn, drafts and scoring included.
+    side: That go through other models (a mask predictor, the embedder), once a pass; also through the served one where
+        it is a mask predictor.
+    """
+
+    tokens: int = 0
+    side: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.tokens + other.tokens, self.side + other.side)
+
+
+MOST_EMBEDDED = 256
+"""Tokens of a text that the packaged embedder reads."""
+
+
+def embedding_work(texts: int, length: int) -> Work:
+    """Of embedding so many texts of up to so many tokens."""
+    return Work(0, texts * min(length + 2, MOST_EMBEDDED))
 
 
 class Thinker(ABC):
@@ -62,6 +88,18 @@ class Thinker(ABC):
         """How many texts it writes in all for n thoughts: drafts and branches count. The server admits by it, and the
         bench gives everyone equal budgets."""
         return n
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        """The most that a request costs: a server admits by it, and refuses what is over its limits.
+
+        Args:
+            engine: That would run it.
+            n: Thoughts.
+            read: Tokens of the prompt at most.
+            length: Tokens of a thought at most.
+            options: An instance of `Options`.
+        """
+        return Work(read + max(n, self.texts(n, options)) * length)
 
     def repetition(self, seed: int) -> Mapping[str, Any]:
         """Options with which a benchmark's repetition `seed` is independent of the others, where seeds of thoughts

@@ -10,7 +10,7 @@ from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent, per_thought
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
-from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature
+from thoughtmix.thinkers.base import Thinker, Thoughts, Work, one_temperature
 
 if TYPE_CHECKING:
     from thoughtmix.diffusion.branching import BranchedRows, Frame
@@ -63,6 +63,10 @@ class DiffusionThinker(Thinker):
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return n * self.Options.model_validate(options).branches
 
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        given = self.Options.model_validate(options)
+        return Work(0, n * given.branches * (read + length) * denoising_passes(given, length))
+
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """A thought's log-probabilities are the model's at the step that kept each token. It depends on its own seed
         alone, whatever n is: branches compete within their thought."""
@@ -80,7 +84,15 @@ class DiffusionThinker(Thinker):
         with local.exclusive() as let_others:
             latest = _Latest(request, branches, let_others)
             try:
-                done = branch(diffusion, state, branching, denoising, group=branches, cost=cost, on_frame=latest)
+                done = branch(
+                    diffusion.pausing(let_others),
+                    state,
+                    branching,
+                    denoising,
+                    group=branches,
+                    cost=cost,
+                    on_frame=latest,
+                )
             except KeyboardInterrupt:
                 interrupted = True
         if done is not None:
@@ -104,6 +116,15 @@ class DiffusionThinker(Thinker):
         if branches > 1 and trees:
             facts["ancestry"] = [tree.to_dict() for tree in trees]
         return thoughts, facts
+
+
+def denoising_passes(options: DiffusionThinker.Options, length: int) -> int:
+    """Most forward passes of a row."""
+    if options.remask is not None or options.policy == "ancestral":
+        return options.steps
+    return (
+        min(options.steps, length) if options.policy in {None, "random", "confidence", "margin", "entropy"} else length
+    )
 
 
 def _model(engine: LocalModelEngine) -> DiffusionModel:

@@ -8,7 +8,7 @@ from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.options import Names, ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
-from thoughtmix.thinkers.base import Thinker, Thoughts
+from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 
 
 class ExpertsThinker(Thinker):
@@ -44,6 +44,10 @@ class ExpertsThinker(Thinker):
             return bool(find_moe_layers(engine.model.model))
         except ThoughtmixError:
             return False
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        readers = n if self.Options.model_validate(options).read == "each" else 1
+        return Work(readers * read + n * length)
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """A thought's profile follows from its seed: profile number seed mod their count. Tokens are drawn at

@@ -21,7 +21,8 @@ from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model, require
 from thoughtmix.models.judge import EndpointJudge
 from thoughtmix.noise.rewriting import Idea, NoiseOptions, disturbances, rewrite
-from thoughtmix.thinkers.base import Thinker, Thoughts, add_facts, packaged_embedder
+from thoughtmix.thinkers.base import Thinker, Thoughts, Work, add_facts, embedding_work, packaged_embedder
+from thoughtmix.thinkers.noise import denoising_work, rewriting_work
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 if TYPE_CHECKING:
@@ -76,6 +77,28 @@ class HybridThinker(Thinker):
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return Stages.parse(self.Options.model_validate(options)).texts(n)
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        """Stage by stage, with what selects and what reports."""
+        given = self.Options.model_validate(options)
+        stages = Stages.parse(given)
+        names, made = (stages.generator, *stages.after), Work()
+        causal, scorers = Capability.LEFT_TO_RIGHT in engine.capabilities, SCORERS[given.by]
+        for i, name in enumerate(names):
+            texts = max(n, stages.drafts) if i == len(names) - 1 else stages.drafts
+            if i == 0:
+                thinker = get_thinker(name)
+                made += thinker.work(engine, texts, read, length, _shared_options(thinker, given))
+            elif name == "noise" and causal:
+                made += rewriting_work(texts, read, length, length)
+            elif name in REFINERS:
+                made += denoising_work(texts, length)
+            reads, embeds = int(given.report), int(given.report)
+            if name == "select":
+                reads, embeds = reads + ("generator" in scorers), embeds + ("embedder" in scorers)
+            made += Work(reads * causal * texts * (read + length))
+            made += embedding_work(embeds * (texts + 1), max(read, length))
+        return made
 
     def repetition(self, seed: int) -> Mapping[str, Any]:
         return {"draft": seed, "report": False}
@@ -137,6 +160,12 @@ class Stages:
             return n + own
         made = own + self.drafts + sum(self.drafts for name in self.after[:-1] if name in REFINERS)
         return made + (n if self.after[-1] in REFINERS else 0)
+
+
+def _shared_options(thinker: Thinker, options: HybridThinker.Options) -> ThinkerOptions:
+    """Of the first stage: what both have in common and was given."""
+    shared = options.model_fields_set & set(NoiseOptions.model_fields) & set(thinker.Options.model_fields)
+    return thinker.Options(**{name: getattr(options, name) for name in shared})
 
 
 class _Run:
@@ -212,8 +241,7 @@ class _Run:
 
     def _generate(self, last: bool) -> Thoughts:
         thinker = get_thinker(self.stages.generator)
-        shared = self.options.model_fields_set & set(NoiseOptions.model_fields) & set(thinker.Options.model_fields)
-        options = thinker.Options(**{name: getattr(self.options, name) for name in shared})
+        options = _shared_options(thinker, self.options)
         return thinker.think(self.engine, self.prompt, self._under(last, options))
 
     def _refine(self, pool: Sequence[Thought], name: str, last: bool) -> Thoughts:
@@ -234,7 +262,10 @@ class _Run:
         assert not isinstance(temperature, tuple), "refused by the thinker"
         warm, texts = 1.0 if temperature is None else temperature, [t.text for t in own]
         try:
-            return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm)
+            if not isinstance(self.engine, LocalModelEngine):
+                return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm)
+            with self.engine.exclusive() as pause:
+                return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm, pause=pause)
         except InputError as error:  # a draft, not the user, says what the mask predictor cannot read
             hint = "Name one that can: --option mask_model=... (or drop renoise)."
             raise InputError(error.message, hint) from None
@@ -261,7 +292,7 @@ class _Run:
 
     def _likelihood(self, texts: Sequence[str]) -> list[float]:
         local = local_model(self.engine, "by=likelihood")
-        return _likelihood(local.model, local.encode(self.prompt), texts)
+        return _likelihood(local, local.encode(self.prompt), texts)
 
     def _measure(self, stage: str, pool: Sequence[Thought], facts: Mapping[str, Any]) -> None:
         """Add up what the stage cost, and measure what it gave.
@@ -270,6 +301,7 @@ class _Run:
         under another model, or P(yes) of one at an endpoint, if there is one). diversity: distance (mean 1 - cosine
         over pairs), distinct_2. All higher is better. What needs a scorer that selected is left out."""
         from thoughtmix.metrics.embedding import mean_distance, relevance
+        from thoughtmix.metrics.judge import judge_nll
         from thoughtmix.metrics.text import distinct_n
 
         self.facts = add_facts(self.facts, facts) if self.facts else dict(facts)
@@ -291,7 +323,7 @@ class _Run:
             said = [p for p in self.judge.probabilities(self.prompt.text, texts) if p is not None]
             quality |= {"judge": _mean(said)} if said else {}
         elif self.judge is not None:
-            quality["judge"] = _mean(_likelihood(self.judge, self.judge.encode(self.prompt.text), texts))
+            quality["judge"] = -float(judge_nll(self.prompt.text, texts, self.judge).mean())
         row["quality"] = {k: round(v, 4) for k, v in quality.items()}
         row["diversity"] = {k: round(v, 4) for k, v in diversity.items()}
 
@@ -301,12 +333,13 @@ class _Run:
         return [dataclasses.replace(pool[s % len(pool)], finish="cancelled") for s in self.request.seeds]
 
 
-def _likelihood(model: LanguageModel, prompt_ids: Sequence[int], texts: Sequence[str]) -> list[float]:
+def _likelihood(engine: LocalModelEngine, prompt_ids: Sequence[int], texts: Sequence[str]) -> list[float]:
     """Log-likelihood of a token of each text as an answer to the prompt, in nats: alike for drafts and for what was
     rewritten under another prompt. Raises `InputError` for a model that does not read from left to right."""
     from thoughtmix.metrics.judge import ids_nll
 
-    return [-float(v) for v in ids_nll(prompt_ids, texts, model)]
+    with engine.exclusive() as let_others:
+        return [-float(v) for v in ids_nll(prompt_ids, texts, engine.model, pause=let_others)]
 
 
 def _mean(values: Sequence[float]) -> float:

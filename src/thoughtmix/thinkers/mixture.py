@@ -9,7 +9,7 @@ from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceRequest, local_model
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
-from thoughtmix.thinkers.base import Thinker, Thoughts
+from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 from thoughtmix.thinkers.sampling import Draws, arithmetic_offsets, draws_option
 
 DEFAULT_TEMPERATURE = 0.7
@@ -39,6 +39,10 @@ class MixtureThinker(Thinker):
     def made_for(self, engine: Engine) -> bool:
         """Not for the default model, which takes its packaged graft only when asked: README, "Graft"."""
         return self.suits(engine) and isinstance(engine, LocalModelEngine) and not engine.model.is_default
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        readers = n if self.Options.model_validate(options).read == "each" else 1
+        return Work(readers * read + n * length)
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Tokens are drawn at temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""

@@ -16,8 +16,27 @@ from thoughtmix.core.request import Prompt, Request
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, local_model
 from thoughtmix.engine.requests import as_thoughts
-from thoughtmix.noise.rewriting import Idea, NoiseOptions, disturbances, draft, rewrite
-from thoughtmix.thinkers.base import Thinker, Thoughts, add_facts, packaged_embedder
+from thoughtmix.noise.rewriting import INSTRUCTION, Idea, NoiseOptions, disturbances, draft, rewrite
+from thoughtmix.thinkers.base import Thinker, Thoughts, Work, add_facts, embedding_work, packaged_embedder
+
+_DRAFT_STEPS = 128
+_DENOISING_PASSES = 72
+"""Of a text that is renoised: 64 steps, and 8 passes that read how sure it is."""
+
+
+def rewriting_work(n: int, read: int, idea: int, length: int) -> Work:
+    """Of rewriting ideas of so many tokens, n times, behind a prompt that is read once."""
+    return Work(read + n * (INSTRUCTION + idea + length))
+
+
+def denoising_work(n: int, length: int) -> Work:
+    """Of renoising n texts of so many tokens."""
+    return Work(0, n * length * _DENOISING_PASSES)
+
+
+def most_tokens(text: str) -> int:
+    """Of a text, at most or nearly: two characters each."""
+    return len(text) // 2 + 8
 
 
 class NoiseThinker(Thinker):
@@ -42,6 +61,16 @@ class NoiseThinker(Thinker):
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return n + (self.Options.model_validate(options).idea is None)
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        """Rewritings begin alike, so that what led to the idea is read once."""
+        given = self.Options.model_validate(options)
+        idea = length if given.idea is None else most_tokens(given.idea)
+        if Capability.LEFT_TO_RIGHT not in engine.capabilities:
+            return denoising_work(n, idea) + Work(0, 0 if given.idea is not None else (read + length) * _DRAFT_STEPS)
+        draft = 0 if given.idea is not None else read + length
+        embedded = embedding_work(64, INSTRUCTION) if given.order == "different" else Work()
+        return Work(draft) + rewriting_work(n, read, idea, length) + embedded
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         options = self.Options.model_validate(request.options)
@@ -81,7 +110,8 @@ def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThi
     from thoughtmix.noise.denoising import LEVEL, renoise_texts
     from thoughtmix.thinkers.diffusion import THINKER as diffusion
 
-    model = local_model(engine, "noise on a mask predictor").model
+    local = local_model(engine, "noise on a mask predictor")
+    model = local.model
     for name in ("families", "directions", "strength", "language", "order", "file"):
         if name in options.model_fields_set:
             raise InputError(f"{engine.name} follows no instructions, {name} was given.", "Pass tokens=0.5 alone.")
@@ -103,14 +133,16 @@ def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThi
         text, spent = made[0].text, dict(facts)
         if request.creativity == 0 or spent["interrupted"] or not text.strip():
             return _copies(made[0], request), spent
-    thoughts, facts = renoise_texts(
-        wrap_diffusion(model.model, model.tokenizer, model.name),
-        [text] * request.n,
-        request.seeds,
-        LEVEL if options.tokens is None else options.tokens,
-        options.mask,
-        1.0 if temperature is None else float(temperature),
-    )
+    with local.exclusive() as let_others:
+        thoughts, facts = renoise_texts(
+            wrap_diffusion(model.model, model.tokenizer, model.name),
+            [text] * request.n,
+            request.seeds,
+            LEVEL if options.tokens is None else options.tokens,
+            options.mask,
+            1.0 if temperature is None else float(temperature),
+            let_others,
+        )
     return thoughts, add_facts(spent, facts)
 
 

@@ -12,7 +12,7 @@ from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, lacking, local_model, require
 from thoughtmix.engine.requests import DEFAULT_MIN_P
 from thoughtmix.engine.sampling_params import SamplingParams
-from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature, packaged_embedder
+from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
 
 if TYPE_CHECKING:
     from thoughtmix.search.mcts import TreeSearch
@@ -67,6 +67,14 @@ class SearchThinker(Thinker):
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return BUDGET * n
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        """Each token drawn is read once; a text is embedded where meaning counts, again at each node that it grows."""
+        given = self.Options.model_validate(options)
+        drawn = given.tokens or BUDGET * length * (n + given.batch * given.width * given.rollouts)
+        drawn += n * length  # a thought that the budget leaves no room for gets one token, and the prompt's own
+        embeds = given.apart == "embedding" or "relevance" in given.evaluators
+        return Work(read + drawn) + embedding_work(embeds * (drawn // min(given.step, length) + n), length)
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Leaves of one tree are not independent: here the *set* depends on (prompt, settings, seed) alone, where n is
