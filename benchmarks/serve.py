@@ -1,20 +1,22 @@
 """A real server under load beside the engine alone: speed, first tokens, memory, every thought against its solo text.
 
-    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--thinker sampling] [--out FILE]
+    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--thinker sampling] [--rude] [--out FILE]
 
 Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
 requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
 one shows. The engine's own speed is `decode` with as many rows (a prompt for each client, n rows each, none ending
-early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed.
+early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed. With
+--rude, clients that leave, send nonsense, hardly read or say nothing are mixed in, and the server is stopped (SIGTERM)
+and started twice: nobody else may lose a thought by it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from rude import Rude, Server
 
 THINGS = (
     "a brick",
@@ -57,6 +60,7 @@ class Load:
 
     texts: dict[tuple[int, int, int], list[str]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    turned_away: int = 0  # 429, 503, or nobody at the port while it restarts: to be sent again
     tokens: int = 0
     answers: int = 0
     first: list[float] = field(default_factory=list)
@@ -121,6 +125,12 @@ def client(url: str, number: int, load: Load, until: float, args: argparse.Names
         try:
             texts, seeds, tokens, first = ask(url, number, form, args.n, args.tokens, stream, args.thinker)
         except Exception as error:
+            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+            if status in {429, 503} or isinstance(error, httpx.ConnectError):
+                with load.lock:
+                    load.turned_away += 1
+                time.sleep(0.5)
+                continue
             with load.lock:
                 load.errors.append(f"{type(error).__name__}: {error}"[:200])
             time.sleep(0.5)
@@ -171,23 +181,6 @@ def resident(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def started() -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "from thoughtmix.cli import run; run()"
-    server = subprocess.Popen([sys.executable, "-c", code, "serve", "--port", str(port)], stderr=subprocess.PIPE)
-    url = f"http://127.0.0.1:{port}"
-    while True:
-        if server.poll() is not None:
-            raise SystemExit(server.stderr.read().decode() if server.stderr else "the server died")
-        try:
-            if httpx.get(f"{url}/healthz").status_code == 200:
-                return server, url
-        except httpx.TransportError:
-            time.sleep(0.2)
-
-
 def checked(load: Load, tokens: int, thinker: str) -> dict[str, Any]:
     """Every thought against its solo text. A difference is rounding if the thought begins as its solo text does and is
     nobody else's; anything else is a mix-up."""
@@ -232,28 +225,41 @@ def counters(url: str) -> dict[str, float]:
 
 def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
     """The load itself: what clients saw, and what was seen of the server."""
-    server, url = started()
-    load, memory = Load(), list[tuple[float, float]]()
+    server = Server()
+    url, load, memory = server.url, Load(), list[tuple[float, float]]()
+    rude = Rude(url) if args.rude else None
+    lives: list[list[tuple[float, float]]] = []  # memory of each process that served
+    restarts = [60 * args.minutes * share for share in (0.5, 0.9)] if args.rude else []
     try:
         idle = [ask(url, 0, 0, args.n, 4, True, args.thinker)[3] for _ in range(11)][1:]
         drawn = counters(url)
         began = time.monotonic()
         until = began + 60 * args.minutes
-        with ThreadPoolExecutor(args.clients) as pool:
+        with ThreadPoolExecutor(args.clients) as pool, rude or contextlib.nullcontext():
             clients = [pool.submit(client, url, i, load, until, args) for i in range(args.clients)]
             while time.monotonic() < until:
-                memory.append((time.monotonic() - began, resident(server.pid)))
+                memory.append((time.monotonic() - began, resident(server.process.pid)))
+                if restarts and memory[-1][0] > restarts[0]:
+                    lives.append(memory)
+                    restarts, memory = restarts[1:], []
+                    server.restart()
+                    drawn = {}
                 time.sleep(1)
-            rate = (counters(url)[DRAWN] - drawn[DRAWN]) / (time.monotonic() - began)
+            rate = (counters(url)[DRAWN] - drawn.get(DRAWN, 0.0)) / (time.monotonic() - began)
             for running in clients:
                 running.result()
         ended = counters(url)
     finally:
-        server.terminate()
-        server.wait(60)
-    half = [m for t, m in memory if t >= 30 * args.minutes]
+        server.stop()
+    lives.append(memory)
+    memory = max(lives, key=len)  # the longest that one process lived
+    settled = min(300.0, memory[0][0] + (memory[-1][0] - memory[0][0]) / 2)  # after five minutes, or half of it
+    half = [m for t, m in memory if t >= settled]
     slope = statistics.linear_regression(range(len(half)), half).slope * 60 if len(half) > 2 else 0.0
+    unwanted = {"restarts": server.restarts, **rude.counts, "wrong": rude.wrong[:5]} if rude is not None else {}
     return load, {
+        "rude": unwanted,
+        "turned_away": load.turned_away,
         "tokens_per_second": round(rate, 1),
         "first_token_idle_s": round(statistics.median(idle), 3),
         "first_token_load_s": [round(q, 3) for q in statistics.quantiles(load.first or [0.0, 0.0], n=20)[9::9]],
@@ -262,7 +268,8 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
             "quarter": round(memory[len(memory) // 4][1]),
             "most": round(max(m for _, m in memory)),
             "end": round(memory[-1][1]),
-            "slope_a_minute_second_half": round(slope, 2),
+            "slope_a_minute_settled": round(slope, 2),
+            "settled_after_s": round(settled),
         },
         "server": {name: round(ended[name] - drawn.get(name, 0.0), 3) for name in ended},
     }
@@ -277,6 +284,7 @@ def main() -> None:
     parser.add_argument("--thinker", default="sampling", help="mixture: the shipped graft's thoughts")
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     parser.add_argument("--skip-check", action="store_true", help="do not make the thoughts again")
+    parser.add_argument("--rude", action="store_true", help="with clients of rude.py, and two restarts")
     parser.add_argument("--engine", action="store_true", help="only the engine's own speed, as JSON")
     args = parser.parse_args()
     if args.engine:
