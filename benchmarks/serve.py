@@ -1,13 +1,14 @@
 """A real server under load beside the engine alone: speed, first tokens, memory, every thought against its solo text.
 
-    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--thinker sampling] [--rude] [--out FILE]
+    python benchmarks/serve.py [--minutes 3] [--clients 16] [-n 4] [--tokens 48] [--thinker sampling] [--out FILE]
+    python benchmarks/serve.py --rude --minutes 30
 
 Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
 requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
 one shows. The engine's own speed is `decode` with as many rows (a prompt for each client, n rows each, none ending
-early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed. With
---rude, clients that leave, send nonsense, hardly read or say nothing are mixed in, and the server is stopped (SIGTERM)
-and started twice: nobody else may lose a thought by it.
+early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed.
+With --rude, clients that leave, send nonsense, hardly read or say nothing are mixed in, and the server is stopped
+(SIGTERM) and started twice: nobody else may lose a thought by it.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
     try:
         idle = [ask(url, 0, 0, args.n, 4, True, args.thinker)[3] for _ in range(11)][1:]
         drawn = counters(url)
-        began = time.monotonic()
+        since = began = time.monotonic()
         until = began + 60 * args.minutes
         with ThreadPoolExecutor(args.clients) as pool, rude or contextlib.nullcontext():
             clients = [pool.submit(client, url, i, load, until, args) for i in range(args.clients)]
@@ -243,9 +244,9 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
                     lives.append(memory)
                     restarts, memory = restarts[1:], []
                     server.restart()
-                    drawn = {}
+                    drawn, since = {}, time.monotonic()
                 time.sleep(1)
-            rate = (counters(url)[DRAWN] - drawn.get(DRAWN, 0.0)) / (time.monotonic() - began)
+            rate = (counters(url)[DRAWN] - drawn.get(DRAWN, 0.0)) / (time.monotonic() - since)
             for running in clients:
                 running.result()
         ended = counters(url)
