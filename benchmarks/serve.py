@@ -246,7 +246,7 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
                     server.restart()
                     drawn, since = {}, time.monotonic()
                 time.sleep(1)
-            rate = (counters(url)[DRAWN] - drawn.get(DRAWN, 0.0)) / (time.monotonic() - since)
+            rate = (counters(url).get(DRAWN, 0.0) - drawn.get(DRAWN, 0.0)) / (time.monotonic() - since)
             for running in clients:
                 running.result()
         ended = counters(url)
