@@ -23,6 +23,7 @@ from test_decoding import lm
 from tiny import tiny
 
 from thoughtmix.core.errors import ThoughtmixError
+from thoughtmix.core.request import Prompt
 from thoughtmix.diffusion.denoiser import MaskPredictor, rows_at_once
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.shared import SharedEngine
@@ -58,7 +59,7 @@ class Noted(FairLock):
 
 def chats(service: Any, **body: Any) -> Any:
     asked = ChatRequest(messages=[{"role": "user", "content": PROMPT}], **body)
-    return service.check(asked, PROMPT, 1, raw=True, top_logprobs=0, max_tokens=asked.max_tokens)
+    return service.check(asked, Prompt(PROMPT, raw=True), 1, top_logprobs=0, max_tokens=asked.max_tokens)
 
 
 def choices(schema: dict[str, Any]) -> list[Any]:
