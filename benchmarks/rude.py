@@ -29,7 +29,7 @@ NONSENSE: list[bytes] = [
     b'{"messages": [{"role": "user", "content": "x"}], "n": 0}',
     b'{"messages": [{"role": "user", "content": "x"}], "thinker": "no such"}',
     b'{"messages": [{"role": "user", "content": "x"}], "temperature": -1}',
-    json.dumps({**CHAT, "thinker": "hybrid", "options": {"stages": ">".join(["sampling", *["noise"] * 15])}}).encode(),
+    json.dumps({**CHAT, "max_tokens": 4000, "n": 64}).encode(),
     json.dumps({**CHAT, "messages": [{"role": "user", "content": "x " * 400_000}]}).encode(),
 ]
 
