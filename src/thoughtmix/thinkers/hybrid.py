@@ -10,7 +10,7 @@ What each stage added is in `run["stages"]`, by scorers that selected nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -292,7 +292,8 @@ class _Run:
 
     def _likelihood(self, texts: Sequence[str]) -> list[float]:
         local = local_model(self.engine, "by=likelihood")
-        return _likelihood(local, local.encode(self.prompt), texts)
+        with local.exclusive() as let_others:
+            return _likelihood(local.model, local.encode(self.prompt), texts, let_others)
 
     def _measure(self, stage: str, pool: Sequence[Thought], facts: Mapping[str, Any]) -> None:
         """Add up what the stage cost, and measure what it gave.
@@ -333,13 +334,14 @@ class _Run:
         return [dataclasses.replace(pool[s % len(pool)], finish="cancelled") for s in self.request.seeds]
 
 
-def _likelihood(engine: LocalModelEngine, prompt_ids: Sequence[int], texts: Sequence[str]) -> list[float]:
+def _likelihood(
+    model: LanguageModel, prompt_ids: Sequence[int], texts: Sequence[str], pause: Callable[[], None] | None = None
+) -> list[float]:
     """Log-likelihood of a token of each text as an answer to the prompt, in nats: alike for drafts and for what was
     rewritten under another prompt. Raises `InputError` for a model that does not read from left to right."""
     from thoughtmix.metrics.judge import ids_nll
 
-    with engine.exclusive() as let_others:
-        return [-float(v) for v in ids_nll(prompt_ids, texts, engine.model, pause=let_others)]
+    return [-float(v) for v in ids_nll(prompt_ids, texts, model, pause=pause)]
 
 
 def _mean(values: Sequence[float]) -> float:
