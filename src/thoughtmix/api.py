@@ -12,12 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtmix.core.errors import InputError, Interrupted, ModelError
+from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions, parse_options
 from thoughtmix.core.request import SETTINGS, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
-from thoughtmix.engine.engine import Engine, require
+from thoughtmix.engine.engine import Capability, Engine, require
 from thoughtmix.thinkers.base import Thinker
-from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker
+from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker, thinker_names
 
 if TYPE_CHECKING:
     from thoughtmix.engine.local import LocalEngine
@@ -149,6 +150,8 @@ class Pipeline:
         min_p: float | Sequence[float] | None = None,
         top_nsigma: float | Sequence[float] = 0.0,
         stop: str | Sequence[str] = (),
+        json_schema: Any = None,
+        regex: str | None = None,
         raw: bool = False,
         measure: bool = True,
         on_step: OnStep | None = None,
@@ -167,6 +170,7 @@ class Pipeline:
             min_p=_frozen(min_p),
             top_nsigma=_frozen(top_nsigma),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            grammar=Grammar.given(json_schema, regex),
             options=typed_options(kind, options, thinker_options),
             on_step=on_step,
             embedder=lambda: self.embedder,
@@ -199,6 +203,8 @@ class Pipeline:
         """
         engine = self.engine if engine is None else engine
         require(engine, thinker.needs, f"The thinker {thinker.name}")
+        if request.grammar is not None:
+            _require_guided(thinker, engine)
         began = time.perf_counter()
         thoughts, facts = thinker.think(engine, prompt, request)
         facts = {**facts, "wall_seconds": round(time.perf_counter() - began, 4)}
@@ -222,6 +228,14 @@ class Pipeline:
 
             result = measured(result, embedder=self.embedder, judge=self.judge)
         return result
+
+
+def _require_guided(thinker: Thinker, engine: Engine) -> None:
+    """Raises `InputError` where thoughts would not be held to a grammar."""
+    if not thinker.guided:
+        can = ", ".join(name for name in thinker_names() if get_thinker(name).guided)
+        raise InputError(f"{thinker.name} holds its texts to no grammar.", f"Pass one that does: --thinker {can}.")
+    require(engine, {Capability.GUIDED}, "A JSON schema or regular expression")
 
 
 def typed_options(
@@ -272,6 +286,8 @@ def think(
     min_p: float | Sequence[float] | None = None,
     top_nsigma: float | Sequence[float] = 0.0,
     stop: str | Sequence[str] = (),
+    json_schema: Any = None,
+    regex: str | None = None,
     raw: bool = False,
     measure: bool = True,
     on_step: OnStep | None = None,
@@ -294,6 +310,9 @@ def think(
         max_new_tokens: Longest thought, in tokens.
         temperature, top_k, top_p, min_p, top_nsigma: How tokens are drawn; each one value, or n.
         stop: Strings that end a thought.
+        json_schema: What every thought must be: a JSON schema (a mapping, its JSON, or a pydantic model class). Every
+            thought that ends (finish "stop") is valid; one that runs out of tokens is cut (finish "length").
+        regex: A regular expression that every thought must match as a whole.
         raw: Continue the text as it stands, without the chat template. The name of a control token (`<|im_end|>`) in
             it is that token; else it is text, whoever wrote it.
         measure: False leaves out embedding and metrics.
@@ -330,6 +349,8 @@ def think(
         min_p=min_p,
         top_nsigma=top_nsigma,
         stop=stop,
+        json_schema=json_schema,
+        regex=regex,
         raw=raw,
         measure=measure,
         on_step=on_step,

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from thoughtmix.api import PathName, Pipeline, Weights
 from thoughtmix.cli.output import be_quiet, check_folder, progress
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.files import read_stream
+from thoughtmix.core.files import bounded_text, read_stream
+from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
 from thoughtmix.core.request import Request
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
@@ -96,6 +97,8 @@ class SamplingOptions:
     min_p: Annotated[str | None, option(f"Keep tokens this likely beside the likeliest. {_EACH}")] = None
     top_nsigma: Annotated[str, option(f"Keep logits within n deviations; 0 is off. {_EACH}")] = "0"
     stop: Annotated[list[str] | None, option("End a thought before this text; may be repeated.")] = None
+    json_schema: Annotated[Path | None, option("Every thought is JSON of the JSON schema in this file.")] = None
+    regex: Annotated[str | None, option("Every thought matches this regular expression as a whole.")] = None
     raw: Annotated[
         bool,
         option(
@@ -108,8 +111,24 @@ class SamplingOptions:
         kinds = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "top_nsigma": float}
         out = {**dataclasses.asdict(self), "stop": tuple(self.stop or ())}
         out |= {name: parse_numbers(name, out[name], kind) for name, kind in kinds.items() if out[name] is not None}
-        Request(**{name: value for name, value in out.items() if name != "raw"})
+        if self.json_schema is not None:
+            out["json_schema"] = _read_schema(self.json_schema)
+        form = Grammar.given(out["json_schema"], self.regex)
+        Request(**{name: value for name, value in out.items() if name not in _FORM}, grammar=form)
         return out
+
+
+_FORM = {"raw", "json_schema", "regex"}
+
+
+def _read_schema(file: Path) -> str:
+    """A JSON schema's text. Raises `InputError`."""
+    try:
+        return bounded_text(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Cannot read the JSON schema: {error}.", "Pass a file of JSON (--json-schema FILE)."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

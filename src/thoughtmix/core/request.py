@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeVar
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions
 
 Number = TypeVar("Number", int, float)
@@ -102,6 +103,8 @@ class Request:
     min_p: float | tuple[float, ...] | None = None
     top_nsigma: float | tuple[float, ...] = 0.0
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    """What every thought must be: a JSON schema, a regular expression."""
     options: ThinkerOptions = field(default_factory=ThinkerOptions)
     """The thinker's own options: an instance of its `Options`."""
     on_step: OnStep | None = None
@@ -127,9 +130,10 @@ class Request:
 
     def recorded(self) -> dict[str, Any]:
         """What repeats the run, as JSON: no callbacks, and how it was computed is said elsewhere."""
-        skip = {"on_step", "embedder", "judge", "options"}
+        skip = {"on_step", "embedder", "judge", "options", "grammar"}
         out = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
-        return {**out, "options": self.options.given()}
+        form = {} if self.grammar is None else self.grammar.recorded()
+        return {**out, **form, "options": self.options.given()}
 
     @property
     def seeds(self) -> range:
@@ -137,7 +141,7 @@ class Request:
         return range(self.seed, self.seed + self.n)
 
 
-SETTINGS = frozenset(f.name for f in fields(Request)) - {"options", "embedder"}
+SETTINGS = frozenset(f.name for f in fields(Request)) - {"options", "embedder", "grammar"} | {"json_schema", "regex"}
 """Names of the settings of a call, which no option of a thinker takes away from it."""
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class IncrementalDetokenizer:
     """Decodes one row step by step. A piece is held back while it may still change (half a character)
-    or may be the beginning of a stop string."""
+    or may be the beginning of a stop string. whole: whether a text may end, where not every text may: a stop string
+    ends it only behind such a one."""
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = (), whole: Callable[[str], bool] | None = None) -> None:
+        self.tokenizer, self.stop, self._whole = tokenizer, stop, whole
         self.ids: list[int] = []
         self.text = ""  # settled text, a stop string cut off
         self.stopped = False
@@ -47,9 +49,16 @@ class IncrementalDetokenizer:
         return piece
 
     def _cut(self) -> None:
-        found = [at for s in self.stop if (at := self.text.find(s)) >= 0]
-        if found:
-            self.text, self.stopped = self.text[: min(found)], True
+        found = sorted(at for s in self.stop for at in self._places(s))
+        end = next((at for at in found if self._whole is None or self._whole(self.text[:at])), None)
+        if end is not None:
+            self.text, self.stopped = self.text[:end], True
+
+    def _places(self, stop: str) -> Iterator[int]:
+        at = self.text.find(stop)
+        while at >= 0:
+            yield at
+            at = -1 if self._whole is None else self.text.find(stop, at + 1)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

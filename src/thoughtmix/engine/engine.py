@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.request import OnStep, Prompt
 from thoughtmix.core.types import FinishReason
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
@@ -44,6 +45,7 @@ class Capability(StrEnum):
     """What a sequence has read can be kept, and another can begin there."""
     WITHOUT_REPLACEMENT = "draws without replacement"
     ARITHMETIC = "arithmetic sampling"
+    GUIDED = "texts held to a grammar"
     ROW_STATE = "per-row model state"
     WEIGHTS = "the model's weights in this process"
     """`engine.model` is a `LanguageModel`: its layers may be read, hooked and called."""
@@ -79,6 +81,10 @@ class SequenceRequest:
     """What an earlier call kept of the prompt's beginning: only the tokens past it are computed."""
     exclude: tuple[Excluded, ...] = ()
     """Continuations that are not to be drawn again (`without_replacement`)."""
+    grammar: Grammar | None = None
+    """What the whole text must be (`Capability.GUIDED`). Tokens are drawn from those that it allows, renormalised at
+    each step; the text ends, by end tokens and stop strings, only where it is whole, and as soon as nothing can
+    follow. One that runs out of tokens before is unfinished: its finish is "length"."""
 
 
 OFFSET_BITS = 6

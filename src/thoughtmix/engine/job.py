@@ -16,6 +16,7 @@ from thoughtmix.core.request import OnStep, StepEvent
 from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
 from thoughtmix.engine.detokenizer import IncrementalDetokenizer
 from thoughtmix.engine.engine import OFFSET_BITS, Generation, SequenceOutput, SequenceRequest
+from thoughtmix.engine.guide import Guide
 from thoughtmix.engine.prefix_cache import Prefix, check_prefixes
 from thoughtmix.engine.rng import uniforms
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
@@ -143,9 +144,16 @@ class Job:
         device, sequences = model.model.device, self.sequences
         self.end_ids = [model.eos_ids if s.end_ids is None else s.end_ids for s in sequences]
         self.budget = [s.max_new_tokens for s in sequences]
+        self.guides: list[Guide | None] = []  # of each sequence; [] where none has a grammar
+        if any(s.grammar is not None for s in sequences):
+            pairs = zip(sequences, self.end_ids, strict=True)
+            self.guides = [None if s.grammar is None else Guide(model, s.grammar, ends) for s, ends in pairs]
         self.outputs = [SequenceOutput() for _ in sequences]
         self.kept: list[Prefix | None] = [None] * len(sequences) if self.keep_prefixes else []
-        self.texts = [IncrementalDetokenizer(model.tokenizer, s.stop) for s in sequences]
+        whole = [None if guide is None else guide.whole for guide in self.guides] or [None] * len(sequences)
+        self.texts = [
+            IncrementalDetokenizer(model.tokenizer, s.stop, ends) for s, ends in zip(sequences, whole, strict=True)
+        ]
         self.watch = [bool(s.stop) or self.on_step is not None for s in sequences]  # who needs text at every step
         in_order = [sequences[i] for i in self.live]
         self.uniform = uniforms([s.seed for s in in_order], max(self.budget), device)  # (rows, steps)
@@ -185,7 +193,13 @@ class Job:
 
     # --- at each step ---
 
-    def draw(self, logits: Tensor) -> Drawn:
+    def live_guides(self) -> list[Guide | None]:
+        """Of each live row; None where it has none, or reads its prompt still."""
+        if not self.guides or self.ahead:
+            return [None] * len(self.live)
+        return [self.guides[i] for i in self.live]
+
+    def draw(self, logits: Tensor, allowed: Tensor | None = None) -> Drawn:
         """Without replacement: sequences in the order that they were asked for, whatever order their rows stand in."""
         assert self.exclusions is not None
         order = sorted(range(len(self.live)), key=lambda row: self.live[row])
@@ -194,7 +208,8 @@ class Job:
         before = [self.outputs[i].token_ids for i in asked]
         last = [self.step + 1 >= self.budget[i] for i in asked]
         uniform, sampling = self.uniform[at, self.step], self.sampling.rows(at)
-        ids, logprobs, shares = self.exclusions.draw(logits[at], uniform, sampling, asked, before, last)
+        open = None if allowed is None else allowed[at]
+        ids, logprobs, shares = self.exclusions.draw(logits[at], uniform, sampling, asked, before, last, open)
         for i, share in zip(asked, shares, strict=True):
             self.outputs[i].shares.append(share)
         back = at.argsort()
@@ -236,9 +251,13 @@ class Job:
             output.logprobs.append(logprob)
             if token in self.end_ids[i]:
                 output.finish = "stop"
-            elif not self.watch[i]:
+                continue
+            if not self.watch[i]:
                 self.texts[i].ids.append(token)
             elif self.texts[i].push(token):
+                output.finish = "stop"
+            guide = self.guides[i] if self.guides else None
+            if guide is not None and guide.take(token):
                 output.finish = "stop"
 
     def _ended(self) -> list[int]:

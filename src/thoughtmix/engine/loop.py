@@ -17,6 +17,7 @@ from thoughtmix.core.errors import NumericsError
 from thoughtmix.engine.backends.base import DecodingPath, KVPath
 from thoughtmix.engine.backends.fused import FusedPath, newer
 from thoughtmix.engine.engine import Generation
+from thoughtmix.engine.guide import allowed_tokens
 from thoughtmix.engine.job import Job
 from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.row_state import RowLora, stack_row_loras
@@ -147,11 +148,20 @@ class Batch:
         return count
 
     def _draw(self) -> Drawn:
-        first = self.jobs[0]
+        first, allowed = self.jobs[0], self._allowed()
         if first.exclusions is not None:  # such a job is alone
-            return first.draw(self._logits)
+            return first.draw(self._logits, allowed)
         uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
-        return draw(self._logits, torch.where(self._bits > 0, self._offset, uniform), self._sampling)
+        return draw(self._logits, torch.where(self._bits > 0, self._offset, uniform), self._sampling, allowed)
+
+    def _allowed(self) -> Tensor | None:
+        """What grammars leave of each row; None where no row has one."""
+        if not any(job.guides for job in self.jobs):
+            return None
+        guides = [guide for job in self.jobs for guide in job.live_guides()]
+        if not any(guides):
+            return None
+        return allowed_tokens(guides, self._logits.shape[1], self._logits.device)
 
     def _go_on(self, drawn: Drawn, forced: dict[int, int]) -> Tensor:
         """The token that each row goes on from: as drawn, or of its prompt (row -> token), whose draw counts for

@@ -71,13 +71,16 @@ def not_finite() -> NumericsError:
     return NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
 
 
-def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors) -> Drawn:
+def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Tensor | None = None) -> Drawn:
     """One token a row.
 
-    logits: (rows, vocabulary), any float type; -inf means forbidden. uniform: (rows,) float64 in [0, 1).
+    logits: (rows, vocabulary), any float type; -inf means forbidden. uniform: (rows,) float64 in [0, 1). allowed:
+    (rows, vocabulary) bool, what a grammar leaves of each row: as if the logits of the others were -inf, save that
+    log-probabilities are still those of the untouched model.
     Raises `NumericsError` on NaN, +inf or a row of only -inf.
     """
-    x = logits.float()
+    whole = logits.float()
+    x = whole if allowed is None else whole.masked_fill(~allowed, -torch.inf)
     blocks = _blocks(x)  # (rows, V / width, width): one pass finds both the maximum and where to look
     block_top = blocks.amax(-1)
     top = block_top.amax(-1)  # (rows,)
@@ -102,7 +105,10 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors) -> Drawn:
             blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
         )
     share = torch.where(sampler.temperature > 0, share, 1.0)  # of likeliest tokens that tie, greedy takes the first
-    return Drawn(ids, x.gather(1, ids[:, None])[:, 0] - _logsumexp(x), share, rest)
+    logprobs = whole.gather(1, ids[:, None])[:, 0] - _logsumexp(whole)
+    if allowed is not None and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
+        raise not_finite()
+    return Drawn(ids, logprobs, share, rest)
 
 
 def truncated(logits: Tensor, sampler: SamplingTensors) -> Tensor:

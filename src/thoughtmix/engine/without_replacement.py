@@ -45,11 +45,12 @@ class WithoutReplacement:
         rows: Sequence[int],
         before: Sequence[Sequence[int]],
         last: Sequence[bool],
+        allowed: Tensor | None = None,
     ) -> tuple[list[int], list[float], list[float]]:
         """One token for each of `rows`, whose tokens so far are `before`: ids, log-probabilities under the untouched
         model, and the share that each had in the draw before anything was subtracted. Only rows that have something to
-        avoid are drawn apart. Where nothing is left for one, it draws freely."""
-        free = draw(logits, uniform, sampler)
+        avoid are drawn apart. Where nothing is left for one, it draws freely. allowed: see `sampling.draw`."""
+        free = draw(logits, uniform, sampler, allowed)
         ids, logprobs, shares = free.ids.tolist(), free.logprobs.tolist(), free.share.tolist()
         drawn: dict[tuple[int, ...], list[int]] = {}
         for i, row in enumerate(rows):
@@ -57,7 +58,8 @@ class WithoutReplacement:
             gone = self._gone(row, before[i], mine)
             if gone:
                 at = slice(i, i + 1)
-                got = _without(logits[at], float(uniform[i]), sampler.rows(at), gone)
+                open = None if allowed is None else allowed[at]
+                got = _without(logits[at], float(uniform[i]), sampler.rows(at), gone, open)
                 ids[i], logprobs[i], shares[i] = got or (ids[i], logprobs[i], shares[i])
             mine.append(ids[i])
         return ids, logprobs, shares
@@ -72,11 +74,11 @@ class WithoutReplacement:
 
 
 def _without(
-    logits: Tensor, uniform: float, sampler: SamplingTensors, gone: Mapping[int, float]
+    logits: Tensor, uniform: float, sampler: SamplingTensors, gone: Mapping[int, float], allowed: Tensor | None
 ) -> tuple[int, float, float] | None:
     """A token of one row (1, vocabulary), drawn by the inverse CDF in vocabulary order over what is left; its
     log-probability and its whole share. None: nothing is left."""
-    x = truncated(logits, sampler)[0]
+    x = truncated(logits if allowed is None else logits.masked_fill(~allowed, -torch.inf), sampler)[0]
     stay = torch.isfinite(x).nonzero()[:, 0]
     warm = float(sampler.temperature[0]) or 1.0  # a greedy row has its maxima alone
     weights = (x[stay].double() / warm).softmax(-1)

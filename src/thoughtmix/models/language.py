@@ -14,6 +14,7 @@ from thoughtmix.models.bounds import bounded_rendering
 from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
 from thoughtmix.models.gguf_files import dequantised_bytes
+from thoughtmix.models.grammar import GrammarCompiler
 from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
 from thoughtmix.models.packaged import GENERATOR, Progress, loaded
 from thoughtmix.models.text_encoder import TextEncoder
@@ -81,6 +82,12 @@ class LanguageModel:
     def encoder(self) -> TextEncoder:
         """Texts and chats into ids, where nothing that people write becomes a control token."""
         return TextEncoder(self.tokenizer, self.name)
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """Grammars over its tokens; each is compiled once."""
+        head: Any = self.model.get_output_embeddings()
+        return GrammarCompiler(self.tokenizer, self.name, len(head.weight))
 
     def encode(
         self,

@@ -105,7 +105,8 @@ def draft(engine: Engine, prompt: Prompt, request: Request, seed: int | None = N
         assert on_step is not None
         on_step(StepEvent([""] * n, event.done, event.total + n * request.max_new_tokens, [False] * n))
 
-    sequence = SequenceRequest(prompt, seed or 0, sampling, request.max_new_tokens, request.stop)
+    length, form = request.max_new_tokens, request.grammar
+    sequence = SequenceRequest(prompt, seed or 0, sampling, length, request.stop, grammar=form)
     return engine.generate([sequence], on_step=without_text if on_step else None)
 
 
@@ -142,7 +143,7 @@ def rewrite(
     stop = (*request.stop, *BASE_STOP) if few_shot else request.stop
     done = engine.generate(
         [
-            SequenceRequest(prompt, seed, sampling, request.max_new_tokens, stop)
+            SequenceRequest(prompt, seed, sampling, request.max_new_tokens, stop, grammar=request.grammar)
             for prompt, seed, sampling in zip(prompts, request.seeds, params, strict=True)
         ],
         on_step=_after(request.on_step, spent),

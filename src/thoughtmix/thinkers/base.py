@@ -64,6 +64,8 @@ class Thinker(ABC):
     do on the way is no answer yet."""
     creativity_is_temperature: ClassVar[bool] = False
     """Then only one of the two may be given, and front ends offer the one or the other."""
+    guided: ClassVar[bool] = False
+    """Whether all its texts are what `Request.grammar` says, by construction."""
     token_budget_option: ClassVar[str | None] = None
     """The option that caps all tokens drawn, where it spends by a budget and not by n."""
 

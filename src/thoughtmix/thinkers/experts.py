@@ -16,6 +16,7 @@ class ExpertsThinker(Thinker):
     summary = "Steers the routing of a mixture-of-experts model, each thought by its own profile or noise."
     needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.TOKENS, Capability.ROW_STATE, Capability.WEIGHTS})
     streams = True
+    guided = True
 
     class Options(ThinkerOptions):
         profiles: Names = option(

@@ -46,6 +46,7 @@ class HybridThinker(Thinker):
     name = "hybrid"
     summary = "Drafts by any thinker, selects, and refines by noise or renoising; says what each stage added."
     elsewhere = "selects by relevance unless told; by=likelihood and by=both are refused, and first stages that are"
+    guided = True
 
     class Options(NoiseOptions):
         stages: str = option(
@@ -111,6 +112,8 @@ class HybridThinker(Thinker):
         for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma"):
             if isinstance(getattr(request, name), tuple) and stages.after:
                 raise InputError(f"hybrid takes one {name} for all thoughts.", "Pass one value.")
+        if request.grammar is not None:
+            _require_guided(stages)
         made, facts = _Run(engine, prompt, request, stages).thoughts()
         named = [
             dataclasses.replace(thought, seed=seed, origin={**thought.origin, "thinker": self.name})
@@ -166,6 +169,13 @@ def _shared_options(thinker: Thinker, options: HybridThinker.Options) -> Thinker
     """Of the first stage: what both have in common and was given."""
     shared = options.model_fields_set & set(NoiseOptions.model_fields) & set(thinker.Options.model_fields)
     return thinker.Options(**{name: getattr(options, name) for name in shared})
+
+
+def _require_guided(stages: Stages) -> None:
+    """Raises `InputError` where a stage would write what a grammar does not hold."""
+    for name in (stages.generator, *stages.after):
+        if name == "renoise" or (name in thinker_names() and not get_thinker(name).guided):
+            raise InputError(f"The stage {name} holds its texts to no grammar.", f"Pass stages={DEFAULT_STAGES!r}.")
 
 
 class _Run:

@@ -20,6 +20,7 @@ class MixtureThinker(Thinker):
     summary = "Routes, modes and held noise in the branches of a mixture or a graft; creativity scales them (0: none)."
     needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.TOKENS, Capability.ROW_STATE, Capability.WEIGHTS})
     streams = True
+    guided = True
 
     class Options(ThinkerOptions):
         read: Literal["shared", "each"] = option(
@@ -57,7 +58,15 @@ class MixtureThinker(Thinker):
         offsets = arithmetic_offsets(engine, prompt, request, options.draws, routed=True)
         done = engine.generate(
             [
-                SequenceRequest(prompt, seed, sampling, request.max_new_tokens, request.stop, offset=offset)
+                SequenceRequest(
+                    prompt,
+                    seed,
+                    sampling,
+                    request.max_new_tokens,
+                    request.stop,
+                    offset=offset,
+                    grammar=request.grammar,
+                )
                 for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
             ],
             row_state=row_state,

@@ -44,6 +44,8 @@ class NoiseThinker(Thinker):
     summary = "Drafts, then rewrites the draft (or an idea of yours) in n directions; creativity 0 is the draft itself."
     elsewhere = "the draft is the server's own answer at temperature 0"
 
+    guided = True
+
     class Options(NoiseOptions):
         idea: str | None = option(
             None, "A text to disturb; without it, an answer to the prompt is drafted first", served=True, role="text"
@@ -76,6 +78,8 @@ class NoiseThinker(Thinker):
         options = self.Options.model_validate(request.options)
         if options.idea is not None and not options.idea.strip():
             raise InputError("The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
+        if request.grammar is not None and options.idea is not None and request.creativity == 0:
+            raise InputError("At creativity 0 an idea is given back as it is.", "Pass --creativity 1.")
         if Capability.LEFT_TO_RIGHT in engine.capabilities:
             return _rewrite(engine, prompt, request, options)
         return _denoise(engine, prompt, request, options)

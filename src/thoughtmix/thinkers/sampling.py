@@ -27,6 +27,7 @@ class SamplingThinker(Thinker):
     needs = frozenset({Capability.LEFT_TO_RIGHT})
     elsewhere = "draws=arithmetic is refused; min-p is the server's"
     streams = True
+    guided = True
 
     class Options(ThinkerOptions):
         draws: Draws = draws_option()
@@ -38,7 +39,15 @@ class SamplingThinker(Thinker):
         offsets = arithmetic_offsets(engine, prompt, request, options.draws)
         done = engine.generate(
             [
-                SequenceRequest(prompt, seed, sampling, request.max_new_tokens, request.stop, offset=offset)
+                SequenceRequest(
+                    prompt,
+                    seed,
+                    sampling,
+                    request.max_new_tokens,
+                    request.stop,
+                    offset=offset,
+                    grammar=request.grammar,
+                )
                 for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
             ],
             on_step=request.on_step,
