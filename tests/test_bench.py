@@ -205,11 +205,6 @@ class TestSystems:
         with pytest.raises(InputError, match="no paraphrases"):
             get_system("paraphrase").answer(pipeline, TrialRequest(type(OPEN[0])("open/x", "open", "w5"), 2, 0, 4), {})
 
-    def test_a_list_without_answers_is_one_empty_thought(self, tinyland: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("thoughtmix.bench.baselines.list_items", lambda text: [])
-        made = get_system("list").answer(Pipeline(), TrialRequest(OPEN[0], 4, 0, 4), {"temperature": 1.0})
-        assert made.texts == [""]
-
     def test_same_kl(self, tinyland: Any) -> None:
         from thoughtmix.bench.grids import kl_divergence, own_logits, same_kl_grid, same_kl_temperature
         from thoughtmix.engine import SamplingParams

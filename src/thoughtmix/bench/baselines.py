@@ -1,4 +1,4 @@
-"""Baselines that are no thinkers: paraphrases, styles, examples, a list in one answer, diverse beams, Gaussian noise.
+"""Baselines that are no thinkers: paraphrases, styles, examples, diverse beams, Gaussian noise.
 
 Each takes (pipeline, request, setting) and gives a thought set like that of any thinker, within the same token budget.
 """
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.bench.trials import Setting, TrialRequest
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.core.lists import list_items
 from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.engine.row_state import NoRowState, Read
 
@@ -64,19 +63,6 @@ def few_shot_examples(pipeline: Pipeline, request: TrialRequest, setting: Settin
         return _asked(pipeline, request, chats, setting, "examples")
     texts = ["\n\n".join(turn["content"] for turn in chat) for chat in chats]
     return _asked(pipeline, request, texts, setting, "examples")
-
-
-def numbered_list(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
-    """One answer with n numbered parts and the tokens of all n. What it leaves out is missing, not made up."""
-    n, tokens = request.n, request.n * request.max_new_tokens
-    prompt = f"{request.item.prompt}\n\nGive {n} different answers, numbered from 1 to {n}."
-    whole = pipeline(prompt, 1, seed=request.seed, max_new_tokens=tokens, measure=False, **setting)
-    parts = list_items(whole[0].text)[:n] or [""]  # a set has a thought: an empty one is counted as such
-    thoughts = [
-        Thought(part, (), request.seed, 0.0, whole[0].finish, origin={"thinker": "list", "part": i})
-        for i, part in enumerate(parts)
-    ]
-    return _thought_set(pipeline, request, thoughts, "list", setting, whole.run)
 
 
 def diverse_beam_search(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:

@@ -54,7 +54,9 @@ def get_system(name: str) -> System:
     if name in _OWN:
         return _OWN[name]
     if name in thinker_names():
-        return System(name, get_thinker(name).summary, _ask_thinker(name), "creativity", 0.25, 1.5)
+        thinker = get_thinker(name)
+        knob, low = ("temperature", 0.3) if thinker.creativity_is_temperature else ("creativity", 0.25)
+        return System(name, thinker.summary, _ask_thinker(name), knob, low, 1.5)
     raise UnknownName("thinker", name, system_names())
 
 
@@ -112,7 +114,6 @@ _BASELINES = [
     System("paraphrase", "Each thought asked in other words", baselines.paraphrases, "temperature", 0.3, 1.5),
     System("styles", "Each thought with one of eight style instructions", baselines.styles, "temperature", 0.3, 1.5),
     System("examples", _EXAMPLES, baselines.few_shot_examples, "temperature", 0.5, 2.0, _ARITHMETIC),
-    System("list", "n different answers asked for in one prompt", baselines.numbered_list, "temperature", 0.3, 1.5),
     System("beam", "Diverse beam search, n groups of one beam", baselines.diverse_beam_search, "penalty", 0.5, 6.0),
     System("gaussian", _GAUSSIAN, baselines.gaussian_noise, "strength", 0.1, 0.8, {"temperature": 0.7}),
 ]

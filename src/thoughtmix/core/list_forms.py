@@ -14,6 +14,8 @@ _TEXT_TAG = re.compile(r"<text>(.*?)(?:</text>|(?=<probability>|</?response>)|\Z
 _RESPONSE_TAG = re.compile(r"<response[^>]*>(.*?)(?:</response>|(?=<response)|\Z)", re.DOTALL | re.IGNORECASE)
 _TEXT_KEYS = ("text", "answer", "response", "content", "value", "item", "idea", "description", "name", "title")
 _JSON_START = re.compile(r"(?:^|[:：]|```(?:json|python)?)\s*(?=[\[{])", re.MULTILINE | re.IGNORECASE)
+_PERCENT = re.compile(r":\s*(\d+(?:\.\d+)?\s*%)(?=\s*(?:[,}\]]|$))", re.MULTILINE)
+"""What JSON has no number for, though models write it."""
 _INLINE_NUMBER = re.compile(
     r"(?:^|(?<=[\s,;。，；.!?]))\(?(?P<n>\d{1,2})[.)）、．:](?!\d)\s*|(?P<c>[①-⑳])\s*", re.MULTILINE
 )
@@ -41,7 +43,7 @@ def json_items(text: str) -> list[str] | None:
     if re.fullmatch(r"\[\s*\]|\{\s*\}", text.strip()):
         return []
     for start in _JSON_START.finditer(text):
-        values = _values(text[start.end() :].split("\n```")[0])
+        values = _values(_PERCENT.sub(r': "\1"', text[start.end() :].split("\n```")[0]))
         items = [_item(v) for v in values]
         known = [item for item in items if item is not None]
         # "[1] Paris" is a mark, and [see] a word.

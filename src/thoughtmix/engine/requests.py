@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.core.request import Request, per_thought
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Generation, SequenceOutput
@@ -29,6 +31,20 @@ def sampling_params(request: Request, temperature: float | tuple[float, ...]) ->
             strict=True,
         )
     ]
+
+
+def one_sampling(request: Request, temperature: Any, who: str) -> SamplingParams:
+    """The parameters of all sequences where they are not the thoughts. Raises `InputError` for a setting that has a
+    value a thought."""
+    for name in ("top_k", "top_p", "min_p", "top_nsigma"):
+        _require_one(name, getattr(request, name), who)
+    _require_one("temperature", temperature, who)
+    return sampling_params(dataclasses.replace(request, n=1), temperature)[0]
+
+
+def _require_one(name: str, value: Any, who: str) -> None:
+    if isinstance(value, (tuple, list)):
+        raise InputError(f"{name} has a value a thought, but {who} takes one for all.", f"Pass one {name}.")
 
 
 def as_thoughts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -119,8 +119,9 @@ class Thinker(ABC):
                 that known to a type checker.
 
         Returns:
-            The thoughts in order of their seeds, and facts about the run. A fact `interrupted` that is true says that
-            the thoughts are what was complete when the run was stopped.
+            The thoughts in order of their seeds, and facts about the run; fewer than n where the model gave no more,
+            and then the fact `missing`. A fact `interrupted` that is true says that the thoughts are what was complete
+            when the run was stopped.
 
         Raises:
             InputError: Settings or options that it cannot serve.
@@ -148,6 +149,14 @@ def add_facts(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
         out["endpoint"] = add_endpoint_facts(first["endpoint"], then["endpoint"])
     if out.get("seconds"):
         out["tokens_per_second"] = round(out["tokens"] / out["seconds"], 1)
+    return out
+
+
+def sum_facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of several runs, one after the other."""
+    out: dict[str, Any] = {}
+    for facts in runs:
+        out = add_facts(out, facts) if out else dict(facts)
     return out
 
 

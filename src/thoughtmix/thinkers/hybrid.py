@@ -117,7 +117,7 @@ class HybridThinker(Thinker):
         made, facts = _Run(engine, prompt, request, stages).thoughts()
         named = [
             dataclasses.replace(thought, seed=seed, origin={**thought.origin, "thinker": self.name})
-            for thought, seed in zip(made, request.seeds, strict=True)
+            for thought, seed in zip(made, request.seeds, strict=False)  # a thinker may have fewer to give
         ]
         return named, facts
 

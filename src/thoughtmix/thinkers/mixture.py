@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from thoughtmix.asking.draws import Draws, arithmetic_offsets, draws_option
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceRequest, local_model
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work
-from thoughtmix.thinkers.sampling import Draws, arithmetic_offsets, draws_option
 
 DEFAULT_TEMPERATURE = 0.7
 
@@ -55,7 +55,7 @@ class MixtureThinker(Thinker):
         row_state = branch_row_state(local.model, request.seeds, [creativity] * n)
         temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
         params = sampling_params(request, temperature)
-        offsets = arithmetic_offsets(engine, prompt, request, options.draws, routed=True)
+        offsets = arithmetic_offsets(engine, [prompt] * n, request.seeds, options.draws, routed=True)
         done = engine.generate(
             [
                 SequenceRequest(

@@ -3,21 +3,12 @@ its own parameters and random stream. creativity is the temperature."""
 
 from __future__ import annotations
 
-from typing import Literal, cast
-
-from thoughtmix.core.options import ThinkerOptions, option
+from thoughtmix.asking.draws import Draws, arithmetic_offsets, draws_option
+from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, SequenceRequest, local_model, require
+from thoughtmix.engine.engine import Capability, Engine, SequenceRequest
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
 from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature
-
-Draws = Literal["independent", "arithmetic"]
-
-
-def draws_option() -> Draws:
-    """The option of thinkers whose sequences may be drawn apart."""
-    help = "How thoughts are drawn: independent, or arithmetic: neighbouring seeds apart, each still as likely."
-    return cast("Draws", option("independent", help, served=True))
 
 
 class SamplingThinker(Thinker):
@@ -36,7 +27,7 @@ class SamplingThinker(Thinker):
         options = self.Options.model_validate(request.options)
         temperature = one_temperature(request, self.name)
         params = sampling_params(request, 1.0 if temperature is None else temperature)
-        offsets = arithmetic_offsets(engine, prompt, request, options.draws)
+        offsets = arithmetic_offsets(engine, [prompt] * request.n, request.seeds, options.draws)
         done = engine.generate(
             [
                 SequenceRequest(
@@ -54,19 +45,6 @@ class SamplingThinker(Thinker):
         )
         origins = [{"thinker": self.name, "temperature": sampling.temperature} for sampling in params]
         return as_thoughts(done.outputs, request.seeds, origins), run_facts(done)
-
-
-def arithmetic_offsets(
-    engine: Engine, prompt: Prompt, request: Request, draws: Draws, routed: bool = False
-) -> list[float | None]:
-    """`SequenceRequest.offset` of each thought. routed: see `engine.rng.arithmetic_offset`."""
-    if draws == "independent":
-        return [None] * request.n
-    from thoughtmix.engine.rng import arithmetic_offset
-
-    require(engine, {Capability.ARITHMETIC}, "draws=arithmetic")
-    ids = local_model(engine, "draws=arithmetic").encode(prompt)
-    return [arithmetic_offset(seed, ids, routed) for seed in request.seeds]
 
 
 THINKER = SamplingThinker()

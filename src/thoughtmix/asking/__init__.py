@@ -1,0 +1,1 @@
+"""Asking for several answers: lists, conversations that go on, specifications, and which answers agree."""

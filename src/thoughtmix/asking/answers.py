@@ -1,0 +1,125 @@
+"""The answers of a generated list, each with its own tokens, likelihood and stated probability where they are known."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thoughtmix.core.lists import list_items
+from thoughtmix.core.types import FinishReason
+from thoughtmix.engine.engine import Engine, LocalModelEngine, SequenceOutput
+
+_PROBABILITY = re.compile(r"probability\W{0,12}?(\d*\.?\d+(?:e-?\d+)?)\s*(%?)", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?:the|a|an|le|la|les|un|une|der|die|das|ein|eine|el|los|las|una)\s+(?=\S)")
+_EDGES = string.whitespace + ".,:;!?\"'`()[]{}<>*_~-“”«»„‘’–—…。，、！？：；"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedAnswer:
+    """One answer of a list."""
+
+    text: str
+    position: int
+    """In its list, from 0."""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Of each token, after everything that stands before it in the list."""
+    probability: float | None = None
+    """What the model says that the answer's probability is."""
+    finish: FinishReason = "stop"
+    """length: the end of the tokens cut it."""
+
+
+def listed_answers(engine: Engine, output: SequenceOutput, opening: str = "") -> list[ListedAnswer]:
+    """The answers of a list.
+
+    Args:
+        engine: Whose tokenizer tells which tokens are whose.
+        output: The generated text.
+        opening: What the prompt began the list with ("1.").
+    """
+    text = opening + output.text
+    items = [_without_number(item, i) for i, item in enumerate(list_items(text), 1)]
+    spans = _spans(text, items)
+    stated = _probabilities(text, spans)
+    ends = _token_ends(engine, output)
+    out = []
+    for i, (item, span) in enumerate(zip(items, spans, strict=True)):
+        ids, logprobs = _tokens(output, ends, span, len(opening))
+        cut = output.finish != "stop" and i == len(items) - 1 and text.rstrip().endswith(item)
+        out.append(ListedAnswer(item, i, ids, logprobs, stated[i], output.finish if cut else "stop"))
+    return out
+
+
+def _without_number(item: str, number: int) -> str:
+    """An item whose number was written twice ("1. 1: Fig")."""
+    return re.sub(rf"^{number}\s?[.:)]\s+(?=\S)", "", item)
+
+
+def plain_answer(text: str) -> str:
+    """What two ways to write one answer have in common: no case, no leading article, no punctuation around it, single
+    spaces."""
+    flat = " ".join(text.casefold().split()).strip(_EDGES)
+    return _ARTICLE.sub("", flat, count=1) if _ARTICLE.match(flat) else flat
+
+
+def _spans(text: str, items: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Where each item stands in the text; None where it stands there in another form (an escape in JSON, say)."""
+    out: list[tuple[int, int] | None] = []
+    at = 0
+    for item in items:
+        found = text.find(item, at)
+        out.append(None if found < 0 else (found, found + len(item)))
+        at = at if found < 0 else found + len(item)
+    return out
+
+
+def _probabilities(text: str, spans: Sequence[tuple[int, int] | None]) -> list[float | None]:
+    """Of each item. As many as items belong to them in order; else each to the item that it follows."""
+    found = [(m.start(), _share(m[1], m[2])) for m in _PROBABILITY.finditer(text)]
+    if len(found) == len(spans):
+        return [value for _, value in found]
+    out: list[float | None] = [None] * len(spans)
+    for at, value in found:
+        before = [i for i, span in enumerate(spans) if span is not None and span[0] <= at]
+        if before:
+            out[before[-1]] = value
+    return out
+
+
+def _share(number: str, percent: str) -> float | None:
+    """0.2, "20%" and "20" are a share; what cannot be one is None."""
+    value = float(number)
+    value = value / 100 if percent or value > 1 else value
+    return value if value <= 1 else None
+
+
+def _token_ends(engine: Engine, output: SequenceOutput) -> list[int]:
+    """Of each token, how many characters there are up to its end; [] where the engine gives no tokens."""
+    if not isinstance(engine, LocalModelEngine) or len(output.logprobs) != len(output.token_ids):
+        return []
+    from thoughtmix.engine.detokenizer import IncrementalDetokenizer
+
+    growing, ends = IncrementalDetokenizer(engine.model.tokenizer), list[int]()
+    for token in output.token_ids:
+        growing.push(token)
+        ends.append(len(growing.text))
+    return ends
+
+
+def _tokens(
+    output: SequenceOutput, ends: Sequence[int], span: tuple[int, int] | None, before: int
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The tokens that have a part in a span of the text, if they have next to nothing outside it: a space, a quote.
+    before: characters of the text that were not generated."""
+    if span is None or not ends or span[0] < before or ends[-1] < span[1] - before:
+        return (), ()
+    first, last = span[0] - before, span[1] - before
+    starts = [0, *ends[:-1]]
+    own = [i for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if a < last and b > first]
+    outside = output.text[starts[own[0]] : first] + output.text[last : ends[own[-1]]]
+    if outside.strip(_EDGES):
+        return (), ()
+    return tuple(output.token_ids[i] for i in own), tuple(output.logprobs[i] for i in own)

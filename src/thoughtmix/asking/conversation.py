@@ -1,0 +1,151 @@
+"""A prompt put in other words, after examples; and a conversation that goes on, read once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from thoughtmix.core.errors import InputError, ModelError
+from thoughtmix.core.request import Prompt
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceOutput
+
+if TYPE_CHECKING:
+    from thoughtmix.engine.prefix_cache import Prefix
+
+Turns = Sequence[tuple[str, str]]
+"""Questions with their answers."""
+PARAGRAPH = ("\n\n",)
+"""Where an answer ends in a text without turns."""
+TURN = 64
+"""Tokens of a question that asks for more, at most."""
+
+
+@functools.cache
+def wording() -> dict[str, Any]:
+    """wording.toml."""
+    return tomllib.loads(files(__package__).joinpath("wording.toml").read_text(encoding="utf-8"))
+
+
+def is_text(engine: Engine, prompt: Prompt) -> bool:
+    """Whether the prompt is continued as a text: there are no turns."""
+    return prompt.raw or (isinstance(engine, LocalModelEngine) and not engine.model.tokenizer.chat_template)
+
+
+def put(engine: Engine, prompt: Prompt, say: str, shown: Turns = (), opening: str = "") -> Prompt:
+    """The prompt with `say` as what the user says last, after the turns in `shown`.
+
+    A model without a chat template gets paragraphs, and `opening` as the beginning of its answer.
+
+    Raises:
+        InputError: A conversation that does not end with the user's turn.
+    """
+    if is_text(engine, prompt) and isinstance(prompt.content, str):
+        paragraphs = [text for pair in shown for text in pair]
+        return dataclasses.replace(prompt, content="\n\n".join([*paragraphs, say, opening]))
+    turns = [{"role": role, "content": text} for pair in shown for role, text in zip(_ROLES, pair, strict=True)]
+    before = prompt.conversation
+    if not before or before[-1].get("role") != "user":
+        raise InputError(
+            "The conversation ends with an answer, not with a question.",
+            "End it with the user's message, or pass --thinker sampling.",
+        )
+    first = next(i for i, message in enumerate(before) if message.get("role") != "system")
+    asked = {**before[-1], "content": say}
+    return dataclasses.replace(prompt, content=(*before[:first], *turns, *before[first:-1], asked))
+
+
+_ROLES = ("user", "assistant")
+
+
+class Conversation:
+    """A prompt that grows by answers and further questions.
+
+    Where the engine keeps what it has read (`Capability.PREFIXES`), the conversation goes on in tokens, and only what
+    is new of it is read. keep: False where the rows read it each in their own way.
+    """
+
+    def __init__(self, engine: Engine, prompt: Prompt, keep: bool = True) -> None:
+        self.engine, self.prompt = engine, prompt
+        self.prefix: Prefix | None = None
+        self._text = is_text(engine, prompt)
+        self._ids: list[int] = []
+        if keep and Capability.PREFIXES in engine.capabilities and isinstance(engine, LocalModelEngine):
+            self._ids = engine.encode(prompt)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it goes on in tokens: then its generations are to keep prefixes."""
+        return bool(self._ids)
+
+    @property
+    def asked(self) -> Prompt | tuple[int, ...]:
+        """For `SequenceRequest.prompt`."""
+        return tuple(self._ids) if self._ids else self.prompt
+
+    def answered(self, output: SequenceOutput, prefix: Prefix | None = None) -> None:
+        """Put an answer behind it; it is then to be asked on. prefix: what was kept of this very conversation."""
+        text = output.text.strip() or "-"
+        self.prompt = _with_answer(self.prompt, text, self._text)
+        if not self._ids:
+            return
+        assert isinstance(self.engine, LocalModelEngine)
+        said = _whole_tokens(self.engine, output) if output.text.strip() else []
+        same = len(self._ids) + len(said)  # tokens that the sequence had, too
+        self._ids += said or self.engine.model.encoder.text(text, frame=False)
+        if prefix is not None:
+            self.prefix = prefix.cut(min(prefix.length, same, len(self._ids) - 1))
+
+    def fits(self, tokens: int) -> bool:
+        """Whether the model's context has room for so many more; true where that is not known."""
+        limit = self.engine.model.context_length if isinstance(self.engine, LocalModelEngine) else None
+        if limit is None or not isinstance(self.engine, LocalModelEngine):
+            return True
+        return len(self.engine.encode(self.asked)) + tokens <= limit
+
+    def ask(self, say: str) -> None:
+        """The user's next turn, after an answer. Raises `ModelError` where the chat template cannot go on."""
+        if self._text:
+            self.prompt = dataclasses.replace(self.prompt, content=f"{self.prompt.content}\n\n{say}\n\n")
+        else:
+            turn = {"role": "user", "content": say}
+            self.prompt = dataclasses.replace(self.prompt, content=(*self.prompt.conversation, turn))
+        if self._ids:
+            assert isinstance(self.engine, LocalModelEngine)
+            model = self.engine.model
+            self._ids += model.encoder.text(f"\n\n{say}\n\n", frame=False) if self._text else next_turn(model, say)
+
+
+def _with_answer(prompt: Prompt, text: str, as_text: bool) -> Prompt:
+    if as_text:
+        return dataclasses.replace(prompt, content=f"{prompt.content}{text}")
+    answer: Mapping[str, str] = {"role": "assistant", "content": text}
+    return dataclasses.replace(prompt, content=(*prompt.conversation, answer))
+
+
+def _whole_tokens(engine: LocalModelEngine, output: SequenceOutput) -> list[int]:
+    """The tokens of an output's text, without an end token or what a stop string cut off."""
+    ids = list(output.token_ids)
+    while ids and ids[-1] in engine.model.eos_ids:
+        ids.pop()
+    while len(ids) > 1 and len(engine.model.decode(ids[:-1])) >= len(output.text):
+        ids.pop()
+    return ids
+
+
+def next_turn(model: Any, text: str) -> list[int]:
+    """The tokens between an answer and the next: its end, a user's turn that says `text`, the start of the next answer;
+    read off the chat template. Raises `ModelError` where the template cannot go on after an answer."""
+    mark = "thoughtmix was here"
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": content} for role, content in zip(roles, ("?", mark, text), strict=True)]
+    try:
+        ids: list[int] = model.encoder.chat(turns, after=mark)
+    except InputError as error:
+        raise ModelError(
+            f"{model.name} cannot be asked after an answer: {error}", "Pass --thinker list (--chains 1)."
+        ) from None
+    return ids
