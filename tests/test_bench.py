@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -13,13 +14,14 @@ import pytest
 from benchland import OPEN, Counting, Failing, bench_config
 
 from thoughtmix import InputError, Pipeline, UnknownName
-from thoughtmix.bench import frontier, study
+from thoughtmix.bench import frontier, report, statistics, study
 from thoughtmix.bench.baselines import STYLES
 from thoughtmix.bench.config import split_items
 from thoughtmix.bench.grids import check_equal_lengths
 from thoughtmix.bench.statistics import Curve
 from thoughtmix.bench.systems import equal_budget, get_system, system_names
 from thoughtmix.bench.trials import Stopped, Trial, TrialRequest, TrialStore, run_trials
+from thoughtmix.cli import bench as command
 
 pytest_plugins = ["tinyland"]
 TRIALS = [Trial("a", s, f"i{i}", k) for k in range(3) for i in range(2) for s in range(2)]
@@ -273,7 +275,7 @@ def test_a_whole_run_is_the_same_again_and_when_interrupted(
     first = study.run_bench(config, TrialStore(tmp_path / "a", config.to_dict()), resamples=199)
     json.dumps(first, allow_nan=False)
     trials = 3 * 3 * 3 * 2 + 3 * 2 * 5 * 2  # systems x settings x prompts x seeds: development, then held out
-    assert first["cells"] == trials
+    assert first["cells"] == trials == config.trial_count
     calls = 0
     whole = study._measured
 
@@ -285,7 +287,7 @@ def test_a_whole_run_is_the_same_again_and_when_interrupted(
         return whole(*a)
 
     monkeypatch.setattr(study, "_measured", stop)
-    for says in ("6 of 54", "4 of 60"):  # in the development trials, then in the held-out ones
+    for says in ("6 of 114", "58 of 114"):  # of both phases: in the development trials, then in the held-out ones
         with pytest.raises(Stopped, match=says):
             study.run_bench(config, TrialStore(tmp_path / "b", config.to_dict()), resamples=199)
     second = study.run_bench(config, TrialStore(tmp_path / "b", config.to_dict()), resamples=199)
@@ -296,7 +298,7 @@ def test_a_whole_run_is_the_same_again_and_when_interrupted(
     assert {len(c) for c in kind["chosen"].values()} == {2}
     assert all(kind["best"][t] in kind["chosen"][t] for t in config.systems)
     assert {c["thinker"] for c in kind["comparisons"]} == {"top-p", "styles"}
-    assert all(c["adjusted"] is None or c["adjusted"] >= c["interval"]["p"] for c in kind["comparisons"])
+    assert all(c["adjusted"] is None for c in kind["comparisons"]), "5 prompts show nothing"
     ratio = next(c for c in kind["comparisons"] if c["measure"] == "hypervolume ratio")["interval"]
     assert ratio["low"] is None or ratio["low"] <= ratio["value"] <= ratio["high"]
 
@@ -323,7 +325,9 @@ def test_the_command_writes_a_page_and_a_record_and_continues(tinyland: Any, cap
              "--limit", "5", "--pairs", str(pairs), "--out", str(out), *SMALL)  # fmt: skip
     assert bench(*words) == 0
     printed, err = capsys.readouterr()
-    assert "hypervolume ratio" in printed and "Wrote" in err and "100% of 2 pairs" in err
+    assert "hypervolume ratio" not in printed and "p (Holm)" not in printed, "3 held-out prompts show nothing"
+    assert printed.count("Nothing can be seen between thinkers on 3 held-out prompts") == 3
+    assert "Wrote" in err and "100% of 2 pairs" in err
     result = json.loads((out / "result.json").read_text())
     assert list(result["kinds"]) == ["open", "coverage", "reasoning"]
     assert len(result["plan"]["ladders"]["same-kl:top-p"]) == 2
@@ -332,7 +336,15 @@ def test_the_command_writes_a_page_and_a_record_and_continues(tinyland: Any, cap
     assert "The judge is the generator itself" in page and "Only 1 seed" in page
     assert page.count('<svg viewBox="0 0 760') == 3
     assert "src=" not in page and "http" not in page.replace("http-equiv", ""), "self-contained"
-    stripped = page.partition("<style>")[2].partition("</style>")[2]
+    assert page.count("Nothing can be seen") == 3 and "p, Holm" not in page
+    many = copy.deepcopy(result)
+    for kind in many["kinds"].values():
+        kind["needed"] = 0  # as a record of more prompts has it
+    capsys.readouterr()
+    command._print_result(many)
+    printed = capsys.readouterr().out
+    assert "hypervolume ratio" in printed and printed.count("p (Holm)") == 3
+    stripped = report.page(many).partition("<style>")[2].partition("</style>")[2]
     for kind in result["kinds"].values():
         for row in kind["comparisons"]:
             assert row["measure"].replace("_", " ") in stripped
@@ -344,6 +356,46 @@ def test_the_command_writes_a_page_and_a_record_and_continues(tinyland: Any, cap
     assert again["kinds"] == result["kinds"]
     assert bench(*words[:-1], "2") == 2, "other settings"
     assert "holds a run with other settings (keep)" in capsys.readouterr().err
+
+
+def test_prompts_of_a_file_are_all_that_is_asked_and_quick_is_quick(
+    tinyland: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four prompts of a file started 1,170 trials of other tasks."""
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "_run", lambda config, *rest: seen.append(config))
+    file = str(prompt_file(tmp_path, 20))
+    assert bench("--prompts", file) == 0
+    assert bench("--prompts", file, "--tasks", "puzzles", "--limit", "5") == 0
+    assert bench("--limit", "5") == 0
+    assert bench("--prompts", file, "--quick") == 0
+    assert bench("--prompts", file, "--quick", "--seeds", "2", "--limit", "5") == 0
+    alone, both, tasks, quick, named = seen
+    assert alone.kinds == ["open"] and both.kinds == ["open", "coverage"] and tasks.kinds == ["coverage"]
+    assert (alone.seeds, len(alone.items)) == (3, 20)
+    assert (quick.seeds, len(quick.items), quick.keep, len(quick.grids["styles"])) == (1, 8, 2, 3)
+    assert quick.trial_count < 60 and quick.max_new_tokens == 32
+    assert (named.seeds, len(named.items)) == (2, 5), "what is named goes before"
+
+
+def test_what_is_left_counts_both_phases(tinyland: Any, tmp_path: Path) -> None:
+    config, seen = bench_config(("temperature",), seeds=1), list[Any]()
+    study.run_bench(config, TrialStore(tmp_path, config.to_dict()), resamples=99, on_progress=seen.append)
+    assert [p.done for p in seen] == list(range(1, config.trial_count + 1))
+    assert {p.total for p in seen} == {config.trial_count}
+    assert all(p.seconds_left > 0 for p in seen[:-1]) and seen[-1].seconds_left == 0
+
+
+def test_the_fewest_prompts_that_can_show_a_difference() -> None:
+    """`Interval.p` is at least 2^(1 - units), times the number of comparisons by Holm."""
+    for comparisons in (1, 9, 18, 24, 40):
+        units = statistics.least_units(comparisons)
+        assert comparisons * 2.0 ** (1 - units) < 0.05 <= comparisons * 2.0 ** (2 - units)
+    agreed = [1.0, 1.1, 0.9, 1.05, 0.95, 1.0, 1.02]  # signs and sizes agree: all that prompts could say
+    for count in range(2, 8):
+        p = statistics.mean_difference(agreed[:count], [0.0] * count, np.random.default_rng(0)).p
+        assert (statistics.holm([p])[0] < 0.05) <= (count >= statistics.least_units(1)), count
+    assert p < 0.05
 
 
 def test_a_named_judge_takes_the_red_line_away(tinyland: Any, tmp_path: Path) -> None:

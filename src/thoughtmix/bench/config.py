@@ -96,6 +96,13 @@ class BenchConfig:
         """The configuration as JSON, under the names that it has on disk. A folder is continued when it is the same."""
         return {_NAMES_ON_DISK.get(name, name): value for name, value in dataclasses.asdict(self).items()}
 
+    @property
+    def trial_count(self) -> int:
+        """Trials of the whole run, the chosen settings on held-out items included."""
+        settings = sum(len(grid) for grid in self.grids.values())
+        kept = self.keep * len(self.systems)
+        return self.seeds * (settings * len(self.development) + kept * len(self.held_out))
+
     def development_trials(self) -> list[Trial]:
         """Every setting of every system. Seeds are outermost: after the first, every system was everywhere once."""
         return [

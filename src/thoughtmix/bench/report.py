@@ -67,6 +67,7 @@ def _kind(name: str, body: Mapping[str, Any], systems: list[str]) -> dict[str, A
         "axes": body["axes"],
         "prompts": body["prompts"],
         "comparisons": [comparison(c) for c in body["comparisons"]],
+        "too_few": too_few(body),
         "rate_names": [_RATES[r] for r in _rate_keys(body)],
         "rates": {t: [_number(body["rates"][t].get(r)) for r in _rate_keys(body)] for t in systems},
         "by_item": _by_item(body["by_item"], systems) if name != "open" else [],
@@ -96,6 +97,17 @@ def comparison(row: Mapping[str, Any]) -> dict[str, Any]:
         "up": there and i["value"] > i["null"],
         "undefined": f"{100 * i['undefined']:.0f}%" if 0 < i["undefined"] < 1 else "",
     }
+
+
+def too_few(body: Mapping[str, Any]) -> str:
+    """What to say where so few held-out prompts can show no difference, whatever came out; else empty."""
+    held_out, needed, rows = body["prompts"]["held out"], body.get("needed", 0), len(body["comparisons"])
+    if not rows or held_out >= needed:
+        return ""
+    return (
+        f"Nothing can be seen between thinkers on {held_out} held-out prompts: of {rows} comparisons, none could have "
+        f"p < 0.05 (Holm) on fewer than {needed}. Honest intervals take 30 or more."
+    )
 
 
 def _by_item(by_item: Mapping[str, Mapping[str, float]], systems: list[str]) -> list[dict[str, Any]]:

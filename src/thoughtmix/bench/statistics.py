@@ -197,6 +197,14 @@ def holm(p: ArrayLike) -> Floats:
     return adjusted
 
 
+def least_units(comparisons: int, level: float = 0.05) -> int:
+    """The fewest units with which one of so many comparisons can have p < level after Holm's correction.
+
+    `Interval.p` is never below 2^(1 - units): with fewer, no result whatever can tell a difference.
+    """
+    return 2 + math.floor(math.log2(max(comparisons, 1) / level))
+
+
 def diversity_at(quality: ArrayLike, diversity: ArrayLike, levels: ArrayLike) -> Floats:
     """Diversity of a frontier at fixed quality levels: linear between neighbours in quality, never beyond its ends.
 

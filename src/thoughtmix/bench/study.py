@@ -49,6 +49,7 @@ def run_bench(
         store=store,
         workers=workers,
         ray=ray,
+        total=config.trial_count,
         on_progress=on_progress,
     )
     run(config.development_trials())
@@ -172,6 +173,7 @@ def _report(
         "held_out": {s: _points(c, chosen[s]) for s, c in curves.items()},
         "bands": {s: dataclasses.asdict(frontier.band(c, rng)) for s, c in curves.items()},
         "comparisons": compared,
+        "needed": st.least_units(len(compared)),
         "rates": {s: scores.rates(s, chosen[s], items) for s in systems},
         "distinct_k": _distinct_k(scores, best, items) if kind == "open" else {},
         "by_item": {
@@ -199,7 +201,8 @@ def compare(
         at_best: by system and score, (items,) values at its best setting.
 
     Returns:
-        Rows of the record. `adjusted` is p after Holm's correction for all of them.
+        Rows of the record. `adjusted` is p after Holm's correction for all of them; None where there are too few items
+        for any of them to be below 0.05.
     """
     found: list[tuple[str, str, st.Interval]] = []
     base = curves[baseline]
@@ -215,8 +218,14 @@ def compare(
             difference = st.mean_difference(values, at_best[baseline][score_name], rng, resamples=resamples)
             found.append((name, f"{score_name}, best setting", difference))
     adjusted = st.holm([interval.p for _, _, interval in found])
+    enough = len(base.quality) >= st.least_units(len(found))
     return [
-        {"thinker": name, "measure": measure, "interval": dataclasses.asdict(interval), "adjusted": float(p)}
+        {
+            "thinker": name,
+            "measure": measure,
+            "interval": dataclasses.asdict(interval),
+            "adjusted": float(p) if enough else None,
+        }
         for (name, measure, interval), p in zip(found, adjusted, strict=True)
     ]
 

@@ -144,6 +144,7 @@ class TrialProgress:
     done: int
     """Trials that are on disk, those of earlier runs too."""
     total: int
+    """Of the whole run, development and held out."""
     seconds_left: float
     """At the pace of this run."""
     trial: Trial
@@ -162,12 +163,14 @@ def run_trials(
     *,
     workers: int = 1,
     ray: bool = False,
+    total: int | None = None,
     on_progress: Callable[[TrialProgress], None] | None = None,
 ) -> None:
     """Run every trial that `store` lacks, and keep each as it finishes.
 
     Args:
         workers: how many processes, or Ray actors with `ray`.
+        total: trials of the whole run, of which `trials` are a part: what is told as left counts them all.
 
     Raises:
         Stopped: on Ctrl-C. What a trial raises is passed on.
@@ -175,18 +178,19 @@ def run_trials(
     if workers < 1:
         raise InputError(f"{workers} workers.", "Pass 1 or more (--workers 1).")
     todo = [trial for trial in trials if trial.key not in store.records]
-    began, kept = time.monotonic(), len(trials) - len(todo)
-    finished = 0
+    whole = len(trials) if total is None else total
+    began, finished = time.monotonic(), 0
     spread = _over_ray if ray else _over_processes if workers > 1 else _here
     try:
         for trial, record in spread(todo, load_worker, workers) if todo else ():
             store.add(trial, record)
             finished += 1
             if on_progress is not None:
-                left = (time.monotonic() - began) / finished * (len(todo) - finished)
-                on_progress(TrialProgress(kept + finished, len(trials), left, trial))
+                done = min(len(store.records), whole)
+                left = (time.monotonic() - began) / finished * (whole - done)
+                on_progress(TrialProgress(done, whole, left, trial))
     except (KeyboardInterrupt, Interrupted):
-        raise Stopped(kept + finished, len(trials)) from None
+        raise Stopped(min(len(store.records), whole), whole) from None
 
 
 def _here(trials: Sequence[Trial], load_worker: LoadWorker, workers: int) -> Iterator[tuple[Trial, Record]]:

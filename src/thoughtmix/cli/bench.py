@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as codec
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
+from thoughtmix.cli.options import DeviceOptions, Model, given_here, option, with_options
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,8 +30,19 @@ class BenchOptions:
     )
     prompts: Annotated[Path | None, option("Open prompts: JSON Lines with `prompt` (NoveltyBench's files too).")] = None
     tasks: Annotated[
-        str, option("Task families: coverage, puzzles, countdown, writing, with commas between, or none.")
-    ] = "coverage,puzzles"
+        str | None,
+        option(
+            "Task families: coverage, puzzles, countdown, writing, by commas, or none. Default: coverage,puzzles; "
+            "none beside --prompts."
+        ),
+    ] = None
+    quick: Annotated[
+        bool,
+        option(
+            "A look in a few minutes, no result: 1 seed, 3 settings, 8 prompts of each kind, 256 tokens, unless named.",
+            "--quick",
+        ),
+    ] = False
     n: Annotated[int, option("Thoughts a trial.", "-n", "--n")] = 8
     budget: Annotated[int, option("Most tokens of a trial, all n thoughts together, for everyone.")] = 384
     seeds: Annotated[int, option("Seeds of each prompt and setting; 3 or more for a result.")] = 3
@@ -52,6 +64,9 @@ class BenchOptions:
         from thoughtmix.bench.config import BenchConfig, split_items
         from thoughtmix.bench.grids import build_grids
 
+        if self.quick:
+            values: dict[str, Any] = quick_values()
+            return dataclasses.replace(self, quick=False, **values).config(models)
         names = tuple(name.strip() for name in self.thinkers.split(","))
         first, second = split_items(_items(self.prompts, self.tasks), self.development, self.limit, self.seed)
         return BenchConfig(
@@ -67,6 +82,14 @@ class BenchOptions:
             threshold=0.3 if self.pairs is None else _threshold(self.pairs, models),
             models=models,
         )
+
+
+_QUICK = {"seeds": 1, "settings": 3, "keep": 2, "limit": 8, "budget": 256}
+
+
+def quick_values() -> dict[str, int]:
+    """What --quick sets: all that the command line did not."""
+    return {name: value for name, value in _QUICK.items() if not given_here(name)}
 
 
 @app.command()
@@ -108,7 +131,7 @@ def _run(config: BenchConfig, out: Path, workers: int, ray: bool) -> None:
     result = run_bench(config, store, workers=workers, ray=ray, on_progress=_progress())
     write_whole(out / "result.json", codec.dumps(result, indent=1, ensure_ascii=False, allow_nan=False))
     write_whole(out / "report.html", page(result))
-    _print_comparisons(result)
+    _print_result(result)
     print(f"Wrote {out / 'report.html'} and {out / 'result.json'}", file=sys.stderr)
 
 
@@ -119,10 +142,13 @@ def _list() -> None:
         print(f"{name:18}  {get_system(name).summary}")
 
 
-def _items(prompts: Path | None, tasks: str) -> list[Item]:
+def _items(prompts: Path | None, tasks: str | None) -> list[Item]:
+    """Those of the file alone, where one is named and no tasks are."""
     from thoughtmix.bench.tasks import family, read_prompts
 
     items = [] if prompts is None else read_prompts(prompts)
+    if tasks is None:
+        tasks = "coverage,puzzles" if prompts is None else "none"
     for name in tasks.split(",") if tasks not in {"", "none"} else ():
         items += family(name.strip())
     if not items:
@@ -159,13 +185,25 @@ def _progress() -> Callable[[TrialProgress], None]:
     return show
 
 
-def _print_comparisons(result: dict[str, Any]) -> None:
-    """The comparisons as plain lines."""
-    from thoughtmix.bench.report import comparison
+def _print_result(result: dict[str, Any]) -> None:
+    """Each kind of prompt: the means of the reported settings, then the comparisons, under headers."""
+    from thoughtmix.bench.report import comparison, too_few
 
+    baseline = result["plan"]["thinkers"][0]
     for kind, body in result["kinds"].items():
-        for row in map(comparison, body["comparisons"]):
+        axes = body["axes"]
+        print(f"{kind}: {body['prompts']['held out']} held-out prompts")
+        print(f"  {'thinker':18} {'setting':>8}  {axes['quality']:>14} {axes['diversity']:>14}")
+        for name, points in body["held_out"].items():
+            for p in points:
+                print(f"  {name:18} {p['setting'] + 1:>8}  {p['quality']:>14.3f} {p['diversity']:>14.3f}")
+        rows, note = [comparison(c) for c in body["comparisons"]], too_few(body)
+        if note:
+            print(f"  {note}")
+        elif rows:
+            print(f"  {'beside ' + baseline:18} {'measure':40} {'value':>12}  {'95% interval':24} p (Holm)")
+        for row in () if note else rows:
             print(
-                f"{kind:10} {row['thinker']:18} {row['measure']:40} {row['value']:>12} "
-                f"{row['interval']:24} p {row['p']}"
+                f"  {row['thinker']:18} {row['measure']:40} {row['value']:>12}  {row['interval']:24} {row['p']}"
+                f"{' *' if row['tells'] else ''}"
             )
