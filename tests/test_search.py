@@ -238,9 +238,15 @@ def test_the_budget_is_never_overdrawn_and_there_is_always_an_answer(tokens: int
     assert all(node.finish == "length" for node in got)
 
 
-def test_seconds_are_a_limit_and_the_answer_is_anytime() -> None:
-    search = small()
-    search.explore(Limits(10**9, seconds=0.4), 1)
+def test_seconds_are_a_limit_and_the_answer_is_anytime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a look at moves on: the test waits for nothing, and a busy machine changes nothing."""
+    import thoughtmix.search.mcts as mcts
+
+    ticks = itertools.count()
+    with monkeypatch.context() as patched:
+        patched.setattr(mcts.time, "perf_counter", lambda: next(ticks) / 1000)
+        search = small()
+        search.explore(Limits(10**9, seconds=0.4), 1)
     assert 0 < search.spent.rounds < 10**4
     assert answers(search, 3)
 
@@ -486,6 +492,12 @@ def test_the_judge_is_asked_and_its_answer_is_a_probability() -> None:
 
         unk_token_id = 3
         chat_template = None
+
+        def __len__(self) -> int:
+            return len(real)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
 
         def __call__(self, text: str, **how: Any) -> Any:
             known = words.get(text.strip().lower())

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
+from statistics import fmean
 
 from thoughtmix.core.errors import InputError
 
@@ -41,6 +40,8 @@ def select_good(
         k: 1 to n.
         quality_floor: 0 to 1.
     """
+    import numpy as np  # not at the top: importing the package loads nothing heavy
+
     value = np.asarray(quality, dtype=np.float64)
     best_first = sorted(range(len(texts)), key=lambda i: -value[i])
     seen: set[str] = set()
@@ -84,14 +85,14 @@ def selection_facts(
         "random_distance": _mean_pair(distances, everyone),
         "wording": _mean_pair(words, picked),
         "random_wording": _mean_pair(words, everyone),
-        "kept_quality": round(float(np.mean([quality[i] for i in picked])), 6),
-        "mean_quality": round(float(np.mean(quality)), 6),
+        "kept_quality": round(fmean(quality[i] for i in picked), 6),
+        "mean_quality": round(fmean(quality), 6),
     }
 
 
 def _mean_pair(distances: Sequence[Sequence[float]], among: Sequence[int]) -> float:
     pairs = [distances[i][j] for i in among for j in among if i < j]
-    return round(float(np.mean(pairs)), 6) if pairs else 0.0
+    return round(fmean(pairs), 6) if pairs else 0.0
 
 
 def repetition(text: str) -> float:
@@ -130,6 +131,8 @@ def select_diverse(
     log-determinant, kept up to date by one Cholesky row a step (Chen et al. 2018, algorithm 1):
     O(n k^2) in all. When the rest are exact copies of what was taken, the best-quality one is next.
     """
+    import numpy as np
+
     d = np.asarray(distances, dtype=np.float64)  # (n, n)
     value = np.asarray(quality, dtype=np.float64)  # (n,)
     spread = value.std()
