@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +14,13 @@ from torch import Tensor
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.request import OnStep, StepEvent
 from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
+from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.detokenizer import IncrementalDetokenizer
 from thoughtmix.engine.engine import OFFSET_BITS, Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.guide import Guide
 from thoughtmix.engine.prefix_cache import Prefix, check_prefixes
 from thoughtmix.engine.rng import uniforms
-from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
+from thoughtmix.engine.row_state import NO_ROW_STATE, LogitsAdjuster, Read, RowState
 from thoughtmix.engine.sampling import Drawn, SamplingTensors
 from thoughtmix.engine.without_replacement import WithoutReplacement
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
@@ -119,6 +120,10 @@ class Job:
         sequences = self.sequences = groups.sequences
         if without_replacement and any(s.offset is not None for s in sequences):
             raise InputError("Sequences with an offset are not drawn without replacement.", "Leave one of the two out.")
+        self.adjuster = row_state if isinstance(row_state, LogitsAdjuster) else None
+        if without_replacement and self.adjuster is not None:
+            raise InputError("Rows that change what is drawn are not drawn without replacement.", "Leave one out.")
+        self._adjusted: Tensor | None = None  # of this step, kept until it is taken
         self.groups, self.row_state, self.read, self.on_step = groups, row_state, read, on_step
         self.top_logprobs, self.keep_prefixes = top_logprobs, keep_prefixes
         self.exclusions: WithoutReplacement | None = None
@@ -199,6 +204,24 @@ class Job:
             return [None] * len(self.live)
         return [self.guides[i] for i in self.live]
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether the next tokens are drawn from other logits than the model's."""
+        return self.adjuster is not None and self.step > 0 and not self.ahead
+
+    def adjusted(self, logits: Tensor, hidden: Mapping[int, Tensor]) -> Tensor:
+        """What its live rows draw from instead; worked out once a step, however often the batch has to draw.
+
+        Args:
+            logits: (rows, vocabulary), the model's.
+            hidden: Of the job's rows, see `NotesHidden`.
+        """
+        assert self.adjuster is not None
+        if self._adjusted is None:
+            shallow, deep = hidden[self.adjuster.shallow_layer], hidden[HEAD]
+            self._adjusted = self.adjuster.adjust(shallow, deep, logits, self.sampling)
+        return self._adjusted
+
     def draw(self, logits: Tensor, allowed: Tensor | None = None) -> Drawn:
         """Without replacement: sequences in the order that they were asked for, whatever order their rows stand in."""
         assert self.exclusions is not None
@@ -229,6 +252,7 @@ class Job:
         Returns:
             Which of the live rows end here. Raises what `on_step` raises.
         """
+        self._adjusted = None
         self._note(logits, ids, logprobs)
         gone = self._ended()
         self.step += 1

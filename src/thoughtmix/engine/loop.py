@@ -52,6 +52,7 @@ class Batch:
         self._logits = torch.empty(0)  # of each row's next token
         self._sampling = SamplingTensors.of([])
         self._offset = self._bits = torch.empty(0, dtype=torch.float64)
+        self._hidden: dict[int, Tensor] = {}  # of each row's newest token, where a job asks (`NotesHidden`)
         self._row_lora: RowLora | None = None  # of all rows
         self._changed = True  # since they were put together
 
@@ -97,6 +98,8 @@ class Batch:
             self._sampling = SamplingTensors.cat([self._sampling, job.sampling])
             self._offset = torch.cat([self._offset, job.offset])
             self._bits = torch.cat([self._bits, job.offset_bits])
+            # Those who join have read nothing in this batch: their places are never looked at.
+            self._hidden = {k: torch.cat([x, x.new_zeros(len(logits), x.shape[1])]) for k, x in self._hidden.items()}
         else:
             self._logits, self._sampling = logits, job.sampling
             self._offset, self._bits = job.offset, job.offset_bits
@@ -144,15 +147,32 @@ class Batch:
         if gone:
             tokens = tokens[self._drop(gone, failed)]
         if self.jobs:
+            adjusters = [job.adjuster for job in self.jobs if job.adjuster is not None]
+            self._path.note = frozenset(adjuster.shallow_layer for adjuster in adjusters)
             self._logits = self._path.step(tokens)
+            self._hidden = dict(self._path.hidden)
         return count
 
     def _draw(self) -> Drawn:
         first, allowed = self.jobs[0], self._allowed()
         if first.exclusions is not None:  # such a job is alone
             return first.draw(self._logits, allowed)
-        uniform = torch.cat([job.uniform[:, job.step] for job in self.jobs])
-        return draw(self._logits, torch.where(self._bits > 0, self._offset, uniform), self._sampling, allowed)
+        uniform = torch.where(self._bits > 0, self._offset, torch.cat([job.uniform[:, job.step] for job in self.jobs]))
+        if not any(job.adjusts for job in self.jobs):
+            return draw(self._logits, uniform, self._sampling, allowed)
+        logits, sampling, at = [], [], 0
+        for job in self.jobs:
+            rows = slice(at, at + len(job.live))
+            own, how = self._logits[rows], job.sampling
+            if job.adjusts and bool(torch.isfinite(own.amax(-1)).all()):  # else `draw` says what is wrong
+                open = own if allowed is None else own.masked_fill(~allowed[rows], -torch.inf)
+                own = job.adjusted(open, {k: x[rows] for k, x in self._hidden.items()})
+                how = how.untruncated()
+            logits.append(own)
+            sampling.append(how)
+            at = rows.stop
+        changed = torch.cat(logits) if len(logits) > 1 else logits[0]
+        return draw(changed, uniform, SamplingTensors.cat(sampling), allowed, self._logits)
 
     def _allowed(self) -> Tensor | None:
         """What grammars leave of each row; None where no row has one."""
@@ -192,6 +212,7 @@ class Batch:
                     job.cut()
                 keep = self._drop(list(range(at, at + len(job.live))), {} if error is None else {job: error})
                 self._logits = self._logits[keep]
+                self._hidden = {k: x[keep] for k, x in self._hidden.items()}
                 return
             at += len(other.live)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 TOKENS = 0
 ROUTE = 1
 NOISE = 2
+DISTILLER = 3
 
 
 def generator(seed: int, stream: int = TOKENS) -> np.random.Generator:

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from thoughtmix.engine.sampling import SamplingTensors
 
 Read = Literal["shared", "each"]
 """shared: a prompt is read once for all its rows; each: every row reads it for itself, through its own branches."""
@@ -89,6 +91,32 @@ class RowState(Protocol):
     def probing(self) -> AbstractContextManager[None]:
         """Around forwards in which every row must be treated alike and nothing be drawn or noted: the engine tries
         which decoding path reproduces the model."""
+        ...
+
+
+@runtime_checkable
+class LogitsAdjuster(RowState, Protocol):
+    """A state that has a say in what its rows draw: it is shown their hidden states and gives other logits. First
+    tokens are drawn from the model's own, since prompts may have been read before, for others."""
+
+    @property
+    def shallow_layer(self) -> int:
+        """The hidden states shown are those after this many layers, and those that the head reads."""
+        ...
+
+    def adjust(self, shallow: Tensor, deep: Tensor, logits: Tensor, sampling: SamplingTensors) -> Tensor:
+        """What is drawn from in place of the model's logits. Called once a step, for all rows that are left.
+
+        Args:
+            shallow: Hidden states (rows, width) of each row's newest token after `shallow_layer` layers.
+            deep: What the head read of it, (rows, width).
+            logits: What the model says comes next, (rows, vocabulary).
+            sampling: How each row draws.
+
+        Returns:
+            Logits (rows, vocabulary) float32, already truncated: -inf where a token is not to be drawn. They are drawn
+            from at each row's temperature.
+        """
         ...
 
 

@@ -50,6 +50,11 @@ class SamplingTensors:
         """Parts one below the other."""
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
+    def untruncated(self) -> SamplingTensors:
+        """The temperatures alone, for logits that are truncated already."""
+        off, all = torch.zeros_like(self.top_k), torch.ones_like(self.top_p)
+        return SamplingTensors(self.temperature, off, all, off, off)
+
     def rows(self, keep: Tensor | slice) -> SamplingTensors:
         return SamplingTensors(*(getattr(self, f.name)[keep] for f in fields(self)))
 
@@ -71,12 +76,18 @@ def not_finite() -> NumericsError:
     return NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
 
 
-def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Tensor | None = None) -> Drawn:
+def draw(
+    logits: Tensor,
+    uniform: Tensor,
+    sampler: SamplingTensors,
+    allowed: Tensor | None = None,
+    untouched: Tensor | None = None,
+) -> Drawn:
     """One token a row.
 
     logits: (rows, vocabulary), any float type; -inf means forbidden. uniform: (rows,) float64 in [0, 1). allowed:
     (rows, vocabulary) bool, what a grammar leaves of each row: as if the logits of the others were -inf, save that
-    log-probabilities are still those of the untouched model.
+    log-probabilities are still those of the untouched model. untouched: its logits, where `logits` are others.
     Raises `NumericsError` on NaN, +inf or a row of only -inf.
     """
     whole = logits.float()
@@ -105,8 +116,10 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Ten
             blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
         )
     share = torch.where(sampler.temperature > 0, share, 1.0)  # of likeliest tokens that tie, greedy takes the first
+    if untouched is not None:
+        whole = untouched.float()
     logprobs = whole.gather(1, ids[:, None])[:, 0] - _logsumexp(whole)
-    if allowed is not None and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
+    if x is not whole and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
         raise not_finite()
     return Drawn(ids, logprobs, share, rest)
 
@@ -118,6 +131,38 @@ def truncated(logits: Tensor, sampler: SamplingTensors) -> Tensor:
     if not bool(torch.isfinite(top).all()):
         raise not_finite()
     return x.masked_fill(x < _floor(x, top, sampler)[:, None], -torch.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The tokens of each row that survive its truncations: logits (rows, vocabulary) float32, -inf elsewhere; and of
+    the likeliest among them ids (rows, k), values (rows, k) and valid (rows, k) bool, False where a row has fewer."""
+
+    logits: Tensor
+    ids: Tensor
+    values: Tensor
+    valid: Tensor
+
+
+def candidates(logits: Tensor, sampler: SamplingTensors, most: int) -> Candidates:
+    """What each row may draw, and its likeliest tokens, at most so many; k is what the row with the most of them needs.
+
+    logits: (rows, vocabulary), finite or -inf.
+    """
+    x = logits.float()
+    blocks = _blocks(x)
+    block_top = blocks.amax(-1)  # (rows, blocks)
+    floor = _floor(x, block_top.amax(-1), sampler)[:, None]
+    # The `most` likeliest tokens lie in the `most` blocks with the likeliest maxima.
+    count = min(int((block_top >= floor).sum(1).max()), most)
+    block = block_top.topk(count).indices[..., None]  # (rows, count, 1)
+    inside = blocks.gather(1, block.expand(-1, -1, blocks.shape[-1])).flatten(1)
+    values, place = inside.topk(min(most, inside.shape[1]))
+    k = int((values >= floor).sum(1).max())
+    values, place = values[:, :k], place[:, :k]
+    width = blocks.shape[-1]
+    ids = block[..., 0].gather(1, place // width) * width + place % width
+    return Candidates(x.masked_fill(x < floor, -torch.inf), ids, values, values >= floor)
 
 
 def _logsumexp(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from thoughtmix.core.errors import ModelError
+from thoughtmix.engine.backends.hidden import NotesHidden
 from thoughtmix.engine.kv_cache import KVCache, PromptKV
 from thoughtmix.engine.prefix_cache import Prefix, PrefixCache, usable, whole
 from thoughtmix.engine.row_state import RowLora, RowState
@@ -58,6 +59,9 @@ class Start:
 class DecodingPath(Protocol):
     """The state of one batch. Rows of one prompt are neighbours; `step` and `drop` keep it so."""
 
+    note: frozenset[int]
+    hidden: Mapping[int, Tensor]  # of `NotesHidden`, as is `note`
+
     @property
     def name(self) -> str: ...
 
@@ -88,7 +92,7 @@ class DecodingPath(Protocol):
         ...
 
 
-class KVPath(ABC):
+class KVPath(NotesHidden, ABC):
     """A path over the batch KV cache. Its prompts can be read in pieces, begin from prefixes, and join other rows."""
 
     name = ""

@@ -106,7 +106,7 @@ class EncoderDecoderPath(ExpandedPath):
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def _step(self, tokens: Tensor) -> Tensor:
         self.drawn += 1
         out, row = [], 0
         for part, n, _ in self.batches:

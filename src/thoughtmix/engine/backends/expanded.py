@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from thoughtmix.engine.backends.base import Start, read_prompt
+from thoughtmix.engine.backends.hidden import NotesHidden
 from thoughtmix.engine.backends.shared import attention_lock
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 
 
-class ExpandedPath:
+class ExpandedPath(NotesHidden):
     """Over a model's own forward and cache.
 
     Args:
@@ -61,6 +62,10 @@ class ExpandedPath:
         return Prefix(tuple(ids))
 
     def step(self, tokens: Tensor) -> Tensor:
+        with self.noting(self.model):
+            return self._step(tokens)
+
+    def _step(self, tokens: Tensor) -> Tensor:
         out = []
         row = 0
         for i, (cache, n, read) in enumerate(self.batches):

@@ -37,6 +37,7 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
 from thoughtmix.engine.backends.base import KVPath, Start
+from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
@@ -142,6 +143,7 @@ class FusedWeights:
         with torch.no_grad():
             self.layers = [self._layer(layer) for layer in body.layers]
             self.grafted = any(layer.update for layer in self.layers)
+            self.gain = body.norm.weight.float()  # within the head; what the head of the model reads has it already
             self.head = self._pack(model.lm_head.weight, model.lm_head.bias, gain=body.norm.weight)
 
     def _pack(self, weight: Tensor, bias: Tensor | None, gain: Tensor | None = None) -> Linear:
@@ -200,10 +202,17 @@ class FusedWeights:
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
         return (y * torch.addcmul(self.epsilon, length, length, value=1 / x.shape[-1]).rsqrt_()).to(x.dtype)
 
-    def run(self, tokens: Tensor, positions: Tensor, attend: Attend, row_lora: RowLora | None = None) -> Tensor:
+    def run(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        row_lora: RowLora | None = None,
+        noted: dict[int, Tensor] | None = None,
+    ) -> Tensor:
         """Hidden states (rows, width) after the last layer. `attend(layer, q, k, v)` gets q (rows, h g, d),
         already scaled, and k, v (rows, h, d), and returns (rows, h g d). row_lora: what rows do to a graft's
-        ranks; None: the model as it was."""
+        ranks; None: the model as it was. noted: hidden states after each layer are put there."""
         moves = [] if row_lora is None else _by_layer(row_lora, self.dtype)
         h, g, d = self.h, self.g, self.d
         angle = positions[:, None].float() * self.frequencies  # (rows, d / 2)
@@ -219,16 +228,15 @@ class FusedWeights:
             x = x + layer.out(attend(index, q, k, v))
             gate, up = layer.gate_up(self.norm(x)).chunk(2, -1)
             y = layer.down(F.silu(gate).mul_(up))
-            if layer.update is None:
-                x = x + y
-                continue
             width = x.shape[1]
             x = x + y[:, :width]
-            if moves:
+            if layer.update is not None and moves:
                 number, out = layer.update
                 shift, scale = moves[number % len(moves)]
                 z = y[:, width:]
                 x = x + out(z * scale if shift is None else torch.addcmul(shift, z, scale))
+            if noted is not None:
+                noted[index + 1] = x
         return x
 
 
@@ -344,9 +352,14 @@ class FusedPath(KVPath):
             cache.store(layer, k, v)
             return cache.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
 
-        hidden = w.run(tokens, cache.positions(), attend, self._active_row_lora())
+        noted: dict[int, Tensor] | None = {} if self.note else None
+        hidden = w.norm(w.run(tokens, cache.positions(), attend, self._active_row_lora(), noted))
         cache.advance()
-        return w.head(w.norm(hidden))
+        self.hidden = {}
+        if noted is not None:
+            self.hidden = {number: noted[number].float() for number in self.note}
+            self.hidden = {**self.hidden, HEAD: hidden.float() * w.gain}
+        return w.head(hidden)
 
 
 def newer(one: FusedWeights, other: FusedWeights) -> FusedWeights:

@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from thoughtmix.engine.backends.base import Start, keeps_logits
+from thoughtmix.engine.backends.hidden import NotesHidden
 from thoughtmix.engine.backends.shared import attention_lock
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
 
 
-class RecomputePath:
+class RecomputePath(NotesHidden):
     """Over a model's forward alone. For rows without a state: what a state keeps from step to step would be told the
     same tokens again and again."""
 
@@ -42,6 +43,10 @@ class RecomputePath:
     def step(self, tokens: Tensor) -> Tensor:
         """See `DecodingPath`."""
         self.texts = [torch.cat([text, token[None]]) for text, token in zip(self.texts, tokens, strict=True)]
+        with self.noting(self.model):
+            return self._read_all()
+
+    def _read_all(self) -> Tensor:
         out: list[Tensor] = []
         first = 0
         while first < len(self.texts):  # neighbours of one length, as the rows of a prompt are

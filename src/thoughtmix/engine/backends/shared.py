@@ -166,13 +166,14 @@ class SharedPath(KVPath):
     def step(self, tokens: Tensor) -> Tensor:
         if self.layers is None:
             self._begin()
-        if self.quick is not None:
+        if self.quick is not None and not self.note:  # a model's own step runs none of the modules that would be noted
             with self.row_state.stepping(slice(0, len(tokens))):
                 logits = self.quick(tokens, self.cache.positions(), self._attend)
             if logits is not None:
                 self.cache.advance()
                 return logits
-        with _swapped(self.model), self.row_state.stepping(slice(0, len(tokens))):
+        rows = slice(0, len(tokens))
+        with _swapped(self.model), self.noting(self.model), self.row_state.stepping(rows):
             token = _CACHE.set(self.cache)
             try:
                 out = self.model(
