@@ -2,8 +2,8 @@
 
     python benchmarks/explore.py [--pairs 9] [--rows 32] [--tokens 48] [--min-p 0.1] [--layer 1] [--width 128]
 
-The two take turns in one process (A B, B A, ...), so that a drift of the machine meets both; every row makes exactly the
-same number of tokens. Processor time is reported beside the clock: where others use the machine, it says more.
+The two take turns in one process (A B, B A, ...), so that a drift of the machine meets both; every row makes as many
+tokens. Processor time is reported beside the clock: where others use the machine, it says more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from thoughtmix.explore.row_state import ExploringRows
 
 
 def seconds(engine: LocalModelEngine, args: argparse.Namespace, explores: bool) -> tuple[float, float]:
-    """Clock and processor milliseconds of a step, the reading of the prompt not counted (clock) or small (processor)."""
+    """Clock and processor milliseconds of a step; the processor also read the prompt."""
     sampling = SamplingParams(temperature=1.0, min_p=args.min_p)
     prompt = Prompt.from_user("Write a short story about a lighthouse.")
     asked = [SequenceRequest(prompt, seed, sampling, args.tokens, end_ids=frozenset()) for seed in range(args.rows)]

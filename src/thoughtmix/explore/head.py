@@ -16,7 +16,6 @@ from thoughtmix.engine.backends.shared import attention_lock
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
 
-
 _ANOTHER = "Type --thinker sampling."
 _TRIED: WeakSet[PreTrainedModel] = WeakSet()
 """Whose head was found to give its logits."""

@@ -21,10 +21,10 @@ class ExploringRows(NoRowState):
 
         (1 + beta) logit - beta distilled,
 
-    distilled being the head's logit by the deep state that the distiller expects here. What continues as it did wherever
-    the set has been before stays as likely as it was; what is said here more than there gains. The rows share the
-    distiller, and so each moves the others. Only tokens that survive a row's truncations, by the model's own logits, are
-    adjusted, the 64 likeliest of them; together they stay as likely as they were.
+    distilled being the head's logit by the deep state that the distiller expects here. Where things go on as they did
+    wherever the set has been, nothing changes; what is said here more than there gains. The rows share the distiller,
+    and so each moves the others. Adjusted are only tokens that survive a row's truncations, by the model's own logits,
+    and of them the 64 likeliest; together they stay as likely as they were.
 
     Args:
         head: Of the model.

@@ -90,7 +90,7 @@ def _exploring(
     count = len(decoder_layers(model))
     if options.layer >= count:
         raise InputError(
-            f"layer is {options.layer}, and {engine.name} has {count} layers: what is behind the last is to be predicted.",
+            f"layer is {options.layer}, and {engine.name} has {count} layers, the last of which is to be predicted.",
             f"Pass layer=1 to {count - 1} (--layer 1).",
         )
     with engine.exclusive():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thoughtmix.engine import Generation, SequenceRequest
 from thoughtmix.engine.backends.base import DecodingPath, Start
+from thoughtmix.engine.backends.hidden import NotesHidden
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.local import LocalEngine
@@ -39,7 +40,7 @@ def blend(logprobs: Tensor, own: Tensor, weight: float) -> Tensor:
     return (mean + weight * (mine - mean)).log_softmax(-1)
 
 
-class ProductOfExpertsPath:
+class ProductOfExpertsPath(NotesHidden):
     """A `DecodingPath` over another: of the inner rows, one a (context, answer), it makes one distribution an answer.
     Prompt k of a batch is context k; a row's prompt is its own context."""
 
