@@ -145,9 +145,9 @@ def test_law_8_bad_input() -> None:
     with pytest.raises(InputError, match=r"layer is 3, and tiny-llama has 3 layers.*Pass layer=1 to 2"):
         think(local(), layer=3)
     engine, head = local(), OutputHead.of(tiny("llama"))
+    row, state = SequenceRequest((5,), 0), ExploringRows(head, 1, 1.0, 1, 8, 10.0, 0)
     with pytest.raises(InputError, match="without replacement"):
-        row = SequenceRequest((5,), 0)
-        engine.generate([row], row_state=ExploringRows(head, 1, 1.0, 1, 8, 10.0, 0), without_replacement=True)
+        engine.generate([row], row_state=state, without_replacement=True)
     odd = fresh("llama")
     whole = odd.forward
     odd.forward = lambda *a, **k: _halved(whole(*a, **k))  # type: ignore[method-assign]
