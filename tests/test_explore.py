@@ -20,7 +20,7 @@ from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.row_state import LogitsAdjuster
-from thoughtmix.engine.sampling import SamplingTensors, candidates, truncated
+from thoughtmix.engine.sampling import SamplingTensors, candidates, draw, truncated
 from thoughtmix.engine.scheduler import Caller, Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.explore.distiller import Distiller, rms
@@ -259,11 +259,19 @@ def test_candidates_are_the_likeliest_that_survive(params: SamplingParams) -> No
     logits[0, 20:] = -torch.inf
     how = SamplingTensors.of([params] * 3)
     found, want = candidates(logits, how, 12), truncated(logits, how)
-    assert torch.equal(found.logits, want)
+    assert torch.equal(found.ids, found.ids.sort(1).values)
+    valid = found.logits.isfinite()
     for row in range(3):
         best = want[row].topk(int(min(12, want[row].isfinite().sum())))
-        assert set(found.ids[row][found.valid[row]].tolist()) == set(best.indices.tolist())
-    assert torch.equal(found.values[found.valid], logits.gather(1, found.ids)[found.valid])
+        assert set(found.ids[row][valid[row]].tolist()) == set(best.indices.tolist())
+    assert torch.equal(found.logits[valid], logits.gather(1, found.ids)[valid])
+    few = int(want.isfinite().sum(1).max()) <= 12
+    assert found.rest is None if few else torch.equal(found.rest, want)
+    uniform = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    got, drawn = found.draw(uniform, how.temperature, logits), draw(logits, uniform, how)
+    assert torch.equal(got.ids, drawn.ids), "nothing was adjusted"
+    torch.testing.assert_close(got.logprobs, drawn.logprobs)
+    torch.testing.assert_close((got.share, got.rest), (drawn.share, drawn.rest), atol=1e-5, rtol=1e-5)
 
 
 def test_logits_move_away_from_the_distilled_and_no_mass_is_lost() -> None:
@@ -275,7 +283,9 @@ def test_logits_move_away_from_the_distilled_and_no_mass_is_lost() -> None:
         shallow, deep = torch.randn(3, 48, generator=dice), torch.randn(3, 48, generator=dice)
         logits = head.logits(torch.arange(160).expand(3, -1), deep)
         expected = None if rows.distiller is None else rows.distiller.predict(rows.distiller.features(shallow))
-        got = rows.adjust(shallow, deep, logits, how)
+        found = rows.adjust(shallow, deep, logits, how)
+        got = found.rest if found.rest is not None else torch.full((3, 160), -torch.inf)
+        got = got.scatter(1, found.ids, found.logits)
         survive = truncated(logits, how)
         assert torch.equal(got.isfinite(), survive.isfinite())
         if step == 0:

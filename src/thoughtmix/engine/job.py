@@ -21,7 +21,7 @@ from thoughtmix.engine.guide import Guide
 from thoughtmix.engine.prefix_cache import Prefix, check_prefixes
 from thoughtmix.engine.rng import uniforms
 from thoughtmix.engine.row_state import NO_ROW_STATE, LogitsAdjuster, Read, RowState
-from thoughtmix.engine.sampling import Drawn, SamplingTensors
+from thoughtmix.engine.sampling import Candidates, Drawn, SamplingTensors, not_finite
 from thoughtmix.engine.without_replacement import WithoutReplacement
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
 
@@ -123,7 +123,7 @@ class Job:
         self.adjuster = row_state if isinstance(row_state, LogitsAdjuster) else None
         if without_replacement and self.adjuster is not None:
             raise InputError("Rows that change what is drawn are not drawn without replacement.", "Leave one out.")
-        self._adjusted: Tensor | None = None  # of this step, kept until it is taken
+        self._adjusted: Candidates | None = None  # of this step, kept until it is taken
         self.groups, self.row_state, self.read, self.on_step = groups, row_state, read, on_step
         self.top_logprobs, self.keep_prefixes = top_logprobs, keep_prefixes
         self.exclusions: WithoutReplacement | None = None
@@ -209,18 +209,26 @@ class Job:
         """Whether the next tokens are drawn from other logits than the model's."""
         return self.adjuster is not None and self.step > 0 and not self.ahead
 
-    def adjusted(self, logits: Tensor, hidden: Mapping[int, Tensor]) -> Tensor:
-        """What its live rows draw from instead; worked out once a step, however often the batch has to draw.
+    def draw_adjusted(
+        self, logits: Tensor, hidden: Mapping[int, Tensor], uniform: Tensor, allowed: Tensor | None
+    ) -> Drawn:
+        """A token for each live row, from what the row state makes of the logits; that is worked out once a step,
+        however often the batch has to draw.
 
         Args:
             logits: (rows, vocabulary), the model's.
             hidden: Of the job's rows, see `NotesHidden`.
+            uniform: (rows,)
+            allowed: What grammars leave of them, see `sampling.draw`.
         """
         assert self.adjuster is not None
+        if not bool(torch.isfinite(logits.amax(-1)).all()):
+            raise not_finite()
         if self._adjusted is None:
             shallow, deep = hidden[self.adjuster.shallow_layer], hidden[HEAD]
-            self._adjusted = self.adjuster.adjust(shallow, deep, logits, self.sampling)
-        return self._adjusted
+            open = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+            self._adjusted = self.adjuster.adjust(shallow, deep, open, self.sampling)
+        return self._adjusted.draw(uniform, self.sampling.temperature, logits)
 
     def draw(self, logits: Tensor, allowed: Tensor | None = None) -> Drawn:
         """Without replacement: sequences in the order that they were asked for, whatever order their rows stand in."""

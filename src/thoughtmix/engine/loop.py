@@ -160,19 +160,17 @@ class Batch:
         uniform = torch.where(self._bits > 0, self._offset, torch.cat([job.uniform[:, job.step] for job in self.jobs]))
         if not any(job.adjusts for job in self.jobs):
             return draw(self._logits, uniform, self._sampling, allowed)
-        logits, sampling, at = [], [], 0
+        drawn, at = [], 0
         for job in self.jobs:
             rows = slice(at, at + len(job.live))
-            own, how = self._logits[rows], job.sampling
-            if job.adjusts and bool(torch.isfinite(own.amax(-1)).all()):  # else `draw` says what is wrong
-                open = own if allowed is None else own.masked_fill(~allowed[rows], -torch.inf)
-                own = job.adjusted(open, {k: x[rows] for k, x in self._hidden.items()})
-                how = how.untruncated()
-            logits.append(own)
-            sampling.append(how)
+            logits, open = self._logits[rows], None if allowed is None else allowed[rows]
+            if job.adjusts:
+                hidden = {k: x[rows] for k, x in self._hidden.items()}
+                drawn.append(job.draw_adjusted(logits, hidden, uniform[rows], open))
+            else:
+                drawn.append(draw(logits, uniform[rows], job.sampling, open))
             at = rows.stop
-        changed = torch.cat(logits) if len(logits) > 1 else logits[0]
-        return draw(changed, uniform, SamplingTensors.cat(sampling), allowed, self._logits)
+        return Drawn.cat(drawn)
 
     def _allowed(self) -> Tensor | None:
         """What grammars leave of each row; None where no row has one."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from thoughtmix.engine.sampling import SamplingTensors
+    from thoughtmix.engine.sampling import Candidates, SamplingTensors
 
 Read = Literal["shared", "each"]
 """shared: a prompt is read once for all its rows; each: every row reads it for itself, through its own branches."""
@@ -104,7 +104,7 @@ class LogitsAdjuster(RowState, Protocol):
         """The hidden states shown are those after this many layers, and those that the head reads."""
         ...
 
-    def adjust(self, shallow: Tensor, deep: Tensor, logits: Tensor, sampling: SamplingTensors) -> Tensor:
+    def adjust(self, shallow: Tensor, deep: Tensor, logits: Tensor, sampling: SamplingTensors) -> Candidates:
         """What is drawn from in place of the model's logits. Called once a step, for all rows that are left.
 
         Args:
@@ -114,8 +114,7 @@ class LogitsAdjuster(RowState, Protocol):
             sampling: How each row draws.
 
         Returns:
-            Logits (rows, vocabulary) float32, already truncated: -inf where a token is not to be drawn. They are drawn
-            from at each row's temperature.
+            What they are drawn from, at each row's temperature: truncated already.
         """
         ...
 

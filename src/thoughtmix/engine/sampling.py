@@ -50,11 +50,6 @@ class SamplingTensors:
         """Parts one below the other."""
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
-    def untruncated(self) -> SamplingTensors:
-        """The temperatures alone, for logits that are truncated already."""
-        off, all = torch.zeros_like(self.top_k), torch.ones_like(self.top_p)
-        return SamplingTensors(self.temperature, off, all, off, off)
-
     def rows(self, keep: Tensor | slice) -> SamplingTensors:
         return SamplingTensors(*(getattr(self, f.name)[keep] for f in fields(self)))
 
@@ -70,24 +65,25 @@ class Drawn:
     share: Tensor
     rest: Tensor
 
+    @classmethod
+    def cat(cls, parts: Sequence[Drawn]) -> Drawn:
+        """Parts one below the other."""
+        return (
+            parts[0] if len(parts) == 1 else cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        )
+
 
 def not_finite() -> NumericsError:
     """The error for logits that no token can be drawn from."""
     return NumericsError("The model produced NaN or infinite logits.", "Try --dtype float32, or check the weights.")
 
 
-def draw(
-    logits: Tensor,
-    uniform: Tensor,
-    sampler: SamplingTensors,
-    allowed: Tensor | None = None,
-    untouched: Tensor | None = None,
-) -> Drawn:
+def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Tensor | None = None) -> Drawn:
     """One token a row.
 
     logits: (rows, vocabulary), any float type; -inf means forbidden. uniform: (rows,) float64 in [0, 1). allowed:
     (rows, vocabulary) bool, what a grammar leaves of each row: as if the logits of the others were -inf, save that
-    log-probabilities are still those of the untouched model. untouched: its logits, where `logits` are others.
+    log-probabilities are still those of the untouched model.
     Raises `NumericsError` on NaN, +inf or a row of only -inf.
     """
     whole = logits.float()
@@ -116,10 +112,8 @@ def draw(
             blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
         )
     share = torch.where(sampler.temperature > 0, share, 1.0)  # of likeliest tokens that tie, greedy takes the first
-    if untouched is not None:
-        whole = untouched.float()
     logprobs = whole.gather(1, ids[:, None])[:, 0] - _logsumexp(whole)
-    if x is not whole and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
+    if allowed is not None and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
         raise not_finite()
     return Drawn(ids, logprobs, share, rest)
 
@@ -135,17 +129,30 @@ def truncated(logits: Tensor, sampler: SamplingTensors) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The tokens of each row that survive its truncations: logits (rows, vocabulary) float32, -inf elsewhere; and of
-    the likeliest among them ids (rows, k), values (rows, k) and valid (rows, k) bool, False where a row has fewer."""
+    """The likeliest tokens that survive each row's truncations: ids (rows, k), ascending, and their logits (rows, k)
+    float32, -inf where a row has fewer. rest: (rows, vocabulary), all that survives, -inf elsewhere; None where that is
+    no more than these."""
 
-    logits: Tensor
     ids: Tensor
-    values: Tensor
-    valid: Tensor
+    logits: Tensor
+    rest: Tensor | None = None
+
+    def draw(self, uniform: Tensor, temperature: Tensor, untouched: Tensor) -> Drawn:
+        """One token a row from these, with `rest` where there is one. untouched: (rows, vocabulary), the model's
+        logits, for the log-probabilities."""
+        off, on = torch.zeros_like(temperature), torch.ones_like(temperature)
+        plain = SamplingTensors(temperature, off, on, off, off)
+        if self.rest is not None:
+            drawn = draw(self.rest.scatter(1, self.ids, self.logits), uniform, plain)
+        else:
+            drawn = draw(self.logits, uniform, plain)
+            drawn = replace(drawn, ids=self.ids.gather(1, drawn.ids[:, None])[:, 0])
+        whole = untouched.float()
+        return replace(drawn, logprobs=whole.gather(1, drawn.ids[:, None])[:, 0] - _logsumexp(whole))
 
 
 def candidates(logits: Tensor, sampler: SamplingTensors, most: int) -> Candidates:
-    """What each row may draw, and its likeliest tokens, at most so many; k is what the row with the most of them needs.
+    """What each row may draw; of its likeliest tokens at most so many. k is what the row with the most of them needs.
 
     logits: (rows, vocabulary), finite or -inf.
     """
@@ -154,15 +161,17 @@ def candidates(logits: Tensor, sampler: SamplingTensors, most: int) -> Candidate
     block_top = blocks.amax(-1)  # (rows, blocks)
     floor = _floor(x, block_top.amax(-1), sampler)[:, None]
     # The `most` likeliest tokens lie in the `most` blocks with the likeliest maxima.
-    count = min(int((block_top >= floor).sum(1).max()), most)
-    block = block_top.topk(count).indices[..., None]  # (rows, count, 1)
+    wanted = int((block_top >= floor).sum(1).max())
+    block = block_top.topk(min(wanted, most)).indices[..., None]  # (rows, count, 1)
     inside = blocks.gather(1, block.expand(-1, -1, blocks.shape[-1])).flatten(1)
-    values, place = inside.topk(min(most, inside.shape[1]))
-    k = int((values >= floor).sum(1).max())
-    values, place = values[:, :k], place[:, :k]
+    k = int((inside >= floor).sum(1).max())
+    # A pass over the whole vocabulary that makes another is dear: only where there is no way round it.
+    rest = x.masked_fill(x < floor, -torch.inf) if max(k, wanted) > most else None
+    values, place = inside.topk(min(k, most))
     width = blocks.shape[-1]
-    ids = block[..., 0].gather(1, place // width) * width + place % width
-    return Candidates(x.masked_fill(x < floor, -torch.inf), ids, values, values >= floor)
+    ids, order = (block[..., 0].gather(1, place // width) * width + place % width).sort(1)
+    values = values.gather(1, order)
+    return Candidates(ids, values.masked_fill(values < floor, -torch.inf), rest)
 
 
 def _logsumexp(x: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from thoughtmix.engine.row_state import NoRowState
-from thoughtmix.engine.sampling import SamplingTensors, candidates
+from thoughtmix.engine.sampling import Candidates, SamplingTensors, candidates
 from thoughtmix.explore.distiller import Distiller, rms
 from thoughtmix.explore.head import OutputHead
 
@@ -53,7 +54,7 @@ class ExploringRows(NoRowState):
         return [total / count if count else None for total, count in self.novelty]
 
     @torch.no_grad()
-    def adjust(self, shallow: Tensor, deep: Tensor, logits: Tensor, sampling: SamplingTensors) -> Tensor:
+    def adjust(self, shallow: Tensor, deep: Tensor, logits: Tensor, sampling: SamplingTensors) -> Candidates:
         """See `LogitsAdjuster`. The step's own states are learnt only afterwards."""
         if self.distiller is None:
             widths = shallow.shape[1], deep.shape[1]
@@ -61,16 +62,14 @@ class ExploringRows(NoRowState):
         scale = rms(deep)
         features, direction = self.distiller.features(shallow), deep / scale
         found = candidates(logits, sampling, CANDIDATES)
-        out = found.logits
         if self.distiller.seen:
             expected = self.distiller.predict(features)
             self._note((direction - expected).square().mean(-1).tolist())
             distilled = self.head.logits(found.ids, expected / rms(expected) * scale)
-            values = found.values + self.beta * (found.values - distilled)
-            values = _as_likely(values, found.values, found.valid, sampling.temperature)
-            out = out.scatter(1, found.ids, values)
+            moved = found.logits + self.beta * (found.logits - distilled)
+            found = replace(found, logits=_as_likely(moved, found.logits, sampling.temperature))
         self.distiller.learn(features, direction)
-        return out
+        return found
 
     def _note(self, errors: Sequence[float]) -> None:
         for row, error in zip(self.rows, errors, strict=True):
@@ -78,11 +77,10 @@ class ExploringRows(NoRowState):
             self.novelty[row] = (total + error, count + 1)
 
 
-def _as_likely(values: Tensor, before: Tensor, valid: Tensor, temperature: Tensor) -> Tensor:
-    """values (rows, k), each row moved so that its valid tokens together weigh what they did `before`, at its
-    temperature; -inf where not valid. Greedy rows, whose tokens are ties, stay as they were."""
+def _as_likely(logits: Tensor, before: Tensor, temperature: Tensor) -> Tensor:
+    """logits (rows, k), each row moved so that its tokens together weigh what they did `before`, at its temperature;
+    -inf stays. Greedy rows, whose tokens are ties, stay as they were."""
     warm = torch.where(temperature > 0, temperature, 1.0)[:, None]
-    closed = ~valid
-    after, was = ((x.double() / warm).masked_fill(closed, -torch.inf) for x in (values, before))
+    after, was = (x.double() / warm for x in (logits, before))
     moved = (after - after.logsumexp(1, keepdim=True) + was.logsumexp(1, keepdim=True)) * warm
-    return torch.where(temperature[:, None] > 0, moved.float(), before).masked_fill(closed, -torch.inf)
+    return torch.where(temperature[:, None] > 0, moved.float(), before)
