@@ -52,3 +52,9 @@ $(VENV)/.older: tests/clients/older.txt | $(VENV)/.run
 	@test -d $(VENV)/older || $(PYTHON) -m venv $(VENV)/older
 	$(VENV)/older/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/older.txt
 	@touch $@
+
+# Inspect, for the same tests; not part of `make test`, since it brings some 60 packages.
+$(VENV)/.inspect: tests/clients/inspect.txt | $(VENV)/.run
+	@test -d $(VENV)/inspect || $(PYTHON) -m venv $(VENV)/inspect
+	$(VENV)/inspect/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/inspect.txt
+	@touch $@

@@ -16,7 +16,7 @@ OPEN = tuple(Item(f"open/{i}", "open", f"{WORDS[i]} w9 w77", (f"w8 {WORDS[i]}", 
 def bench_config(systems: tuple[str, ...] = ("temperature", "top-p"), **more: Any) -> BenchConfig:
     from thoughtmix.bench.systems import get_system
 
-    grids = {name: get_system(name).grid(3) for name in systems}
+    grids = more.pop("grids", None) or {name: get_system(name).grid(3) for name in systems}
     usual = {"development": OPEN[:3], "held_out": OPEN[3:], "n": 3, "max_new_tokens": 5, "seeds": 2, "keep": 2}
     return BenchConfig(systems, grids, **{**usual, **more})
 

@@ -18,6 +18,7 @@ from thoughtmix.bench import frontier, report, statistics, study
 from thoughtmix.bench.baselines import STYLES
 from thoughtmix.bench.config import split_items
 from thoughtmix.bench.grids import check_equal_lengths
+from thoughtmix.bench.judging import Scorers
 from thoughtmix.bench.statistics import Curve
 from thoughtmix.bench.systems import equal_budget, get_system, system_names
 from thoughtmix.bench.trials import Stopped, Trial, TrialRequest, TrialStore, run_trials
@@ -277,7 +278,7 @@ def test_a_whole_run_is_the_same_again_and_when_interrupted(
     trials = 3 * 3 * 3 * 2 + 3 * 2 * 5 * 2  # systems x settings x prompts x seeds: development, then held out
     assert first["cells"] == trials == config.trial_count
     calls = 0
-    whole = study._measured
+    whole = Scorers.measured
 
     def stop(*a: Any) -> Any:
         nonlocal calls
@@ -286,14 +287,14 @@ def test_a_whole_run_is_the_same_again_and_when_interrupted(
             raise KeyboardInterrupt
         return whole(*a)
 
-    monkeypatch.setattr(study, "_measured", stop)
+    monkeypatch.setattr(Scorers, "measured", stop)
     for says in ("6 of 114", "58 of 114"):  # of both phases: in the development trials, then in the held-out ones
         with pytest.raises(Stopped, match=says):
             study.run_bench(config, TrialStore(tmp_path / "b", config.to_dict()), resamples=199)
     second = study.run_bench(config, TrialStore(tmp_path / "b", config.to_dict()), resamples=199)
     assert second["kinds"] == first["kinds"]
     assert second["examples"] == first["examples"]
-    assert first["judge"] == first["model"], "nobody else was named"
+    assert first["judge"] is None, "nobody was named, and the generator is no judge of itself"
     kind = first["kinds"]["open"]
     assert {len(c) for c in kind["chosen"].values()} == {2}
     assert all(kind["best"][t] in kind["chosen"][t] for t in config.systems)
@@ -333,7 +334,7 @@ def test_the_command_writes_a_page_and_a_record_and_continues(tinyland: Any, cap
     assert len(result["plan"]["ladders"]["same-kl:top-p"]) == 2
     assert result["environment"]["versions"]["numpy"] == np.__version__
     page = (out / "report.html").read_text()
-    assert "The judge is the generator itself" in page and "Only 1 seed" in page
+    assert "Nobody judged the answers" in page and "Only 1 seed" in page and "Nobody judged the answers" in printed
     assert page.count('<svg viewBox="0 0 760') == 3
     assert "src=" not in page and "http" not in page.replace("http-equiv", ""), "self-contained"
     assert page.count("Nothing can be seen") == 3 and "p, Holm" not in page
@@ -398,7 +399,9 @@ def test_the_fewest_prompts_that_can_show_a_difference() -> None:
     assert p < 0.05
 
 
-def test_a_named_judge_takes_the_red_line_away(tinyland: Any, tmp_path: Path) -> None:
+def test_a_named_judge_takes_the_line_away_and_the_generator_as_its_own_is_marked(
+    tinyland: Any, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     assert (
         bench(
@@ -418,7 +421,10 @@ def test_a_named_judge_takes_the_red_line_away(tinyland: Any, tmp_path: Path) ->
     )
     result = json.loads((out / "result.json").read_text())
     assert (result["judge"], result["model"]) == ("tiny-gpt2", "tiny-llama")
-    assert "The judge is the generator itself" not in (out / "report.html").read_text()
+    assert result["kinds"]["open"]["axes"]["quality"] == "judge_loglik"
+    page = (out / "report.html").read_text()
+    assert "The judge is the generator itself" not in page and "Nobody judged" not in page
+    assert "The judge is the generator itself" in report.page({**result, "judge": result["model"]})
 
 
 def test_what_a_model_writes_cannot_write_the_page(tinyland: Any, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from serving import Running
 SAID = "w5 w9 w77"
 MESSAGES: list[Any] = [{"role": "user", "content": SAID}]
 OLDER = Path(sys.prefix, "older", "Scripts" if os.name == "nt" else "bin", "python")
+INSPECT = OLDER.parents[2] / "inspect" / OLDER.parent.name / "python"
+WHY_NOT_INSPECT = "no Inspect beside this environment: type make .venv/.inspect"
 WHY_NOT_OLDER = "no older clients beside this environment: type make .venv/.older"
 
 
@@ -233,3 +235,24 @@ def test_openai_2_and_instructor(here: Running, said: str) -> None:
         [str(OLDER), str(script), here.url, said], capture_output=True, text=True, timeout=300, check=False
     )
     assert made.returncode == 0, made.stderr
+
+
+# --- Inspect: docs/bench.md ---
+
+
+@pytest.mark.skipif(not INSPECT.exists(), reason=WHY_NOT_INSPECT)
+def test_inspect_runs_novelty_bench(here: Running, tmp_path: Path) -> None:
+    """Four answers to each prompt, which differ, and the task's own two metrics."""
+    script, prompts = Path(__file__).parent / "clients" / "inspect_novelty.py", tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(json.dumps({"id": i, "prompt": f"{SAID} w{i + 20}"}) for i in range(2)))
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    made = subprocess.run(
+        [str(INSPECT), str(script), here.url, str(prompts), str(tmp_path / "logs")],
+        capture_output=True, text=True, timeout=300, check=False, env=alone,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    got = json.loads(made.stdout)
+    assert [len(texts) for texts in got["texts"]] == [4, 4]
+    assert all(len(set(texts)) > 1 for texts in got["texts"]), "requests without a seed differ"
+    firsts = [len({" ".join(text.split()[:1]) for text in texts}) for texts in got["texts"]]
+    assert got["scores"]["distinct_k"] == sum(firsts) / 2 and 0 < got["scores"]["utility_k"] <= 5

@@ -11,29 +11,69 @@ import numpy as np
 
 from thoughtmix.bench.tasks import Item, TaskKind
 from thoughtmix.bench.trials import Setting, Trial
-from thoughtmix.core.errors import InputError
+from thoughtmix.core.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline
+    from thoughtmix.bench.judging import BenchPipeline
 
 SEED_STEP = 1000  # thought i of seed s draws from seed 1000 s + i: seeds share no thought for n up to 1000
+JUDGED_BY = ("likelihood", "rubric", "pairs")
 _NAMES_ON_DISK = {"systems": "thinkers", "grids": "ladders"}  # of the first version, whose runs can be continued
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Models by the names of the command line. Without a judge the generator judges itself, which the report says."""
+    """Models by the names of the command line. Without a judge or a reward model, quality is what needs none.
+
+    Raises:
+        InputError: for a way to judge that is none, or that the judge cannot go.
+    """
 
     model: str | None = None
     judge: str | None = None
     embedder: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    judge_endpoint: str | None = None
+    """Where the judge is: a URL, or @profile. `judge` is then its model there."""
+    judge_by: str | None = None
+    """How a judge judges: likelihood (a model here, the default), rubric (at an endpoint the default), or pairs."""
+    reward: str | None = None
+    """A reward model, which then says how good answers are: a folder, an id, or novelty-bench."""
+    equivalence: str = "auto"
+    """What tells which answers are the same: embedder, words, novelty-bench, or a classifier's or embedder's name."""
 
-    def pipeline(self) -> Pipeline:
-        from thoughtmix.api import Pipeline
+    def __post_init__(self) -> None:
+        if self.judge_by is None:
+            return
+        if self.judge_by not in JUDGED_BY:
+            raise UnknownName("way to judge", self.judge_by, JUDGED_BY)
+        if self.judge is None and self.judge_endpoint is None:
+            raise InputError("Nobody was named who judges.", "Pass --judge MODEL or --judge-endpoint URL.")
+        if self.judge_by == "likelihood" and self.judge_endpoint is not None:
+            raise InputError("Endpoints tell no likelihood of a given text.", "Pass --judge-by rubric, or pairs.")
 
-        return Pipeline(self.model, dtype=self.dtype, device=self.device, embedder=self.embedder, judge=self.judge)
+    @property
+    def judged_by(self) -> str | None:
+        """How quality is judged; None: by no judge."""
+        if self.judge is None and self.judge_endpoint is None:
+            return None
+        return self.judge_by or ("rubric" if self.judge_endpoint is not None else "likelihood")
+
+    def pipeline(self) -> BenchPipeline:
+        from thoughtmix.bench.judging import BenchPipeline
+        from thoughtmix.models.profile import connect
+
+        judge: Any = self.judge
+        if self.judge_endpoint is not None:
+            judge = connect(self.judge_endpoint, self.judge)
+        return BenchPipeline(self.model, dtype=self.dtype, device=self.device, embedder=self.embedder, judge=judge)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the first version's fields only where it is set, so that its runs can be continued."""
+        first = {"model", "judge", "embedder", "dtype", "device"}
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k in first or v != default[k]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +134,8 @@ class BenchConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON, under the names that it has on disk. A folder is continued when it is the same."""
-        return {_NAMES_ON_DISK.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        out = {_NAMES_ON_DISK.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        return {**out, "models": self.models.to_dict()}
 
     @property
     def trial_count(self) -> int:

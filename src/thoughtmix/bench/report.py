@@ -25,6 +25,14 @@ _RATES = {
     "duplicate_rate": "duplicates",
     "unread": "no answer read",
     "valid": "valid",
+    "sound": "sound",
+    "complete": "complete",
+    "repetition": "repetition",
+    "relevance": "relevance",
+    "parseable": "can be parsed",
+    "distinct_words": "distinct by words",
+    "judge_ties": "ties: the orders disagree",
+    "judge_silent": "no verdict",
 }
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 50
@@ -51,6 +59,7 @@ def page(result: Mapping[str, Any]) -> str:
         plan=plan,
         systems=rows,
         self_judged="open" in result["kinds"] and result["judge"] == result["model"],
+        limits=limits(result),
         prompts=sum(len(plan[part]) for part in ("development", "held_out")),
         kinds=[_kind(name, body, systems) for name, body in result["kinds"].items()],
         examples=examples,
@@ -97,6 +106,42 @@ def comparison(row: Mapping[str, Any]) -> dict[str, Any]:
         "up": there and i["value"] > i["null"],
         "undefined": f"{100 * i['undefined']:.0f}%" if 0 < i["undefined"] < 1 else "",
     }
+
+
+def limits(result: Mapping[str, Any]) -> list[str]:
+    """What the result on open prompts cannot claim, in whole sentences; none for other kinds, whose answers are
+    checked."""
+    body = result["kinds"].get("open")
+    if body is None:
+        return []
+    out, models = [], result["plan"]["models"]
+    if result["judge"] is None and result.get("reward") is None:
+        out.append(
+            "Nobody judged the answers to open prompts. Quality is what needs no judge: an answer is sound when it is "
+            "complete (the model ended it, or it ends as a sentence does), is no loop, and parses where a form was "
+            "asked for; relevance is its nearness to the prompt. So nothing here says that an answer is true, useful, "
+            "original or well written, nor that one thinker's answers are better than another's beyond that. "
+            "For such claims name a judge (--judge, --judge-endpoint) or a reward model (--reward)."
+        )
+    elif models.get("judge_by") == "pairs" or models.get("judge_endpoint"):
+        out.append(
+            "The judge was asked in both orders, and where the orders disagree is a tie or a half. It is one model's "
+            "taste: it may favour long answers and its own, and knows no more than it does."
+        )
+    chose = body.get("chose_by_embedder", [])
+    if chose and body["equivalence"] == "embedder":
+        out.append(
+            f"{', '.join(chose)} may have chosen by the embedder that also counts what differs: its diversity is no "
+            "finding. Name another equivalence (--equivalence words)."
+        )
+    elif chose:
+        out.append(
+            f"{', '.join(chose)} asked the embedder while answering, so diversity is counted by "
+            f"{body['equivalence']}, which chose nothing; Vendi, distances and relevance are the embedder's."
+        )
+    if body.get("equivalence") == "words":
+        out.append("Sameness by words takes a paraphrase for another answer: its counts are high for everyone.")
+    return out
 
 
 def too_few(body: Mapping[str, Any]) -> str:

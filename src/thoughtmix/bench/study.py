@@ -7,24 +7,24 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from thoughtmix.bench import frontier, record
 from thoughtmix.bench import statistics as st
 from thoughtmix.bench.config import SEED_STEP, BenchConfig
-from thoughtmix.bench.scoring import AXES, SECONDARY, THRESHOLDS, Axes, score
+from thoughtmix.bench.judging import Scorers
+from thoughtmix.bench.scoring import AXES, THRESHOLDS, Axes, open_axes, score, secondary
 from thoughtmix.bench.systems import get_system
 from thoughtmix.bench.tasks import Item, TaskKind
 from thoughtmix.bench.trials import Record, RunTrial, Trial, TrialProgress, TrialRequest, TrialStore, run_trials
 
-if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline
-    from thoughtmix.core.types import ThoughtSet
-
 SCHEMA, SCHEMA_VERSION = "thoughtmix/bench", 1  # the record's keys keep the names of its first version
-RATES = ("tokens", "mean_words", "missing", "empty", "duplicate_rate", "unread", "valid")
+RATES = (
+    *("tokens", "mean_words", "missing", "empty", "duplicate_rate", "unread", "valid", "sound", "complete"),
+    *("repetition", "relevance", "parseable", "distinct_words", "judge_ties", "judge_silent"),
+)
 EXAMPLES = 4
 
 
@@ -67,6 +67,9 @@ def run_bench(
         "environment": record.environment(),
         "model": next(iter(store.records.values()))["set"]["model"],
         "judge": next(iter(judges), None),  # of the open prompts
+        "reward": next(
+            (r["set"]["run"]["reward"] for r in store.records.values() if "reward" in r["set"]["run"]), None
+        ),
         "cells": len(store.records),
         "seconds": {
             "generating": sum(r["seconds"] for r in store.records.values()),
@@ -81,37 +84,43 @@ def run_bench(
 def load_worker(config: BenchConfig) -> RunTrial:
     """Load the models, once in each process, and return what runs a trial of the configuration."""
     pipeline, items = config.models.pipeline(), config.items
+    scorers = Scorers(config.models, pipeline, config.max_new_tokens, config.threshold)
 
     def run(trial: Trial) -> Record:
         began = time.perf_counter()
         request = TrialRequest(items[trial.item], config.n, SEED_STEP * trial.seed, config.max_new_tokens)
         setting = config.grids[trial.system][trial.setting]
+        pipeline.asked_embedder = False
         made = get_system(trial.system).answer(pipeline, request, setting)
         seconds = time.perf_counter() - began
-        return {"set": _measured(made, pipeline, request.item.kind).to_dict(), "seconds": round(seconds, 3)}
+        chose = {"chose_by": ["embedder"]} if pipeline.asked_embedder else {}
+        return {**scorers.measured(made, request.item), **chose, "seconds": round(seconds, 3)}
 
     return run
 
 
-def _measured(made: ThoughtSet, pipeline: Pipeline, kind: TaskKind) -> ThoughtSet:
-    """Only open prompts need embeddings and a judge: the answers of the others are checked."""
-    from thoughtmix.metrics import measure
-
-    if kind != "open":
-        return measure(made)
-    return measure(made, embedder=pipeline.embedder, judge=pipeline.judge or pipeline.model)
-
-
 class TrialScores:
-    """Numbers of trials, computed once each."""
+    """Numbers of trials, computed once each. To be made when the trials on development prompts are there."""
 
     def __init__(self, config: BenchConfig, store: TrialStore) -> None:
         self.config, self.store, self.items = config, store, config.items
         self._kept: dict[str, dict[str, float]] = {}
+        self.chose = sorted({key.partition("|")[0] for key, r in store.records.items() if r.get("chose_by")})
+        """Systems that asked the run's embedder while they answered."""
+        named = config.models.equivalence
+        self.equivalence = ("words" if self.chose else "embedder") if named == "auto" else named
+
+    def axes(self, kind: TaskKind) -> Axes:
+        """What is counted as quality and diversity. Where a system may have chosen by the embedder, diversity is not
+        the embedder's, unless that was asked for."""
+        if kind != "open":
+            return AXES[kind]
+        return open_axes(self.config.models, self.equivalence, bool(self.chose))
 
     def score(self, trial: Trial) -> dict[str, float]:
         if trial.key not in self._kept:
-            found = score(self.store.records[trial.key], self.items[trial.item], self.config.n, self.config.threshold)
+            record, item, config = self.store.records[trial.key], self.items[trial.item], self.config
+            found = score(record, item, config.n, config.threshold, self.equivalence)
             self._kept[trial.key] = found
         return self._kept[trial.key]
 
@@ -140,7 +149,7 @@ def _ids(items: Sequence[Item], kind: TaskKind) -> list[str]:
 
 def _choose(scores: TrialScores, kind: TaskKind) -> dict[str, Any]:
     """What is fixed on development prompts: the settings and best setting of each system, and the quality levels."""
-    config, axes = scores.config, AXES[kind]
+    config, axes = scores.config, scores.axes(kind)
     items = _ids(config.development, kind)
     settings = {s: range(len(config.grids[s])) for s in config.systems}
     curves = {s: scores.curve(s, settings[s], items, axes) for s in config.systems}
@@ -159,15 +168,16 @@ def _report(
     scores: TrialScores, kind: TaskKind, choice: Mapping[str, Any], rng: np.random.Generator, resamples: int
 ) -> dict[str, Any]:
     """Everything about one kind of item, from held-out prompts."""
-    config, axes = scores.config, AXES[kind]
+    config, axes = scores.config, scores.axes(kind)
     items, systems = _ids(config.held_out, kind), config.systems
     chosen, best = choice["chosen"], choice["best"]
     curves = {s: scores.curve(s, chosen[s], items, axes) for s in systems}
-    wanted = (axes.diversity, *SECONDARY[kind])
+    wanted = tuple(dict.fromkeys((axes.diversity, *secondary(kind, config.models, config.held_out))))
     at_best = {s: {name: scores.table(s, [best[s]], items, name)[:, 0] for name in wanted} for s in systems}
     compared = compare(curves, at_best, systems[0], choice["levels"], axes, rng, resamples)
     return {
         "axes": dataclasses.asdict(axes),
+        **({"equivalence": scores.equivalence, "chose_by_embedder": scores.chose} if kind == "open" else {}),
         "prompts": {"development": len(_ids(config.development, kind)), "held out": len(items)},
         **choice,
         "held_out": {s: _points(c, chosen[s]) for s, c in curves.items()},

@@ -99,8 +99,25 @@ def bench(
     device: DeviceOptions,
     model: Model = None,
     judge: Annotated[
-        str | None, option("Who judges open prompts, named as --model. Default: the model itself.")
+        str | None, option("Who judges open prompts, named as --model. Default: nobody, and the report says so.")
     ] = None,
+    judge_endpoint: Annotated[
+        str | None, option("An endpoint that judges, URL or @profile; --judge is its model.")
+    ] = None,
+    judge_by: Annotated[
+        str | None,
+        option("likelihood (default, here), rubric (default, endpoint), or pairs with the model's likeliest answer."),
+    ] = None,
+    reward: Annotated[
+        str | None, option("A reward model as measure of quality: novelty-bench, a folder or a Hugging Face id.")
+    ] = None,
+    equivalence: Annotated[
+        str,
+        option(
+            "What tells answers that are the same: embedder, words, novelty-bench, or the name of a classifier or a "
+            "second embedder. auto: words where a thinker asked the embedder, else embedder."
+        ),
+    ] = "auto",
     embedder: Annotated[str | None, option("A sentence-transformers model. Default: all-MiniLM-L6-v2.")] = None,
     workers: Annotated[int, option("Processes, each with its own models.")] = 1,
     ray: Annotated[bool, option("Spread the workers with Ray, over machines too.", "--ray")] = False,
@@ -115,7 +132,8 @@ def bench(
         return
     from thoughtmix.bench.config import Models
 
-    _run(own.config(Models(model, judge, embedder, device.dtype, device.device)), out, workers, ray)
+    models = Models(model, judge, embedder, device.dtype, device.device, judge_endpoint, judge_by, reward, equivalence)
+    _run(own.config(models), out, workers, ray)
 
 
 def _run(config: BenchConfig, out: Path, workers: int, ray: bool) -> None:
@@ -187,7 +205,7 @@ def _progress() -> Callable[[TrialProgress], None]:
 
 def _print_result(result: dict[str, Any]) -> None:
     """Each kind of prompt: the means of the reported settings, then the comparisons, under headers."""
-    from thoughtmix.bench.report import comparison, too_few
+    from thoughtmix.bench.report import comparison, limits, too_few
 
     baseline = result["plan"]["thinkers"][0]
     for kind, body in result["kinds"].items():
@@ -207,3 +225,5 @@ def _print_result(result: dict[str, Any]) -> None:
                 f"  {row['thinker']:18} {row['measure']:40} {row['value']:>12}  {row['interval']:24} {row['p']}"
                 f"{' *' if row['tells'] else ''}"
             )
+    for says in limits(result):
+        print(says)

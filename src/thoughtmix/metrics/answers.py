@@ -52,6 +52,21 @@ def equivalence_classes(count: int, same: Same) -> list[int]:
     return classes
 
 
+def alike_in_words(texts: Sequence[str]) -> Same:
+    """The same when enough words are: `same_words`' rule, twice the words in both reaching the longer one's count, for
+    texts of any length, with each word counted once and punctuation left out.
+
+    It needs no model, so it can report on what an embedder has chosen. Fails on paraphrase, which it takes for another
+    answer: its counts are high.
+    """
+    each = [set(words(t)) for t in texts]
+
+    def rule(i: int, j: int) -> bool:
+        return 2 * len(each[i] & each[j]) >= max(len(each[i]), len(each[j]))
+
+    return rule
+
+
 def novelty_classes(
     texts: Sequence[str],
     distances: ArrayLike | None = None,
@@ -176,6 +191,14 @@ def grade_rewards(rewards: ArrayLike, thresholds: Sequence[float]) -> NDArray[np
         raise InputError("The reward thresholds do not rise.", "Sort them.")
     exceeded = np.searchsorted(np.asarray(thresholds, dtype=np.float64), np.asarray(rewards), side="left")
     return exceeded.astype(np.float64) + 1
+
+
+def reward_quality(rewards: ArrayLike, grades: Sequence[float] = ()) -> NDArray[np.float64]:
+    """Rewards as 0 to 1: `grade_rewards` over the highest grade, or without thresholds the sigmoid, which is the chance
+    against an answer of reward 0 (Bradley & Terry 1952)."""
+    if len(grades):
+        return grade_rewards(rewards, grades) / (len(grades) + 1)
+    return np.asarray(1 / (1 + np.exp(-np.clip(np.asarray(rewards, dtype=np.float64), -500, 500))))
 
 
 def coverage(answers: Sequence[str | None], known: Collection[str]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from thoughtmix.metrics.answers import distinct_k
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.metrics.judge import judge_nll
+from thoughtmix.metrics.soundness import complete, mean_repetition
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu
 from thoughtmix.models.judge import EndpointJudge
 
@@ -109,6 +110,22 @@ _CATALOGUE = (
         "near copies",
     ),
     Metric(
+        "complete",
+        "share that the model ended, or that end as sentences do",
+        "higher",
+        "0..1",
+        "a text cut just after a full stop counts as whole",
+        "whether what is complete is any good",
+    ),
+    Metric(
+        "repetition",
+        "mean share of a text's word pairs that stood in it before",
+        "lower",
+        "0..1",
+        "verse and lists repeat on purpose",
+        "repetition between texts; texts under a dozen words",
+    ),
+    Metric(
         "mean_words",
         "mean words a thought",
         "neither",
@@ -182,6 +199,8 @@ def measure(
         "ead": ead(texts),
         "self_bleu": self_bleu(texts),
         "duplicate_rate": duplicate_rate(texts),
+        "complete": complete(thoughts),
+        "repetition": mean_repetition(texts),
         "mean_words": mean_words(texts),
     }
     scores: list[dict[str, float]] = [{} for _ in texts]

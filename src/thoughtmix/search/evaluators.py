@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.core.request import TextEmbedder
+from thoughtmix.metrics.verdict import LocalJudge
 from thoughtmix.models.judge import RUBRIC, EndpointJudge, question
 
 if TYPE_CHECKING:
@@ -175,55 +176,19 @@ class Judge:
 
     name = "judge"
     rubric = RUBRIC
-    batch = 8
-    """Questions that are read in one forward."""
 
     def __init__(self, model: LanguageModel, rubric: str = "") -> None:
-        if not model.causal or model.encoder_decoder:
-            raise InputError(f"{model.name} is no decoder-only model.", "Name one.")
-        self.model, self.rubric = model, rubric or self.rubric
-        self.yes, self.no = ([*self._first_tokens(word)] for word in ("yes", "no"))
-        if not self.yes or not self.no or set(self.yes) & set(self.no):
-            raise InputError(f"{model.name} has no tokens for yes and no.", "Name another judge.")
-        self.tokens = 0
-        """Read so far."""
+        self.judge, self.rubric = LocalJudge(model), rubric or self.rubric
+        self.judge.check(("yes", "no"))
 
-    def _first_tokens(self, word: str) -> set[int]:
-        """Of the ways to write a word."""
-        ways = (word, word.capitalize(), f" {word}", f" {word.capitalize()}")
-        ids = (self.model.tokenizer(way, add_special_tokens=False)["input_ids"] for way in ways)
-        unknown = self.model.tokenizer.unk_token_id
-        return {found[0] for found in ids if found and found[0] != unknown}
+    @property
+    def tokens(self) -> int:
+        """Read so far."""
+        return self.judge.tokens
 
     def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
-        questions = [self.model.encode(question(prompt, x.text, self.rubric)) for x in leaves]
-        self.tokens += sum(map(len, questions))
-        out = [0.0] * len(questions)
-        order = sorted(range(len(questions)), key=lambda i: len(questions[i]))  # neighbours are about as long
-        for start in range(0, len(order), self.batch):
-            some = order[start : start + self.batch]
-            for i, value in zip(some, self._probabilities([questions[i] for i in some]), strict=True):
-                out[i] = value
-        return out
-
-    def _probabilities(self, questions: Sequence[Sequence[int]]) -> list[float]:
-        """Of yes, for each question, in one forward. Padded on the right: who reads from left to right never looks
-        there."""
-        import torch
-
-        from thoughtmix.engine.backends.base import keeps_logits
-
-        lengths = [len(ids) for ids in questions]
-        longest, keep = max(lengths), max(lengths) - min(lengths) + 1
-        padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in questions]
-        few: dict[str, Any] = {"logits_to_keep": keep} if keeps_logits(type(self.model.model)) else {}
-        input_ids = torch.tensor(padded, device=self.model.device)
-        with torch.inference_mode():
-            logits = self.model.model(input_ids=input_ids, use_cache=False, **few).logits  # (questions, keep or all, v)
-            ends = [length - 1 - longest for length in lengths]  # counted from the end
-            logprobs = logits[range(len(questions)), ends].double().log_softmax(-1)
-            yes, no = (logprobs[:, list(ids)].logsumexp(-1) for ids in (self.yes, self.no))
-            return [float(p) for p in torch.sigmoid(yes - no)]
+        said = self.judge.verdicts([question(prompt, x.text, self.rubric) for x in leaves], ("yes", "no"))
+        return [0.5 if p is None else p[0] for p in said]
 
 
 class RemoteJudge:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, parse_json
+from thoughtmix.metrics.soundness import FORMATS
 
 TaskKind = Literal["open", "coverage", "reasoning"]
 """open: judged by a model. coverage: answers are checked, and counted when distinct. reasoning: one right result."""
@@ -25,7 +26,7 @@ class Item:
     paraphrases: tuple[str, ...] = ()
     """Other ways to ask the same, for the baseline of that name."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What a parser needs beyond the id: the numbers and the target of a countdown."""
+    """What a parser needs beyond the id: the numbers and the target of a countdown, the `format` of an open prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ NO_ANSWER = ParsedAnswer(None, False)
 def read_prompts(path: str | Path) -> list[Item]:
     """Open items from JSON Lines, as NoveltyBench writes them.
 
-    Each line has a `prompt` and, if there, `id` and `prompt_paraphrases` (or `paraphrases`). The rest is ignored.
+    Each line has a `prompt` and, if there, `id`, `prompt_paraphrases` (or `paraphrases`), and the `format` that answers
+    must have to be sound (json or python). The rest is ignored.
 
     Raises:
         InputError: for a file that cannot be read, is empty, has a line without a prompt, or an id twice.
@@ -79,4 +81,8 @@ def _open_item(line: str, where: str, default: str) -> Item:
     name = row.get("id", default)
     if not isinstance(name, (str, int)):
         raise InputError(f"{where}: the id is neither a text nor a number.", "Leave it out to have the line number.")
-    return Item(f"open/{name}", "open", row["prompt"], tuple(paraphrases))
+    form = row.get("format")
+    if form is not None and form not in FORMATS:
+        raise InputError(f"{where}: no format {form!r} can be checked.", f"Write one of {', '.join(FORMATS)}, or none.")
+    data = {} if form is None else {"format": form}
+    return Item(f"open/{name}", "open", row["prompt"], tuple(paraphrases), data)
