@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from badserver import serving
 from benchland import OPEN, bench_config
 from tinyland import HashEmbedder
 
@@ -135,6 +136,16 @@ def test_a_judge_by_verdicts(
         if by == "rubric":
             assert metrics[name] == pytest.approx(sum("w9" in t for t in texts) / len(texts), abs=1e-6)
     assert len({t["set"]["metrics"][name] for t in got["records"].values()}) > 1
+
+
+def test_a_judge_at_an_endpoint_who_goes_by_place_ties_everything(tinyland: Any, tmp_path: Path) -> None:
+    script = lambda number, body: "no logprobs" if "logprobs" in body else "says First"  # noqa: E731
+    with serving(script) as server:
+        got = run(tmp_path, models=Models(judge="m", judge_endpoint=server.url, judge_by="pairs"))
+    assert got["judge"].startswith("m at 127.0.0.1") and got["kinds"]["open"]["axes"]["quality"] == "judge_wins"
+    assert {trial["set"]["metrics"]["judge_wins"] for trial in got["records"].values()} == {0.5}
+    assert got["kinds"]["open"]["rates"]["sampling"]["judge_ties"] == 1
+    assert any("asked in both orders" in says for says in report.limits(got))
 
 
 def test_a_judge_who_never_answers_ends_the_run(tinyland: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

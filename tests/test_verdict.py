@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from badserver import serving
 from tiny import language_model
 
 from thoughtmix import InputError
 from thoughtmix.metrics.verdict import LocalJudge, compare, grade
 from thoughtmix.models.chat import ChatReply
-from thoughtmix.models.judge import _verdict
+from thoughtmix.models.endpoint import Endpoint
+from thoughtmix.models.judge import EndpointJudge, _verdict
 
 
 class Scripted:
@@ -115,3 +117,20 @@ def test_verdicts_elsewhere_come_from_the_verdict_token_else_from_what_is_said(r
         a, b = math.exp(-0.1), math.exp(-3.0)
         said = (a / (a + b), b / (a + b))
     assert got == pytest.approx(said)
+
+
+def test_a_judge_at_an_endpoint_is_asked_in_both_orders() -> None:
+    """One without log-probabilities, which says in words what `longer` thinks, and another that goes by place."""
+
+    def says(number: int, body: dict[str, Any]) -> str:
+        if "logprobs" in body:
+            return "no logprobs"
+        return "says First" if longer(body["messages"][0]["content"])[0] > 0.5 else "says Second"
+
+    how: dict[str, Any] = {"first_wait": 0.01, "timeout": 2, "tries": 3}
+    with serving(says) as server:
+        assert compare(EndpointJudge(Endpoint(server.url, "m", **how)), "?", PAIRS) == [1.0, 0.0, 0.5]
+        asked = {body["messages"][0]["content"] for body in server.seen}
+    assert len(asked) == 2, "the second pair is the first, swapped: both orders of it"
+    with serving(lambda number, body: "no logprobs" if "logprobs" in body else "says First") as server:
+        assert compare(EndpointJudge(Endpoint(server.url, "m", **how)), "?", PAIRS) == [0.5, 0.5, 0.5]
