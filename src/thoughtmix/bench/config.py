@@ -14,7 +14,7 @@ from thoughtmix.bench.trials import Setting, Trial
 from thoughtmix.core.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
-    from thoughtmix.bench.judging import BenchPipeline
+    from thoughtmix.bench.pipeline import BenchPipeline
 
 SEED_STEP = 1000  # thought i of seed s draws from seed 1000 s + i: seeds share no thought for n up to 1000
 JUDGED_BY = ("likelihood", "rubric", "pairs")
@@ -61,7 +61,7 @@ class Models:
         return self.judge_by or ("rubric" if self.judge_endpoint is not None else "likelihood")
 
     def pipeline(self) -> BenchPipeline:
-        from thoughtmix.bench.judging import BenchPipeline
+        from thoughtmix.bench.pipeline import BenchPipeline
         from thoughtmix.models.profile import connect
 
         judge: Any = self.judge

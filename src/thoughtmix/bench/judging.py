@@ -2,7 +2,7 @@
 
 Quality comes from a reward model, or a judge (likelihood, rubric, or pairs against the model's own likeliest answer);
 without either it is what needs no judge (`metrics.soundness`). Sameness comes from the run's embedder, from words, or
-from a classifier or a second embedder. What chose the answers must not measure them: see `BenchPipeline`.
+from a classifier or a second embedder. What chose the answers must not measure them: see `bench.pipeline`.
 """
 
 from __future__ import annotations
@@ -14,39 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thoughtmix.api import Pipeline
 from thoughtmix.core.errors import ModelError
 from thoughtmix.metrics.answers import equivalence_classes, novelty_classes, reward_quality
 from thoughtmix.metrics.embedding import pairwise_distances
 
 if TYPE_CHECKING:
+    from thoughtmix.api import Pipeline
     from thoughtmix.bench.config import Models
     from thoughtmix.bench.tasks import Item
-    from thoughtmix.core.request import Prompt, Request
     from thoughtmix.core.types import ThoughtSet
-    from thoughtmix.engine.engine import Engine
     from thoughtmix.metrics.verdict import VerdictJudge
     from thoughtmix.models.classifier import Reward
-    from thoughtmix.thinkers.base import Thinker
 
 EMBEDDER, WORDS, AUTO = "embedder", "words", "auto"
 Classes = Callable[[Sequence[str]], list[int]]
-
-
-class BenchPipeline(Pipeline):
-    """A pipeline that notes whether a thinker asked for the embedder while it answered: it may have chosen by it."""
-
-    asked_embedder = False
-
-    def run(
-        self, thinker: Thinker, prompt: Prompt, request: Request, *, measure: bool = True, engine: Engine | None = None
-    ) -> ThoughtSet:
-        def noted() -> Any:
-            self.asked_embedder = True
-            return self.embedder
-
-        request = dataclasses.replace(request, embedder=noted)
-        return super().run(thinker, prompt, request, measure=measure, engine=engine)
 
 
 class Scorers:
