@@ -47,7 +47,12 @@ def service(family: Any = "llama", **limits: Any) -> Service:
 def running(
     family: Any = "llama", token: str | None = None, hosts: Sequence[str] = (), **limits: Any
 ) -> Iterator[Running]:
-    made = service(family, **limits)
+    with running_service(service(family, **limits), token, hosts) as here:
+        yield here
+
+
+@contextlib.contextmanager
+def running_service(made: Service, token: str | None = None, hosts: Sequence[str] = ()) -> Iterator[Running]:
     listener: socket.socket = bind("127.0.0.1", 0)
     app = create_server(made, "127.0.0.1", 0, token, hosts)
     thread = threading.Thread(target=app.run, kwargs={"sockets": [listener]})

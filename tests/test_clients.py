@@ -8,16 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 import serving
+from lettered import TEMPLATE, lettered_model
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
-from serving import Running
+from serving import Running, running_service
+from tinyland import HashEmbedder
+
+from thoughtmix.serve.limits import Limits
+from thoughtmix.serve.service import Service
 
 SAID = "w5 w9 w77"
 MESSAGES: list[Any] = [{"role": "user", "content": SAID}]
@@ -31,6 +36,21 @@ WHY_NOT_OLDER = "no older clients beside this environment: type make .venv/.olde
 def here() -> Iterator[Running]:
     with serving.running() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def guided() -> Iterator[Running]:
+    """A server whose tokens grammars can tell."""
+    limits = Limits(tokens=8000, default_tokens=200, rows=16, chunk=64, grace=2.0)
+    with running_service(Service(lettered_model(template=TEMPLATE), limits, HashEmbedder, weights="native")) as made:
+        yield made
+
+
+class Answer(BaseModel):
+    """How it is."""
+
+    value: bool
+    size: Literal[1, 2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -148,17 +168,34 @@ def test_langchain_completions_and_embeddings(chain: dict[str, Any]) -> None:
     assert len(embedder.embed_query("w5")) == 64 and len(embedder.embed_documents(["w5", "w6"])) == 2
 
 
-def test_langchain_hears_what_is_refused(chain: dict[str, Any]) -> None:
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+def test_langchain_structured_output(guided: Running, method: Any) -> None:
     from langchain_openai import ChatOpenAI
 
-    class Answer(BaseModel):
-        value: int
+    model = ChatOpenAI(model="x", base_url=f"{guided.url}/v1", api_key="x", max_retries=0, seed=1)  # type: ignore[arg-type]
+    if method == "json_mode":  # any object
+        assert isinstance(model.with_structured_output(None, method=method, include_raw=True).invoke("ab"), dict)
+        return
+    assert isinstance(model.with_structured_output(Answer, method=method).invoke("ab"), Answer)
+    chunks = list(model.with_structured_output(Answer, method=method).stream("ab"))
+    assert isinstance(chunks[-1], Answer)
 
-    model = ChatOpenAI(**chain)
-    with pytest.raises(openai.BadRequestError, match="response_format"):
-        model.with_structured_output(Answer).invoke(SAID)
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        model.bind_tools([Answer]).invoke(SAID)
+
+def test_langchain_tools(guided: Running) -> None:
+    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(model="x", base_url=f"{guided.url}/v1", api_key="x", max_retries=0, seed=1)  # type: ignore[arg-type]
+    bound = model.bind_tools([Answer], tool_choice="required", parallel_tool_calls=False)
+    called = bound.invoke("ab")
+    (call,) = called.tool_calls
+    assert call["name"] == "Answer" and Answer(**call["args"])
+    talk = [HumanMessage("ab"), called, ToolMessage("done", tool_call_id=call["id"])]
+    assert model.bind(max_tokens=8).bind_tools([Answer]).invoke(talk).content
+    with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+        model.bind(
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"uniqueItems": True}}}
+        ).invoke("ab")
 
 
 # --- LiteLLM ---
@@ -178,9 +215,18 @@ def test_litellm_chat(lite: dict[str, Any], said: str) -> None:
     assert got.choices[0].message.content == said and len(got.choices) == 2 and got.usage.completion_tokens == 16
     assert "".join(chunk.choices[0].delta.content or "" for chunk in litellm.completion(stream=True, **how)) == said
     assert litellm.completion(logprobs=True, top_logprobs=2, **how).choices[0].logprobs.content
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    with pytest.raises(litellm.BadRequestError, match="tools"):
-        litellm.completion(tools=[tool], **how)
+
+
+def test_litellm_structured_output(guided: Running) -> None:
+    import litellm
+
+    how: dict[str, Any] = {"model": "openai/x", "api_base": f"{guided.url}/v1", "api_key": "x", "num_retries": 0}
+    how |= {"messages": [{"role": "user", "content": "ab"}], "seed": 1}
+    assert Answer.model_validate_json(litellm.completion(response_format=Answer, **how).choices[0].message.content)
+    tool = {"type": "function", "function": {"name": "f", "parameters": Answer.model_json_schema()}}
+    made = litellm.completion(tools=[tool], tool_choice="required", parallel_tool_calls=False, **how)
+    (call,) = made.choices[0].message.tool_calls
+    assert call.function.name == "f" and Answer.model_validate_json(call.function.arguments)
 
 
 def test_litellm_elsewhere(lite: dict[str, Any]) -> None:
@@ -200,18 +246,20 @@ def test_litellm_elsewhere(lite: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def run_llm(here: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run_llm(here: Running, guided: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from click.testing import CliRunner
 
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
     served = {"model_name": "thoughtmix", "api_base": f"{here.url}/v1"}
     models = [{"model_id": "tm", **served}, {"model_id": "tm-text", **served, "completion": True}]
+    knows = {"supports_schema": True, "supports_tools": True}
+    models.append({"model_id": "tm-form", "model_name": "thoughtmix", "api_base": f"{guided.url}/v1", **knows})
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models), encoding="utf-8")  # JSON is YAML
 
     def run(*words: str) -> str:
         from llm.cli import cli
 
-        made = CliRunner().invoke(cli, [*words, "--key", "x", "-o", "max_tokens", "8"])
+        made = CliRunner().invoke(cli, [*words, "--key", "x", "-o", "max_tokens", "80" if "tm-form" in words else "8"])
         assert made.exit_code == 0, made.output
         return made.output.strip()
 
@@ -225,14 +273,19 @@ def test_llm(run_llm: Any, said: str) -> None:
     assert run_llm("-m", "tm", SAID, "-s", "w4") and run_llm("-m", "tm-text", SAID)
 
 
+def test_llm_schema(run_llm: Any) -> None:
+    schema = json.dumps(Answer.model_json_schema())
+    assert Answer.model_validate_json(run_llm("-m", "tm-form", "ab", "--schema", schema, "-o", "seed", "1"))
+
+
 # --- an environment of its own: openai 2, instructor ---
 
 
 @pytest.mark.skipif(not OLDER.exists(), reason=WHY_NOT_OLDER)
-def test_openai_2_and_instructor(here: Running, said: str) -> None:
+def test_openai_2_and_instructor(here: Running, guided: Running, said: str) -> None:
     script = Path(__file__).parent / "clients" / "older.py"
     made = subprocess.run(
-        [str(OLDER), str(script), here.url, said], capture_output=True, text=True, timeout=300, check=False
+        [str(OLDER), str(script), here.url, said, guided.url], capture_output=True, text=True, timeout=300, check=False
     )
     assert made.returncode == 0, made.stderr
 

@@ -159,15 +159,15 @@ def test_a_stream_that_fails_says_so(here: Running, monkeypatch: pytest.MonkeyPa
         ({"conversation": "conv_1"}, "conversation", "nothing is stored"),
         ({"background": True}, "background", "False"),
         ({"truncation": "auto"}, "truncation", "disabled"),
-        ({"tools": [{"type": "function"}]}, "tools", "not offered"),
-        ({"tool_choice": "required"}, "tool_choice", "none"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type", "text"),
+        ({"tools": [{"type": "function"}]}, "tools.0.name", "required"),
+        ({"tool_choice": "required"}, None, "no tool for tool_choice"),
+        ({"text": {"format": {"type": "json_object"}}}, None, "no bytes"),
         ({"input": ""}, "input", "at least 1"),
         ({"input": []}, "input", "at least 1"),
         (
-            {"input": [{"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}]},
-            "input.0.type",
-            "mess",
+            {"input": [{"type": "function_call", "call_id": "x", "name": "f", "arguments": "["}]},
+            None,
+            "no JSON",
         ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "message"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0.type", "input_text"),
@@ -178,7 +178,7 @@ def test_a_stream_that_fails_says_so(here: Running, monkeypatch: pytest.MonkeyPa
         ({"max_output_tokens": 0}, "max_output_tokens", "greater"),
     ],
 )
-def test_what_is_refused(here: Running, body: dict[str, Any], param: str, says: str) -> None:
+def test_what_is_refused(here: Running, body: dict[str, Any], param: str | None, says: str) -> None:
     for more in ({}, {"stream": True}):
         got = respond(here, **body, **more)
         error = got.json()["error"]

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from tiny import VOCABULARY, language_model
 from tinyland import HashEmbedder
 
-from thoughtmix import InputError, ModelError, Pipeline
+from thoughtmix import InputError, Pipeline
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.engine.engine import Capability, SequenceRequest
 from thoughtmix.engine.local import LocalEngine
@@ -240,7 +240,7 @@ def test_law_8_expressions(pattern: str, said: str) -> None:
 
 
 def test_tokens_without_bytes_are_refused() -> None:
-    with pytest.raises(ModelError, match="no bytes"):
+    with pytest.raises(InputError, match="no bytes"):
         LocalEngine(language_model("llama")).generate([ask()])
 
 

@@ -1,6 +1,8 @@
-"""openai 2 and instructor against a server: python older.py URL ANSWER, in an environment of tests/clients/older.txt.
+"""openai 2 and instructor against servers: python older.py URL ANSWER GUIDED, in an environment of
+tests/clients/older.txt.
 
-ANSWER: what the seed 1 makes of the prompt, as the newest client has it.
+ANSWER: what the seed 1 makes of the prompt, as the newest client has it. GUIDED: another server's URL, of a model whose
+tokens grammars can tell.
 """
 
 from __future__ import annotations
@@ -10,16 +12,16 @@ from typing import Any
 
 import instructor
 import openai
-from instructor.core import InstructorRetryException
+from instructor.core import IncompleteOutputException, InstructorRetryException
 from pydantic import BaseModel
 
-URL, ANSWER = sys.argv[1:]
+URL, ANSWER, GUIDED = sys.argv[1:]
 SAID: list[Any] = [{"role": "user", "content": "w5 w9 w77"}]
 HOW: dict[str, Any] = {"model": "x", "messages": SAID, "seed": 1, "max_tokens": 8}
 
 
 class Value(BaseModel):
-    value: int
+    value: bool
 
 
 def main() -> None:
@@ -36,14 +38,15 @@ def main() -> None:
 
     plain = instructor.from_openai(client, mode=instructor.Mode.MD_JSON)
     assert plain.chat.completions.create(response_model=None, **HOW).choices[0].message.content == ANSWER
-    for mode, named in ((instructor.Mode.TOOLS, "tools"), (instructor.Mode.JSON, "response_format")):
-        asks = instructor.from_openai(client, mode=mode)
-        try:
-            asks.chat.completions.create(response_model=Value, max_retries=1, **HOW)
-        except InstructorRetryException as error:
-            assert named in str(error), error
-        else:
-            raise AssertionError(f"{named} was not refused")
+    there = openai.OpenAI(base_url=f"{GUIDED}/v1", api_key="x", max_retries=0)
+    how: dict[str, Any] = {"model": "x", "messages": [{"role": "user", "content": "ab"}], "seed": 1, "max_retries": 1}
+    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS_STRICT):
+        asks = instructor.from_openai(there, mode=mode)
+        assert isinstance(asks.chat.completions.create(response_model=Value, **how), Value), mode
+    try:  # any object: the schema is in the prompt alone
+        instructor.from_openai(there, mode=instructor.Mode.JSON).chat.completions.create(response_model=Value, **how)
+    except (InstructorRetryException, IncompleteOutputException) as error:
+        assert "validation error" in str(error) or "incomplete" in str(error), error
 
 
 main()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,10 +96,26 @@ class Grammar:
         from llguidance import LLMatcher
 
         if self.kind == "json_schema":
-            return str(LLMatcher.grammar_from_json_schema(self.text, overrides=_options()))
+            schema = json.dumps(closed(json.loads(self.text)))
+            return str(LLMatcher.grammar_from_json_schema(schema, overrides=_options()))
         if self.kind == "regex":
             return str(LLMatcher.grammar_from_regex(self.text))
         return str(LLMatcher.grammar_from_lark(self.text))
+
+    def may_be(self, text: str) -> bool:
+        """Whether a text that another program wrote can be what was asked for: it matches the expression, or is JSON.
+        The schema itself is not looked at."""
+        if self.kind == "json_schema":
+            try:
+                parse_json(text)
+            except ValueError:
+                return False
+            return True
+        from llguidance import LLMatcher, LLTokenizer
+
+        tokens = LLTokenizer("byte")
+        matcher, ids = LLMatcher(tokens, self.source, log_level=0), tokens.tokenize_str(text)
+        return (not ids or matcher.consume_tokens(ids)) and matcher.is_accepting()
 
     def recorded(self) -> dict[str, Any]:
         """For the settings of a thought set, as they were given."""
@@ -109,6 +125,43 @@ class Grammar:
 def _options() -> JsonCompileOptions:
     """They go before what a schema says of them itself: nothing is left out of it."""
     return {"whitespace_pattern": SPACES, "lenient": False}
+
+
+def closed(schema: Any) -> Any:
+    """A schema whose objects have no other properties than they name, where it says nothing of others: a model may go
+    on inventing them for ever. Objects that name none stay open, and so do those that are put together of several."""
+    return schema if "allOf" in _keywords(schema) else _closed(schema)
+
+
+_SCHEMAS = ("items", "additionalProperties", "contains")
+_LISTS = ("anyOf", "oneOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_SAID = {"additionalProperties", "unevaluatedProperties", "patternProperties", "anyOf", "oneOf", "$ref"}
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[Any]:
+    """The schemas within a schema."""
+    yield from (schema[name] for name in _SCHEMAS if name in schema)
+    for name in (*_LISTS, *_NAMED):
+        inner = schema.get(name, ())
+        yield from inner.values() if isinstance(inner, Mapping) else inner if isinstance(inner, list) else ()
+
+
+def _keywords(schema: Any) -> set[str]:
+    """Of a schema and all within it."""
+    if not isinstance(schema, Mapping):
+        return set()
+    return {*schema, *(name for part in _parts(schema) for name in _keywords(part))}
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    out = dict(schema)
+    out |= {name: _closed(out[name]) for name in _SCHEMAS if name in out}
+    out |= {name: [_closed(s) for s in out[name]] for name in _LISTS if isinstance(out.get(name), list)}
+    out |= {k: {n: _closed(s) for n, s in out[k].items()} for k in _NAMED if isinstance(out.get(k), Mapping)}
+    return {**out, "additionalProperties": False} if out.get("properties") and not _SAID & set(out) else out
 
 
 @functools.lru_cache(256)

@@ -11,7 +11,7 @@ from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions
 
 Number = TypeVar("Number", int, float)
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message]
 """How users give a prompt: a text, or chat messages `{"role": ..., "content": ...}`."""
 
@@ -19,11 +19,13 @@ PromptLike = str | Sequence[Message]
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt as it was given, before any tokenizer has seen it. raw: continue the text as it stands, without the
-    model's chat template. template_kwargs: what the template gets beside the messages (`enable_thinking`, say)."""
+    model's chat template. template_kwargs: what the template gets beside the messages (`enable_thinking`, say). tools:
+    functions that it tells the model of, as OpenAI writes them."""
 
     content: str | tuple[Message, ...]
     raw: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_user(cls, given: PromptLike | Prompt, raw: bool = False) -> Prompt:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from thoughtmix.core import __version__
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.request import OnStep, Prompt, StepEvent
 from thoughtmix.engine.engine import Capability, Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.requests import DEFAULT_MIN_P
@@ -26,7 +28,7 @@ class EndpointEngine:
     """
 
     kind = "endpoint"
-    capabilities = frozenset({Capability.LEFT_TO_RIGHT})
+    capabilities = frozenset({Capability.LEFT_TO_RIGHT, Capability.GUIDED})
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -66,6 +68,8 @@ class EndpointEngine:
             )
             for r in replies
         ]
+        for sequence, output in zip(sequences, outputs, strict=True):
+            _check_form(sequence, output)
         return Generation(
             outputs,
             path="endpoint",
@@ -96,7 +100,26 @@ def _chat_request(sequence: SequenceRequest) -> ChatRequest:
         p.temperature,
         None if p.top_p == 1 else float(p.top_p),
         sequence.stop,
+        extra={} if sequence.grammar is None else _form(sequence.grammar),
     )
+
+
+def _form(grammar: Grammar) -> dict[str, Any]:
+    """A JSON schema as OpenAI has it, an expression as vLLM and our own server do: others refuse it, or do not know it,
+    and then `_check_form` does."""
+    if grammar.kind == "json_schema":
+        named = {"name": "thought", "schema": json.loads(grammar.text), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+    return {"extra_body": {"structured_outputs": {grammar.kind: grammar.text}}}
+
+
+def _check_form(sequence: SequenceRequest, output: SequenceOutput) -> None:
+    """An answer of another form is none."""
+    if sequence.grammar is None or output.finish != "stop" or sequence.grammar.may_be(output.text):
+        return
+    field = "response_format" if sequence.grammar.kind == "json_schema" else "structured_outputs"
+    output.text, output.finish = "", "cancelled"
+    output.error = f"the answer has not the form that was asked for: the server does not heed {field}"
 
 
 def _told(sequences: Sequence[SequenceRequest], see: OnStep | None) -> Callable[[int, str], None] | None:

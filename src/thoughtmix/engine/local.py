@@ -64,7 +64,9 @@ class LocalEngine:
 
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
         if isinstance(prompt, Prompt):
-            return self.model.encode(prompt.content, raw=prompt.raw, template_kwargs=prompt.template_kwargs)
+            return self.model.encode(
+                prompt.content, raw=prompt.raw, template_kwargs=prompt.template_kwargs, tools=prompt.tools
+            )
         return self.model.begun(prompt)
 
     def generate(

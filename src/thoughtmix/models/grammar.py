@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.core.errors import InputError, ModelError
+from thoughtmix.core.errors import InputError
 from thoughtmix.core.grammar import Grammar
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class GrammarCompiler:
         """At the beginning of a text, the caller's own.
 
         Raises:
-            InputError: The grammar is too large.
-            ModelError: The tokens of this model have no bytes of their own.
+            InputError: The grammar is too large, or the tokens of this model have no bytes of their own.
         """
         from llguidance import LLMatcher
 
@@ -79,7 +78,7 @@ class GrammarCompiler:
         from tokenizers import Tokenizer
 
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        cannot = ModelError(f"The tokens of {self.name} have no bytes that a grammar could tell.", "Leave it out.")
+        cannot = InputError(f"The tokens of {self.name} have no bytes that a grammar could tell.", "Leave it out.")
         if not isinstance(backend, Tokenizer) or not _has_bytes(backend):
             raise cannot
         state = json.loads(backend.to_str())

@@ -18,6 +18,7 @@ from thoughtmix.models.grammar import GrammarCompiler
 from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
 from thoughtmix.models.packaged import GENERATOR, Progress, loaded
 from thoughtmix.models.text_encoder import TextEncoder
+from thoughtmix.models.tools import CallForm, call_form
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,11 @@ class LanguageModel:
         return TextEncoder(self.tokenizer, self.name)
 
     @cached_property
+    def tool_form(self) -> CallForm:
+        """How it calls tools."""
+        return call_form(self.tokenizer)
+
+    @cached_property
     def grammars(self) -> GrammarCompiler:
         """Grammars over its tokens; each is compiled once."""
         head: Any = self.model.get_output_embeddings()
@@ -94,6 +100,7 @@ class LanguageModel:
         prompt: str | Sequence[Mapping[str, str]],
         raw: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """Token ids of a prompt, ending where the answer begins. Control tokens (`<|im_end|>`) come from the chat
         template and the tokenizer's frame alone: where a prompt has their names, it is text. An encoder without a
@@ -105,6 +112,7 @@ class LanguageModel:
                 answer continues it.
             raw: Continue a text as it stands, in which the names of control tokens are those tokens.
             template_kwargs: What the template gets beside the messages; texts, numbers and booleans.
+            tools: Functions that the template tells the model of, as OpenAI writes them (see `tool_form`).
 
         Raises:
             InputError: It is empty, malformed, or refused by the template.
@@ -125,7 +133,7 @@ class LanguageModel:
         messages = _messages(prompt)
         if not template:
             raise InputError(f"{self.name} has no chat template.", "Pass a text instead of messages.")
-        return self.begun(_some(self.encoder.chat(messages, template_kwargs=template_kwargs)))
+        return self.begun(_some(self.encoder.chat(messages, template_kwargs=template_kwargs, tools=tools)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

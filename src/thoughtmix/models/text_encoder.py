@@ -70,15 +70,17 @@ class TextEncoder:
         messages: Sequence[Mapping[str, Any]],
         after: str = "",
         template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """Ids of a conversation in the chat template, up to where the answer begins, or goes on if the last message is
         the assistant's.
 
         Args:
-            messages: `{"role": ..., "content": text}`.
+            messages: `{"role": ..., "content": text}`; an assistant's may have `tool_calls`.
             after: One of the contents. Only what the template puts after it is encoded.
             template_kwargs: What the template gets beside the messages: names -> texts, numbers, booleans. Control
                 tokens in a text are text here, too.
+            tools: Functions that the template tells the model of.
 
         Raises:
             InputError: A name or a value of `template_kwargs` is none to pass; the template refuses the conversation,
@@ -86,7 +88,10 @@ class TextEncoder:
         """
         control = self._control()
         more = self._checked(template_kwargs or {})
-        if not any(control.pattern.search(text) for text in [*_texts(messages), *_texts(list(more.values()))]):
+        if tools:
+            more = {**more, "tools": list(tools)}
+        self._check_names([*messages, *tools])
+        if not any(control.pattern.search(text) for text in [*_texts(messages), *_texts(list(more.values()), False)]):
             ids = self._ids(self._cut(self._render(control.shaped(messages), more), after), False)
             if control.special(ids) == self._expected(control, messages, after, more):
                 return ids
@@ -96,7 +101,7 @@ class TextEncoder:
             return _mapped(message, lambda text: control.mark(text, marks, message["role"] != "assistant"))
 
         marked = [as_marks(message) for message in messages]
-        marked_more = {name: _mapped(v, lambda text: control.mark(text, marks, True)) for name, v in more.items()}
+        marked_more = {k: _mapped(v, lambda text: control.mark(text, marks, True), False) for k, v in more.items()}
         text = self._cut(self._render(control.shaped(marked), marked_more), after)
         twins = control.pattern.sub(lambda found: control.twins[found[0]], text)
         restored = re.sub(rf"{control.nonce}m(\d+)m", lambda found: marks[int(found[1])], twins)
@@ -120,6 +125,14 @@ class TextEncoder:
 
     def _ids(self, text: str, frame: bool) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=frame, verbose=False)["input_ids"])
+
+    def _check_names(self, given: Sequence[Mapping[str, Any]]) -> None:
+        """Names within tools and their calls cannot be told from the template's own. Raises `InputError`."""
+        pattern = self._control().pattern
+        for name in _names(list(given)):
+            found = pattern.search(name)
+            if found:
+                raise InputError(f"The name {name[:80]!r} holds a control token, {found[0]}.", "Name it otherwise.")
 
     def _checked(self, template_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         own = {"messages", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
@@ -157,8 +170,18 @@ class TextEncoder:
         self, control: _Control, messages: Sequence[Mapping[str, Any]], after: str, more: Mapping[str, Any]
     ) -> list[int]:
         """The special tokens that the template makes of a conversation of this form, whatever is said in it."""
-        plain = [_mapped(m, lambda text: text if text == after or not text.strip() else "x") for m in messages]
-        harmless = {name: _mapped(value, lambda text: control.pattern.sub("x", text)) for name, value in more.items()}
+
+        def plain_text(text: str) -> str:
+            return text if text == after or not text.strip() else "x"
+
+        def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+            """Of calls only the control tokens go: templates look at what else they hold."""
+            calls = {k: v for k, v in message.items() if k == "tool_calls"}
+            words = {k: v for k, v in message.items() if k != "tool_calls"}
+            return {**_mapped(words, plain_text), **_mapped(calls, lambda text: control.pattern.sub("x", text))}
+
+        plain = [plain_message(m) for m in messages]
+        harmless = {k: _mapped(v, lambda text: control.pattern.sub("x", text), False) for k, v in more.items()}
         form = repr((plain, after, harmless))
         known = control.forms.get(form)
         if known is None:
@@ -308,19 +331,26 @@ def _any_of(names: Mapping[str, int]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def _texts(value: Any) -> list[str]:
-    """All that messages say, in their contents and elsewhere."""
+def _texts(value: Any, top: bool = True) -> list[str]:
+    """All that messages say, in their contents and elsewhere. top: a mapping is a message, whose role is no text."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        return [text for name, part in value.items() if name != "role" for text in _texts(part)]
-    return [text for part in value for text in _texts(part)] if isinstance(value, (list, tuple)) else []
+        return [text for name, part in value.items() if not (top and name == "role") for text in _texts(part, False)]
+    return [text for part in value for text in _texts(part, top)] if isinstance(value, (list, tuple)) else []
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _mapped(value: Any, change: Callable[[str], str], top: bool = True) -> Any:
     """A message, or part of one, with its texts changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: part if name == "role" else _mapped(part, change) for name, part in value.items()}
-    return [_mapped(part, change) for part in value] if isinstance(value, (list, tuple)) else value
+        return {k: part if top and k == "role" else _mapped(part, change, False) for k, part in value.items()}
+    return [_mapped(part, change, top) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _names(value: Any) -> list[str]:
+    """Of all that mappings hold, at any depth."""
+    if isinstance(value, Mapping):
+        return [*map(str, value), *(name for part in value.values() for name in _names(part))]
+    return [name for part in value for name in _names(part)] if isinstance(value, (list, tuple)) else []

@@ -13,6 +13,7 @@ from thoughtmix import __version__
 from thoughtmix.core.types import Thought
 from thoughtmix.serve.logprobs import Draw, PlacedToken, TokenPlacer, draws_of
 from thoughtmix.serve.service import Answer, Service
+from thoughtmix.serve.tools import HeldBack, ToolPlan
 
 FINGERPRINT = f"thoughtmix-{__version__}"
 DONE = b"data: [DONE]\n\n"
@@ -63,6 +64,14 @@ class ChatFormat:
         logprobs = self.logprobs(tokens) if tokens else None
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
+    def shown(self, index: int, text: str) -> str:
+        """Of new text of a stream, what is the answer's own."""
+        return text
+
+    def last_piece(self, index: int, text: str, tokens: Sequence[PlacedToken], thought: Thought) -> dict[str, Any]:
+        """The last chunk's choice: what is left of the text, and how the thought ended."""
+        return {**self.piece(index, text, tokens), **self.ending(thought)}
+
     def ending(self, thought: Thought) -> dict[str, Any]:
         """What a choice, or its last chunk, says beside its text. Out of time is out of length."""
         return {"finish_reason": "stop" if thought.finish == "stop" else "length", "thoughtmix": thought_facts(thought)}
@@ -90,6 +99,44 @@ class ChatFormat:
         name, own = self.vocabulary.token_text(token), self.vocabulary.token_bytes(token)
         alone = name.encode("utf-8", "replace") if own is None else own
         return {"token": name, "logprob": finite(logprob), "bytes": list(alone)}
+
+
+class ToolFormat(ChatFormat):
+    """How chat answers look that may call tools.
+
+    Args:
+        service, top: As above.
+        plan: How they call.
+    """
+
+    def __init__(self, service: Service, top: int | None, plan: ToolPlan) -> None:
+        super().__init__(service, top)
+        self._plan = plan
+        self._held: dict[int, HeldBack] = {}
+
+    def choice(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
+        whole = super().choice(index, thought, answer)
+        said, calls = self._plan.read(thought.text)
+        content = said if said.strip() or not calls else None
+        whole["message"] |= {"content": content, "tool_calls": [call.function() for call in calls] or None}
+        return whole
+
+    def shown(self, index: int, text: str) -> str:
+        return self._held.setdefault(index, HeldBack(self._plan)).add(text)
+
+    def last_piece(self, index: int, text: str, tokens: Sequence[PlacedToken], thought: Thought) -> dict[str, Any]:
+        """Calls come whole, in the last chunk."""
+        said, calls = self._plan.read(thought.text)
+        held = self._held.setdefault(index, HeldBack(self._plan))
+        last = super().last_piece(index, held.rest(said), tokens, thought)
+        if calls:
+            last["delta"]["tool_calls"] = [{"index": i, **call.function()} for i, call in enumerate(calls)]
+        return last
+
+    def ending(self, thought: Thought) -> dict[str, Any]:
+        end = super().ending(thought)
+        called = end["finish_reason"] == "stop" and self._plan.read(thought.text)[1]
+        return {**end, "finish_reason": "tool_calls"} if called else end
 
 
 class CompletionFormat(ChatFormat):

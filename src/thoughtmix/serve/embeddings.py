@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, StrictInt
 from thoughtmix.engine.scheduler import Caller
 from thoughtmix.serve import schemas
 from thoughtmix.serve.errors import Refused
+from thoughtmix.serve.forms import Strict
 from thoughtmix.serve.service import Service
 from thoughtmix.thinkers.base import Work, embedding_work
 from thoughtmix.thinkers.noise import most_tokens
@@ -26,7 +27,7 @@ _BATCH = 32
 TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
 
 
-class EmbeddingRequest(schemas.Strict):
+class EmbeddingRequest(Strict):
     input: (
         schemas.Text
         | Annotated[list[schemas.Text], Field(min_length=1, max_length=MOST_TEXTS)]

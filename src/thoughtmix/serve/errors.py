@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from thoughtmix.core.errors import InputError, ThoughtmixError, UnknownName
 from thoughtmix.engine.scheduler import Cancelled, TimedOut
-from thoughtmix.serve import schemas
+from thoughtmix.serve.forms import Body
 
 LOG = logging.getLogger("thoughtmix.serve")
 _PATH = re.compile(r"(?<![\w<:/])(?:~|\.{1,2})?(?:/[\w.@+\-]+){2,}/?|[A-Za-z]:\\\S+")
@@ -140,7 +140,7 @@ def _field_path(error: Mapping[str, Any]) -> list[str]:
 
 def _fields() -> list[str]:
     """Of everything that can be sent."""
-    kinds = [schemas.Body]
+    kinds = [Body]
     for kind in kinds:
         kinds += kind.__subclasses__()
     return sorted({name for kind in kinds for name in kind.model_fields})

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints, field_validator
+from pydantic import BaseModel, Discriminator, Field, JsonValue, StringConstraints, Tag, field_validator
 
-from thoughtmix.serve.schemas import Nothing, SetFacts, Strict, TemplateKwargs, TextFormat, ThoughtFacts, ThoughtRequest
+from thoughtmix.core.errors import InputError
+from thoughtmix.serve.forms import (
+    MOST_TOOLS,
+    Call,
+    CalledFunction,
+    Choice,
+    Name,
+    NamedResponseTool,
+    ResponseTextFormat,
+    ResponseTool,
+    Strict,
+)
+from thoughtmix.serve.schemas import Nothing, SetFacts, TemplateKwargs, ThoughtFacts, ThoughtRequest
 
 
 class Part(Strict):
@@ -18,7 +31,7 @@ class Part(Strict):
 
 
 class Item(Strict):
-    """A message. Calls of tools, reasoning and references to stored items are refused by their type."""
+    """A message. Reasoning and references to stored items are refused by their type."""
 
     type: Literal["message"] = "message"
     role: Literal["system", "user", "assistant", "developer"]
@@ -35,6 +48,66 @@ class Item(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class CallItem(Strict):
+    """A call that an answer made."""
+
+    type: Literal["function_call"]
+    call_id: str = Field(max_length=128)
+    name: Name
+    arguments: str = "{}"
+    id: str | None = None
+    status: str | None = None
+    thoughtmix: ThoughtFacts | None = None
+
+
+class CallOutputItem(Strict):
+    """Its result."""
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(max_length=128)
+    output: str | list[Part]
+    id: str | None = None
+    status: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The output in one piece."""
+        return self.output if isinstance(self.output, str) else "".join(part.text for part in self.output)
+
+
+def _kind(given: Any) -> str:
+    """Which of the items something is; a message unless it says otherwise."""
+    kind = given.get("type") if isinstance(given, dict) else getattr(given, "type", None)
+    return f"-{kind}" if kind in {"function_call", "function_call_output"} else "-message"
+
+
+AnyItem = Annotated[
+    Annotated[Item, Tag("-message")]
+    | Annotated[CallItem, Tag("-function_call")]
+    | Annotated[CallOutputItem, Tag("-function_call_output")],
+    Discriminator(_kind),
+]
+"""Tags begin with a sign that no field has: errors leave them out."""
+
+
+def messages_of(items: Sequence[Item | CallItem | CallOutputItem]) -> list[dict[str, Any]]:
+    """As chat templates take them: calls in a row are one message's. Raises `InputError`."""
+    out: list[dict[str, Any]] = []
+    for item in items:
+        if isinstance(item, Item):
+            out.append({"role": item.role, "content": item.text})
+        elif isinstance(item, CallOutputItem):
+            out.append({"role": "tool", "content": item.text, "tool_call_id": item.call_id})
+        else:
+            call = Call(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments)).message()
+            if not out or out[-1]["role"] != "assistant":
+                out.append({"role": "assistant", "content": ""})
+            out[-1].setdefault("tool_calls", []).append(call)
+    if not out:
+        raise InputError("The input is empty.", "Send a message.")
+    return out
+
+
 class Reasoning(Strict):
     effort: str | None = None
     summary: str | None = None
@@ -42,7 +115,7 @@ class Reasoning(Strict):
 
 
 class TextOptions(Strict):
-    format: TextFormat | None = None
+    format: ResponseTextFormat | None = None
     verbosity: str | None = None
 
 
@@ -51,7 +124,7 @@ class ResponseStreamOptions(Strict):
 
 
 class ResponseRequest(ThoughtRequest):
-    input: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[Item], Field(min_length=1)]
+    input: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[AnyItem], Field(min_length=1)]
     instructions: str | None = Field(None, description="A system message before the input.")
     max_output_tokens: int | None = Field(None, ge=1, description="Of a thought. Left out: up to the context's end.")
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
@@ -67,8 +140,8 @@ class ResponseRequest(ThoughtRequest):
     prompt: None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
-    tools: Nothing | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: list[ResponseTool] | None = Field(None, max_length=MOST_TOOLS)
+    tool_choice: Choice | NamedResponseTool | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
 
@@ -98,6 +171,18 @@ class OutputMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     status: Literal["in_progress", "completed", "incomplete"]
     content: list[OutputText]
+    thoughtmix: ThoughtFacts
+
+
+class OutputCall(BaseModel):
+    """A call in a thought."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"]
     thoughtmix: ThoughtFacts
 
 
@@ -132,7 +217,7 @@ class ResponseAnswer(BaseModel):
     status: Literal["in_progress", "completed", "incomplete", "failed"]
     error: dict[str, str] | None
     incomplete_details: IncompleteDetails | None
-    output: list[OutputMessage]
+    output: list[OutputMessage | OutputCall]
     usage: ResponseUsage | None
     instructions: str | None
     max_output_tokens: int | None
@@ -141,7 +226,7 @@ class ResponseAnswer(BaseModel):
     top_p: float | None
     top_logprobs: int
     parallel_tool_calls: bool
-    tool_choice: Literal["none", "auto"]
+    tool_choice: Choice | dict[str, str]
     tools: list[Any]
     text: dict[str, Any]
     reasoning: dict[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -9,16 +11,20 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from thoughtmix.core.types import Thought
+from thoughtmix.models import LanguageModel
 from thoughtmix.serve import schemas
 from thoughtmix.serve.answers import ChatFormat, progress_comment, server_sent_event, set_facts, thought_facts
 from thoughtmix.serve.errors import Refused, error_body
+from thoughtmix.serve.forms import NamedResponseTool, form_of
 from thoughtmix.serve.logprobs import PlacedToken, TokenPlacer
-from thoughtmix.serve.openai import conversation
-from thoughtmix.serve.response_schemas import ResponseAnswer, ResponseRequest
+from thoughtmix.serve.openai import Asked, conversation
+from thoughtmix.serve.response_schemas import ResponseAnswer, ResponseRequest, messages_of
 from thoughtmix.serve.service import Answer, Service, random_seed
 from thoughtmix.serve.streaming import Event, Events, SentText, StreamStep, answer_in_chunks, answer_whole
+from thoughtmix.serve.tools import ToolPlan
 
 
 def router(service: Service) -> APIRouter:
@@ -33,18 +39,20 @@ def router(service: Service) -> APIRouter:
         if body.top_logprobs and not wanted:
             hint = 'top_logprobs needs include: ["message.output_text.logprobs"].'
             raise Refused(400, hint, param="top_logprobs")
-        said = [("system", body.instructions)] if body.instructions else []
-        said += [("user", body.input)] if isinstance(body.input, str) else [(i.role, i.text) for i in body.input]
+        asked = await asyncio.to_thread(_asked, service.lm, body)
+        if asked.plan is not None and wanted:
+            raise Refused(400, "Log-probabilities are not given beside tools. Leave one of them out.", param="include")
         effort = body.reasoning.effort if body.reasoning else None
-        prompt = conversation(service.lm, said, body.chat_template_kwargs, effort)
+        prompt = conversation(service.lm, asked.messages, body.chat_template_kwargs, effort, asked.tools)
         checked = service.check(
             body,
             prompt,
             random_seed() if body.seed is None else body.seed,
             top_logprobs=body.top_logprobs or 0,
             max_tokens=body.max_output_tokens,
+            grammar=asked.grammar,
         )
-        form = ResponseFormat(service, body, (body.top_logprobs or 0) if wanted else None)
+        form = ResponseFormat(service, body, (body.top_logprobs or 0) if wanted else None, asked.plan)
         if body.stream:
             return await answer_in_chunks(
                 service, http, checked, form.top, lambda events, at: _chunks(events, at, form)
@@ -54,6 +62,15 @@ def router(service: Service) -> APIRouter:
     return api
 
 
+def _asked(lm: LanguageModel, body: ResponseRequest) -> Asked:
+    """Raises `InputError`."""
+    choice = body.tool_choice.name if isinstance(body.tool_choice, NamedResponseTool) else body.tool_choice
+    form = form_of(body.text.format if body.text else None, body.structured_outputs)
+    given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else messages_of(body.input)
+    told = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    return Asked.of(lm, [*told, *given], body.tools or [], choice, body.parallel_tool_calls, form)
+
+
 class ResponseFormat(ChatFormat):
     """How one response looks, from `response.created` to its end.
 
@@ -61,10 +78,12 @@ class ResponseFormat(ChatFormat):
         service: Whose answer.
         body: What was asked, which it says again.
         top: Alternatives a token; None: no log-probabilities.
+        plan: How thoughts may call tools.
     """
 
-    def __init__(self, service: Service, body: ResponseRequest, top: int | None) -> None:
+    def __init__(self, service: Service, body: ResponseRequest, top: int | None, plan: ToolPlan | None = None) -> None:
         super().__init__(service, top)
+        self.plan = plan
         self.size = body.select or body.n
         self.items = [f"msg_{secrets.token_hex(16)}" for _ in range(self.size)]
         self._envelope = {
@@ -81,9 +100,9 @@ class ResponseFormat(ChatFormat):
             "top_p": body.top_p,
             "top_logprobs": body.top_logprobs or 0,
             "parallel_tool_calls": True if body.parallel_tool_calls is None else body.parallel_tool_calls,
-            "tool_choice": body.tool_choice or "auto",
-            "tools": [],
-            "text": {"format": {"type": "text"}},
+            "tool_choice": _plain(body.tool_choice) or "auto",
+            "tools": [_plain(tool) for tool in body.tools or ()],
+            "text": {"format": _plain(body.text.format if body.text else None) or {"type": "text"}},
             "reasoning": {"effort": None, "summary": None},
             "truncation": "disabled",
             "previous_response_id": None,
@@ -102,7 +121,7 @@ class ResponseFormat(ChatFormat):
         cut = any(thought.finish != "stop" for thought in answer.thoughts)
         return self.response(
             "incomplete" if cut else "completed",
-            [self.item(i, thought, answer) for i, thought in enumerate(answer.thoughts)],
+            [item for i, thought in enumerate(answer.thoughts) for item in self.all_items(i, thought, answer)],
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             usage={
                 "input_tokens": answer.prompt_tokens,
@@ -113,6 +132,19 @@ class ResponseFormat(ChatFormat):
             },
             thoughtmix=set_facts([answer]),
         )
+
+    def all_items(self, index: int, thought: Thought, answer: Answer) -> list[dict[str, Any]]:
+        """A whole thought: its message, and the calls in it."""
+        if self.plan is None:
+            return [self.item(index, thought, answer)]
+        said, calls = self.plan.read(thought.text)
+        message = self.item(index, dataclasses.replace(thought, text=said), answer)
+        of_call = {"type": "function_call", "status": message["status"], "thoughtmix": message["thoughtmix"]}
+        made = [
+            {**of_call, "id": f"fc_{call.id}", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+            for call in calls
+        ]
+        return [message, *made] if said.strip() or not made else made
 
     def item(self, index: int, thought: Thought, answer: Answer) -> dict[str, Any]:
         """A whole thought."""
@@ -140,6 +172,11 @@ class ResponseFormat(ChatFormat):
         """Log-probabilities of tokens; [] unless wanted."""
         made = self.logprobs(tokens)
         return [] if made is None else list(made["content"])
+
+
+def _plain(given: Any) -> Any:
+    """A part of the request, to say it again."""
+    return given.model_dump(by_alias=True) if isinstance(given, BaseModel) else given
 
 
 class _EventWriter:
@@ -179,6 +216,27 @@ class _EventWriter:
         out += self._of_part("response.content_part.done", index, part=part)
         return out + self.event("response.output_item.done", output_index=index, item=item)
 
+    def whole(self, index: int, item: dict[str, Any]) -> bytes:
+        """An item at once, from its beginning to its end."""
+        place = {"item_id": item["id"], "output_index": index}
+        if item["type"] == "message":
+            part = item["content"][0]
+            begun = {**item, "status": "in_progress", "content": []}
+            out = self.event("response.output_item.added", output_index=index, item=begun)
+            place = {**place, "content_index": 0}
+            empty = {**part, "text": "", "logprobs": []}
+            out += self.event("response.content_part.added", **place, part=empty)
+            out += self.event("response.output_text.delta", **place, delta=part["text"], logprobs=[])
+            out += self.event("response.output_text.done", **place, text=part["text"], logprobs=[])
+            out += self.event("response.content_part.done", **place, part=part)
+        else:
+            begun = {**item, "status": "in_progress", "arguments": ""}
+            out = self.event("response.output_item.added", output_index=index, item=begun)
+            out += self.event("response.function_call_arguments.delta", **place, delta=item["arguments"])
+            told = {"name": item["name"], "arguments": item["arguments"]}
+            out += self.event("response.function_call_arguments.done", **place, **told)
+        return out + self.event("response.output_item.done", output_index=index, item=item)
+
 
 async def _chunks(events: Events, event: Event, form: ResponseFormat) -> AsyncGenerator[bytes, None]:
     """OpenAI's sequence of events, thoughts among each other. event: the first."""
@@ -187,12 +245,15 @@ async def _chunks(events: Events, event: Event, form: ResponseFormat) -> AsyncGe
     yield write.event("response.in_progress", response=form.response("in_progress"))
     try:
         while isinstance(event, StreamStep):
-            out = b"".join(write.text(i, text, tokens) for i, text, tokens in sent.step(event))
+            new = [] if form.plan else sent.step(event)  # with tools, items stand or fall as a whole
+            out = b"".join(write.text(i, text, tokens) for i, text, tokens in new)
             yield out or progress_comment(event.done, event.total)
             event = await events.next()
         assert event is not None, "the answer is the last event"
         whole = form.whole(event)
-        for i, (thought, item) in enumerate(zip(event.thoughts, whole["output"], strict=True)):
+        for i, item in enumerate(whole["output"] if form.plan else ()):
+            yield write.whole(i, item)
+        for i, (thought, item) in enumerate(zip(event.thoughts, whole["output"], strict=True) if not form.plan else ()):
             yield write.text(i, *sent.rest(i, thought, form.draws(thought, event))) + write.end(i, item)
         yield write.event(f"response.{whole['status']}", response=whole)
     except Refused as error:  # too late for a status: the stream says it

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
-from thoughtmix.core.files import require_whole_characters
 from thoughtmix.core.selection import QUALITY_FLOOR
+from thoughtmix.serve.forms import (
+    MOST_TOOLS,
+    Call,
+    Choice,
+    NamedTool,
+    ResponseFormat,
+    Strict,
+    StructuredOutputs,
+    Tool,
+)
 
 _FLOOR = "Quantile of likelihood that a selected text must reach: 0 is difference alone, 1 the likeliest."
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -23,20 +32,6 @@ Nothing = Annotated[list[JsonValue], Field(max_length=0)]
 """A list of OpenAI's that may only be empty."""
 
 
-class Body(BaseModel):
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, given: Any) -> Any:
-        require_whole_characters(given)
-        if isinstance(given, dict):
-            return {name: value for name, value in given.items() if value is not None or name not in cls.model_fields}
-        return given
-
-
-class Strict(Body):
-    model_config = ConfigDict(extra="forbid")
-
-
 class TextPart(Strict):
     type: Literal["text"] = "text"
     text: str
@@ -44,29 +39,42 @@ class TextPart(Strict):
 
 class Message(Strict):
     role: Literal["system", "user", "assistant", "tool", "developer"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] = Field("", description="Needed, unless an assistant calls tools.")
     name: str | None = None
+    tool_call_id: str | None = Field(None, max_length=128, description="Of the call whose result this is.")
+    tool_calls: list[Call] | None = Field(None, max_length=MOST_TOOLS)
     # What clients send back with an answer of ours, or of others that asked for nothing.
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_call_id: None = None
-    tool_calls: Nothing | None = None
     annotations: Nothing | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Message:
+        if "content" not in self.model_fields_set and not self.tool_calls:
+            raise ValueError("a message has content")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's message has tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("tool_call_id belongs to a message of role tool, and such a message has one")
+        return self
 
     @property
     def text(self) -> str:
         """The content in one piece."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
+    def message(self) -> dict[str, Any]:
+        """As chat templates take it. Raises `InputError`."""
+        more: dict[str, Any] = {} if self.tool_call_id is None else {"tool_call_id": self.tool_call_id}
+        if self.tool_calls:
+            more["tool_calls"] = [call.message() for call in self.tool_calls]
+        return {"role": self.role, "content": self.text, **more}
+
 
 class StreamOptions(Strict):
     include_usage: bool = False
     include_obfuscation: bool | None = None  # padding against who counts bytes on the way; there is none
-
-
-class TextFormat(Strict):
-    type: Literal["text"] = "text"
 
 
 class ThoughtRequest(Strict):
@@ -87,6 +95,7 @@ class ThoughtRequest(Strict):
     select: int | None = Field(None, ge=1, description="Answer only with the k most different good ones of the n.")
     quality_floor: Number = Field(QUALITY_FLOOR, ge=0, le=1, description=_FLOOR)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="The thinker's own options.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="A form that every answer has.")
     measure: bool = Field(False, description="Embed the thoughts: distances, scores and metrics of the set.")
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -116,10 +125,10 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: TextFormat | None = None
-    tools: Nothing | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
     functions: Nothing | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: Choice | NamedTool | None = None
     function_call: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = Field(None, description="For chat templates that know it.")
@@ -195,17 +204,29 @@ class ChatLogprobs(BaseModel):
 Finish = Literal["stop", "length"]
 
 
+class AnswerFunction(BaseModel):
+    name: str
+    arguments: str
+
+
+class AnswerCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: AnswerFunction
+
+
 class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None = Field(description="null where the answer is calls alone.")
     refusal: None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Finish
+    finish_reason: Finish | Literal["tool_calls"]
     thoughtmix: ThoughtFacts
 
 

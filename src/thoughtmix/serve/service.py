@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 import secrets
 import time
@@ -15,6 +16,7 @@ from fastapi import Request as HttpRequest
 
 from thoughtmix.api import AUTO, Pipeline
 from thoughtmix.core.errors import Interrupted, UnknownName
+from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.request import OnStep, Prompt, Request
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.backends.probe import Weights
@@ -149,9 +151,10 @@ class Service:
         top_logprobs: int,
         max_tokens: int | None,
         default: int | None = None,
+        grammar: Grammar | None = None,
     ) -> CheckedRequest:
         """A request of one prompt, against the limits. default: most tokens where it names none, if that is less than
-        the server's own.
+        the server's own. grammar: what every answer is held to.
 
         Raises:
             Refused: 400 for what this server does not take.
@@ -195,6 +198,7 @@ class Service:
             min_p=body.min_p,
             top_p=1.0 if body.top_p is None else max(body.top_p, _SMALLEST_NUCLEUS),
             stop=body.stops,
+            grammar=grammar,
             options=options,
             embedder=lambda: self.embedder,
         )
@@ -348,6 +352,8 @@ def _most_tokens(prompt: Prompt) -> int:
     """Tokens of a prompt at most, or nearly: two characters each."""
     texts = [prompt.content] if isinstance(prompt.content, str) else [m["content"] for m in prompt.content]
     texts += [value for value in prompt.template_kwargs.values() if isinstance(value, str)]
+    told = [*prompt.tools, *(m["tool_calls"] for m in prompt.messages if "tool_calls" in m)]
+    texts += [json.dumps(each) for each in told]
     return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
 
 
