@@ -147,7 +147,9 @@ class Call(Strict):
         try:
             arguments = parse_json(self.function.arguments or "{}")
         except ValueError as error:
-            raise InputError(f"The arguments of {name} are no JSON: {error}.", "Send them as they came.") from None
+            raise InputError(
+                f"The arguments of {name} are no JSON: {error}.", "Leave out a call that was cut."
+            ) from None
         if not isinstance(arguments, dict):
             raise InputError(f"The arguments of {name} are no object.", "Send them as they came.")
         return {"id": self.id, "type": "function", "function": {"name": name, "arguments": arguments}}
