@@ -55,3 +55,7 @@ def browser() -> Iterator[Any]:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=1, help="kill -9 a batch so many times (tests/test_batch.py)")

@@ -119,7 +119,7 @@ def test_ctrl_c_prints_what_is_there_and_exits_130(tinyland: Any, capsys: Any, m
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["think"], "Missing argument"), (["think", ""], "prompt is empty"), (["think", " "], "prompt is empty"),
+        (["think"], "There is no prompt"), (["think", ""], "prompt is empty"), (["think", " "], "prompt is empty"),
         (["think", PROMPT, "-n", "0"], "n is 0"), (["think", PROMPT, "-n", "x"], "-n"),
         (["think", PROMPT, "--thinker", "sampel"], "Did you mean 'sampling'?"), (["thimk"], "think"),
         (["think", PROMPT, "--temprature", "1"], "--temperature"), (["think", PROMPT, "--temperature", "warm"], "not a number"),

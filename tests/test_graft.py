@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -653,7 +656,23 @@ def test_the_command_line(tmp_path: Path, capsys: Any) -> None:
     assert (
         "thought-1" in capsys.readouterr().out and (tmp_path / "lora" / "thought-1" / "adapter_config.json").is_file()
     )
+    served = tmp_path / "served"
+    words = ["export", str(tmp_path / "graft"), "--vllm", str(served), "--thoughts", "2", "--dtype", "float32"]
+    assert cli.main([*words, "--no-measure"]) == 0
+    command = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vllm serve ")))
+    given = dict(itertools.pairwise(command))
+    modules = dict(word.split("=", 1) for word in command[command.index("--lora-modules") + 1 :])
+    assert given["serve"] == str(tmp_path / "base") and "--enable-lora" in command and given["--max-loras"] == "3"
+    assert list(modules) == ["thought-0", "thought-1"]
+    for adapter in modules.values():  # what vLLM reads of them: PEFT's form, within its limits
+        config = LoraConfig.from_pretrained(adapter)
+        assert config.r <= int(given["--max-lora-rank"]) == 8 and config.bias == "none" and not config.modules_to_save
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(given["serve"]), adapter)
+    script = served / "serve.sh"
+    assert os.access(script, os.X_OK) and shlex.split(script.read_text().splitlines()[1])[1:-1] == command
     for wrong in (
+        ["export", str(tmp_path / "graft")],
+        ["export", str(tmp_path / "graft"), "--lora", lora, "--vllm", lora],
         ["graft", str(tmp_path / "base"), "--out", folder, "--travelled", "x"],
         ["graft", str(tmp_path / "base"), "--out", str(tmp_path / "base")],
         ["graft", str(tmp_path / "base"), "--out", folder, "--layers", "99"],

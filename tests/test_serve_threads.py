@@ -11,7 +11,7 @@ import httpx
 import pytest
 from serving import running
 
-from thoughtmix.serve.threads import EphemeralThreadExecutor
+from thoughtmix.engine.threads import EphemeralThreadExecutor
 
 
 def test_results_and_errors_come_back() -> None:
@@ -41,7 +41,7 @@ def test_no_thread_is_left_after_requests() -> None:
 
 TEAMS = """
 import os, time, torch
-from thoughtmix.serve.threads import EphemeralThreadExecutor
+from thoughtmix.engine.threads import EphemeralThreadExecutor
 
 def compute():
     torch.set_num_threads(2)  # this process is the test's own

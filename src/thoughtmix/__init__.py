@@ -10,12 +10,12 @@ Importing this package imports no torch; the first call does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thoughtmix import _moved, _peft_hook
 from thoughtmix.core import __version__
 from thoughtmix.core.lazy import lazy_names
-from thoughtmix.core.types import register_html
+from thoughtmix.core.types import register_html, register_measure
 from thoughtmix.models.checkpoint import register_architecture
 
 _peft_hook.install()  # stock PEFT then knows grafts
@@ -38,6 +38,7 @@ _HOME = {  # public name -> module, imported at first use
     "ThoughtmixError": "core.errors",
     "UnknownName": "core.errors",
     "get_thinker": "thinkers.registry",
+    "map_dataset": "batch.tables",
     "think": "api",
     "thinker_names": "thinkers.registry",
 }
@@ -58,12 +59,14 @@ __all__ = [
     "UnknownName",
     "__version__",
     "get_thinker",
+    "map_dataset",
     "think",
     "thinker_names",
 ]
 
 if TYPE_CHECKING:
     from thoughtmix.api import Pipeline, think
+    from thoughtmix.batch.tables import map_dataset
     from thoughtmix.core.errors import (
         CacheError,
         InputError,
@@ -89,4 +92,14 @@ def _html(thoughts: ThoughtSet) -> str:
     return fragment(thoughts)
 
 
+def _measure(thoughts: ThoughtSet, embedder: Any, judge: Any) -> ThoughtSet:
+    """How texts from elsewhere are measured: the metrics' business, of which `core` knows nothing."""
+    from thoughtmix.metrics import measure
+    from thoughtmix.models import load_embedder
+
+    named = embedder is None or isinstance(embedder, str)
+    return measure(thoughts, load_embedder(embedder) if named else embedder, judge)
+
+
 register_html(_html)
+register_measure(_measure)

@@ -5,19 +5,23 @@ Data flows one way: prompt -> engine -> thinker -> ThoughtSet -> metrics.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from thoughtmix.batch.prompts import think_many
+from thoughtmix.batch.records import Record
 from thoughtmix.core.errors import InputError, Interrupted, ModelError
 from thoughtmix.core.grammar import Grammar
-from thoughtmix.core.options import ThinkerOptions, parse_options
-from thoughtmix.core.request import SETTINGS, OnStep, Prompt, PromptLike, Request
+from thoughtmix.core.options import ThinkerOptions
+from thoughtmix.core.request import SETTINGS, Message, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.engine import Capability, Engine, require
 from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.call import typed_options
 from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker, thinker_names
 
 if TYPE_CHECKING:
@@ -31,14 +35,6 @@ AUTO = "auto"
 branches, `diffusion` where it writes in any order, else `sampling`."""
 PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16"]
-_CALL = frozenset({"thinker", "options", "raw", "measure"})  # further names of `Pipeline.__call__`
-ELSEWHERE = {
-    "select": "select is a method of the result: think(...).select(k), or --select k.",
-    "num_return_sequences": "Did you mean 'n'?",
-    "num_thoughts": "Did you mean 'n'?",
-    "do_sample": "Pass temperature=0 for the likeliest answer.",
-}
-"""Names that people try and that no spelling is near, with what to type."""
 
 
 class Pipeline:
@@ -134,9 +130,21 @@ class Pipeline:
             return self._embedder
         return load_embedder(self._embedder, on_progress=self._on_progress)
 
+    @overload
+    def __call__(
+        self, prompt: PromptLike, n: int = 8, thinker: str | Thinker = AUTO, **settings: Any
+    ) -> ThoughtSet: ...
+    @overload
     def __call__(
         self,
-        prompt: PromptLike,
+        prompt: list[str] | tuple[str, ...] | list[list[Message]],
+        n: int = 8,
+        thinker: str | Thinker = AUTO,
+        **settings: Any,
+    ) -> list[ThoughtSet]: ...
+    def __call__(
+        self,
+        prompt: Any,
         n: int = 8,
         thinker: str | Thinker = AUTO,
         *,
@@ -156,27 +164,91 @@ class Pipeline:
         measure: bool = True,
         on_step: OnStep | None = None,
         **thinker_options: Any,
-    ) -> ThoughtSet:
-        """n thoughts for one prompt. See `thoughtmix.think`."""
+    ) -> ThoughtSet | list[ThoughtSet]:
+        """n thoughts for one prompt: see `thoughtmix.think`. For a list of prompts a list of sets: see `stream`."""
         kind = self.thinker(thinker)
-        request = Request(
-            n=n,
+        request = self.request(
+            kind,
+            n,
+            options=options,
+            creativity=creativity,
             seed=seed,
             max_new_tokens=max_new_tokens,
-            creativity=creativity,
-            temperature=_frozen(temperature),
-            top_k=_frozen(top_k),
-            top_p=_frozen(top_p),
-            min_p=_frozen(min_p),
-            top_nsigma=_frozen(top_nsigma),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            grammar=Grammar.given(json_schema, regex),
-            options=typed_options(kind, options, thinker_options),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            top_nsigma=top_nsigma,
+            stop=stop,
+            json_schema=json_schema,
+            regex=regex,
             on_step=on_step,
+            **thinker_options,
+        )
+        if not _are_many(prompt):
+            return self.run(kind, Prompt.from_user(prompt, raw), request, measure=measure)
+        if on_step is not None:
+            raise InputError("on_step follows one prompt, and a list was given.", "Use Pipeline.stream(prompts).")
+        made = [thoughts for _, thoughts in think_many(self, kind, request, _records(prompt, raw), measure=measure)]
+        if all("error" in thoughts.run for thoughts in made):
+            raise ModelError(f"All {len(made)} prompts failed, the first: {made[0].run['error']}", "Ask one alone.")
+        return made
+
+    def stream(
+        self,
+        prompts: Iterable[PromptLike],
+        n: int = 8,
+        thinker: str | Thinker = AUTO,
+        *,
+        ordered: bool = True,
+        rows: int | None = None,
+        raw: bool = False,
+        measure: bool = True,
+        **settings: Any,
+    ) -> Iterator[ThoughtSet]:
+        """A set for each prompt, as they end; the prompts are taken, and the sets made, as they are asked for.
+
+        Rows of many prompts share the steps. Prompt k has the seed `seed + k * 2**20` (`batch.records.SEED_STRIDE`). A
+        prompt that cannot be served gives a set without thoughts whose `run["error"]` says why.
+
+        Args:
+            prompts: Any number.
+            n, thinker, raw, measure: As for one prompt.
+            ordered: In the order of the prompts; else as they end (`run["index"]` says which it was).
+            rows: Most rows in a step; None: as many as pay and as the memory holds.
+            settings: The others of a call for one prompt, and the thinker's options.
+
+        Raises:
+            InputError: Settings that no prompt could be served with.
+            ModelError: A model cannot be loaded.
+        """
+        kind = self.thinker(thinker)
+        request = self.request(kind, n, **settings)
+        many = think_many(self, kind, request, _records(prompts, raw), measure=measure, ordered=ordered, rows=rows)
+        for record, thoughts in many:
+            yield dataclasses.replace(thoughts, run={**thoughts.run, "index": record.index})
+
+    def request(
+        self,
+        thinker: Thinker,
+        n: int = 8,
+        *,
+        options: Mapping[str, Any] | ThinkerOptions | None = None,
+        **settings: Any,
+    ) -> Request:
+        """The checked settings of a call, and the thinker's options among them. Raises `InputError`, `UnknownName`."""
+        own = {name: _frozen(settings.pop(name)) for name in (SETTINGS - {"n", "judge"}) & set(settings)}
+        stop = own.pop("stop", ())
+        form = Grammar.given(own.pop("json_schema", None), own.pop("regex", None))
+        return Request(
+            n=n,
+            **own,
+            stop=(stop,) if isinstance(stop, str) else stop,
+            grammar=form,
+            options=typed_options(thinker, options, settings),
             embedder=lambda: self.embedder,
             judge=None if self._judge is None else lambda: self.judge,
         )
-        return self.run(kind, Prompt.from_user(prompt, raw), request, measure=measure)
 
     def thinker(self, thinker: str | Thinker = AUTO) -> Thinker:
         """By name; auto: the one that the engine's model is made for. Raises `UnknownName`, `ThoughtmixError`."""
@@ -236,36 +308,6 @@ def _require_guided(thinker: Thinker, engine: Engine) -> None:
         can = ", ".join(name for name in thinker_names() if get_thinker(name).guided)
         raise InputError(f"{thinker.name} holds its texts to no grammar.", f"Pass one that does: --thinker {can}.")
     require(engine, {Capability.GUIDED}, "A JSON schema or regular expression")
-
-
-def typed_options(
-    thinker: Thinker, options: Mapping[str, Any] | ThinkerOptions | None, more: Mapping[str, Any]
-) -> ThinkerOptions:
-    """A thinker's options from what a caller gave: `options`, and names that are no settings of the call.
-
-    Raises:
-        UnknownName: A name that is neither; looked up among all settings and options.
-        InputError: A value that does not fit, or one that was given twice.
-    """
-    if isinstance(options, ThinkerOptions):
-        if more or not isinstance(options, thinker.Options):
-            raise InputError(
-                f"options is a {type(options).__qualname__}, and {', '.join(more) or 'the thinker is another'}.",
-                f"Pass all options of {thinker.name} in one place: options=dict(...).",
-            )
-        return options
-    twice = set(more) & set(options or {})
-    if twice:
-        raise InputError(f"{min(twice)} was given twice.", "Pass it in options, or by its name.")
-    for name in set(options or {}).union(more) - set(thinker.Options.model_fields):
-        if name in ELSEWHERE:
-            raise InputError(f"Unknown setting {name!r}.", ELSEWHERE[name])
-        if name in SETTINGS:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"{name} is no option of {thinker.name}.", f"Pass it beside the options: {name}=... ({flag})."
-            )
-    return parse_options(thinker.Options, {**(options or {}), **more}, thinker.name, [*SETTINGS, *_CALL])
 
 
 def think(
@@ -384,3 +426,14 @@ def _elsewhere(endpoint: str | Endpoint, model: str | LanguageModel | None) -> E
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _are_many(prompt: Any) -> bool:
+    """A list of texts or of conversations, where one conversation is a list of messages."""
+    several = isinstance(prompt, (list, tuple)) and len(prompt) > 0
+    return several and all(isinstance(one, (str, list, tuple, Prompt)) for one in prompt)
+
+
+def _records(prompts: Iterable[PromptLike], raw: bool) -> Iterator[Record]:
+    for index, prompt in enumerate(prompts):
+        yield Record(index, Prompt.from_user(prompt, raw))

@@ -18,7 +18,7 @@ from thoughtmix.core.files import disk_full, require_whole_characters
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 # Each module adds its commands to `app`; the order here is their order in the help.
-from thoughtmix.cli import think, noise, search, diffuse, graft, train, experts  # noqa: E402, F401, I001
+from thoughtmix.cli import think, measure, noise, search, diffuse, graft, train, experts  # noqa: E402, F401, I001
 from thoughtmix.cli import cost, bench, serve, lists, install, configure  # noqa: E402, F401
 from thoughtmix.cli.output import be_quiet  # noqa: E402
 from thoughtmix.cli.settings import bind, defaults  # noqa: E402
@@ -123,7 +123,7 @@ def _check_arguments(arguments: Sequence[str]) -> None:
 
 def _usage(error: Exception) -> tuple[str, int]:
     """A usage error as one line that ends with what to type."""
-    from thoughtmix.api import ELSEWHERE
+    from thoughtmix.thinkers.call import ELSEWHERE
 
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "thoughtmix"

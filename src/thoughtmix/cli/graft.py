@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,10 @@ def graft_command(
 @with_options
 def export(
     graft: Annotated[str, typer.Argument(help="The folder of a graft.")],
-    lora: Annotated[Path, option("The folder to write: one LoRA adapter a thought.")],
+    lora: Annotated[Path | None, option("The folder to write: one LoRA adapter a thought.")] = None,
+    vllm: Annotated[
+        Path | None, option("The same, and what serves them: prints the command for vLLM, and writes it as serve.sh.")
+    ] = None,
     thoughts: Annotated[int, option("How many.")] = 8,
     seed: Annotated[int, option("Of the first thought; thought i has seed + i.")] = 0,
     creativity: Annotated[float, option("1 is as trained, more is bolder.")] = 1.0,
@@ -111,6 +115,9 @@ def export(
     """Write fixed thoughts of a graft as plain LoRA adapters, for engines that serve many of them at once."""
     from thoughtmix.models.adapter import adapter_folder
 
+    out = lora if vllm is None else vllm
+    if out is None or (lora is not None and vllm is not None):
+        raise InputError("Name one folder to write.", "Pass --lora DIR, or --vllm DIR.")
     if adapter_folder(graft) is None:
         raise InputError(f"{graft} is not the folder of a graft.", "Make one: thoughtmix graft MODEL --out DIR")
     from thoughtmix.graft.export import PROMPTS, export_lora
@@ -120,8 +127,8 @@ def export(
     lm = load_model(graft, dtype=device.dtype, device=device.device, on_progress=tell)
     measure = measure and not lm.encoder_decoder  # what is measured is whole texts after their prompts
     prompts = [lm.encode(p) for p in PROMPTS] if measure else []
-    facts = export_lora(lm.model, lora, thoughts, seed, creativity, prompts, tell)
-    print(f"Wrote {thoughts} LoRA adapters into {lora} (scale 1, base {facts['base_model']}).")
+    facts = export_lora(lm.model, out, thoughts, seed, creativity, prompts, tell)
+    print(f"Wrote {thoughts} LoRA adapters into {out} (scale 1, base {facts['base_model']}).")
     print(f"Noise: {facts['noise']}. Combiner: {facts['combiner']}.")
     if measure:
         print(f"Beside the thought itself, over {len(prompts)} prompts (nats a token; largest logit difference):")
@@ -132,6 +139,13 @@ def export(
             )
     else:
         print("Not measured.", file=sys.stderr)
+    if vllm is not None:
+        from thoughtmix.graft.vllm import serve_command, write_serve_script
+
+        command = serve_command(vllm, facts)
+        print(f"Wrote {write_serve_script(vllm, command)}. It serves each as a model of its name:")
+        print(shlex.join(command))
+        print('Then: thoughtmix think "Name a fruit." -e http://localhost:8000 -m thought-0')
     return 0
 
 

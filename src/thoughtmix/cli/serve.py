@@ -89,10 +89,10 @@ def serve(
     listener = bind(host, port)
     try:
         from thoughtmix.cli.output import progress
+        from thoughtmix.engine.threads import EphemeralThreadExecutor
         from thoughtmix.models import load_model
         from thoughtmix.serve.app import serve as run
         from thoughtmix.serve.service import Service
-        from thoughtmix.serve.threads import EphemeralThreadExecutor
 
         loading = EphemeralThreadExecutor("thoughtmix-load").submit(
             load_model, model, dtype=device.dtype, device=device.device, on_progress=progress()

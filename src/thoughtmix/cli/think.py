@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from thoughtmix.api import AUTO, Pipeline, typed_options
+from thoughtmix.api import AUTO, Pipeline
 from thoughtmix.cli.app import app
+from thoughtmix.cli.batch import BatchOptions, think_batch
 from thoughtmix.cli.options import (
     Model,
     OutputOptions,
-    Prompt,
     SamplingOptions,
     SelectionOptions,
     given_options,
@@ -35,6 +35,7 @@ from thoughtmix.core.errors import InputError, Interrupted
 from thoughtmix.core.request import OnStep, PromptLike
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.thinkers.base import Thinker
+from thoughtmix.thinkers.call import typed_options
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 
@@ -68,7 +69,9 @@ class ThinkCommand(TyperCommand):
 
 
 def _think(
-    prompt: Prompt,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to think about; - reads it from standard input.", show_default=False)
+    ] = None,
     thinker: Annotated[
         str,
         typer.Option(
@@ -88,16 +91,32 @@ def _think(
     model: Model = None,
     engine: EngineOptions,
     output: OutputOptions,
+    batch: BatchOptions,
     **own: Any,
 ) -> int:
-    """Turn one prompt into n thoughts, in one batched pass. With --thinker NAME, that thinker's options are flags, too:
-    thoughtmix think --thinker NAME --help."""
-    said: Any = read_prompt(prompt)
+    """Turn one prompt, or each of a file, into n thoughts, in one batched pass. With --thinker NAME, that thinker's
+    options are flags, too: thoughtmix think --thinker NAME --help."""
+    batch.check(prompt, output)
     output.check(sampling.n, selection)
     options: Any = _pairs(option or [])
     if thinker != AUTO:
         kind = get_thinker(thinker)
         options = typed_options(kind, options, given_options(kind.Options, own))
+    if batch.prompts is not None:
+        return think_batch(
+            batch,
+            thinker,
+            options,
+            sampling.settings(),
+            system=system,
+            model=model,
+            engine=engine,
+            output=output,
+            selection=selection,
+        )
+    if prompt is None:
+        raise InputError("There is no prompt.", 'Type one: thoughtmix think "Name a fruit.", or --prompts FILE')
+    said: Any = read_prompt(prompt)
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
     thoughts, code = explore(engine.pipeline(model, output.live), said, thinker, options, sampling.settings(), output)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -159,6 +159,69 @@ class ThoughtSet(Sequence[Thought]):
         selected = {"k": k, "of": n, "quality": name, "quality_floor": quality_floor, **said}
         return dataclasses.replace(self._subset(keep), run={**self.run, "selected": selected})
 
+    # --- from and to elsewhere ---------------------------------------------------------------------------
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        prompt: str = "",
+        *,
+        measure: bool = True,
+        embedder: Any = None,
+        judge: Any = None,
+    ) -> ThoughtSet:
+        """A set of texts that came from anywhere: measured, to be shown, selected from and compared as any other.
+
+        Args:
+            texts: One or more.
+            prompt: What they answer; without one they have no relevance.
+            measure: Whether to embed and measure them.
+            embedder: See `Pipeline`; None: the packaged one.
+            judge: A loaded model that scores each text, see `thoughtmix.metrics.measure`.
+
+        Raises:
+            InputError: There is no text, or something that is no text.
+        """
+        given = list(texts) if not isinstance(texts, str) else [texts]
+        if not given:
+            raise InputError("There is no text.", "Pass at least one.")
+        for i, text in enumerate(given):
+            if not isinstance(text, str):
+                raise InputError(f"Text {i} is {_kind(text)}.", "Pass texts: from_texts([...]).")
+            try:
+                require_whole_characters(text)
+            except ValueError as error:
+                raise InputError(f"Text {i}: {error}.", "Leave it out, or mend it.") from None
+        thoughts = tuple(Thought(text, (), i, None, "stop") for i, text in enumerate(given))
+        made = cls(prompt, thoughts, thinker="texts", settings={"n": len(given)})
+        return _measure(made, embedder, judge) if measure and _measure is not None else made
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` (pandas is installed by whoever wants one), a row a thought: prompt, thinker, model,
+        thought (its number), text, seed, tokens, logprob, mean_logprob, finish, and each of its scores."""
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("pandas is not installed.", "Type: pip install pandas") from None
+        rows = [
+            {
+                "prompt": self.prompt,
+                "thinker": self.thinker,
+                "model": self.model,
+                "thought": i,
+                "text": t.text,
+                "seed": t.seed,
+                "tokens": len(t.token_ids) or len(t.token_logprobs),
+                "logprob": t.logprob,
+                "mean_logprob": t.mean_logprob,
+                "finish": t.finish,
+                **t.scores,
+            }
+            for i, t in enumerate(self.thoughts)
+        ]
+        return pandas.DataFrame(rows)
+
     # --- JSON -------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,12 +295,19 @@ class ThoughtSet(Sequence[Thought]):
 
 
 _html: Callable[[ThoughtSet], str] | None = None
+_measure: Callable[[ThoughtSet, Any, Any], ThoughtSet] | None = None
 
 
 def register_html(render: Callable[[ThoughtSet], str]) -> None:
     """Have notebooks show thought sets as the HTML that `render` makes. `thoughtmix` registers its report at import."""
     global _html
     _html = render
+
+
+def register_measure(measure: Callable[[ThoughtSet, Any, Any], ThoughtSet]) -> None:
+    """Have `from_texts` measure by this: a set, an embedder (None: the packaged one) and a judge (None: none)."""
+    global _measure
+    _measure = measure
 
 
 _HINT = "Write one with: thoughtmix think PROMPT --json > thoughts.json"

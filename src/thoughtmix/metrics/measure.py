@@ -183,7 +183,8 @@ def measure(
     """A copy with `metrics`, `distances` and each thought's scores (`relevance`, `distance`, `judge_nll`; of a judge at
     an endpoint `judge_yes`).
 
-    Set-level `relevance`, `judge_nll` and `judge_yes` are means over the thoughts that have them.
+    Set-level `relevance`, `judge_nll` and `judge_yes` are means over the thoughts that have them. Without a prompt
+    there is no relevance.
 
     Args:
         embedder: without one, only the metrics of wording are computed.
@@ -221,6 +222,9 @@ def measure(
         for score, r, far in zip(scores, near, others, strict=True):
             score |= {"relevance": round(float(r), 6), "distance": round(float(far), 6)}
         distances = tuple(tuple(round(float(v), 6) for v in row) for row in d)
+        if not thoughts.prompt.strip():  # texts from elsewhere may answer nothing that is known
+            for values_of in (metrics, *scores):
+                del values_of["relevance"]
         run["embedder"] = embedder.name
     if isinstance(judge, EndpointJudge):
         values = judge.probabilities(thoughts.prompt, texts)

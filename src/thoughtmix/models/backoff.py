@@ -16,6 +16,13 @@ _log = logging.getLogger("thoughtmix.endpoint")
 
 
 @dataclass
+class Pause:
+    """Until when a server wants not to be asked, by `time.monotonic`."""
+
+    until: float = 0.0
+
+
+@dataclass
 class Backoff:
     """Exponential back-off with jitter (Brooker 2015) whose pauses all requests share.
 
@@ -31,7 +38,8 @@ class Backoff:
     retries: int = 0
     waited: float = 0.0
     troubles: Counter[str] = field(default_factory=Counter)
-    _pause_until: float = 0.0
+    pause: Pause = field(default_factory=Pause)
+    """May be shared by several calls."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     _jitter: random.Random = field(default_factory=random.Random)  # its own: the global state is not moved
 
@@ -45,7 +53,7 @@ class Backoff:
             Stopped: `stop` was set.
         """
         for number in range(1, self.tries + 1):
-            self._sleep(self._pause_until - time.monotonic())
+            self._sleep(self.pause.until - time.monotonic())
             try:
                 attempt()
                 return None
@@ -66,7 +74,7 @@ class Backoff:
             seconds = min(self.longest, self.first * 2 ** (number - 1) * self._jitter.uniform(0.5, 1.5))
             if trouble.wait is not None:
                 seconds = trouble.wait + self._jitter.uniform(0, self.first)
-                self._pause_until = max(self._pause_until, time.monotonic() + trouble.wait)
+                self.pause.until = max(self.pause.until, time.monotonic() + trouble.wait)
         _log.info("%s; trying again in %.1f s", trouble.says, seconds)
         self._sleep(seconds)
 

@@ -10,6 +10,7 @@ pause needs one from all. A finished answer is never lost: one that finally fail
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import queue
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models.address import base_url, find_key, is_openai
-from thoughtmix.models.backoff import Backoff
+from thoughtmix.models.backoff import Backoff, Pause
 from thoughtmix.models.chat import ChatReply, ChatRequest, Usage, parse_json, read_body, read_stream
 from thoughtmix.models.dialect import Dialect
 from thoughtmix.models.trouble import Stopped, Trouble, explained, within
@@ -37,7 +38,7 @@ _ALONE = frozenset({"slow", "cut", "malformed"})
 
 
 class Endpoint:
-    """A model behind a URL. Its methods may be called from one thread at a time.
+    """A model behind a URL. Its methods may be called from one thread at a time; `sibling` is for another thread.
 
     Args:
         url: http://host:port, with /v1 or /v1/chat/completions after it or not.
@@ -80,7 +81,8 @@ class Endpoint:
         self.logprobs, self.prices = logprobs, prices
         self._key = find_key(self.base, key, key_env, key_over_http)
         self._tries, self._first, self._longest = tries, first_wait, longest_wait
-        self._client: openai.OpenAI | None = None
+        self._idle: list[openai.OpenAI] = []  # their connections serve the next call
+        self._pause, self._slots = Pause(), threading.BoundedSemaphore(concurrency)
         self.dialect = Dialect()
         """What the server takes, as far as that was found out."""
         self.facts: dict[str, Any] = {}
@@ -93,6 +95,21 @@ class Endpoint:
     def name(self) -> str:
         """For reports: the model and where it is, without user names or keys."""
         return f"{self.model or 'default'} at {urlsplit(self.base).netloc}"
+
+    def sibling(self) -> Endpoint:
+        """The same endpoint for another thread: connections, pauses, the number of requests in flight, and what was
+        found out of the server, are shared."""
+        other = copy.copy(self)
+        other.facts, other.interrupted = {}, False
+        return other
+
+    def find_model(self) -> str:
+        """The name that is asked for; the first that the server lists, where none was named. Raises `ModelError`."""
+        if self.model is None:
+            client = self._connected()
+            self.model = self._first_model(client, self._backoff())
+            self._idle.append(client)
+        return self.model
 
     def complete(
         self, requests: Sequence[ChatRequest], on_piece: Callable[[int, str], None] | None = None
@@ -113,18 +130,18 @@ class Endpoint:
         """
         run = _Run(self, requests, on_piece)
         self.interrupted = False
-        client = self._client or self._connect()
-        self._client = None
+        client, whole = self._connected(), False
         try:
             self.model = self.model or self._first_model(client, run.backoff)
             run.all(client)
-            self._client = client  # its connections serve the next call
+            whole = True
+            self._idle.append(client)
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
             run.stop()
             out = [dataclasses.replace(r) for r in run.replies]  # threads that still end do not reach these
-            if self._client is None:
+            if not whole:
                 client.close()  # so that the server stops writing what nobody reads
         self.facts = run.facts(out)
         return out
@@ -135,14 +152,14 @@ class Endpoint:
         Raises:
             ModelError: It finally failed, or gives something else.
         """
-        client = self._client = self._client or self._connect()
-        backoff = Backoff(self._tries, self._first, self._longest)
+        client, backoff = self._connected(), self._backoff()
         self.model = self.model or self._first_model(client, backoff)
         model, headers = self.model, self.headers()
         rows = client.embeddings.with_streaming_response
         answer, trouble = self._fetch(
             backoff, lambda: rows.create(model=model, input=list(texts), encoding_format="float", extra_headers=headers)
         )
+        self._idle.append(client)
         if trouble is not None:
             raise ModelError(f"{self.name} gives no embeddings: {trouble.says}.", "Check --embed-endpoint.")
         try:
@@ -177,10 +194,17 @@ class Endpoint:
 
         return answer, backoff.run(attempt)
 
-    def _connect(self) -> openai.OpenAI:
-        """One pool of connections for all requests."""
+    def _backoff(self) -> Backoff:
+        return Backoff(self._tries, self._first, self._longest, pause=self._pause)
+
+    def _connected(self) -> openai.OpenAI:
+        """A pool of connections for all requests of a call: one that is idle, or a new one."""
         import openai
 
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
         key = self._key or "none"  # it insists on one; `headers` says whether it is sent
         return openai.OpenAI(api_key=key, base_url=self.base, timeout=self.timeout, max_retries=0)
 
@@ -201,7 +225,7 @@ class _Run:
         self, endpoint: Endpoint, requests: Sequence[ChatRequest], on_piece: Callable[[int, str], None] | None
     ) -> None:
         self.endpoint, self.requests, self.on_piece = endpoint, requests, on_piece
-        self.backoff = Backoff(endpoint._tries, endpoint._first, endpoint._longest)
+        self.backoff = endpoint._backoff()
         self.replies = [ChatReply() for _ in requests]
         self.usage, self.sent, self._lock = Usage(), 0, threading.Lock()
         self.threads = min(endpoint.concurrency, len(requests))
@@ -319,6 +343,7 @@ class _Run:
             _log.debug("request %d to %s: %d answers, seed %s", self.sent, endpoint.base, len(group), request.seed)
             try:
                 with (
+                    endpoint._slots,
                     explained(endpoint._key is not None),
                     client.chat.completions.with_streaming_response.create(
                         model=str(endpoint.model), extra_headers=endpoint.headers(), **body

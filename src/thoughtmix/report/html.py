@@ -25,9 +25,17 @@ def page(thoughts: ThoughtSet) -> str:
     return render_template("page.html", **_view(thoughts))
 
 
-def fragment(thoughts: ThoughtSet) -> str:
-    """The same without the document around it, styles scoped to it: what a notebook shows."""
-    return render_template("thoughts.html", **_view(thoughts))
+def page_of_sets(sets: Sequence[ThoughtSet]) -> str:
+    """A whole document of several sets, one below the other."""
+    from markupsafe import Markup
+
+    return render_template("sets.html", fragments=[Markup(fragment(one, f"{i}-")) for i, one in enumerate(sets, 1)])
+
+
+def fragment(thoughts: ThoughtSet, prefix: str = "") -> str:
+    """The same without the document around it, styles scoped to it: what a notebook shows. prefix: of the names of its
+    anchors, where several stand in one document."""
+    return render_template("thoughts.html", prefix=prefix, **_view(thoughts))
 
 
 def render_template(name: str, **values: Any) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from thoughtmix.engine.scheduler import Scheduler
+from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.metrics.judge import PAUSED
 from thoughtmix.models.embed import CountingEmbedder
-from thoughtmix.serve.threads import EphemeralThreadExecutor
 from thoughtmix.thinkers.base import MOST_EMBEDDED
 from thoughtmix.thinkers.noise import most_tokens
 

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
@@ -22,8 +22,10 @@ from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.backends.probe import Weights
 from thoughtmix.engine.engine import SequenceRequest
 from thoughtmix.engine.local import LocalEngine
+from thoughtmix.engine.memory import kv_bytes_per_token
 from thoughtmix.engine.scheduler import Caller, Scheduler
 from thoughtmix.engine.shared import SharedEngine
+from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models import LanguageModel
 from thoughtmix.models.embed import CountingEmbedder
 from thoughtmix.serve.embedder import ExclusiveEmbedder
@@ -32,7 +34,6 @@ from thoughtmix.serve.limits import HELD, Limits, check_work, served_options, wi
 from thoughtmix.serve.logprobs import Vocabulary, without_half_character
 from thoughtmix.serve.metrics import Metrics
 from thoughtmix.serve.schemas import ThoughtRequest
-from thoughtmix.serve.threads import EphemeralThreadExecutor
 from thoughtmix.thinkers.base import Thinker, Work, embedding_work
 
 T = TypeVar("T")
@@ -335,17 +336,6 @@ class AdmissionSlot:
             for task in tasks:
                 if not task.done():
                     task.cancel()
-
-
-def kv_bytes_per_token(lm: LanguageModel) -> int:
-    """Bytes of a token's keys and values, by the config; a guess where it does not say."""
-    config: Any = lm.model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None) or 1
-    width = getattr(config, "hidden_size", None) or 1024
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_width = getattr(config, "head_dim", None) or width // heads
-    layers = getattr(config, "num_hidden_layers", None) or 1
-    return int(2 * layers * kv_heads * head_width * 4)
 
 
 def _most_tokens(prompt: Prompt) -> int:

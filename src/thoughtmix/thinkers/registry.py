@@ -20,7 +20,7 @@ from thoughtmix.thinkers.base import Thinker
 
 GROUP = "thoughtmix.thinkers"
 FOLDERS = "THOUGHTMIX_THINKERS"
-_NOT_THINKERS = frozenset({"base", "registry"})
+_NOT_THINKERS = frozenset({"base", "call", "registry"})
 
 
 @functools.cache

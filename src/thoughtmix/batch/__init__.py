@@ -1,0 +1,1 @@
+"""Many prompts: read one by one, thought about together, written line by line."""

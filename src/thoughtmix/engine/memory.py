@@ -1,0 +1,53 @@
+"""How many rows a batch may have: what the memory holds, and what still makes it quicker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thoughtmix.models import LanguageModel
+
+MOST_ROWS = {"cpu": 64, "cuda": 512}
+"""From here on a step takes as much longer as it has more rows (docs/LOG.md for the CPU)."""
+_SHARE = 0.5
+"""Of the free memory, for keys and values: the rest is for what steps compute with."""
+
+
+def kv_bytes_per_token(lm: LanguageModel) -> int:
+    """Bytes of a token's keys and values, by the config; a guess where it does not say."""
+    config: Any = lm.model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "hidden_size", None) or 1024
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_width = getattr(config, "head_dim", None) or width // heads
+    layers = getattr(config, "num_hidden_layers", None) or 1
+    return int(2 * layers * kv_heads * head_width * 4)
+
+
+def kv_tokens_that_fit(lm: LanguageModel) -> int:
+    """Tokens whose keys and values a share of the memory that is free now would hold; at least 1."""
+    return max(1, int(free_bytes(str(lm.model.device)) * _SHARE) // kv_bytes_per_token(lm))
+
+
+def rows_that_fit(lm: LanguageModel, tokens: int) -> int:
+    """Rows of so many own tokens each that a batch should have: as many as pay, and as the memory holds."""
+    most = MOST_ROWS.get(lm.model.device.type, MOST_ROWS["cpu"])
+    return max(1, min(most, kv_tokens_that_fit(lm) // max(1, tokens)))
+
+
+def free_bytes(device: str) -> int:
+    """Of a device's memory; of the machine's, what is free and what this process's group (cgroup v2) may still take."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil  # accelerate needs it, too
+
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        return min(free, max(0, int(most) - int(used)))
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        return free
