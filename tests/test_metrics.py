@@ -228,6 +228,7 @@ def test_coverage() -> None:
 
 def judge(eos: frozenset[int] = frozenset({2})) -> Any:
     return SimpleNamespace(
+        encoder_decoder=False,
         model=tiny("llama"), encoder=TextEncoder(tokenizer(), "tiny"), name="tiny", device=torch.device("cpu"),
         context_length=256, eos_ids=eos, causal=True, encode=lambda p: tokenizer()(p)["input_ids"],
     )  # fmt: skip
