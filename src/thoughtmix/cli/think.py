@@ -91,20 +91,20 @@ def _think(
     model: Model = None,
     engine: EngineOptions,
     output: OutputOptions,
-    batch: BatchOptions,
+    many: BatchOptions,
     **own: Any,
 ) -> int:
     """Turn one prompt, or each of a file, into n thoughts, in one batched pass. With --thinker NAME, that thinker's
     options are flags, too: thoughtmix think --thinker NAME --help."""
-    batch.check(prompt, output)
+    many.check(prompt, output)
     output.check(sampling.n, selection)
     options: Any = _pairs(option or [])
     if thinker != AUTO:
         kind = get_thinker(thinker)
         options = typed_options(kind, options, given_options(kind.Options, own))
-    if batch.prompts is not None:
+    if many.prompts is not None:
         return think_batch(
-            batch,
+            many,
             thinker,
             options,
             sampling.settings(),
@@ -209,8 +209,8 @@ def _loading() -> Any:
 
 
 def _own_parameters(thinker: Thinker) -> list[inspect.Parameter]:
-    """Its options that have no name of a setting: those are for `--option`."""
-    taken = inspect.signature(with_options(_think)).parameters
+    """Its options that have no name of a setting, nor of a group of settings: those are for `--option`."""
+    taken = {*inspect.signature(with_options(_think)).parameters, *inspect.signature(_think).parameters}
     return [p for p in parameters_of_options(thinker.Options) if p.name not in taken]
 
 
