@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models.adapter import adapter_base, adapter_folder, put_adapter
-from thoughtmix.models.bounds import bounded_rendering
+from thoughtmix.models.chat_template import render
 from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
 from thoughtmix.models.gguf_files import dequantised_bytes
@@ -270,8 +270,7 @@ def _turn_end(tokenizer: Any) -> int | None:
     said = "thoughtmix"
     turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
     try:
-        with bounded_rendering():
-            text = tokenizer.apply_chat_template(turn, tokenize=False)
+        text = render(tokenizer, turn)
     except Exception:  # a template that refuses even this has no turn to end
         return None
     if said not in text:

@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.models.bounds import bounded_rendering
+from thoughtmix.models.chat_template import render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -146,16 +146,7 @@ class TextEncoder:
     def _render(self, messages: Sequence[Mapping[str, Any]], more: Mapping[str, Any]) -> str:
         begun = messages[-1]["role"] == "assistant"
         try:
-            with bounded_rendering():
-                return str(
-                    self.tokenizer.apply_chat_template(
-                        list(messages),
-                        tokenize=False,
-                        add_generation_prompt=not begun,
-                        continue_final_message=begun,
-                        **more,
-                    )
-                )
+            return render(self.tokenizer, messages, more, generation=not begun, goes_on=begun)
         except Exception as error:  # a template may refuse an order of roles with any Jinja error
             raise InputError(
                 f"The chat template of {self.name} refuses this: {error}.", "Change the messages."
@@ -282,8 +273,7 @@ class _Control:
         def shows(content: Any) -> bool:
             try:
                 turn = [{"role": "user", "content": content}]
-                with bounded_rendering():
-                    return self.nonce in str(self.tokenizer.apply_chat_template(turn, tokenize=False))
+                return self.nonce in render(self.tokenizer, turn)
             except Exception:  # any Jinja error
                 return False
 
