@@ -35,16 +35,28 @@ SETTINGS: Mapping[str, tuple[Mapping[str, float], ...]] = {
 
 CREATIVITIES = (0.0, 0.5, 1.0, 1.5, 2.0)  # at temperature 0: whatever differs then comes from routes and noise
 REFERENCE = (-4.0, 1.0)  # of hypervolumes: -4 nats of judge likelihood, one effective text
+_HALVINGS = 5  # of a range of temperatures
 LEVELS = (0.25, 0.5, 0.75, 0.9)  # where between the worst and the best quality that both reach
 
 
 class Experiment(ExperimentModels):
     """What its models write, compared."""
 
+    def planned_sets(self) -> dict[tuple[str, str], int]:
+        """As `ExperimentModels.planned_sets`."""
+        seeds, keep = self.config.seeds, self.config.keep
+        trained = seeds + len(self.config.ablations)
+        return {
+            ("baseline", "development"): len(SETTINGS["baseline"]) + _HALVINGS,
+            ("baseline", "held-out"): seeds * keep + 1,
+            ("mixture", "development"): len(SETTINGS["mixture"]) + 1,
+            ("mixture", "held-out"): trained * keep + seeds * len(CREATIVITIES) + 1,
+        }
+
     def run(self) -> dict[str, Any]:
         """The record of it all, as JSON. Raises KeyboardInterrupt when stopped; run it again to go on."""
-        began = time.monotonic()
         config = self.config
+        self.steps  # noqa: B018 (chosen first: that the minutes do not suffice is said before anything is trained)
         names = [f"{kind}-{s}" for s in range(config.seeds) for kind in SETTINGS]
         for number, name in enumerate([*names, "judge", *config.ablations], 1):
             self.train(name, f"training {name} ({number} of {config.trainings})")
@@ -71,7 +83,7 @@ class Experiment(ExperimentModels):
             "branches": self._branches(),
             "examples": self._examples(chosen),
         }
-        result["seconds"] = round(time.monotonic() - began, 1)
+        result["seconds"] = round(time.perf_counter() - self.began, 1)
         return record.finite_json(result)
 
     def _curve(
@@ -167,7 +179,7 @@ class Experiment(ExperimentModels):
         own = {"creativity": 1.0, "temperature": 0.7}
         target = self.sets("mixture-0", own, self.development, 1).nll.mean()
         low, high = 0.05, 1.5
-        for _ in range(5):
+        for _ in range(_HALVINGS):
             middle = round((low + high) / 2, 3)
             nll = self.sets("baseline-0", {"temperature": middle}, self.development, 1).nll.mean()
             low, high = (middle, high) if nll < target else (low, middle)

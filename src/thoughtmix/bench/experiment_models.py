@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thoughtmix.bench.experiment_time import EVALUATIONS, TIMED, WINDOWS, Costs, fitting_steps
 from thoughtmix.bench.record import finite_json
-from thoughtmix.core.errors import InputError
-from thoughtmix.core.files import write_whole
+from thoughtmix.core.errors import InputError, ThoughtmixError
+from thoughtmix.core.files import bounded_text, parse_json, write_whole
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.row_state import NO_ROW_STATE, RowState
 from thoughtmix.metrics import judge_nll, self_bleu, vendi
 from thoughtmix.mixture import RECIPE
 from thoughtmix.mixture.state import BranchRowState
 from thoughtmix.models import LanguageModel, load_embedder, load_model
+from thoughtmix.models.language import wrap_model
+from thoughtmix.training.checkpoint import digest
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits, read_text, split
 from thoughtmix.training.language import Architecture, Shape, active_parameters, encode, tokenizer_of, train_language
@@ -54,9 +58,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """What is trained anew: name -> the fields of the mixture that are changed."""
 
-TRAINING_SHARE = 0.6  # of the minutes
 SEED_STEP = 10_000  # between the seeds of two prompts: no thought of one shares its stream with one of another
-_TIMED = 8  # steps
 
 OnStep = Callable[[TrainingProgress], None]
 Say = Callable[[str, TrainingProgress | None], None]
@@ -68,7 +70,7 @@ class ExperimentConfig:
     """What an experiment runs, all of it fixed before anything is trained. Raises `InputError` for what cannot be."""
 
     data: str
-    minutes: float = 10.0  # about how long all of it takes on this machine
+    minutes: float = 10.0  # that all of it takes on this machine
     steps: int | None = None  # of every training, whatever the minutes say
     seeds: int = 1  # trainings of each of the two models
     n: int = 8  # thoughts a prompt
@@ -135,6 +137,21 @@ class Sets:
     difference: NDArray[np.float64]  # (prompts,) 1 - self-BLEU
 
 
+def read_kept(path: Path, *names: str) -> dict[str, Any]:
+    """What an experiment wrote into its folder, with everything by these names. Raises `ThoughtmixError`."""
+    try:
+        body = parse_json(bounded_text(path))
+        if isinstance(body, dict) and all(name in body for name in names):
+            return body
+    except (OSError, ValueError):
+        pass
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> ThoughtmixError:
+    return ThoughtmixError(f"{path} is damaged.", f"Type: rm {shlex.quote(str(path))}, then the same again.")
+
+
 class ExperimentModels:
     """What is trained, and what it writes. Raises `InputError` when the folder holds an experiment with other settings.
 
@@ -142,35 +159,87 @@ class ExperimentModels:
     """
 
     def __init__(self, config: ExperimentConfig, folder: Path, say: Say) -> None:
+        self.began = time.perf_counter()
         self.config, self.folder, self.say = config, folder, say
-        about = finite_json(dataclasses.asdict(config))
-        head = folder / "plan.json"
-        if head.exists() and json.loads(head.read_text()) != about:
-            raise InputError(f"{folder} holds an experiment with other settings.", "Name another folder (--out).")
-        self.splits = split(read_text(config.data), validation=0.1, held_out=0.3)
+        text = read_text(config.data)
+        about = self._unchanged(text)
+        self.splits = split(text, validation=0.1, held_out=0.3)
         self.development, self.held_out = split_prompts(self.splits.validation, config)
         (folder / "sets").mkdir(parents=True, exist_ok=True)
-        write_whole(head, json.dumps(about, indent=1))
+        write_whole(folder / "plan.json", json.dumps(about, indent=1))
         self.tokenizer = tokenizer_of(self.splits, config.shape)
         self.embedder = load_embedder()
         self.models: dict[str, LanguageModel] = {}
         self.facts: dict[str, dict[str, Any]] = {}
 
+    def _unchanged(self, text: str) -> dict[str, Any]:
+        """What this experiment is, by name, its text by its hash. Raises `InputError` where the folder's was another:
+        until its steps are chosen, the minutes may change."""
+        now: dict[str, Any] = finite_json({**dataclasses.asdict(self.config), "data": digest(text)})
+        head = self.folder / "plan.json"
+        if head.exists():
+            before = read_kept(head, *now)
+            for name, value in now.items():
+                if before[name] != value and (name != "minutes" or (self.folder / "steps.json").exists()):
+                    raise InputError(
+                        f"{self.folder} holds an experiment with other settings: {name} was {before[name]!r:.60}, is "
+                        f"{value!r:.60}.",
+                        "Name another folder (--out), or pass what it was.",
+                    )
+        return now
+
+    def planned_sets(self) -> Mapping[tuple[str, str], int]:
+        """How many sets of texts there will be at most: (kind of model, development or held-out) -> count."""
+        return {}
+
     @cached_property
     def steps(self) -> int:
-        """Of every training, from the speed of the mixture here; decided once for a folder."""
+        """Of every training: as many as fit into the minutes beside all else, by what a step and a text take here;
+        decided once for a folder. Raises `InputError` where even the fewest do not."""
         config, path = self.config, self.folder / "steps.json"
         if config.steps is not None:
             return config.steps
         if path.exists():
-            return int(json.loads(path.read_text())["steps"])
-        clock: list[float] = []
-        few = TrainConfig(steps=_TIMED, batch_size=config.batch_size, evaluate_every=10**6, save_every=10**6)
-        self._fit("mixture", self.splits, few, None, 1, lambda _: clock.append(time.perf_counter()))
-        each = (clock[-2] - clock[1]) / (_TIMED - 3)  # the first warms up, the last evaluates
-        steps = max(20, int(60 * config.minutes * TRAINING_SHARE / config.trainings / each))
-        write_whole(path, json.dumps({"steps": steps, "seconds_a_step": round(each, 4)}))
+            return int(read_kept(path, "steps")["steps"])
+        self.say("timing a few steps and texts", None)
+        costs = {kind: self._costs(kind) for kind in ("mixture", "baseline")}
+        self.models.clear()
+        steps = fitting_steps(config, costs, self.planned_sets(), time.perf_counter() - self.began)
+        write_whole(path, json.dumps({"steps": steps, "seconds": {k: dataclasses.asdict(c) for k, c in costs.items()}}))
         return steps
+
+    def _costs(self, kind: Architecture) -> Costs:
+        """Seconds of a model's training and of its texts, timed on one that has hardly been trained."""
+        clock: list[float] = []
+
+        def timed(work: Callable[[], object]) -> float:
+            began = time.perf_counter()
+            work()
+            return time.perf_counter() - began
+
+        few = TrainConfig(steps=TIMED, batch_size=self.config.batch_size, evaluate_every=10**6, save_every=10**6)
+        model, done = self._fit(kind, self.splits, few, None, 1, lambda _: clock.append(time.perf_counter()))
+        if done.interrupted:
+            raise KeyboardInterrupt
+        each = (clock[-2] - clock[1]) / (TIMED - 3)  # the first warms up, the last evaluates
+        task = self._task(self.splits)
+        share = min(1.0, WINDOWS / len(task.starts))
+        evaluation = timed(lambda: task.evaluate(model, share))
+        self.models[kind] = wrap_model(model, self.tokenizer, kind)
+        self.models.setdefault("judge", self.models[kind])
+        setting = {"creativity": 1.0, "temperature": 0.7} if kind == "mixture" else {"temperature": 0.7}
+
+        def texts(prompts: Sequence[str]) -> float:
+            return timed(lambda: self._made_sets(kind, setting, prompts, 1))
+
+        first = texts(self.development[:1])  # tries the decoding paths
+        one, some = texts(self.development), texts(self.held_out)
+        return Costs(each, evaluation, evaluation / share, first, one, some)
+
+    def _task(self, splits: Splits) -> LanguageTask:
+        """Looks at many windows of validation, or at all if they are fewer."""
+        tokens, validation = encode(self.tokenizer, splits.train), encode(self.tokenizer, splits.validation)
+        return LanguageTask(tokens, validation, self.config.context, windows=256)
 
     def train(self, name: str, title: str) -> None:
         """Train a model into its folder, or load what is there: mixture-S, baseline-S (seed S), judge, an ablation."""
@@ -180,8 +249,8 @@ class ExperimentModels:
         if not path.exists():
             facts = self._train_anew(name, place, lambda progress: self.say(title, progress))
             write_whole(path, json.dumps(facts))
+        self.facts[name] = read_kept(path, "steps", "tokens", "val_loss", "val_loss_0", "log")
         self.models[name] = load_model(str(place), dtype="float32")
-        self.facts[name] = json.loads(path.read_text())
 
     def _train_anew(self, name: str, place: Path, on_step: OnStep) -> dict[str, Any]:
         """The facts of a training."""
@@ -191,7 +260,7 @@ class ExperimentModels:
         seed = int(number or 0)
         if name == "judge":  # another text, another seed: it must not share the contenders' memories
             splits, seed = Splits(splits.held_out, splits.validation, ""), 1000
-        every, warmup = max(1, steps // 5), min(100, steps // 10 + 1)
+        every, warmup = max(1, steps // EVALUATIONS), min(100, steps // 10 + 1)
         how = TrainConfig(
             steps,
             None,
@@ -202,11 +271,9 @@ class ExperimentModels:
             save_every=every,
             seed=seed,
         )
-        model, done = self._fit(architecture, splits, how, place, 32, on_step, **ABLATIONS.get(name, {}))
+        model, done = self._fit(architecture, splits, how, place, WINDOWS, on_step, **ABLATIONS.get(name, {}))
         if done.interrupted:
             raise KeyboardInterrupt
-        tokens, validation = encode(self.tokenizer, splits.train), encode(self.tokenizer, splits.validation)
-        windows = LanguageTask(tokens, validation, config.context, windows=256)  # of validation, or all if fewer
         return {
             "kind": architecture,
             "seed": seed,
@@ -215,7 +282,7 @@ class ExperimentModels:
             "seconds": round(done.seconds, 1),
             "parameters": sum(p.numel() for p in model.parameters()),
             "active": active_parameters(model.config),
-            **windows.evaluate(model),
+            **self._task(splits).evaluate(model),
             "log": [e for i, e in enumerate(done.log) if i % max(1, len(done.log) // 200) == 0 or "val_loss" in e],
         }
 
@@ -269,15 +336,20 @@ class ExperimentModels:
         words = "-".join(f"{k}{v:g}" for k, v in setting.items())
         path = self.folder / "sets" / f"{name.replace(' ', '-')}-{part}-{words}-{seed}.json"
         if path.exists():
-            body = json.loads(path.read_text())
-            return Sets(body["texts"], *(np.array(body[k]) for k in ("nll", "vendi", "difference")))
+            body = read_kept(path, "texts", "nll", "vendi", "difference")
+            if {len(body[k]) for k in ("texts", "nll", "vendi", "difference")} != {len(prompts)}:
+                raise _damaged(path)
+            return Sets(body["texts"], *(np.array(body[k], float) for k in ("nll", "vendi", "difference")))
         self.say(f"{name}: {part} prompts at {', '.join(f'{k} {v:g}' for k, v in setting.items())}", None)
+        sets = self._made_sets(name, setting, prompts, seed)
+        write_whole(path, json.dumps(finite_json(dataclasses.asdict(sets)), ensure_ascii=False))
+        return sets
+
+    def _made_sets(self, name: str, setting: Mapping[str, float], prompts: Sequence[str], seed: int) -> Sets:
         texts, vectors = self.generate(name, setting, prompts, seed)
         nll = [self._judge_nll(prompt, mine) for prompt, mine in zip(prompts, texts, strict=True)]
         difference = [1 - self_bleu(mine) for mine in texts]
-        sets = Sets(texts, np.array(nll), np.array([vendi(v) for v in vectors]), np.array(difference))
-        write_whole(path, json.dumps(finite_json(dataclasses.asdict(sets)), ensure_ascii=False))
-        return sets
+        return Sets(texts, np.array(nll), np.array([vendi(v) for v in vectors]), np.array(difference))
 
     def _judge_nll(self, prompt: str, texts: Sequence[str]) -> float:
         """The mean over all tokens, so that a short text counts less than a long one."""

@@ -170,7 +170,7 @@ def _say(kind: str, model: Any, result: TrainingResult, out: Path) -> int:
 def experiment(
     data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")],
     out: Annotated[Path, option("Folder for models, texts, results.json and report.html.")],
-    minutes: Annotated[float, option("About how long all of it may take here.")] = 10.0,
+    minutes: Annotated[float, option("That all of it takes here, within 10%; what cannot fit is refused.")] = 10.0,
     seeds: Annotated[int, option("Trainings of each of the two models.")] = 1,
     n: Annotated[int, option("Thoughts a prompt.", "-n", "--n")] = 8,
     tokens: Annotated[int, option("Tokens a thought.")] = 100,
