@@ -17,6 +17,7 @@ from tiny import VOCABULARY, fresh, tiny, tiny_mixture
 from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.engine import SamplingParams
 from thoughtmix.engine import loop as loop_module
+from thoughtmix.engine import scheduler as scheduler_module
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job, PromptGroups
@@ -335,3 +336,32 @@ def test_a_beginning_that_prompts_share_is_read_once(most: int, monkeypatch: pyt
         torch.testing.assert_close(got.keys[-1], want.keys[-1], atol=1e-3, rtol=1e-3)
     assert new == ([23, 1, 1, 5, 9] if most == 512 else [23, 9, 3, 8, 9])
     assert known.longest(shared, object()) is None, "other weights"
+
+
+def test_rows_whose_length_nobody_named_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run together though all of them to their ends would not fit, and the longest end where it gets short: with
+    what they would have said first."""
+    monkeypatch.setattr(scheduler_module, "EXPECTED", 4)
+    model = lm(tiny("llama"))
+    calls = [{"prompts": [[5, 6, 7 + n]], "rows": [Row(seed=n)], "max_new_tokens": 40} for n in range(8)]
+    want = [decode(model, weights="native", **call).outputs[0].token_ids for call in calls]
+    memory, rows = 8 * (3 + 4 + 2), [0]
+    with scheduled(model, tokens=memory, observe=lambda tick: rows.append(tick.rows)) as scheduler:
+        step, held = scheduler._batch.step, [0]
+
+        def counted() -> int:
+            drawn = step()
+            held.append(sum(3 + job.step for job in scheduler._batch.jobs))  # who ended holds nothing any more
+            return drawn
+
+        scheduler._batch.step = counted  # type: ignore[method-assign]
+        with ThreadPoolExecutor(8) as pool:
+            engines = [SharedEngine(scheduler, Caller(open_ended=True)) for _ in calls]
+            got = [
+                d.outputs[0] for d in pool.map(lambda both: call_of(both[0], both[1]), zip(engines, calls, strict=True))
+            ]
+        assert max(held) <= memory and max(rows) == 8  # two fit with all that they may hold
+        assert len({len(output.token_ids) for output in got}) > 1
+        for output, whole in zip(got, want, strict=True):
+            assert output.token_ids == whole[: len(output.token_ids)] and len(output.token_ids) >= 4
+            assert output.finish == "length"

@@ -713,3 +713,12 @@ def test_killed_under_load_and_started_again() -> None:
     assert rest[-1] == "data: [DONE]" and sum(e is not None for e in ends) == 4
     assert second.wait(30) in {0, -signal.SIGTERM}
     assert second.stderr is not None and b"Traceback" not in second.stderr.read()
+
+
+def test_64_clients_that_name_no_length_are_answered() -> None:
+    """Where twelve would fit with all that they may say: the others wait in line, and none is sent away."""
+    with running(queue=64, rows=64, memory=1, default_tokens=200) as here:  # 1 MiB: 2,730 tokens of this model
+        with ThreadPoolExecutor(64) as pool:
+            got = list(pool.map(lambda seed: chat(here, seed=seed), range(64)))
+        assert {answer.status_code for answer in got} == {200}
+        assert sum(answer.json()["usage"]["completion_tokens"] for answer in got) > 2730

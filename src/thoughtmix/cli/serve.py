@@ -21,7 +21,9 @@ class LimitOptions:
 
     rows: Annotated[int, option("Most rows in a decoding step.")] = _DEFAULT.rows
     queue: Annotated[int, option("Most requests accepted and not yet answered; beyond it: 429.")] = _DEFAULT.queue
-    memory: Annotated[int, option("MiB of keys and values that accepted requests may need.")] = _DEFAULT.memory
+    memory: Annotated[int, option("MiB of keys and values of requests; without max_tokens they wait for room.")] = (
+        _DEFAULT.memory
+    )
     thoughts: Annotated[int, option("Most n of a request.")] = _DEFAULT.thoughts
     tokens: Annotated[int, option("Most n x max_tokens of a request.")] = _DEFAULT.tokens
     texts: Annotated[int, option("Most texts of a map.")] = _DEFAULT.texts

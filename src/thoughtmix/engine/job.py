@@ -185,6 +185,10 @@ class Job:
         """Most tokens whose keys and values it will hold."""
         return sum(map(len, self.heads)) + len(self.sequences) * self.capacity
 
+    def tokens_by(self, length: int) -> int:
+        """`tokens`, if no row drew more than `length`."""
+        return sum(map(len, self.heads)) + len(self.sequences) * min(self.capacity, length + self.suffix)
+
     @property
     def start(self) -> Start:
         """For a path of its own."""
@@ -324,6 +328,10 @@ class Job:
             self.row_state.reorder(order)
 
     # --- the end ---
+
+    def end_soon(self) -> None:
+        """Let the coming step be the last of every row, as if no more had been asked for."""
+        self.budget = [min(budget, self.step + 1) for budget in self.budget]
 
     def cut(self) -> None:
         """End every row with what it has."""

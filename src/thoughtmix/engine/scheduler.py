@@ -13,9 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.core.request import OnStep, StepEvent
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 _MANY = 4
 """A single generation may have so many times the batch's rows."""
 
+
+EXPECTED = 256
+"""Tokens of a row that room is kept for where its caller named no length; twice what it has, when that is more."""
 
 _OVERTAKEN = 256
 """Turns that a job at the head of the line may see short ones pass."""
@@ -67,12 +73,14 @@ class Tick:
 class Caller:
     """Somebody for whom is decoded: when the time is up, and whether anybody still waits.
 
-    deadline: by `time.monotonic`. first_token: when the first one was drawn, by the same clock."""
+    deadline: by `time.monotonic`. first_token: when the first one was drawn, by the same clock. open_ended: nobody
+    named the length of its rows; they end, of length, where memory is short and they have `EXPECTED` tokens."""
 
     deadline: float = float("inf")
     cancelled: bool = False
     late: bool = False
     first_token: float | None = None
+    open_ended: bool = False
 
     def check(self) -> None:
         """Raises `Cancelled` or `TimedOut`."""
@@ -118,6 +126,10 @@ class Scheduler:
         self._callers: dict[Job, Caller] = {}
         self._prefilling: tuple[Caller, Job, ChunkedPrefill] | None = None
         self._blocked = 0  # turns that the first in line has been overtaken or kept waiting
+        self._beside = 0  # tokens of open-ended work beside the batch
+        self._space = threading.Condition()
+        # Only there memory that no token has reached yet is untouched (`kv_bucket.zeros`).
+        self._grows = lm.model.device.type == "cpu" and lm.model.dtype == torch.float32
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
 
@@ -193,6 +205,25 @@ class Scheduler:
             raise KeyboardInterrupt
         self.turns.pass_on()
 
+    @contextmanager
+    def room_beside(self, caller: Caller, tokens: int) -> Iterator[None]:
+        """For open-ended work beside the batch: all of it together holds as much as the batch may, and more waits.
+        Raises as `Caller.check`."""
+        if not caller.open_ended:  # has been admitted with all that it may hold
+            yield
+            return
+        with self._space:
+            while self._beside and self._beside + tokens > self.most_tokens:
+                caller.check()
+                self._space.wait(0.1)
+            self._beside += tokens
+        try:
+            yield
+        finally:
+            with self._space:
+                self._beside -= tokens
+                self._space.notify_all()
+
     # --- the scheduler's thread ---
 
     def _run(self) -> None:
@@ -212,6 +243,7 @@ class Scheduler:
         middle = began
         try:
             self._leave()
+            self._make_room()
             read = self._prefill()
             middle = time.perf_counter()
             rows = self._batch.rows
@@ -240,6 +272,16 @@ class Scheduler:
                     self._waiting.append((caller, job))
         if self._prefilling is not None and self._refused(*self._prefilling[:2]):
             self._prefilling = None
+
+    def _make_room(self) -> None:
+        """End open-ended jobs, longest first, where running rows outgrow the memory."""
+        jobs = sorted(self._batch.jobs, key=lambda job: job.step)
+        held = {job: self._counted(self._callers[job], job, job.step + 1) for job in jobs}
+        while jobs and sum(held.values()) > self.most_tokens:
+            job = jobs.pop()
+            if self._callers[job].open_ended and job.step >= EXPECTED:
+                job.end_soon()
+                del held[job]
 
     def _refused(self, caller: Caller, job: Job) -> bool:
         try:
@@ -283,7 +325,7 @@ class Scheduler:
 
     def _begin(self) -> bool:
         """Take the first in line, if there is room for it."""
-        while self._waiting and self._room(self._waiting[0][1]):
+        while self._waiting and self._room(*self._waiting[0]):
             self._blocked = 0
             self._prefilling = self._take(0)
             if self._prefilling is not None:
@@ -307,7 +349,7 @@ class Scheduler:
     def _overtake(self) -> int:
         """Where the first in line is being read in pieces, or waits for room: read a short prompt of few rows behind
         it. One a turn, and not for ever: else a stream of short ones would keep out who needs much room."""
-        if self._prefilling is None and (not self._waiting or self._room(self._waiting[0][1])):
+        if self._prefilling is None and (not self._waiting or self._room(*self._waiting[0])):
             return 0
         self._blocked += 1
         if self._blocked > _OVERTAKEN:
@@ -315,8 +357,8 @@ class Scheduler:
         long = self._prefilling
         with self._wake:
             line = list(self._waiting)
-        for index, (_, job) in enumerate(line):
-            if self._short(job) and self._room(job):
+        for index, (caller, job) in enumerate(line):
+            if self._short(job) and self._room(caller, job):
                 self._prefilling = self._take(index)
                 read = self._read(self.chunk) if self._prefilling is not None else 0
                 self._prefilling = long
@@ -326,15 +368,22 @@ class Scheduler:
     def _short(self, job: Job) -> bool:
         return len(job.sequences) <= max(1, self.most_rows // 16) and sum(map(len, job.heads)) <= self.chunk
 
-    def _room(self, job: Job) -> bool:
+    def _counted(self, caller: Caller, job: Job, length: int) -> int:
+        """Tokens that room is kept for: all that a job may hold, but of open-ended rows those of this length."""
+        return job.tokens_by(max(EXPECTED, length)) if caller.open_ended and self._grows else job.tokens
+
+    def _room(self, caller: Caller, job: Job) -> bool:
         """Beside rows that run or are being read. A quarter more rows is kept for jobs of few: a request that fills the
         batch keeps nobody out who wants little."""
         if not self._batch.jobs and self._prefilling is None:
             return True
-        others = [*self._batch.jobs, *([self._prefilling[1]] if self._prefilling else [])]
+        others = [(self._callers[other], other) for other in self._batch.jobs]
+        others += [self._prefilling[:2]] if self._prefilling else []
         most = self.most_rows + (self.most_rows // 4 if self._short(job) else 0)
-        fits = sum(len(other.live) for other in others) + len(job.sequences) <= most
-        return fits and sum(other.tokens for other in others) + job.tokens <= self.most_tokens
+        if sum(len(other.live) for _, other in others) + len(job.sequences) > most:
+            return False
+        held = sum(self._counted(owner, other, 2 * other.step) for owner, other in others)
+        return held + self._counted(caller, job, 0) <= self.most_tokens
 
     def _abandon(self) -> None:
         error = Cancelled("The server stops.", "Send it to another.")

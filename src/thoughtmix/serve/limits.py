@@ -27,7 +27,8 @@ class Limits:
     rows: int = 64
     """In a decoding step."""
     memory: int = 2048
-    """MiB of keys and values that all accepted requests may come to hold."""
+    """MiB of keys and values that requests may come to hold. Those that name no length wait for room and are ended, of
+    length, where it is short; such as cannot join the batch have as much again."""
     queue: int = 64
     """Requests accepted and not yet answered."""
     seconds: float = 300.0

@@ -23,7 +23,7 @@ from thoughtmix.engine.backends.probe import Weights
 from thoughtmix.engine.engine import SequenceRequest
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.memory import kv_bytes_per_token
-from thoughtmix.engine.scheduler import Caller, Scheduler
+from thoughtmix.engine.scheduler import EXPECTED, Caller, Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models import LanguageModel
@@ -40,9 +40,7 @@ T = TypeVar("T")
 _NAMES = ("default", "thoughtmix")
 """What the served model may be called besides its name."""
 _SHARES = 16
-"""Of the memory, for requests that name no length,"""
-_SHORT = 256
-"""which get so many tokens a text at least, as far as --tokens goes."""
+"""Of the memory, for requests that name no length; they get `EXPECTED` tokens a text at least, as --tokens allows."""
 _FEWEST = 16
 """Tokens of a thought where a request names no number and its thinker does much."""
 _SMALLEST_NUCLEUS = 1e-9
@@ -65,7 +63,7 @@ class CheckedRequest:
     fit: bool
     """Whether it named no length, and may be made to fit behind its prompt."""
     cost: int
-    """Bytes of keys and values that it may come to hold."""
+    """Bytes of keys and values that are set aside for it: of one that names no length none, it waits for room."""
     work: Work
     """What it may cost at most."""
 
@@ -213,7 +211,7 @@ class Service:
             top_logprobs=top_logprobs,
             streams=thinker.streams and body.select is None,
             fit=max_tokens is None,
-            cost=cost,
+            cost=0 if max_tokens is None else cost,
             work=work,
         )
 
@@ -222,7 +220,7 @@ class Service:
         such requests do not fill the server."""
         limits = self.limits
         share = limits.memory * 2**20 // _SHARES // self.bytes_per_token
-        return max(1, min(limits.default_tokens, limits.tokens // texts, max(share // texts, _SHORT)))
+        return max(1, min(limits.default_tokens, limits.tokens // texts, max(share // texts, EXPECTED)))
 
     # --- who is let in ---
 
@@ -243,7 +241,8 @@ class Service:
         if len(self._callers) >= self.limits.queue or (full and self._callers):
             wait = min(60, max(1, math.ceil(self._typical)))
             raise Refused(429, f"The server is full. Try again in {wait} s.", code="queue_full", retry=wait)
-        caller = Caller(time.monotonic() + self.limits.seconds)
+        open_ended = bool(requests) and all(request.fit for request in requests)
+        caller = Caller(time.monotonic() + self.limits.seconds, open_ended=open_ended)
         self._held += cost
         self._work = both
         self._callers.add(caller)
