@@ -255,6 +255,17 @@ def test_ctrl_c_keeps_what_is_there() -> None:
     assert all(r.error is None for r in got)
 
 
+def test_who_waits_is_asked_while_a_server_is_silent() -> None:
+    def see(i: int, text: str) -> None:
+        assert not text
+        raise KeyboardInterrupt
+
+    with serving(lambda number, body: "slow") as server:
+        endpoint = Endpoint(server.url, "m", **{**QUICK, "timeout": 5})
+        got = endpoint.complete(asks(2), see)
+    assert endpoint.interrupted and [r.finish for r in got] == ["cancelled", "cancelled"]
+
+
 def test_addresses() -> None:
     for given in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/chat/completions"):
         assert Endpoint(given).base == "http://h:1/v1"

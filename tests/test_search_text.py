@@ -16,6 +16,7 @@ from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.engine.endpoint import EndpointEngine
 from thoughtmix.engine.engine import SequenceOutput
 from thoughtmix.models.endpoint import Endpoint
+from thoughtmix.search import mcts
 from thoughtmix.search.writers import GO_ON, _new_text, joined
 
 pytest_plugins = ["tinyland"]
@@ -43,6 +44,33 @@ def test_a_tree_of_texts_grows_by_going_on() -> None:
     facts = got.run["endpoint"]
     assert facts["requests"] > 4 and got.run["tokens"] <= 400 and facts["failed"] == 0
     assert got.run["evaluators"] == {"relevance": 1.0, "repetition": 1.0} and "vendi" in got.metrics
+
+
+def test_seconds_are_kept_while_a_server_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of our own, which runs while it is silent: what is not there in time is not waited for, and what is
+    there is the answer."""
+    now = [0.0]
+    monkeypatch.setattr(mcts.time, "perf_counter", lambda: now[0])
+    silent: list[int] = []
+
+    def told(self: Any, event: Any) -> None:
+        assert event.pieces == ["", "", "", ""][: len(event.pieces)] or event.done
+        now[0] += 0.0 if any(event.pieces) else 100.0
+        silent.append(not any(event.pieces))
+
+    real = EndpointEngine.generate
+
+    def generate(self: Any, sequences: Any, *, on_step: Any = None, **how: Any) -> Any:
+        def step(event: Any) -> None:
+            told(self, event)
+            on_step(event)
+
+        return real(self, sequences, on_step=None if on_step is None else step, **how)
+
+    monkeypatch.setattr(EndpointEngine, "generate", generate)
+    with serving(lambda number, body: "words" if number < 4 else "slow") as server:
+        got = there(server.url)("Tell me.", 2, "search", **{**SETTINGS, "tokens": 10**5, "seconds": 90.0})
+    assert any(silent) and len(got) == 2 and all(got.texts) and not got.run["interrupted"]
 
 
 def test_what_fails_is_left_out_of_the_tree() -> None:

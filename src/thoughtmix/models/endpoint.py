@@ -119,8 +119,9 @@ class Endpoint:
         Args:
             requests: Neighbours that differ by consecutive seeds alone are one request with `n`, where the server takes
                 it.
-            on_piece: on_piece(i, text) is called in this thread as text of request i arrives. When a try fails after
-                pieces came, the next begins anew, and only what goes beyond those is told.
+            on_piece: on_piece(i, text) is called in this thread as text of request i arrives, and with an empty text
+                five times a second while none does; a KeyboardInterrupt that it raises is a Ctrl-C. When a try fails
+                after pieces came, the next begins anew, and only what goes beyond those is told.
 
         Returns:
             One reply each, in their order.
@@ -248,6 +249,8 @@ class _Run:
             try:
                 i, text = self.news.get(timeout=0.2)  # not forever: Ctrl-C must come through on every system
             except queue.Empty:
+                if self.on_piece is not None:
+                    self.on_piece(0, "")
                 continue
             if text is None:
                 left -= 1

@@ -66,7 +66,8 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop. tokens: drawn in all, the completion of open leaves included. seconds: of this run, with that."""
+    """When to stop. tokens: drawn in all, the completion of open leaves included. seconds: of this run, with that;
+    models are loaded before, and the set is measured after it."""
 
     tokens: int = 2048
     seconds: float | None = None
@@ -271,10 +272,13 @@ class TreeSearch:
         def late(_: StepEvent) -> bool:
             nonlocal steps
             now, steps = time.perf_counter(), steps + 1
-            a_step = self.spent.model_seconds / self.spent.steps if self.spent.steps else (now - began) / steps
-            rest = a_step * self.settings.length * (self._missing(want) > 0)
-            # The first steps of all hold the prompt's reading, too: what they take says little.
-            self._out_of_time = now + rest > self._ends and (steps > 2 or self.spent.steps > 0 or now > self._ends)
+            rest = 0.0
+            # The first steps of all hold the prompt's reading, too: what they take says little. And where there is only
+            # text, a step is whatever comes of a request, or nothing: what one takes is known when it has ended.
+            if self.spent.steps or (steps > 2 and self.writer.prompt_ids):
+                a_step = self.spent.model_seconds / self.spent.steps if self.spent.steps else (now - began) / steps
+                rest = a_step * self.settings.length * (self._missing(want) > 0)
+            self._out_of_time = now + rest > self._ends
             return self._out_of_time
 
         return late
@@ -321,7 +325,7 @@ class TreeSearch:
     ) -> Generation:
         """One batch: a row for each (parent, place), of at most `most` tokens. to_the_end: up to a stop string, and
         nothing is kept of it; else none is drawn that a parent has already, where the engine can see to that. late:
-        asked after each step of a local engine whether to stop, as by Ctrl-C."""
+        asked after each step, and now and then while an endpoint is silent, whether to stop, as by Ctrl-C."""
 
         def stop_if_late(event: StepEvent) -> None:
             if late is not None and late(event):

@@ -57,7 +57,7 @@ class Writer(Protocol):
         on_step: OnStep | None = None,
     ) -> Generation:
         """One batch: after nodes[i], at most most[i] tokens, drawn by seeds[i]. to_the_end: up to an end or a string of
-        `stop`. on_step: as of `Engine.generate`, where steps are taken here. A row that failed has an `error`."""
+        `stop`. on_step: as of `Engine.generate`. A row that failed has an `error`."""
         ...
 
     def read(self, node: Node, row: SequenceOutput) -> tuple[str, bool]:
@@ -156,7 +156,8 @@ class TextWriter:
             [
                 SequenceRequest(self._prompt(node), seed, self.sampling, max_new_tokens, stop)
                 for node, seed, max_new_tokens in zip(nodes, seeds, most, strict=True)
-            ]
+            ],
+            on_step=on_step,
         )
         for node, row in zip(nodes, done.outputs, strict=True):
             row.text = _new_text(node.text, row)

@@ -45,7 +45,11 @@ class SearchThinker(Thinker):
             ge=1,
         )
         seconds: float | None = option(
-            None, "Limit of time; the set then depends on the machine, too", served=True, gt=0
+            None,
+            "Limit of time for the search itself, beside loading models and measuring; the set then depends on the "
+            "machine, too",
+            served=True,
+            gt=0,
         )
         step: int = option(8, "Tokens of a node", served=True, ge=1)
         width: int = option(4, "Children drawn at a leaf", served=True, served_max="thoughts", ge=1)
