@@ -123,7 +123,7 @@ def _check_form(sequence: SequenceRequest, output: SequenceOutput) -> None:
 
 
 def _told(sequences: Sequence[SequenceRequest], see: OnStep | None) -> Callable[[int, str], None] | None:
-    """Pieces as they come, as `StepEvent`s; a piece counts as a token. A step without one only asks whether to go on."""
+    """Pieces as they come, as `StepEvent`s; a piece counts as a token. One without any asks whether to go on."""
     if see is None:
         return None
     count, total, done = len(sequences), sum(s.max_new_tokens for s in sequences), 0
