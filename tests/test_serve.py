@@ -492,7 +492,9 @@ def test_map_and_select(here: Running) -> None:
 
     assert far(0, 1) < far(0, 2) and far(2, 3) < far(1, 3)
     assert got["distances"][0][0] == 0 and got["distances"][0][1] < got["distances"][0][2]
-    assert post(here, "/api/map", texts=["w5"]).json() == {"points": [[0.5, 0.5]], "distances": [[0.0]]}
+    assert got["usage"]["total_tokens"] == sum(HashEmbedder().count_tokens(texts))
+    alone = post(here, "/api/map", texts=["w5"]).json()
+    assert (alone["points"], alone["distances"]) == ([[0.5, 0.5]], [[0.0]])
     picked = post(here, "/api/select", texts=texts, logprobs=[-1, -2, -3, -1], k=2).json()["indices"]
     assert set(picked) == {0, 3}
     assert post(here, "/api/select", texts=texts, k=5).status_code == 400
@@ -506,6 +508,8 @@ def test_diffuse(here: Running) -> None:
     assert lines[-1] == "[DONE]"
     frames = [json.loads(line) for line in lines[:-1]]
     assert [f["step"] for f in frames] == list(range(1, 7)) and {f["steps"] for f in frames} == {6}
+    used = [f["usage"]["total_tokens"] for f in frames]
+    assert used == sorted(set(used)) and used[0] == 3 * (6 + 16) and used[-1] <= 6 * used[0]
     for frame in frames:
         assert len(frame["branches"]) == 3
         for branch in frame["branches"]:

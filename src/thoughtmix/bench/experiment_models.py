@@ -204,7 +204,9 @@ class ExperimentModels:
         self.say("timing a few steps and texts", None)
         costs = {kind: self._costs(kind) for kind in ("mixture", "baseline")}
         self.models.clear()
-        steps = fitting_steps(config, costs, self.planned_sets(), time.perf_counter() - self.began)
+        trainings = {"baseline": config.seeds + 1, "mixture": config.seeds + len(config.ablations)}  # and the judge
+        spent = time.perf_counter() - self.began
+        steps = fitting_steps(config.minutes, trainings, costs, self.planned_sets(), spent)
         write_whole(path, json.dumps({"steps": steps, "seconds": {k: dataclasses.asdict(c) for k, c in costs.items()}}))
         return steps
 

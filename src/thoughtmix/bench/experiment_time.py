@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from thoughtmix.core.errors import InputError
-
-if TYPE_CHECKING:
-    from thoughtmix.bench.experiment_models import ExperimentConfig
 
 TIMED = 8
 """Steps that are timed."""
@@ -41,7 +37,8 @@ class Costs:
 
 
 def fitting_steps(
-    config: ExperimentConfig,
+    minutes: float,
+    trainings: Mapping[str, int],
     costs: Mapping[str, Costs],
     sets: Mapping[tuple[str, str], int],
     spent: float,
@@ -49,14 +46,15 @@ def fitting_steps(
     """Steps of every training.
 
     Args:
-        costs: Of a mixture and of a baseline, which the judge is, too.
+        minutes: For all.
+        trainings: Kind -> how many models of it are trained.
+        costs: Of each kind.
         sets: (kind, development or held-out) -> how many sets of texts.
         spent: Seconds that are gone.
 
     Raises:
         InputError: Even the fewest steps do not fit; it names the minutes that do.
     """
-    trainings = {"baseline": config.seeds + 1, "mixture": config.seeds + len(config.ablations)}
     beside, step = spent, 0.0
     for kind, count in trainings.items():
         cost = costs[kind]
@@ -64,11 +62,11 @@ def fitting_steps(
         beside += sets.get((kind, "development"), 0) * cost.development
         beside += sets.get((kind, "held-out"), 0) * cost.held_out
         step += count * cost.step
-    steps = int(((1 - _AFTER) * 60 * config.minutes - beside) / max(step, 1e-9))
+    steps = int(((1 - _AFTER) * 60 * minutes - beside) / max(step, 1e-9))
     if steps < FEWEST:
         needed = math.ceil(10 * _MARGIN * (beside + FEWEST * step) / (1 - _AFTER) / 60) / 10
         raise InputError(
-            f"This experiment takes {needed:g} minutes here at least, not {config.minutes:g}.",
+            f"This experiment takes {needed:g} minutes here at least, not {minutes:g}.",
             f"Pass --minutes {needed:g}, or less to do (--ablations none, -n 4, --tokens 50, --prompts 12).",
         )
     return steps

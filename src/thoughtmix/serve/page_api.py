@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from fastapi.responses import Response, StreamingResponse
 from thoughtmix import __version__
 from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.selection import select_good
+from thoughtmix.engine.scheduler import Caller
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.metrics import pairwise_distances
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
@@ -55,8 +57,9 @@ def router(service: Service) -> APIRouter:
     @api.post("/map")
     async def map_(body: schemas.MapRequest, http: Request) -> schemas.Map:
         """Texts as points of a plane, near ones near (classical scaling of their embeddings' distances)."""
-        d = await _distances(service, http, body.texts)
-        return schemas.Map(points=_points(d), distances=[[round(float(v), 6) for v in row] for row in d])
+        d, used = await _distances(service, http, body.texts)
+        rounded = [[round(float(v), 6) for v in row] for row in d]
+        return schemas.Map(points=_points(d), distances=rounded, usage=used)
 
     @api.post("/select")
     async def select(body: schemas.SelectRequest, http: Request) -> schemas.Selection:
@@ -66,9 +69,10 @@ def router(service: Service) -> APIRouter:
             raise Refused(400, f"Cannot select {body.k} of {n} texts. Pass k 1 to {n}.", param="k")
         if body.logprobs and len(body.logprobs) != n:
             raise Refused(400, f"{len(body.logprobs)} logprobs for {n} texts. Pass one a text.", param="logprobs")
-        d = await _distances(service, http, body.texts)
+        d, used = await _distances(service, http, body.texts)
         values = np.clip(body.logprobs or [0.0] * n, -1e6, 1e6).tolist()
-        return schemas.Selection(indices=select_good(body.texts, d.tolist(), values, body.k, body.quality_floor))
+        chosen = select_good(body.texts, d.tolist(), values, body.k, body.quality_floor)
+        return schemas.Selection(indices=chosen, usage=used)
 
     @api.post("/diffuse", responses=schemas.STREAM_RESPONSES, response_class=Response)
     async def diffuse(body: schemas.DiffuseRequest, http: Request) -> Response:
@@ -121,17 +125,24 @@ def _suitable_thinkers(service: Service) -> list[schemas.ThinkerInfo]:
 # --- maps ---
 
 
-async def _distances(service: Service, http: Request, texts: Sequence[str]) -> Any:
-    """(n, n)."""
+async def _distances(service: Service, http: Request, texts: Sequence[str]) -> tuple[Any, schemas.SideUsage]:
+    """(n, n), and what they took."""
     if len(texts) > service.limits.texts:
         raise Refused(400, f"{len(texts)} texts; this server maps up to {service.limits.texts}.", param="texts")
     slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
     try:
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(service.threads, service.embedder.encode, list(texts), 32, slot.caller.check)
-        return pairwise_distances(await slot.unless_disconnected(http, work))
+        work = asyncio.get_running_loop().run_in_executor(service.threads, _embedded, service, slot.caller, list(texts))
+        vectors, tokens = await slot.unless_disconnected(http, work)
+        return pairwise_distances(vectors), schemas.SideUsage(total_tokens=tokens)
     finally:
         slot.release()
+
+
+def _embedded(service: Service, caller: Caller, texts: list[str]) -> tuple[Any, int]:
+    """(texts, d) and the tokens that were read, of a long text its beginning; in a thread."""
+    vectors = service.embedder.encode(texts, 32, caller.check)
+    most = service.embedder.loaded.max_tokens or math.inf
+    return vectors, int(sum(min(count, most) for count in service.embedder.count_tokens(texts)))
 
 
 def _points(distances: Any) -> list[list[float]]:
@@ -168,7 +179,7 @@ class _Denoising:
 
     def __init__(self, service: Service, body: schemas.DiffuseRequest, slot: AdmissionSlot) -> None:
         self.service, self.body, self.caller = service, body, slot.caller
-        self._step = 0
+        self._step = self._used = 0
         self._branches: list[dict[str, Any]] = [
             {"text": "", "confidence": [], "alive": True, "parent": None} for _ in range(body.branches)
         ]
@@ -194,6 +205,7 @@ class _Denoising:
 
     def _frame(self, frame: Frame) -> dict[str, Any]:
         self._step += 1
+        self._used += frame.state.ids.numel()
         for row, (name, place) in enumerate(zip(frame.names, frame.lanes, strict=True)):
             parent = self._branches[place]["parent"]
             if self._places and name not in self._places:  # a copy: of the branch whose number it has
@@ -203,7 +215,8 @@ class _Denoising:
             self._branches[place] = {**self._branches[place], "alive": False}
         self._places = dict(zip(frame.names, frame.lanes, strict=True))
         branches = [dict(branch) for branch in self._branches]
-        return {"step": self._step, "steps": max(self._step, self.steps), "branches": branches}
+        usage = {"total_tokens": self._used}  # so far
+        return {"step": self._step, "steps": max(self._step, self.steps), "branches": branches, "usage": usage}
 
     def _parent(self, name: str) -> int | None:
         """Where the branch stood of which a new name is a copy: names of copies end in letters."""

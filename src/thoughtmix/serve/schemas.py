@@ -307,9 +307,16 @@ class MapRequest(Strict):
     texts: list[str] = Field(min_length=1)
 
 
+class SideUsage(BaseModel):
+    """Tokens that went through the embedder or the mask predictor, once a pass."""
+
+    total_tokens: int
+
+
 class Map(BaseModel):
     points: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
     distances: list[list[float]]
+    usage: SideUsage
 
 
 class SelectRequest(Strict):
@@ -321,6 +328,7 @@ class SelectRequest(Strict):
 
 class Selection(BaseModel):
     indices: list[int]
+    usage: SideUsage
 
 
 class DiffuseRequest(Strict):
