@@ -458,9 +458,16 @@ def test_the_token() -> None:
 def test_health_metrics_info(here: Running) -> None:
     assert httpx.get(here.url + "/healthz").json() == {"status": "ok"}
     info = httpx.get(here.url + "/api/info").json()
-    assert {t["name"] for t in info["thinkers"]} == {"sampling", "list", "noise", "search", "hybrid"}, (
-        "what this model can do"
-    )
+    assert {t["name"] for t in info["thinkers"]} == {
+        "sampling",
+        "list",
+        "iterate",
+        "pool",
+        "plan",
+        "noise",
+        "search",
+        "hybrid",
+    }, "what this model can do"
     assert info["limits"]["rows"] == 16 and info["languages"] == ["en", "fr"]
     chat(here)
     text = httpx.get(here.url + "/metrics").text

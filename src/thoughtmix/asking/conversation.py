@@ -116,7 +116,17 @@ class Conversation:
         if self._ids:
             assert isinstance(self.engine, LocalModelEngine)
             model = self.engine.model
-            self._ids += model.encoder.text(f"\n\n{say}\n\n", frame=False) if self._text else next_turn(model, say)
+            self._ids += model.encoder.text(f"\n\n{say}\n\n", frame=False) if self._text else self._next_turn(say)
+
+    def _next_turn(self, say: str) -> list[int]:
+        assert isinstance(self.engine, LocalModelEngine)
+        model = self.engine.model
+        try:
+            return model.encoder.next_turn(say, self.prompt.template_kwargs)
+        except InputError as error:
+            raise ModelError(
+                f"{model.name} cannot be asked after an answer: {error}", "Pass --thinker list --rounds 1."
+            ) from None
 
 
 def _with_answer(prompt: Prompt, text: str, as_text: bool) -> Prompt:
@@ -133,19 +143,4 @@ def _whole_tokens(engine: LocalModelEngine, output: SequenceOutput) -> list[int]
         ids.pop()
     while len(ids) > 1 and len(engine.model.decode(ids[:-1])) >= len(output.text):
         ids.pop()
-    return ids
-
-
-def next_turn(model: Any, text: str) -> list[int]:
-    """The tokens between an answer and the next: its end, a user's turn that says `text`, the start of the next answer;
-    read off the chat template. Raises `ModelError` where the template cannot go on after an answer."""
-    mark = "thoughtmix was here"
-    roles = ("user", "assistant", "user")
-    turns = [{"role": role, "content": content} for role, content in zip(roles, ("?", mark, text), strict=True)]
-    try:
-        ids: list[int] = model.encoder.chat(turns, after=mark)
-    except InputError as error:
-        raise ModelError(
-            f"{model.name} cannot be asked after an answer: {error}", "Pass --thinker list (--chains 1)."
-        ) from None
     return ids

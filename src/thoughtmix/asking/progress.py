@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from thoughtmix.core.request import OnStep, Request, StepEvent
 
@@ -17,6 +18,7 @@ class Progress:
 
     def __init__(self, request: Request, total: int) -> None:
         self.request, self.total, self.before, self.done = request, total, 0, 0
+        self.finished = [False] * request.n
 
     @property
     def on_step(self) -> OnStep | None:
@@ -26,15 +28,31 @@ class Progress:
         self.before, self.done = self.before + self.done, 0
         return self._step
 
-    def _step(self, event: StepEvent) -> None:
-        assert self.request.on_step is not None
-        n, self.done = self.request.n, event.done
-        done = self.before + event.done
-        self.request.on_step(StepEvent([""] * n, done, max(self.total, done), [False] * n))
+    def showing(self, thoughts: Sequence[int]) -> OnStep | None:
+        """For a generation whose sequence i is thought `thoughts[i]`: its text is shown while it grows."""
+        if self.on_step is None:
+            return None
 
-    def finish(self, texts: Sequence[str]) -> None:
-        """The thoughts, all at once."""
+        def step(event: StepEvent) -> None:
+            pieces = [""] * self.request.n
+            for i, piece, ended in zip(thoughts, event.pieces, event.finished, strict=True):
+                pieces[i], self.finished[i] = piece, ended
+            whole = len(thoughts) == self.request.n
+            self._tell(pieces, event, event.outputs if whole else ())
+
+        return step
+
+    def finish(self, texts: Sequence[str] = ()) -> None:
+        """All is there: the texts that were not shown yet."""
+        self.finished = [True] * self.request.n
         if self.request.on_step is not None:
-            n, done = self.request.n, self.before + self.done
-            pieces = [*texts, *[""] * (n - len(texts))]
-            self.request.on_step(StepEvent(pieces, done, max(self.total, done), [True] * n))
+            self._tell([*texts, *[""] * (self.request.n - len(texts))], None)
+
+    def _step(self, event: StepEvent) -> None:
+        self._tell([""] * self.request.n, event)
+
+    def _tell(self, pieces: Sequence[str], event: StepEvent | None, outputs: Sequence[Any] = ()) -> None:
+        assert self.request.on_step is not None
+        self.done = self.done if event is None else event.done
+        done = self.before + self.done
+        self.request.on_step(StepEvent(pieces, done, max(self.total, done), list(self.finished), outputs=outputs))

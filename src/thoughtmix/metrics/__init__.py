@@ -14,6 +14,7 @@ from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, rele
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.measure import METRICS, Metric, measure
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu, words
+from thoughtmix.metrics.transmission import transmission, transmissions
 
 __all__ = [
     "METRICS",
@@ -35,6 +36,8 @@ __all__ = [
     "relevance",
     "same_words",
     "self_bleu",
+    "transmission",
+    "transmissions",
     "utility_k",
     "vendi",
     "words",

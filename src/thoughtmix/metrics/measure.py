@@ -13,6 +13,7 @@ from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, rele
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.soundness import complete, mean_repetition
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu
+from thoughtmix.metrics.transmission import SOURCES, transmissions
 from thoughtmix.models.judge import EndpointJudge
 
 if TYPE_CHECKING:
@@ -174,7 +175,19 @@ _CATALOGUE = (
         "thought",
     ),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _CATALOGUE}
+_TRANSMISSION = (
+    Metric(
+        f"transmission_{source}",
+        f"how far answers differ as their {source} does: bias-corrected distance correlation",
+        "higher",
+        "..1",
+        "with few thoughts it is noise; where all values differ and are no texts there is none",
+        f"differences that have nothing to do with {source}",
+        "embeddings",
+    )
+    for source in SOURCES
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_CATALOGUE, *_TRANSMISSION)}
 
 
 def measure(
@@ -217,6 +230,9 @@ def measure(
             "mean_distance": mean_distance(vectors),
             "distinct_k": float(distinct_k(texts, d)),
             "relevance": float(near.mean()),
+            **transmissions(
+                thoughts.thoughts, d, lambda values: pairwise_distances(np.asarray(embedder.encode(list(values))))
+            ),
         }
         others = d.sum(1) / max(len(texts) - 1, 1)
         for score, r, far in zip(scores, near, others, strict=True):

@@ -115,6 +115,14 @@ class TextEncoder:
             )
         return ids
 
+    def next_turn(self, text: str, template_kwargs: Mapping[str, Any] | None = None) -> list[int]:
+        """Ids between an answer and the next: its end, a user's turn that says `text`, the start of the next answer;
+        read off the chat template. Raises `InputError` where the template cannot go on after an answer."""
+        mark = "thoughtmix was here"
+        said = (("user", "?"), ("assistant", mark), ("user", text))
+        turns = [{"role": role, "content": content} for role, content in said]
+        return self.chat(turns, after=mark, template_kwargs=template_kwargs)
+
     def _control(self) -> _Control:
         """Made anew when somebody has added tokens, or has set another template."""
         key = (len(self.tokenizer), repr(self.tokenizer.chat_template))

@@ -113,22 +113,14 @@ def prompt_ids(
     if not before or disturbance.tokens:
         return model.encode(messages(idea, disturbance, seed))
     answer = list(idea_ids) or model.encoder.text(idea, frame=False)
-    turn = _next_turn(model, f"{disturbance.instruction} {_wording()[disturbance.language]['only']}")
-    return [*before, *answer, *turn]
-
-
-def _next_turn(model: LanguageModel, text: str) -> list[int]:
-    """The tokens between an answer and the next: its end, a user's turn that says `text`, the start of the next answer;
-    read off the chat template."""
-    mark = "thoughtmix was here"
-    roles = ("user", "assistant", "user")
-    turns = [{"role": role, "content": content} for role, content in zip(roles, ("?", mark, text), strict=True)]
+    asked = f"{disturbance.instruction} {_wording()[disturbance.language]['only']}"
     try:
-        return model.encoder.chat(turns, after=mark)
+        turn = model.encoder.next_turn(asked)
     except InputError as error:
         raise ModelError(
             f"{model.name} cannot be asked after an answer: {error}", "Pass idea=... (--option)."
         ) from None
+    return [*before, *answer, *turn]
 
 
 def mask_words(text: str, level: float, seed: int, mask: str = "random") -> str:

@@ -23,9 +23,15 @@ _HUES = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "br
 
 
 def facts(thought: Thought) -> str:
-    """One line about a thought: its routing profile or direction if it had one, how likely, how relevant, how far
-    from the others, how it ended."""
-    parts = [printable(str(thought.origin[name])) for name in ("profile", "direction") if thought.origin.get(name)]
+    """One line about a thought: its specification, routing profile or direction if it had one, how many agreed with it,
+    how likely, how relevant, how far from the others, how it ended."""
+    parts = [
+        printable(str(thought.origin[name]))
+        for name in ("specification", "profile", "direction")
+        if thought.origin.get(name)
+    ]
+    if thought.origin.get("agreement"):
+        parts.append(f"{thought.origin['agreement']} agreed")
     if thought.mean_logprob is not None and (thought.token_ids or thought.token_logprobs):
         parts.append(f"{thought.mean_logprob:.2f} nats/token")
     parts += [
@@ -58,6 +64,8 @@ def summary(thoughts: ThoughtSet) -> str:
         )
         if name in m
     ]
+    sent = {name.removeprefix("transmission_"): value for name, value in m.items() if name.startswith("transmission_")}
+    parts += [f"{source} to text {value:.2f}" for source, value in sent.items()]
     tokens, seconds, speed = (run.get(name) for name in ("tokens", "seconds", "tokens_per_second"))
     numbers = isinstance(seconds, (int, float)) and isinstance(speed, (int, float))
     if numbers and tokens:  # a set may come from elsewhere

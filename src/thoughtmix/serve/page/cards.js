@@ -87,6 +87,8 @@ export function update(thought) {
 export function facts(thought) {
   if (!thought.done) return [];
   const out = [];
+  if (thought.origin?.specification) out.push([thought.origin.specification, t("specification")]);
+  if (thought.origin?.agreement) out.push([t("agreement", { x: thought.origin.agreement }), t("agreementNote")]);
   const like = perToken(thought);
   if (like !== null) out.push([t("likeShort", { x: number(like) }), t("like")]);
   if (Number.isFinite(thought.scores?.relevance)) out.push([t("relevance", { x: number(thought.scores.relevance) }), null]);

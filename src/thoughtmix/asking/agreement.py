@@ -1,0 +1,89 @@
+"""Which of many answers agree, and which groups of them are worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from thoughtmix.asking.answers import plain_answer
+from thoughtmix.core.request import TextEmbedder
+from thoughtmix.core.selection import select_good
+from thoughtmix.core.types import Thought
+
+Group = Literal["auto", "words", "embedding"]
+_SHORT = 5  # words up to which answers are compared by their words
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Answers in groups that agree, the most agreed upon first; in a group, the likeliest first."""
+
+    groups: list[list[Thought]]
+    grouped_by: Literal["words", "embedding"]
+    distances: list[list[float]]
+    """(groups, groups) between their first answers, where the embedder grouped; else empty."""
+
+    def best(self, n: int) -> list[tuple[Thought, int]]:
+        """n answers, each with the size of its group: one of each group, and where there are fewer groups, second
+        ones."""
+        order = list(range(len(self.groups)))
+        if self.distances and len(order) > n:
+            order = _different(self.groups, self.distances, n)
+        out: list[tuple[Thought, int]] = []
+        for place in range(max(map(len, self.groups), default=0)):
+            out += [(self.groups[i][place], len(self.groups[i])) for i in order if place < len(self.groups[i])]
+        return out[:n]
+
+
+def group_answers(
+    answers: Sequence[Thought], by: Group, near: float, embedder: Callable[[], TextEmbedder]
+) -> Agreement:
+    """Answers that say the same, together.
+
+    Args:
+        answers: None of them blank.
+        by: words: the first line's words, but for case, a leading article and punctuation around them; embedding: 1 -
+            cosine below `near` to the group's first answer; auto: words where the median answer has up to five.
+        near: See there.
+        embedder: Loads what `embedding` needs.
+    """
+    lengths = [len(_line(t.text).split()) for t in answers]
+    if by == "auto":
+        by = "words" if not lengths or float(np.median(lengths)) <= _SHORT else "embedding"
+    likeliest = sorted(answers, key=lambda t: (t.finish != "stop", -_likelihood(t, by == "words")))
+    if by == "words":
+        found: dict[str, list[Thought]] = {}
+        for thought in likeliest:
+            found.setdefault(plain_answer(_line(thought.text)) or thought.text, []).append(thought)
+        return Agreement(sorted(found.values(), key=len, reverse=True), "words", [])
+    from thoughtmix.metrics.answers import equivalence_classes
+    from thoughtmix.metrics.answers import near as nearer
+    from thoughtmix.metrics.embedding import pairwise_distances
+
+    d = pairwise_distances(embedder().encode([t.text for t in likeliest]))
+    classes = equivalence_classes(len(likeliest), nearer(d, near))
+    members = [[i for i, c in enumerate(classes) if c == number] for number in range(max(classes) + 1)]
+    members.sort(key=len, reverse=True)
+    firsts = [group[0] for group in members]
+    return Agreement(
+        [[likeliest[i] for i in group] for group in members], "embedding", d[np.ix_(firsts, firsts)].tolist()
+    )
+
+
+def _different(groups: Sequence[Sequence[Thought]], distances: list[list[float]], n: int) -> list[int]:
+    """n of the groups: those that are most different of the better half, by how many agree, then by likelihood."""
+    standing = [-float(place) for place in range(len(groups))]
+    return sorted(select_good([group[0].text for group in groups], distances, standing, n))
+
+
+def _line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]
+
+
+def _likelihood(thought: Thought, whole: bool) -> float:
+    """Of all of it, which is how probable the answer is; of a token, for answers of many lengths. 0 where unknown."""
+    value = thought.logprob if whole else thought.mean_logprob
+    return 0.0 if value is None else value

@@ -1,0 +1,134 @@
+"""First n different specifications, then an answer to each: what makes answers differ is said before they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thoughtmix.asking.conversation import PARAGRAPH, TURN, is_text, put, wording
+from thoughtmix.asking.draws import DrawOptions
+from thoughtmix.asking.enumerating import DEMONSTRATION, ListRequest, enumerate_answers
+from thoughtmix.asking.progress import Progress
+from thoughtmix.asking.specifications import Specification, most_different, specifications
+from thoughtmix.core.options import ThinkerOptions, option
+from thoughtmix.core.request import Prompt, Request
+from thoughtmix.engine.engine import Capability, Engine, SequenceRequest
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.engine.row_state import NO_ROW_STATE
+from thoughtmix.engine.sampling_params import SamplingParams
+from thoughtmix.thinkers.base import (
+    Thinker,
+    Thoughts,
+    Work,
+    add_facts,
+    embedding_work,
+    one_temperature,
+    packaged_embedder,
+    sum_facts,
+)  # fmt: skip
+
+DEFAULT_TEMPERATURE = 0.8
+_WORDS = 16  # tokens of a specification
+
+
+class PlanThinker(Thinker):
+    name = "plan"
+    summary = "First n different specifications (angle, form...), then an answer to each; creativity is temperature."
+    creativity_is_temperature = True
+    needs = frozenset({Capability.LEFT_TO_RIGHT})
+    elsewhere = "draws=arithmetic and branches are refused"
+    streams = True
+
+    class Options(DrawOptions):
+        source: str = option(
+            "model",
+            "Where specifications come from: model, which writes them for the prompt; catalogue; noise, its "
+            "directions; or FILE, one a line",
+            served=True,
+            served_pattern="model|catalogue|noise",
+        )
+        factor: int = option(
+            2, "Specifications written for each that is used: the most different are", served=True, ge=1, le=16
+        )
+        demonstrations: int = option(1, "Lists of specifications that are shown before", served=True, ge=0, le=1)
+
+    def texts(self, n: int, options: ThinkerOptions) -> int:
+        """Specifications are short: all of them together count as a quarter of the answers."""
+        own = self.Options.model_validate(options)
+        return n + (-(-n * own.factor // 8) if own.source == "model" else 0)
+
+    def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
+        given = self.Options.model_validate(options)
+        count = n * given.factor
+        writes = given.source == "model"
+        first = (read + given.demonstrations * DEMONSTRATION + TURN + count * _WORDS) * writes
+        return Work(first + n * (read + TURN + _WORDS + length)) + embedding_work(max(count, 64), _WORDS)
+
+    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
+        """The specifications depend on (prompt, settings, n, seed); thought i then draws by its own seed, so the *set*
+        depends on all of these. `origin` has the specification and where it came from. The specifications together
+        have at most 16 tokens each, n * factor of them; what is missing of them comes from the catalogue."""
+        options = self.Options.model_validate(request.options)
+        temperature = one_temperature(request, self.name)
+        params = sampling_params(request, DEFAULT_TEMPERATURE if temperature is None else temperature)
+        progress = Progress(request, request.n * (request.max_new_tokens + options.factor * _WORDS))
+        found, runs = self._found(engine, prompt, request, options, params[0], progress)
+        chosen = most_different(found, request.n, request.embedder or packaged_embedder)
+        prompts = [put(engine, prompt, one.asked(prompt.text)) for one in chosen]
+        seeds = request.seeds
+        offsets = options.offsets(engine, prompts, seeds)
+        state = options.row_state(engine, seeds)
+        more: dict[str, Any] = {} if state is NO_ROW_STATE else {"row_state": state}
+        stop = (*request.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
+        done = engine.generate(
+            [
+                SequenceRequest(asked, seed, sampling, request.max_new_tokens, stop, offset=offset)
+                for asked, seed, sampling, offset in zip(prompts, seeds, params, offsets, strict=True)
+            ],
+            on_step=progress.showing(range(request.n)),
+            **more,
+        )
+        origins = [
+            {
+                "thinker": self.name,
+                "specification": one.text,
+                "specified_by": one.source,
+                "temperature": sampling.temperature,
+            }
+            for one, sampling in zip(chosen, params, strict=True)
+        ]
+        facts = run_facts(done)
+        facts = add_facts(sum_facts(runs), facts) if runs else facts
+        return as_thoughts(done.outputs, seeds, origins), {**facts, "specifications": len(found)}
+
+    def _found(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        request: Request,
+        options: PlanThinker.Options,
+        sampling: SamplingParams,
+        progress: Progress,
+    ) -> tuple[list[Specification], list[dict[str, Any]]]:
+        """n * factor specifications, or as many as the source has, n at least; and facts about the runs."""
+        wanted = request.n * options.factor
+        if options.source != "model":
+            return specifications(options.source, request.n), []
+        asked = ListRequest(
+            prompt=prompt,
+            seed=request.seed,
+            sampling=sampling,
+            tokens=wanted * _WORDS,
+            shown=options.demonstrations,
+            rounds=2,
+            ask=wording()["plan"]["ask"],
+            demonstrations="direction",
+        )
+        made = enumerate_answers(engine, asked, [wanted], progress)
+        texts = [answer.text.split("\n")[0].rstrip(" .:;,") for answer in made.lists[0] if answer.finish == "stop"]
+        written = [Specification(text, "model") for text in texts if text and len(text.split()) <= _WORDS]
+        if len(written) < request.n:
+            written += specifications("catalogue", request.n - len(written))[: request.n - len(written)]
+        return written, made.runs
+
+
+THINKER = PlanThinker()
