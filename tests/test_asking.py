@@ -34,7 +34,7 @@ def think(engine: Any, thinker: str, n: int = 4, prompt: Any = ASKED, **how: Any
 class TestIterate:
     def test_chains_see_their_own(self) -> None:
         engine = Scripted(lambda call, i, said: f"answer {call}{i}")
-        made = think(engine, "iterate", 5, chains=2, demonstrations=1, seed=7)
+        made = think(engine, "iterate", 5, chains=2, sees="own", demonstrations=1, seed=7)
         assert made.texts == ["answer 00", "answer 01", "answer 10", "answer 11", "answer 20"]
         assert [t.seed for t in made] == [7, 8, 9, 10, 11]
         assert [(t.origin["chain"], t.origin["turn"]) for t in made] == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]
@@ -98,7 +98,7 @@ class TestIterate:
                 return done
 
         engine = Failing(lambda call, i, said: f"answer {call}{i}")
-        made = think(engine, "iterate", 4, chains=2, demonstrations=0)
+        made = think(engine, "iterate", 4, chains=2, sees="own", demonstrations=0)
         assert made.texts == ["", "answer 01", "answer 10", "answer 11"] and made[0].origin["error"] == "no"
         assert engine.said(1, 0) == f"user: {ASKED}"
 
@@ -111,7 +111,7 @@ class TestPool:
     def test_the_most_agreed_upon_are_kept(self) -> None:
         said = ["Fig", "a Pear.", "Kiwi", "pear", "Plum", "fig!", "Pear", "Lime"]
         engine = Scripted(lambda call, i, text: said[i])
-        made = think(engine, "pool", 2, factor=4)
+        made = think(engine, "pool", 2, source="sampling", factor=4)
         assert [(plain_answer(t.text), t.origin["agreement"]) for t in made] == [("pear", 3), ("fig", 2)]
         assert made.run["pool"] == {"drawn": 8, "groups": 5, "grouped_by": "words"}
         assert {t.origin["thinker"] for t in made} == {"pool"} and {t.origin["source"] for t in made} == {"sampling"}
@@ -119,7 +119,7 @@ class TestPool:
 
     def test_second_ones_fill_what_groups_do_not(self) -> None:
         engine = Scripted(lambda call, i, text: "Fig" if i else "Pear")
-        assert sorted(think(engine, "pool", 3, factor=2).texts) == ["Fig", "Fig", "Pear"]
+        assert sorted(think(engine, "pool", 3, source="sampling", factor=2).texts) == ["Fig", "Fig", "Pear"]
 
     def test_likelihood_breaks_ties_and_whole_answers_come_first(self) -> None:
         def thought(text: str, logprob: float, finish: Any = "stop") -> Thought:
@@ -152,7 +152,7 @@ class TestPool:
 
     def test_examples_go_before(self) -> None:
         engine = Scripted(lambda call, i, text: "Fig")
-        think(engine, "pool", 4, factor=2, examples="short")
+        think(engine, "pool", 4, source="sampling", factor=2, examples="short")
         asked = [engine.said(0, i) for i in range(8)]
         assert len(set(asked)) == 8 and all(f"user: {ASKED}" in text for text in asked)
         with pytest.raises(InputError, match="examples of its own"):

@@ -44,7 +44,7 @@ def test_rounds_and_tokens_are_bounded() -> None:
     assert [t.origin["form"] for t in made] == ["plain", "alone", "alone", "alone"]
     assert made.run["alone"] == 3
     budgets = [sum(s.max_new_tokens for s in call) for call in stubborn.calls]
-    assert budgets[0] == 4 * 64 and budgets == sorted(budgets, reverse=True)
+    assert budgets[0] == 4 * 96 and budgets == sorted(budgets, reverse=True)
     cut = Scripted(lambda call, i, said: numbered("Apple", "Pear", "A fruit that is…"))
     made = think(cut)
     assert len(cut.calls) == 1, "its tokens are spent"
@@ -120,7 +120,7 @@ def test_progress_is_told_and_the_texts_come_at_the_end() -> None:
     seen: list[StepEvent] = []
     rounds = [numbered("Apple", "Pear"), numbered("Fig", "Plum", first=3)]
     think(Scripted(lambda call, i, said: rounds[call]), on_step=seen.append)
-    assert [e.done for e in seen] == [10, 20, 20] and {e.total for e in seen} == {256}
+    assert [e.done for e in seen] == [10, 20, 20] and {e.total for e in seen} == {384}
     assert list(seen[-1].pieces) == ["Apple", "Pear", "Fig", "Plum"] and all(seen[-1].finished)
     assert not any(any(e.pieces) for e in seen[:-1])
 
@@ -178,7 +178,7 @@ def test_on_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(lambda number, body: "ok") as server:
         made = think(EndpointEngine(Endpoint(server.url)), 3)
     assert made.texts == ["Fig", "Pear", "Plum"] and len(server.seen) == 1
-    assert server.seen[0]["max_tokens"] == 3 * 64 and server.seen[0]["stop"] == ["\n4."]
+    assert server.seen[0]["max_tokens"] == 3 * 96 and server.seen[0]["stop"] == ["\n4."]
 
 
 def test_two_ways_to_write_one_answer() -> None:

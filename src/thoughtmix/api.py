@@ -16,10 +16,11 @@ from thoughtmix.batch.prompts import think_many
 from thoughtmix.batch.records import Record
 from thoughtmix.core.errors import InputError, Interrupted, ModelError
 from thoughtmix.core.grammar import Grammar
+from thoughtmix.core.languages import NAMES, language_of
 from thoughtmix.core.options import ThinkerOptions
-from thoughtmix.core.request import SETTINGS, Message, OnStep, Prompt, PromptLike, Request
+from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, SETTINGS, Message, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
-from thoughtmix.engine.engine import Capability, Engine, require
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, require
 from thoughtmix.thinkers.base import Thinker
 from thoughtmix.thinkers.call import typed_options
 from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker, thinker_names
@@ -151,7 +152,8 @@ class Pipeline:
         options: Mapping[str, Any] | ThinkerOptions | None = None,
         creativity: float | None = None,
         seed: int = 0,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        landing: float = LANDING,
         temperature: float | Sequence[float] | None = None,
         top_k: int | Sequence[int] = 0,
         top_p: float | Sequence[float] = 1.0,
@@ -174,6 +176,7 @@ class Pipeline:
             creativity=creativity,
             seed=seed,
             max_new_tokens=max_new_tokens,
+            landing=landing,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -239,6 +242,7 @@ class Pipeline:
         """The checked settings of a call, and the thinker's options among them. Raises `InputError`, `UnknownName`."""
         own = {name: _frozen(settings.pop(name)) for name in (SETTINGS - {"n", "judge"}) & set(settings)}
         stop = own.pop("stop", ())
+        own.setdefault("landing", LANDING)
         form = Grammar.given(own.pop("json_schema", None), own.pop("regex", None))
         return Request(
             n=n,
@@ -279,7 +283,7 @@ class Pipeline:
             _require_guided(thinker, engine)
         began = time.perf_counter()
         thoughts, facts = thinker.think(engine, prompt, request)
-        facts = {**facts, "wall_seconds": round(time.perf_counter() - began, 4)}
+        facts = {**facts, **_language_warning(engine, prompt), "wall_seconds": round(time.perf_counter() - began, 4)}
         interrupted = bool(facts.pop("interrupted", False))
         result = ThoughtSet(
             prompt=prompt.text,
@@ -302,6 +306,16 @@ class Pipeline:
         return result
 
 
+def _language_warning(engine: Engine, prompt: Prompt) -> dict[str, str]:
+    """The fact `warning`, where the prompt is in a language that the model is not known to write."""
+    known = engine.model.languages if isinstance(engine, LocalModelEngine) else ()
+    read = language_of(prompt.text) if known else None
+    if read is None or read in known:
+        return {}
+    can = ", ".join(NAMES[code] for code in known)
+    return {"warning": f"The prompt is {NAMES[read]}, and {engine.name} was trained to write {can}."}
+
+
 def _require_guided(thinker: Thinker, engine: Engine) -> None:
     """Raises `InputError` where thoughts would not be held to a grammar."""
     if not thinker.guided:
@@ -321,7 +335,8 @@ def think(
     options: Mapping[str, Any] | ThinkerOptions | None = None,
     creativity: float | None = None,
     seed: int = 0,
-    max_new_tokens: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    landing: float = LANDING,
     temperature: float | Sequence[float] | None = None,
     top_k: int | Sequence[int] = 0,
     top_p: float | Sequence[float] = 1.0,
@@ -350,6 +365,8 @@ def think(
         creativity: 0 is deterministic, 1 the default strength, more is bolder.
         seed: Thought i has seed + i, and can be made again alone by it.
         max_new_tokens: Longest thought, in tokens.
+        landing: In this share of them, the last ones, a thought ends with its sentence; what is still unfinished at the
+            last token is cut back to the last whole sentence. 0: exactly max_new_tokens.
         temperature, top_k, top_p, min_p, top_nsigma: How tokens are drawn; each one value, or n.
         stop: Strings that end a thought.
         json_schema: What every thought must be: a JSON schema (a mapping, its JSON, or a pydantic model class). Every
@@ -385,6 +402,7 @@ def think(
         creativity=creativity,
         seed=seed,
         max_new_tokens=max_new_tokens,
+        landing=landing,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

@@ -53,7 +53,7 @@ def group_answers(
     lengths = [len(_line(t.text).split()) for t in answers]
     if by == "auto":
         by = "words" if not lengths or float(np.median(lengths)) <= _SHORT else "embedding"
-    likeliest = sorted(answers, key=lambda t: (t.finish != "stop", -_likelihood(t, by == "words")))
+    likeliest = sorted(answers, key=lambda t: (t.finish == "length", -_likelihood(t, by == "words")))
     if by == "words":
         found: dict[str, list[Thought]] = {}
         for thought in likeliest:

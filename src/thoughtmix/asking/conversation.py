@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -20,6 +21,8 @@ Turns = Sequence[tuple[str, str]]
 """Questions with their answers."""
 PARAGRAPH = ("\n\n",)
 """Where an answer ends in a text without turns."""
+_NAMES = re.compile(r"\s*(?:name|which|who|where|when|what is the name|pick|choose)\b", re.IGNORECASE)
+_SENTENCES = re.compile(r"\b(?:uses?|ways?|ideas?|reasons?|facts?|advice|how|why|things? to)\b", re.IGNORECASE)
 TURN = 64
 """Tokens of a question that asks for more, at most."""
 
@@ -28,6 +31,14 @@ TURN = 64
 def wording() -> dict[str, Any]:
     """wording.toml."""
     return tomllib.loads(files(__package__).joinpath("wording.toml").read_text(encoding="utf-8"))
+
+
+def demonstrations(prompt: Prompt, count: int, kind: str = "") -> list[dict[str, Any]]:
+    """`count` questions with answers: of a kind of wording.toml, else names where the prompt asks for a name, else
+    sentences."""
+    names = _NAMES.match(prompt.text) and not _SENTENCES.search(prompt.text)
+    found: list[dict[str, Any]] = wording()[kind or ("name" if names else "sentence")]
+    return found[len(found) - count :] if count else []
 
 
 def is_text(engine: Engine, prompt: Prompt) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from thoughtmix.asking.answers import ListedAnswer, listed_answers, plain_answer
-from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, is_text, put, wording
+from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, demonstrations, is_text, put, wording
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.progress import Progress
 from thoughtmix.core.request import Prompt
@@ -40,7 +40,8 @@ class ListRequest:
         stop: Strings that end a list.
         draws: How the lists are drawn beside each other.
         distinct: Whether what another list has counts as missing, too.
-        ask, demonstrations: Other words than those of the form, and other demonstrations (wording.toml).
+        ask, demonstrations: Other words than those of the form, and other demonstrations (wording.toml); empty: those
+            that suit the prompt.
     """
 
     prompt: Prompt
@@ -54,7 +55,7 @@ class ListRequest:
     draws: DrawOptions = field(default_factory=DrawOptions)
     distinct: bool = True
     ask: str = ""
-    demonstrations: str = "demonstration"
+    demonstrations: str = ""
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ def _opening(engine: Engine, asked: ListRequest) -> str:
 def _demonstrations(asked: ListRequest, count: int) -> Turns:
     """Lists of as many answers as are asked for, as far as they are written."""
     out = []
-    for one in wording()[asked.demonstrations][: asked.shown]:
+    for one in demonstrations(asked.prompt, asked.shown, asked.demonstrations):
         answers = one["answers"][:count]
         ask = (asked.ask or wording()[asked.form]["ask"]).format(prompt=one["question"], n=len(answers))
         out.append((ask, _written(answers, asked.form)))

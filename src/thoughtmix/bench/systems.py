@@ -71,7 +71,11 @@ def equal_budget(thinker: Thinker, setting: Setting, request: TrialRequest) -> S
     total = request.n * request.max_new_tokens
     if thinker.token_budget_option is not None:
         return {"max_new_tokens": request.max_new_tokens, **setting, thinker.token_budget_option: total}
-    given = {name: value for name, value in setting.items() if name in thinker.Options.model_fields}
+    given = {
+        name: value
+        for name, value in {**setting, **setting.get("options", {})}.items()
+        if name in thinker.Options.model_fields
+    }
     texts = thinker.texts(request.n, parse_options(thinker.Options, given, thinker.name))
     return {"max_new_tokens": max(1, total // texts), **setting}
 
@@ -79,7 +83,7 @@ def equal_budget(thinker: Thinker, setting: Setting, request: TrialRequest) -> S
 def _ask_thinker(name: str) -> Answer:
     def answer(pipeline: Pipeline, request: TrialRequest, setting: Setting) -> ThoughtSet:
         thinker = get_thinker(name)
-        how = equal_budget(thinker, {**thinker.repetition(request.seed), **setting}, request)
+        how = equal_budget(thinker, {"landing": 0.0, **thinker.repetition(request.seed), **setting}, request)
         return pipeline(request.item.prompt, request.n, name, **{"seed": request.seed, "measure": False, **how})
 
     return answer

@@ -22,7 +22,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, read_stream
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
-from thoughtmix.core.request import Request
+from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, Request
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
 from thoughtmix.core.types import ThoughtSet
 
@@ -90,7 +90,10 @@ class SamplingOptions:
     n: Count = 8
     creativity: Annotated[float | None, option("0 is deterministic, 1 the default, more is bolder.")] = None
     seed: Annotated[int, option("Thought i gets seed + i - 1 and can be made again alone by it.", "-s", "--seed")] = 0
-    max_new_tokens: MaxNewTokens = 64
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS
+    landing: Annotated[
+        float, option("In this last share of its tokens a thought ends with its sentence; 0: never.")
+    ] = LANDING
     temperature: Annotated[str | None, option(f"Sampling temperature. {_EACH}")] = None
     top_k: Annotated[str, option(f"Keep the k likeliest tokens; 0 is off. {_EACH}")] = "0"
     top_p: Annotated[str, option(f"Keep this much probability; 1 is off. {_EACH}")] = "1"

@@ -167,6 +167,8 @@ def explore(
 
 def _told(thoughts: ThoughtSet) -> tuple[ThoughtSet, int]:
     """Say what an endpoint did not do as it was asked, and what it cost. Exit code 1 where it failed for some."""
+    if "warning" in thoughts.run:
+        note(f"thoughtmix: {thoughts.run['warning']} Name a model that knows it (--model).")
     facts = thoughts.run.get("endpoint", {})
     left_out = [name for name in facts.get("left_out", ()) if name not in {"stream_options", "logprobs"}]
     if left_out:

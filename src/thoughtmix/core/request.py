@@ -90,13 +90,19 @@ class TextEmbedder(Protocol):
 OnStep = Callable[[StepEvent], None]
 
 
+MAX_NEW_TOKENS = 96
+"""Tokens of a thought, unless a caller says otherwise;"""
+LANDING = 0.33
+"""and the share of them in which it ends with its sentence: from the 64th on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call for n thoughts, checked. A setting that may differ by thought is a tuple of n values."""
 
     n: int = 8
     seed: int = 0
-    max_new_tokens: int = 64
+    max_new_tokens: int = MAX_NEW_TOKENS
     creativity: float | None = None
     """None: the thinker's own default."""
     temperature: float | tuple[float, ...] | None = None
@@ -105,6 +111,8 @@ class Request:
     min_p: float | tuple[float, ...] | None = None
     top_nsigma: float | tuple[float, ...] = 0.0
     stop: tuple[str, ...] = ()
+    landing: float = 0.0
+    """Share of the tokens, the last ones, in which a thought ends with its sentence; 0: exactly at the budget."""
     grammar: Grammar | None = None
     """What every thought must be: a JSON schema, a regular expression."""
     options: ThinkerOptions = field(default_factory=ThinkerOptions)
@@ -127,6 +135,8 @@ class Request:
             raise InputError(f"creativity is {self.creativity}.", "Pass 0 (deterministic) or more (--creativity 0).")
         if not -(2**63) <= self.seed <= 2**63 - 1 - self.n:
             raise InputError(f"seed {self.seed} does not fit in 64 bits.", "Pass a smaller seed (--seed 0).")
+        if not 0 <= self.landing <= 1:
+            raise InputError(f"landing is {self.landing}.", f"Pass 0 (off) to 1 (--landing {LANDING}).")
         if any(not s for s in self.stop):
             raise InputError("A stop string is empty.", "Leave it out, or pass a text (--stop '###').")
 
@@ -136,6 +146,11 @@ class Request:
         out = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
         form = {} if self.grammar is None else self.grammar.recorded()
         return {**out, **form, "options": self.options.given()}
+
+    @property
+    def landing_tokens(self) -> int:
+        """`SequenceRequest.landing` of every thought; none where a grammar says how it ends."""
+        return 0 if self.grammar is not None else int(self.landing * self.max_new_tokens)
 
     @property
     def seeds(self) -> range:

@@ -6,8 +6,10 @@ choice of noise directions use it directly.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean
 
 from thoughtmix.core.errors import InputError
@@ -15,6 +17,9 @@ from thoughtmix.core.errors import InputError
 QUALITY_FLOOR = 0.5
 """The quantile of quality that a selected thought must reach: the better half is good enough."""
 _LOOPS = 0.4  # share of repeated word pairs (or runs of four characters) from which on a text repeats itself
+_TWICE = frozenset(
+    {"ha", "ho", "no", "yes", "very", "really", "so", "many", "much", "far", "long", "bye", "had", "that"}
+)
 _SHORT = 12  # words or characters of which nothing can be said
 
 
@@ -106,6 +111,20 @@ def repetition(text: str) -> float:
         return 0.0
     runs = list(zip(*(units[i:] for i in range(width)), strict=False))
     return 1 - len(set(runs)) / len(runs)
+
+
+def stutters(text: str) -> int:
+    """How often a word stands right behind itself, the possessive aside: "the the", "night's night". What is said twice
+    for effect ("ha ha", "very very") is none, nor is a number."""
+    plain = [
+        re.sub(r"['’]s$", "", w) for w in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*|[.,;:!?\n—–-]", text.casefold())
+    ]
+    return sum(a == b and a.isalpha() and a not in _TWICE for a, b in pairwise(plain))
+
+
+def repeats(text: str) -> bool:
+    """Whether a text is a loop, or stutters."""
+    return repetition(text) >= _LOOPS or stutters(text) > 0
 
 
 def wording_distances(texts: Sequence[str]) -> list[list[float]]:

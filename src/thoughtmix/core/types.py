@@ -21,8 +21,8 @@ from thoughtmix.core.selection import QUALITY_FLOOR, check_floor, select_good, s
 SCHEMA = "thoughtmix/thoughtset"
 SCHEMA_VERSION = 1
 
-FinishReason = Literal["stop", "length", "cancelled"]
-_FINISH: frozenset[str] = frozenset({"stop", "length", "cancelled"})
+FinishReason = Literal["stop", "sentence", "length", "cancelled"]
+_FINISH: frozenset[str] = frozenset({"stop", "sentence", "length", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Thought:
     """Sum over its tokens of log p(token | prompt, earlier tokens), in nats, under the generating model at
     temperature 1 and before any truncation. An ended thought includes its end token. None: unknown (endpoints)."""
     finish: FinishReason = "length"
-    """stop: an end token or stop string; length: the token budget; cancelled: interrupted."""
+    """stop: an end token or stop string; sentence: made to end with one, near the token budget; length: cut by that
+    budget; cancelled: interrupted."""
     token_logprobs: tuple[float, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What produced it: the thinker's name and its own settings for this thought (temperature, branches...)."""

@@ -38,6 +38,13 @@ class IncrementalDetokenizer:
             self._cut()
         return self.text
 
+    def tokens_of(self, end: int) -> int:
+        """How many of its tokens the first `end` characters of its text take."""
+        count = len(self.ids)
+        while count > 1 and len(self._decode(self.ids[: count - 1])) >= end:
+            count -= 1
+        return count
+
     def piece(self, final: bool = False) -> str:
         """What can be shown now and was not before."""
         end = len(self.text)

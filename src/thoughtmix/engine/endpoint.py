@@ -69,6 +69,8 @@ class EndpointEngine:
             for r in replies
         ]
         for sequence, output in zip(sequences, outputs, strict=True):
+            if sequence.landing and output.finish == "length":
+                output.cut_back(lambda end: 0)  # which tokens are left is not known: without likelihoods, then
             _check_form(sequence, output)
         return Generation(
             outputs,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.request import OnStep, Prompt
+from thoughtmix.core.sentences import sentence_end
 from thoughtmix.core.types import FinishReason
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.sampling_params import SamplingParams
@@ -85,6 +86,9 @@ class SequenceRequest:
     """What the whole text must be (`Capability.GUIDED`). Tokens are drawn from those that it allows, renormalised at
     each step; the text ends, by end tokens and stop strings, only where it is whole, and as soon as nothing can
     follow. One that runs out of tokens before is unfinished: its finish is "length"."""
+    landing: int = 0
+    """In its last so many tokens it ends with the first whole sentence; when none comes, it is cut back to the last
+    one, if that leaves half of the text. Its finish is then "sentence", and its tokens are those of its text."""
 
 
 OFFSET_BITS = 6
@@ -107,10 +111,27 @@ class SequenceOutput:
     """Of each token, if asked for: the likeliest ids and their log-probabilities, likeliest first."""
     error: str | None = None
     """Why it finally failed, in one line (endpoints)."""
+    dropped: int = 0
+    """Tokens that were drawn and cut back to a sentence."""
     tries: int = 0
     """Requests that it took (endpoints)."""
     reasoning: str = ""
     """What the model thought before the text, where a server keeps it apart (endpoints)."""
+
+    def cut_back(self, tokens_of: Callable[[int], int]) -> None:
+        """End a text that was cut with its last whole sentence, if that leaves half of it.
+
+        Args:
+            tokens_of: How many of its tokens the first so many characters take.
+        """
+        end = sentence_end(self.text)
+        if not end or 2 * end < len(self.text):
+            return
+        count = tokens_of(end)
+        self.text, self.finish = self.text[:end], "sentence"
+        self.dropped = len(self.token_ids) - count
+        for kept in (self.token_ids, self.logprobs, self.shares, self.top):
+            del kept[count:]
 
 
 @dataclass(slots=True)
@@ -135,7 +156,7 @@ class Generation:
     @property
     def facts(self) -> dict[str, Any]:
         """For `ThoughtSet.run`."""
-        tokens = sum(len(o.token_ids) for o in self.outputs)
+        tokens = sum(len(o.token_ids) + o.dropped for o in self.outputs)
         return {
             "path": self.path,
             "weights": self.weights,

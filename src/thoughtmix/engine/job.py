@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.request import OnStep, StepEvent
+from thoughtmix.core.sentences import ends_sentence
 from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
 from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.detokenizer import IncrementalDetokenizer
@@ -159,7 +160,10 @@ class Job:
         self.texts = [
             IncrementalDetokenizer(model.tokenizer, s.stop, ends) for s, ends in zip(sequences, whole, strict=True)
         ]
-        self.watch = [bool(s.stop) or self.on_step is not None for s in sequences]  # who needs text at every step
+        self.lands_from = [max(1, s.max_new_tokens - s.landing) if s.landing else 0 for s in sequences]
+        self.watch = [
+            bool(s.stop or s.landing) or self.on_step is not None for s in sequences
+        ]  # who needs text at every step
         in_order = [sequences[i] for i in self.live]
         self.uniform = uniforms([s.seed for s in in_order], max(self.budget), device)  # (rows, steps)
         self.sampling = SamplingTensors.of([s.sampling for s in in_order], device)
@@ -292,6 +296,8 @@ class Job:
                 self.texts[i].ids.append(token)
             elif self.texts[i].push(token):
                 output.finish = "stop"
+            elif 0 < self.lands_from[i] <= len(output.token_ids) and ends_sentence(self.texts[i].text):
+                output.finish = "sentence"
             guide = self.guides[i] if self.guides else None
             if guide is not None and guide.take(token):
                 output.finish = "stop"
@@ -300,7 +306,7 @@ class Job:
         gone = []
         for row, i in enumerate(self.live):
             output = self.outputs[i]
-            if output.finish != "stop" and self.step + 1 >= self.budget[i]:
+            if output.finish == "cancelled" and self.step + 1 >= self.budget[i]:
                 output.finish = "length"
             if output.finish != "cancelled":
                 gone.append(row)
@@ -345,6 +351,9 @@ class Job:
             output.text = text.finish()
         computed = self.computed + self.suffix * len(self.sequences)
         computed += sum(len(output.token_ids) - 1 for output in self.outputs if output.token_ids)
+        for i, output in enumerate(self.outputs):
+            if self.lands_from[i] and output.finish == "length":
+                output.cut_back(self.texts[i].tokens_of)
         self.result.set_result(
             Generation(
                 self.outputs,

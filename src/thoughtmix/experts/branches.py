@@ -95,7 +95,15 @@ def think_under(
             controller.perturb(noise, request.seeds, head)
         done = engine.generate(
             [
-                SequenceRequest(prompt, seed, sampling, request.max_new_tokens, request.stop, grammar=request.grammar)
+                SequenceRequest(
+                    prompt,
+                    seed,
+                    sampling,
+                    request.max_new_tokens,
+                    request.stop,
+                    grammar=request.grammar,
+                    landing=request.landing_tokens,
+                )
                 for seed, sampling in zip(request.seeds, params, strict=True)
             ],
             row_state=ExpertRowState(controller, request.n),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from thoughtmix.core.selection import repeats, repetition, stutters
 from thoughtmix.metrics.answers import distinct_k
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.metrics.judge import judge_nll
@@ -135,6 +136,30 @@ _CATALOGUE = (
         "words in scripts without spaces: there it counts characters",
     ),
     Metric(
+        "repetition",
+        "share of a thought's word pairs that stood in it before, mean",
+        "lower",
+        "0..1",
+        "refrains count, too",
+        "loops longer than the text; stutters, which are a thought's own score",
+    ),
+    Metric(
+        "repeating",
+        "share of thoughts that are loops, or say a word twice (the the)",
+        "lower",
+        "0..1",
+        "what is said twice on purpose",
+        "one idea in other words",
+    ),
+    Metric(
+        "complete",
+        "share of thoughts that end as the model or a sentence ends",
+        "higher",
+        "0..1",
+        "an end token may come too early",
+        "whether the thought was finished",
+    ),
+    Metric(
         "relevance",
         "cosine to the prompt",
         "higher",
@@ -216,8 +241,13 @@ def measure(
         "complete": complete(thoughts),
         "repetition": mean_repetition(texts),
         "mean_words": mean_words(texts),
+        "repetition": float(np.mean([repetition(t) for t in texts])),
+        "repeating": float(np.mean([repeats(t) for t in texts])),
+        "complete": float(np.mean([t.finish in {"stop", "sentence"} for t in thoughts])),
     }
-    scores: list[dict[str, float]] = [{} for _ in texts]
+    scores: list[dict[str, float]] = [{"repetition": round(repetition(t), 6)} for t in texts]
+    for score, text in zip(scores, texts, strict=True):
+        score |= {"stutters": float(count)} if (count := stutters(text)) else {}
     run = dict(thoughts.run)
     distances = thoughts.distances
     if embedder is not None:

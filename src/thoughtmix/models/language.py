@@ -41,6 +41,8 @@ class LanguageModel:
     """It writes from left to right. False: a mask predictor of ours, which only the thinker `diffusion` takes."""
     virtual: tuple[int, ...] = ()
     """Tokens that every sequence begins with, of no text: the virtual ones of a tuned prompt (PEFT's prompt tuning)."""
+    languages: tuple[str, ...] = ()
+    """What it was trained to write, as codes ("en"); (): not said."""
 
     @property
     def device(self) -> torch.device:
@@ -207,7 +209,10 @@ def load_model(
     except torch.OutOfMemoryError:
         raise ModelError(f"{title} does not fit on {device}.", "Pass --device cpu.") from None
     causal = not predicts_masks(model.config)
-    return LanguageModel(model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal)
+    languages = GENERATOR.languages if default else ()
+    return LanguageModel(
+        model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal, languages=languages
+    )
 
 
 def _weight_bytes(source: Path) -> int:

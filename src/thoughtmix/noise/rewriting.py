@@ -106,7 +106,9 @@ def draft(engine: Engine, prompt: Prompt, request: Request, seed: int | None = N
         on_step(StepEvent([""] * n, event.done, event.total + n * request.max_new_tokens, [False] * n))
 
     length, form = request.max_new_tokens, request.grammar
-    sequence = SequenceRequest(prompt, seed or 0, sampling, length, request.stop, grammar=form)
+    sequence = SequenceRequest(
+        prompt, seed or 0, sampling, length, request.stop, grammar=form, landing=int(request.landing * length)
+    )
     return engine.generate([sequence], on_step=without_text if on_step else None)
 
 
@@ -143,7 +145,15 @@ def rewrite(
     stop = (*request.stop, *BASE_STOP) if few_shot else request.stop
     done = engine.generate(
         [
-            SequenceRequest(prompt, seed, sampling, request.max_new_tokens, stop, grammar=request.grammar)
+            SequenceRequest(
+                prompt,
+                seed,
+                sampling,
+                request.max_new_tokens,
+                stop,
+                grammar=request.grammar,
+                landing=request.landing_tokens,
+            )
             for prompt, seed, sampling in zip(prompts, request.seeds, params, strict=True)
         ],
         on_step=_after(request.on_step, spent),

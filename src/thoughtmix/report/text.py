@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.core.selection import repeats
 from thoughtmix.core.types import Thought, ThoughtSet
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
     from thoughtmix.core.request import StepEvent
 
-FINISH = {"stop": "complete", "length": "cut at the token budget", "cancelled": "interrupted"}
+FINISH = {
+    "stop": "complete",
+    "sentence": "ended with its sentence",
+    "length": "cut at the token budget",
+    "cancelled": "interrupted",
+}
 
 # Near to far, dark to light: readable with any kind of colour sight, and the digit says it too.
 _HEAT = ("#1d2f6f", "#27408b", "#33539e", "#4668ab", "#5f7fb6", "#7d97c1", "#9cb0cd", "#bccadb", "#dce4ea", "#f4f6f5")
@@ -24,7 +30,7 @@ _HUES = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "br
 
 def facts(thought: Thought) -> str:
     """One line about a thought: its specification, routing profile or direction if it had one, how many agreed with it,
-    how likely, how relevant, how far from the others, how it ended."""
+    how likely, how relevant, how far from the others, whether it repeats itself, how it ended."""
     parts = [
         printable(str(thought.origin[name]))
         for name in ("specification", "profile", "direction")
@@ -44,6 +50,8 @@ def facts(thought: Thought) -> str:
         )
         if name in thought.scores
     ]
+    if repeats(thought.text):
+        parts.append("repeats itself")
     return " · ".join([*parts, FINISH[thought.finish]])
 
 

@@ -59,6 +59,7 @@ class ExploreThinker(Thinker):
                     request.stop,
                     offset=offset,
                     grammar=request.grammar,
+                    landing=request.landing_tokens,
                 )
                 for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
             ],

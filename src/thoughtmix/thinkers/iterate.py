@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from thoughtmix.asking.conversation import PARAGRAPH, TURN, Conversation, Turns, is_text, put, wording
+from thoughtmix.asking.conversation import PARAGRAPH, TURN, Conversation, Turns, demonstrations, is_text, put, wording
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.enumerating import DEMONSTRATION
 from thoughtmix.asking.progress import Progress
@@ -17,7 +17,7 @@ from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, one_temperature, sum_facts
 
-DEFAULT_TEMPERATURE = 1.0
+DEFAULT_TEMPERATURE = 0.8
 _SHOWN = 3  # answers of a demonstration
 
 
@@ -37,7 +37,7 @@ class IterateThinker(Thinker):
             ge=1,
         )
         sees: Literal["own", "all"] = option(
-            "own", "Which earlier thoughts: own, those of its chain; all, those of all rounds before", served=True
+            "all", "Which earlier thoughts: own, those of its chain; all, those of all rounds before", served=True
         )
         demonstrations: int = option(
             2, "Conversations that are shown before, which small models need", served=True, ge=0, le=2
@@ -87,7 +87,7 @@ class _Rounds:
         self.engine, self.request, self.options = engine, request, options
         self.chains = min(options.chains, request.n)
         self.stop = (*request.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
-        self.asked = put(engine, prompt, prompt.text, _demonstrations(options.demonstrations))
+        self.asked = put(engine, prompt, prompt.text, _demonstrations(prompt, options.demonstrations))
         count = 1 if options.sees == "all" else self.chains
         self.conversations = [self._begin() for _ in range(count)]
         self.answers: list[list[SequenceOutput]] = [[] for _ in range(count)]
@@ -107,10 +107,19 @@ class _Rounds:
         more: dict[str, Any] = {"keep_prefixes": True} if keep else {}
         if state is not NO_ROW_STATE:
             more["row_state"] = state
-        most = self.request.max_new_tokens
+        most, landing = self.request.max_new_tokens, self.request.landing_tokens
         done = self.engine.generate(
             [
-                SequenceRequest(prompt, seed, params[i], most, self.stop, offset=offset, prefix=talk.prefix)
+                SequenceRequest(
+                    prompt,
+                    seed,
+                    params[i],
+                    most,
+                    self.stop,
+                    offset=offset,
+                    prefix=talk.prefix,
+                    landing=landing,
+                )
                 for i, prompt, seed, offset, talk in zip(thoughts, prompts, seeds, offsets, talks, strict=True)
             ],
             on_step=self.progress.showing(thoughts),
@@ -137,10 +146,10 @@ class _Rounds:
                 talk.ask(wording()["iterate"]["again"])
 
 
-def _demonstrations(count: int) -> Turns:
+def _demonstrations(prompt: Prompt, count: int) -> Turns:
     """Conversations of a few answers each."""
     out: list[tuple[str, str]] = []
-    for one in wording()["demonstration"][:count]:
+    for one in demonstrations(prompt, count):
         asked = [one["question"], *[wording()["iterate"]["again"]] * (_SHOWN - 1)]
         out += zip(asked, one["answers"][:_SHOWN], strict=True)
     return out

@@ -18,7 +18,7 @@ from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, add_facts, one_temperature, sum_facts
 
-DEFAULT_TEMPERATURE = 1.0
+DEFAULT_TEMPERATURE = 0.8
 
 
 class ListThinker(Thinker):
@@ -120,9 +120,9 @@ def _alone(
     missing = min(request.n - have, tokens)
     each = min(request.max_new_tokens, tokens // missing)
     seeds = request.seeds[have : have + missing]
-    done = engine.generate(
-        [SequenceRequest(prompt, seed, sampling, each, request.stop) for seed in seeds], on_step=progress.on_step
-    )
+    landing = int(request.landing * each)
+    asked = [SequenceRequest(prompt, seed, sampling, each, request.stop, landing=landing) for seed in seeds]
+    done = engine.generate(asked, on_step=progress.on_step)
     return as_thoughts(done.outputs, seeds, [{"form": "alone"}] * missing), run_facts(done)
 
 

@@ -66,6 +66,7 @@ class MixtureThinker(Thinker):
                     request.stop,
                     offset=offset,
                     grammar=request.grammar,
+                    landing=request.landing_tokens,
                 )
                 for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
             ],

@@ -81,7 +81,9 @@ class PlanThinker(Thinker):
         stop = (*request.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
         done = engine.generate(
             [
-                SequenceRequest(asked, seed, sampling, request.max_new_tokens, stop, offset=offset)
+                SequenceRequest(
+                    asked, seed, sampling, request.max_new_tokens, stop, offset=offset, landing=request.landing_tokens
+                )
                 for asked, seed, sampling, offset in zip(prompts, seeds, params, offsets, strict=True)
             ],
             on_step=progress.showing(range(request.n)),

@@ -17,7 +17,7 @@ from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sam
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
 from thoughtmix.thinkers.registry import get_thinker
 
-DEFAULT_TEMPERATURE = 1.0
+DEFAULT_TEMPERATURE = 0.9
 _EXAMPLES = 4096  # tokens of all contexts' examples, at most
 
 
@@ -30,9 +30,9 @@ class PoolThinker(Thinker):
 
     class Options(ThinkerOptions):
         source: Literal["sampling", "mixture", "list", "iterate"] = option(
-            "sampling", "The thinker that draws", served=True
+            "list", "The thinker that draws", served=True
         )
-        factor: int = option(3, "Answers drawn for each that is wanted", served=True, ge=1, le=16)
+        factor: int = option(4, "Answers drawn for each that is wanted", served=True, ge=1, le=16)
         draws: Literal["auto", "independent", "arithmetic"] = option(
             "auto", "How they are drawn: auto is arithmetic (apart) where the engine can", served=True
         )
@@ -122,7 +122,9 @@ def _after_examples(engine: Engine, prompt: Prompt, many: Request, options: Pool
     from thoughtmix.graft.tuning.prompts import built_in_contexts
 
     if options.source != "sampling":
-        raise InputError(f"source={options.source} shows examples of its own.", "Leave out examples (--examples none).")
+        raise InputError(
+            f"source={options.source} shows examples of its own.", "Pass source=sampling, or leave out examples."
+        )
     contexts = built_in_contexts()
     asked = [
         put(
@@ -139,7 +141,7 @@ def _after_examples(engine: Engine, prompt: Prompt, many: Request, options: Pool
     stop = (*many.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
     done = engine.generate(
         [
-            SequenceRequest(p, seed, sampling, many.max_new_tokens, stop, offset=offset)
+            SequenceRequest(p, seed, sampling, many.max_new_tokens, stop, offset=offset, landing=many.landing_tokens)
             for p, seed, sampling, offset in zip(prompts, many.seeds, params, offsets, strict=True)
         ],
         on_step=many.on_step,

@@ -38,6 +38,7 @@ class SamplingThinker(Thinker):
                     request.stop,
                     offset=offset,
                     grammar=request.grammar,
+                    landing=request.landing_tokens,
                 )
                 for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
             ],
