@@ -175,4 +175,3 @@ def test_repetition_is_seen_and_told() -> None:
         thoughtmix.ThoughtSet("w5", (loop, loop, thoughtmix.Thought("So.", (1,), 0, -1.0)))
     )
     assert saved.metrics["repeating"] == pytest.approx(2 / 3, abs=1e-5) and saved[0].scores["stutters"] == 1
-    assert saved.metrics["complete"] == pytest.approx(2 / 3, abs=1e-5)

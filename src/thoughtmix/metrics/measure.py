@@ -136,28 +136,12 @@ _CATALOGUE = (
         "words in scripts without spaces: there it counts characters",
     ),
     Metric(
-        "repetition",
-        "share of a thought's word pairs that stood in it before, mean",
-        "lower",
-        "0..1",
-        "refrains count, too",
-        "loops longer than the text; stutters, which are a thought's own score",
-    ),
-    Metric(
         "repeating",
         "share of thoughts that are loops, or say a word twice (the the)",
         "lower",
         "0..1",
         "what is said twice on purpose",
         "one idea in other words",
-    ),
-    Metric(
-        "complete",
-        "share of thoughts that end as the model or a sentence ends",
-        "higher",
-        "0..1",
-        "an end token may come too early",
-        "whether the thought was finished",
     ),
     Metric(
         "relevance",
@@ -241,9 +225,7 @@ def measure(
         "complete": complete(thoughts),
         "repetition": mean_repetition(texts),
         "mean_words": mean_words(texts),
-        "repetition": float(np.mean([repetition(t) for t in texts])),
         "repeating": float(np.mean([repeats(t) for t in texts])),
-        "complete": float(np.mean([t.finish in {"stop", "sentence"} for t in thoughts])),
     }
     scores: list[dict[str, float]] = [{"repetition": round(repetition(t), 6)} for t in texts]
     for score, text in zip(scores, texts, strict=True):
