@@ -53,6 +53,7 @@ def test_sizes_that_nobody_can_lay_out(sizes: dict[str, Any], fits: bool, tmp_pa
         assert "more than can be laid out" in said
 
 
+SAID = {"role": "user", "content": "w5"}
 DOUBLED = "{% set n = namespace(x=START) %}{% for i in range(60) %}{% set n.x = GROWN %}{% endfor %}{{ n.x }}"
 ENDLESS = [
     '{{ "x" * 10**10 }}',
@@ -127,6 +128,10 @@ def test_templates_within_bounds_render_as_ever() -> None:
             for goes_on in (False, True) if "m.content|trim" in template else (False,):
                 whole = lm.tokenizer.apply_chat_template(said, tokenize=False, continue_final_message=goes_on)
                 assert render(lm.tokenizer, said, goes_on=goes_on) == whole
+    lm.tokenizer.chat_template = "{{ tools|tojson }}{{ messages[0].content }}{{ mood }}"
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    whole = lm.tokenizer.apply_chat_template([SAID], tokenize=False, tools=[tool], mood="x")
+    assert render(lm.tokenizer, [SAID], {"tools": [tool], "mood": "x"}) == whole and '"name": "f"' in whole
 
 
 def test_a_template_that_loops_for_ever_is_refused_and_others_are_not() -> None:

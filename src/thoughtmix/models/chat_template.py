@@ -55,7 +55,7 @@ def render(
     """A conversation in a tokenizer's chat template, as `apply_chat_template(tokenize=False)` gives it.
 
     Args:
-        more: Further variables of the template.
+        more: Further variables of the template, tools among them.
         generation: Put what begins an answer at the end.
         goes_on: End where the last message ends, which the answer goes on with.
 
@@ -71,9 +71,9 @@ def render(
     turns = [_named(_plain({name: v for name, v in m.items() if v is not None})) for m in messages]
     if goes_on:
         _mark_end(turns[-1])
-    variables = {**tokenizer.special_tokens_map, **_plain(dict(more or {})), "tools": None, "documents": None}
+    variables = {"tools": None, "documents": None, **tokenizer.special_tokens_map, **_plain(dict(more or {}))}
     with bounded_rendering():
-        template = _compiled(tokenizer.get_chat_template())
+        template = _compiled(tokenizer.get_chat_template(tools=variables["tools"]))
         text = template.render(messages=turns, add_generation_prompt=generation, **variables)
     return _until_mark(text) if goes_on else text
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, ModelError, NumericsError
+from thoughtmix.models.chat_template import render
 from thoughtmix.models.checkpoint import locate
 from thoughtmix.models.hardware import quiet, usable_device
 from thoughtmix.models.text_encoder import TextEncoder
@@ -129,8 +130,7 @@ class Reward:
     def _closing(self) -> list[int]:
         """What the template puts after an answer."""
         chat = self._chat("x", "x")
-        whole = self.tokenizer.apply_chat_template(chat, tokenize=False)
-        begun = self.tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
+        whole, begun = (render(self.tokenizer, chat, goes_on=goes_on) for goes_on in (False, True))
         tail = whole[len(begun) :] if whole.startswith(begun) else ""
         return list(self.tokenizer(tail, add_special_tokens=False)["input_ids"]) if tail else []
 

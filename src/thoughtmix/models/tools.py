@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from thoughtmix.models.chat_template import render
+
 _PROBE = "thoughtmix_probe"
 _NAME_OF_IT = r'\{"name": "' + _PROBE + r'", "(arguments|parameters)": \{"x": "thoughtmix_value"\}\}'
 _TELL = (
@@ -46,7 +48,7 @@ def call_form(tokenizer: Any) -> CallForm:
 
     def shown(messages: Sequence[Mapping[str, Any]]) -> str:
         try:
-            return str(tokenizer.apply_chat_template(messages, tools=[tool], tokenize=False))
+            return render(tokenizer, messages, {"tools": [tool]})
         except Exception:  # any Jinja error
             return ""
 
