@@ -137,6 +137,11 @@ def _settings(
     given = {name: value for name, value in asked["settings"].items() if name in names}
     given |= {"rubric": asked["rubric"], **{name: getattr(limits, name) for name in _LIMITS}}
     settings = {name: value for name, value in asked["settings"].items() if name not in names}
+    for name, value in settings.items():
+        if name != "stop" and isinstance(value, (list, dict)):
+            raise InputError(
+                f"The saved search has no single {name}: {str(value)[:80]}.", "Pass another file (--resume)."
+            )
     return {**settings, "n": n}, parse_options(SearchThinker.Options, given, "search")
 
 
