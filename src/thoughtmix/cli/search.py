@@ -138,7 +138,7 @@ def _settings(
     given |= {"rubric": asked["rubric"], **{name: getattr(limits, name) for name in _LIMITS}}
     settings = {name: value for name, value in asked["settings"].items() if name not in names}
     for name, value in settings.items():
-        if name != "stop" and isinstance(value, (list, dict)):
+        if name != "stop" and not isinstance(value, (str, int, float, type(None))):
             raise InputError(
                 f"The saved search has no single {name}: {str(value)[:80]}.", "Pass another file (--resume)."
             )

@@ -131,6 +131,9 @@ class Request:
                 f"max_new_tokens is {self.max_new_tokens}; a thought needs at least one token.",
                 "Pass max_new_tokens=1 or more (--max-new-tokens 1).",
             )
+        for name in ("creativity", "landing"):
+            if isinstance(getattr(self, name), (list, tuple)):
+                raise InputError(f"{name} is {getattr(self, name)}.", f"Pass one number ({name}=1).")
         if self.creativity is not None and not 0 <= self.creativity < float("inf"):
             raise InputError(f"creativity is {self.creativity}.", "Pass 0 (deterministic) or more (--creativity 0).")
         if not -(2**63) <= self.seed <= 2**63 - 1 - self.n:
