@@ -235,7 +235,10 @@ class ThoughtSet(Sequence[Thought]):
 
     def to_json(self, path: str | os.PathLike[str] | None = None, indent: int | None = 2) -> str:
         """JSON text; with `path` also written there, whole or not at all (temporary name, then rename)."""
-        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+        try:
+            text = json.dumps(self.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+        except ValueError:
+            raise InputError("The thought set holds a number that is not finite.", "Take it out of the file.") from None
         if path is not None:
             write_whole(path, text + "\n")
         return text
