@@ -128,7 +128,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_nan_never_reaches_a_file() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(InputError, match="not finite"):
         ThoughtSet("p", (Thought("t", (), 0, math.nan),)).to_json()
 
 
