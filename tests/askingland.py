@@ -10,6 +10,7 @@ from noiseland import chat_model
 
 from thoughtmix.core.request import StepEvent
 from thoughtmix.engine.engine import Capability, Generation, SequenceOutput, SequenceRequest
+from thoughtmix.engine.row_state import NO_ROW_STATE
 
 __all__ = ["Scripted", "chat_model", "numbered"]
 
@@ -33,7 +34,9 @@ class Scripted:
         return {}
 
     def generate(self, sequences: Sequence[SequenceRequest], *, on_step: Any = None, **more: Any) -> Generation:
-        assert not more, "only text is asked of an engine that has only text"
+        assert more.pop("row_state", NO_ROW_STATE) is NO_ROW_STATE and not any(more.values()), (
+            "only text is asked of an engine that has only text"
+        )
         call = len(self.calls)
         self.calls.append(sequences)
         outputs = []

@@ -603,7 +603,7 @@ def test_thinker_options(tinyland: Any, proposal: str, more: dict[str, Any]) -> 
         ({"evaluators": "judge=1"}, "judge needs a model"),
         ({"proposal": "x"}, "Unknown proposal 'x'"),
         ({"apart": "x"}, "Unknown apart"),
-        ({"temperature": [1.0, 2.0]}, "a search has one tree"),
+        ({"temperature": [1.0, 2.0]}, "a search takes one for all"),
         ({"width": 1.5}, "width is 1.5"),
         ({"creativity": 1.0, "temperature": 1.0}, "both were given"),
         ({"seconds": 0}, "seconds is 0"),

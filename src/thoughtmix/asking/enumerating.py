@@ -15,7 +15,6 @@ from thoughtmix.asking.progress import Progress
 from thoughtmix.core.request import Prompt
 from thoughtmix.engine.engine import Engine, Generation, LocalModelEngine, SequenceOutput, SequenceRequest
 from thoughtmix.engine.requests import run_facts
-from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.engine.sampling_params import SamplingParams
 
 Form = Literal["plain", "json", "verbalized"]
@@ -178,21 +177,23 @@ def _generate(engine: Engine, asked: ListRequest, lists: Sequence[Listing], prog
     seeds = [one.seed for one in lists]
     offsets = asked.draws.offsets(engine, prompts, seeds)
     keep = all(one.conversation.keeps for one in lists) and asked.rounds > 1
-    state = asked.draws.row_state(engine, seeds)
-    more: dict[str, Any] = {"keep_prefixes": True} if keep else {}
-    if state is not NO_ROW_STATE:
-        more["row_state"] = state
     return engine.generate(
         [
             SequenceRequest(
-                prompt, one.seed, asked.sampling, one.budget, _stops(engine, asked, one), offset=offset,
+                prompt,
+                one.seed,
+                asked.sampling,
+                one.budget,
+                _stops(engine, asked, one),
+                offset=offset,
                 prefix=one.conversation.prefix if keep else None,
             )
             for one, prompt, offset in zip(lists, prompts, offsets, strict=True)
         ],
+        row_state=asked.draws.row_state(engine, seeds),
+        keep_prefixes=keep,
         on_step=progress.on_step,
-        **more,
-    )  # fmt: skip
+    )
 
 
 def _stops(engine: Engine, asked: ListRequest, one: Listing) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.request import Request, per_thought
+from thoughtmix.core.request import Prompt, Request, per_thought
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Generation, SequenceOutput
+from thoughtmix.engine.engine import Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.sampling_params import SamplingParams
 
 DEFAULT_MIN_P = 0.1
@@ -29,6 +29,39 @@ def sampling_params(request: Request, temperature: float | tuple[float, ...]) ->
             per_thought("min_p", DEFAULT_MIN_P if request.min_p is None else request.min_p, n),
             per_thought("top_nsigma", request.top_nsigma, n),
             strict=True,
+        )
+    ]
+
+
+def thought_sequences(
+    request: Request,
+    prompts: Sequence[Prompt | tuple[int, ...]],
+    params: Sequence[SamplingParams],
+    offsets: Sequence[float | None] | None = None,
+    stop: tuple[str, ...] | None = None,
+) -> list[SequenceRequest]:
+    """The sequences of thinkers whose sequence i is thought i.
+
+    Args:
+        request: Its seeds, lengths, grammar and strings that end a thought.
+        prompts: What thought i continues.
+        params: Thought i's.
+        offsets: `SequenceRequest.offset` of each; None: none has one.
+        stop: In place of the request's.
+    """
+    return [
+        SequenceRequest(
+            prompt,
+            seed,
+            sampling,
+            request.max_new_tokens,
+            request.stop if stop is None else stop,
+            offset=offset,
+            grammar=request.grammar,
+            landing=request.landing_tokens,
+        )
+        for prompt, seed, sampling, offset in zip(
+            prompts, request.seeds, params, offsets or [None] * request.n, strict=True
         )
     ]
 

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import LocalModelEngine, SequenceRequest
+from thoughtmix.engine.engine import LocalModelEngine
 from thoughtmix.engine.local import LocalEngine
-from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
 from thoughtmix.engine.row_state import Read
 from thoughtmix.experts.analysis import PROMPTS, Specialization, analyze_expert_specialization
 from thoughtmix.experts.controller import ExpertController
@@ -94,18 +94,7 @@ def think_under(
         if any(noise):
             controller.perturb(noise, request.seeds, head)
         done = engine.generate(
-            [
-                SequenceRequest(
-                    prompt,
-                    seed,
-                    sampling,
-                    request.max_new_tokens,
-                    request.stop,
-                    grammar=request.grammar,
-                    landing=request.landing_tokens,
-                )
-                for seed, sampling in zip(request.seeds, params, strict=True)
-            ],
+            thought_sequences(request, [prompt] * request.n, params),
             row_state=ExpertRowState(controller, request.n),
             read=read,
             on_step=request.on_step,

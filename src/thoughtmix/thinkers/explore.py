@@ -9,8 +9,8 @@ from thoughtmix.asking.draws import Draws, arithmetic_offsets, draws_option
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceRequest, local_model
-from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.thinkers.base import Thinker, Thoughts
 
@@ -50,19 +50,7 @@ class ExploreThinker(Thinker):
         offsets = arithmetic_offsets(engine, [prompt] * request.n, request.seeds, options.draws)
         rows = _exploring(local, request, options, beta) if beta else None
         done = engine.generate(
-            [
-                SequenceRequest(
-                    prompt,
-                    seed,
-                    sampling,
-                    request.max_new_tokens,
-                    request.stop,
-                    offset=offset,
-                    grammar=request.grammar,
-                    landing=request.landing_tokens,
-                )
-                for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
-            ],
+            thought_sequences(request, [prompt] * request.n, params, offsets),
             row_state=rows or NO_ROW_STATE,
             on_step=request.on_step,
         )

@@ -13,7 +13,6 @@ from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.engine.engine import Capability, Engine, Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
-from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, one_temperature, sum_facts
 
@@ -103,10 +102,6 @@ class _Rounds:
         prompts = [talk.asked for talk in talks]
         offsets = self.options.offsets(self.engine, prompts, seeds)
         keep = all(talk.keeps for talk in talks)
-        state = self.options.row_state(self.engine, seeds)
-        more: dict[str, Any] = {"keep_prefixes": True} if keep else {}
-        if state is not NO_ROW_STATE:
-            more["row_state"] = state
         most, landing = self.request.max_new_tokens, self.request.landing_tokens
         done = self.engine.generate(
             [
@@ -122,8 +117,9 @@ class _Rounds:
                 )
                 for i, prompt, seed, offset, talk in zip(thoughts, prompts, seeds, offsets, talks, strict=True)
             ],
+            row_state=self.options.row_state(self.engine, seeds),
+            keep_prefixes=keep,
             on_step=self.progress.showing(thoughts),
-            **more,
         )
         prefixes = done.prefixes or [None] * len(talks)
         for i, output, prefix in zip(thoughts, done.outputs, prefixes, strict=True):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from thoughtmix.asking.draws import Draws, arithmetic_offsets, draws_option
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceRequest, local_model
-from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 
 DEFAULT_TEMPERATURE = 0.7
@@ -57,19 +57,7 @@ class MixtureThinker(Thinker):
         params = sampling_params(request, temperature)
         offsets = arithmetic_offsets(engine, [prompt] * n, request.seeds, options.draws, routed=True)
         done = engine.generate(
-            [
-                SequenceRequest(
-                    prompt,
-                    seed,
-                    sampling,
-                    request.max_new_tokens,
-                    request.stop,
-                    offset=offset,
-                    grammar=request.grammar,
-                    landing=request.landing_tokens,
-                )
-                for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
-            ],
+            thought_sequences(request, [prompt] * request.n, params, offsets),
             row_state=row_state,
             read=options.read,
             on_step=request.on_step,

@@ -11,9 +11,8 @@ from thoughtmix.asking.progress import Progress
 from thoughtmix.asking.specifications import Specification, most_different, specifications
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, SequenceRequest
-from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
-from thoughtmix.engine.row_state import NO_ROW_STATE
+from thoughtmix.engine.engine import Capability, Engine
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import (
     Thinker,
@@ -76,18 +75,11 @@ class PlanThinker(Thinker):
         prompts = [put(engine, prompt, one.asked(prompt.text)) for one in chosen]
         seeds = request.seeds
         offsets = options.offsets(engine, prompts, seeds)
-        state = options.row_state(engine, seeds)
-        more: dict[str, Any] = {} if state is NO_ROW_STATE else {"row_state": state}
         stop = (*request.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
         done = engine.generate(
-            [
-                SequenceRequest(
-                    asked, seed, sampling, request.max_new_tokens, stop, offset=offset, landing=request.landing_tokens
-                )
-                for asked, seed, sampling, offset in zip(prompts, seeds, params, offsets, strict=True)
-            ],
+            thought_sequences(request, prompts, params, offsets, stop),
+            row_state=options.row_state(engine, seeds),
             on_step=progress.showing(range(request.n)),
-            **more,
         )
         origins = [
             {

@@ -12,8 +12,8 @@ from thoughtmix.asking.progress import Progress
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, SequenceRequest, require
-from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sampling_params
+from thoughtmix.engine.engine import Capability, Engine, require
+from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sampling_params, thought_sequences
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
 from thoughtmix.thinkers.registry import get_thinker
 
@@ -139,13 +139,7 @@ def _after_examples(engine: Engine, prompt: Prompt, many: Request, options: Pool
     params = sampling_params(many, many.temperature or 0.0)
     offsets = arithmetic_offsets(engine, prompts, many.seeds, _draws(engine, options))
     stop = (*many.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
-    done = engine.generate(
-        [
-            SequenceRequest(p, seed, sampling, many.max_new_tokens, stop, offset=offset, landing=many.landing_tokens)
-            for p, seed, sampling, offset in zip(prompts, many.seeds, params, offsets, strict=True)
-        ],
-        on_step=many.on_step,
-    )
+    done = engine.generate(thought_sequences(many, prompts, params, offsets, stop), on_step=many.on_step)
     origins = [
         {"temperature": p.temperature, "context": contexts[s % len(contexts)].name}
         for s, p in zip(many.seeds, params, strict=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from thoughtmix.asking.draws import Draws, arithmetic_offsets, draws_option
 from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, SequenceRequest
-from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
+from thoughtmix.engine.engine import Capability, Engine
+from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
 from thoughtmix.thinkers.base import Thinker, Thoughts, one_temperature
 
 
@@ -29,19 +29,7 @@ class SamplingThinker(Thinker):
         params = sampling_params(request, 1.0 if temperature is None else temperature)
         offsets = arithmetic_offsets(engine, [prompt] * request.n, request.seeds, options.draws)
         done = engine.generate(
-            [
-                SequenceRequest(
-                    prompt,
-                    seed,
-                    sampling,
-                    request.max_new_tokens,
-                    request.stop,
-                    offset=offset,
-                    grammar=request.grammar,
-                    landing=request.landing_tokens,
-                )
-                for seed, sampling, offset in zip(request.seeds, params, offsets, strict=True)
-            ],
+            thought_sequences(request, [prompt] * request.n, params, offsets),
             on_step=request.on_step,
         )
         origins = [{"thinker": self.name, "temperature": sampling.temperature} for sampling in params]

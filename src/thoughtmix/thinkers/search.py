@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, lacking, local_model, require
-from thoughtmix.engine.requests import DEFAULT_MIN_P
-from thoughtmix.engine.sampling_params import SamplingParams
+from thoughtmix.engine.requests import one_sampling
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
 
 if TYPE_CHECKING:
@@ -176,9 +175,11 @@ def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
     from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
 
     if options.proposal == "sampling":
-        return SamplingProposal(_sampling(request, one_temperature(request, "search"), 1.0))
+        temperature = one_temperature(request, "search")
+        return SamplingProposal(one_sampling(request, 1.0 if temperature is None else temperature, "a search"))
     creativity = 1.0 if request.creativity is None else float(request.creativity)
-    return MixtureProposal(creativity, _sampling(request, request.temperature, 0.7))
+    temperature = 0.7 if request.temperature is None else request.temperature
+    return MixtureProposal(creativity, one_sampling(request, temperature, "a search"))
 
 
 def as_thought(search: TreeSearch, node: Node) -> Thought:
@@ -198,20 +199,6 @@ def as_thought(search: TreeSearch, node: Node) -> Thought:
             "judged": {name: round(v, 6) for name, v in node.scores.items() if v > float("-inf")},
         },
     )
-
-
-def _sampling(request: Request, temperature: Any, default: float) -> SamplingParams:
-    given: dict[str, Any] = {
-        "temperature": default if temperature is None else temperature,
-        "top_k": request.top_k,
-        "top_p": request.top_p,
-        "min_p": DEFAULT_MIN_P if request.min_p is None else request.min_p,
-        "top_nsigma": request.top_nsigma,
-    }
-    for name, value in given.items():
-        if isinstance(value, (tuple, list)):
-            raise InputError(f"{name} has a value a thought, but a search has one tree.", f"Pass one {name}.")
-    return SamplingParams(**given)
 
 
 def _report_progress(request: Request, done: int, total: int, texts: Sequence[str] = ()) -> None:
