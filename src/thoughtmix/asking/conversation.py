@@ -46,7 +46,7 @@ def is_text(engine: Engine, prompt: Prompt) -> bool:
     return prompt.raw or (isinstance(engine, LocalModelEngine) and not engine.model.tokenizer.chat_template)
 
 
-def put(engine: Engine, prompt: Prompt, say: str, shown: Turns = (), opening: str = "") -> Prompt:
+def restated(engine: Engine, prompt: Prompt, say: str, shown: Turns = (), opening: str = "") -> Prompt:
     """The prompt with `say` as what the user says last, after the turns in `shown`.
 
     A model without a chat template gets paragraphs, and `opening` as the beginning of its answer.

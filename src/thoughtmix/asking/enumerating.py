@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from thoughtmix.asking.answers import ListedAnswer, listed_answers, plain_answer
-from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, demonstrations, is_text, put, wording
+from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, demonstrations, is_text, restated, wording
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.progress import Progress
 from thoughtmix.core.request import Prompt
@@ -130,7 +130,7 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
 
 def _begin(engine: Engine, asked: ListRequest, count: int, seed: int, lists: int) -> Listing:
     ask = (asked.ask or wording()[asked.form]["ask"]).format(prompt=asked.prompt.text, n=count)
-    prompt = put(engine, asked.prompt, ask, _demonstrations(asked, count), _opening(engine, asked))
+    prompt = restated(engine, asked.prompt, ask, _demonstrations(asked, count), _opening(engine, asked))
     conversation = Conversation(engine, prompt, keep=not asked.draws.branches and asked.rounds > 1)
     return Listing(conversation, seed, count, _within(engine, conversation, asked.tokens // lists))
 

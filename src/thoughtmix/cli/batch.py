@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from thoughtmix.cli.options import OutputOptions, SelectionOptions, option
 from thoughtmix.cli.output import check_folder, is_quiet, note
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.options import ThinkerOptions
 
 if TYPE_CHECKING:
     from thoughtmix.batch.run import Answer, BatchProgress
@@ -103,8 +104,8 @@ def think_batch(
     raw = bool(settings.pop("raw"))
     source = PromptSource(batch.prompts, batch.format, batch.column, system, raw)  # type: ignore[arg-type]
     source.check()
-    facts = _facts(settings, thinker, options, system, raw, model, engine, output, selection)
-    own = options.given() if hasattr(options, "given") else dict(options or {})
+    own = options.given() if isinstance(options, ThinkerOptions) else dict(options or {})
+    facts = _facts(settings, thinker, own, system, raw, model, engine, output, selection)
     load = partial(_load, engine, model, thinker, own, settings, batch, output, selection, facts)
     with AnswerFile(batch.out, facts, batch.retry_failed) as out:
         if batch.ray is None:
@@ -157,7 +158,7 @@ def _selected(selection: SelectionOptions, thoughts: ThoughtSet) -> ThoughtSet:
 def _facts(
     settings: Mapping[str, Any],
     thinker: str,
-    options: Any,
+    options: Mapping[str, Any],
     system: str | None,
     raw: bool,
     model: str | None,
@@ -166,7 +167,6 @@ def _facts(
     selection: SelectionOptions,
 ) -> dict[str, Any]:
     """What a batch is made with, as it was typed: a run with anything else may not go on with its file."""
-    own = options.given() if hasattr(options, "given") else dict(options or {})
     chosen: dict[str, Any] = {"select": selection.select}
     if selection.select is not None:
         chosen["quality_floor"] = selection.quality_floor
@@ -174,7 +174,7 @@ def _facts(
         **settings,
         **chosen,
         "thinker": thinker,
-        "options": own,
+        "options": options,
         "system": system,
         "raw": raw,
         "model": model,

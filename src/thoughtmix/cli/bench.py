@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, Model, given_here, option, with_options
+from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class BenchOptions:
         Path | None, option("Labelled pairs (a, b, same) that set the threshold of distinct_k, 0.3 else.")
     ] = None
     seed: Annotated[int, option("Of the split, the intervals and the examples.")] = 0
+    typed: frozenset[str] = frozenset()
 
     def config(self, models: Models) -> BenchConfig:
         """The prompts read, the settings to try laid out. Raises `InputError`."""
@@ -65,7 +66,7 @@ class BenchOptions:
         from thoughtmix.bench.grids import build_grids
 
         if self.quick:
-            values: dict[str, Any] = quick_values()
+            values: dict[str, Any] = {name: value for name, value in _QUICK.items() if name not in self.typed}
             return dataclasses.replace(self, quick=False, **values).config(models)
         names = tuple(name.strip() for name in self.thinkers.split(","))
         first, second = split_items(_items(self.prompts, self.tasks), self.development, self.limit, self.seed)
@@ -85,11 +86,7 @@ class BenchOptions:
 
 
 _QUICK = {"seeds": 1, "settings": 3, "keep": 2, "limit": 8, "budget": 256}
-
-
-def quick_values() -> dict[str, int]:
-    """What --quick sets: all that the command line did not."""
-    return {name: value for name, value in _QUICK.items() if not given_here(name)}
+"""What --quick sets, where the command line does not."""
 
 
 @app.command()

@@ -8,7 +8,6 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -27,6 +26,9 @@ from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
 from thoughtmix.core.types import ThoughtSet
 
 Options = TypeVar("Options", bound=ThinkerOptions)
+TYPED = "typed"
+"""A group of options with a field of this name gets there which options of its command, its own or not, were given by a
+flag or an environment variable, and not by the config file or a default; None: it was made in a program."""
 
 
 def option(help: str, *flags: str) -> Any:
@@ -204,17 +206,6 @@ def parse_numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-_CONTEXT: ContextVar[typer.Context] = ContextVar("_CONTEXT")
-
-
-def given_here(name: str) -> bool:
-    """Whether an option of the running command was given by a flag or an environment variable, and not by the config
-    file or a default."""
-    context = _CONTEXT.get(None)
-    source = None if context is None else context.get_parameter_source(name)
-    return source is None or source.name in {"COMMANDLINE", "ENVIRONMENT"}
-
-
 # --- from declarations to parameters ---------------------------------------------------------------------------------
 
 
@@ -227,7 +218,7 @@ def with_options(command: Callable[..., int | None], more: Iterable[inspect.Para
         more: Further parameters, whose values the command takes by **name.
     """
     flat: list[inspect.Parameter] = []
-    groups: dict[str, Callable[[dict[str, Any]], Any]] = {}
+    groups: dict[str, Callable[[dict[str, Any], frozenset[str]], Any]] = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         kind, renamed = _group(parameter.annotation)
         if dataclasses.is_dataclass(kind):
@@ -241,13 +232,19 @@ def with_options(command: Callable[..., int | None], more: Iterable[inspect.Para
 
     @functools.wraps(command)
     def filled(click_context: typer.Context, **given: Any) -> int | None:
-        _CONTEXT.set(click_context)
-        return command(**{name: build(given) for name, build in groups.items()}, **given)
+        typed = frozenset(name for name in given if _was_typed(click_context, name))
+        return command(**{name: build(given, typed) for name, build in groups.items()}, **given)
 
     first = inspect.Parameter("click_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     filled.__signature__ = inspect.Signature([first, *flat, *more])  # type: ignore[attr-defined]
     filled.__annotations__ = {}  # Typer would prefer them to the signature
     return filled
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given by a flag or an environment variable, and not by the config file or a default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"}
 
 
 def parameters_of_options(kind: type[ThinkerOptions], renamed: Mapping[str, str] = {}) -> list[inspect.Parameter]:
@@ -297,6 +294,8 @@ def _dataclass_parameters(kind: Any) -> Sequence[inspect.Parameter]:
     types = typing.get_type_hints(kind, include_extras=True)
     out = []
     for f in dataclasses.fields(kind):
+        if f.name == TYPED:
+            continue
         annotation = types[f.name]
         if "help" in f.metadata:
             annotation = Annotated[annotation, option(f.metadata["help"], *f.metadata["flags"])]
@@ -305,11 +304,13 @@ def _dataclass_parameters(kind: Any) -> Sequence[inspect.Parameter]:
     return out
 
 
-def _dataclass_instance(kind: Any, given: dict[str, Any]) -> Any:
-    return kind(**{f.name: given.pop(f.name) for f in dataclasses.fields(kind)})
+def _dataclass_instance(kind: Any, given: dict[str, Any], typed: frozenset[str]) -> Any:
+    return kind(**{f.name: typed if f.name == TYPED else given.pop(f.name) for f in dataclasses.fields(kind)})
 
 
-def _options_instance(kind: type[Options], renamed: Mapping[str, str], given: dict[str, Any]) -> Options:
+def _options_instance(
+    kind: type[Options], renamed: Mapping[str, str], given: dict[str, Any], typed: frozenset[str]
+) -> Options:
     """Takes a thinker's options out of `given`. Raises `InputError`."""
     try:
         return kind(**given_options(kind, {name: given.pop(name) for name in kind.model_fields}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from thoughtmix.cli.options import LocalOptions, given_here, option
+from thoughtmix.cli.options import LocalOptions, option
 from thoughtmix.cli.output import progress
 from thoughtmix.core.errors import InputError
 
@@ -49,6 +49,7 @@ class EngineOptions(LocalOptions):
     embed_endpoint: Annotated[
         str | None, option("An endpoint that embeds, URL or @profile; --embedder is its model.")
     ] = None
+    typed: frozenset[str] | None = None
 
     def pipeline(self, model: str | None, stream: bool = False) -> Pipeline:
         """Nothing is loaded or asked yet. stream: pieces of an endpoint's answers are wanted as they come."""
@@ -77,15 +78,18 @@ class EngineOptions(LocalOptions):
 
     def engine(self, model: str | None, stream: bool = False) -> Engine | None:
         """That of the endpoint; None without one. Raises `InputError`."""
-        if self.profile is not None and self.endpoint is not None and given_here("endpoint"):
+        if self.profile is not None and self.endpoint is not None and self._typed("endpoint"):
             raise InputError("Both --endpoint and --profile were given.", "Pass one of the two.")
         where = self.where
         if where is None:
             return None
         from thoughtmix.engine.endpoint import EndpointEngine
 
-        named = model if given_here("model") or not where.startswith("@") else None
+        named = model if self._typed("model") or not where.startswith("@") else None
         return EndpointEngine(self.server(where, named, stream=stream, logprobs=True))
+
+    def _typed(self, name: str) -> bool:
+        return self.typed is None or name in self.typed
 
     @property
     def where(self) -> str | None:

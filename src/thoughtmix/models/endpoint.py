@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import openai
 
 _log = logging.getLogger("thoughtmix.endpoint")
-Ask = ChatRequest  # its first name
 MOST_N = 32
 """Answers that are asked for in one request: what fails, fails for all of them."""
 _ALONE = frozenset({"slow", "cut", "malformed"})

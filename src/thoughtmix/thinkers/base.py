@@ -129,14 +129,15 @@ class Thinker(ABC):
         ...
 
 
-def one_temperature(request: Request, thinker: str) -> float | tuple[float, ...] | None:
+def one_temperature(request: Request, thinker: str, default: float = 1.0) -> float | tuple[float, ...]:
     """Where creativity is the temperature: the one that was given. Raises `InputError` when both were."""
     if request.creativity is not None and request.temperature is not None:
         raise InputError(
             f"For {thinker}, creativity is the temperature: both were given.",
             "Pass only one (--creativity or --temperature).",
         )
-    return request.creativity if request.temperature is None else request.temperature
+    given = request.creativity if request.temperature is None else request.temperature
+    return default if given is None else given
 
 
 def add_facts(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:

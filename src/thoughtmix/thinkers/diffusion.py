@@ -173,8 +173,7 @@ def _start_state(model: DiffusionModel, prompt_ids: list[int], request: Request)
     """n rows of the prompt and what is to be written after it."""
     from thoughtmix.diffusion.state import DiffusionState
 
-    heat = one_temperature(request, "diffusion")
-    warm = per_thought("temperature", 1.0 if heat is None else heat, request.n)
+    warm = per_thought("temperature", one_temperature(request, "diffusion"), request.n)
     total = len(prompt_ids) + request.max_new_tokens
     if model.context is not None and total > model.context:
         raise InputError(

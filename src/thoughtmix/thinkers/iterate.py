@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from thoughtmix.asking.conversation import PARAGRAPH, TURN, Conversation, Turns, demonstrations, is_text, put, wording
+from thoughtmix.asking.conversation import (
+    PARAGRAPH,
+    TURN,
+    Conversation,
+    Turns,
+    demonstrations,
+    is_text,
+    restated,
+    wording,
+)
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.enumerating import DEMONSTRATION
 from thoughtmix.asking.progress import Progress
@@ -57,8 +66,7 @@ class IterateThinker(Thinker):
         seeds, its own); never on n. All chains take one turn in one batch, and what was read of a conversation is not
         read again where the engine can keep it. One that outgrows the model's context forgets its older half."""
         options = self.Options.model_validate(request.options)
-        temperature = one_temperature(request, self.name)
-        params = sampling_params(request, DEFAULT_TEMPERATURE if temperature is None else temperature)
+        params = sampling_params(request, one_temperature(request, self.name, DEFAULT_TEMPERATURE))
         rounds = _Rounds(engine, prompt, request, options)
         k = rounds.chains
         outputs: list[SequenceOutput] = []
@@ -86,7 +94,7 @@ class _Rounds:
         self.engine, self.request, self.options = engine, request, options
         self.chains = min(options.chains, request.n)
         self.stop = (*request.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
-        self.asked = put(engine, prompt, prompt.text, _demonstrations(prompt, options.demonstrations))
+        self.asked = restated(engine, prompt, prompt.text, _demonstrations(prompt, options.demonstrations))
         count = 1 if options.sees == "all" else self.chains
         self.conversations = [self._begin() for _ in range(count)]
         self.answers: list[list[SequenceOutput]] = [[] for _ in range(count)]

@@ -58,8 +58,7 @@ class ListThinker(Thinker):
         of its part of the list, given all that stands before; where a part maps onto no tokens, it has none.
         """
         options = self.Options.model_validate(request.options)
-        temperature = one_temperature(request, self.name)
-        sampling = one_sampling(request, DEFAULT_TEMPERATURE if temperature is None else temperature, self.name)
+        sampling = one_sampling(request, one_temperature(request, self.name, DEFAULT_TEMPERATURE), self.name)
         chains = min(options.chains, request.n)
         counts = [request.n // chains + (i < request.n % chains) for i in range(chains)]
         tokens = request.n * request.max_new_tokens

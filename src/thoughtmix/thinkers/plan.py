@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from thoughtmix.asking.conversation import PARAGRAPH, TURN, is_text, put, wording
+from thoughtmix.asking.conversation import PARAGRAPH, TURN, is_text, restated, wording
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.enumerating import DEMONSTRATION, ListRequest, enumerate_answers
 from thoughtmix.asking.progress import Progress
@@ -67,12 +67,11 @@ class PlanThinker(Thinker):
         depends on all of these. `origin` has the specification and where it came from. The specifications together
         have at most 16 tokens each, n * factor of them; what is missing of them comes from the catalogue."""
         options = self.Options.model_validate(request.options)
-        temperature = one_temperature(request, self.name)
-        params = sampling_params(request, DEFAULT_TEMPERATURE if temperature is None else temperature)
+        params = sampling_params(request, one_temperature(request, self.name, DEFAULT_TEMPERATURE))
         progress = Progress(request, request.n * (request.max_new_tokens + options.factor * _WORDS))
         found, runs = self._found(engine, prompt, request, options, params[0], progress)
         chosen = most_different(found, request.n, request.embedder or packaged_embedder)
-        prompts = [put(engine, prompt, one.asked(prompt.text)) for one in chosen]
+        prompts = [restated(engine, prompt, one.asked(prompt.text)) for one in chosen]
         seeds = request.seeds
         offsets = options.offsets(engine, prompts, seeds)
         stop = (*request.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))

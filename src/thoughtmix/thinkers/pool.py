@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from thoughtmix.asking.agreement import Group, group_answers
-from thoughtmix.asking.conversation import PARAGRAPH, is_text, put
+from thoughtmix.asking.conversation import PARAGRAPH, is_text, restated
 from thoughtmix.asking.draws import Draws, arithmetic_offsets
 from thoughtmix.asking.progress import Progress
 from thoughtmix.core.errors import InputError
@@ -66,8 +66,7 @@ class PoolThinker(Thinker):
         `run["pool"]["grouped_by"]` says so.
         """
         options = self.Options.model_validate(request.options)
-        temperature = one_temperature(request, self.name)
-        warm = DEFAULT_TEMPERATURE if temperature is None else temperature
+        warm = one_temperature(request, self.name, DEFAULT_TEMPERATURE)
         one_sampling(request, warm, self.name)  # refuses what differs by thought
         many = dataclasses.replace(
             request,
@@ -127,7 +126,7 @@ def _after_examples(engine: Engine, prompt: Prompt, many: Request, options: Pool
         )
     contexts = built_in_contexts()
     asked = [
-        put(
+        restated(
             engine,
             prompt,
             f"{prompt.text}\n\n{c.instruction}".strip(),

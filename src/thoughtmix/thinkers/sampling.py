@@ -25,8 +25,7 @@ class SamplingThinker(Thinker):
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         options = self.Options.model_validate(request.options)
-        temperature = one_temperature(request, self.name)
-        params = sampling_params(request, 1.0 if temperature is None else temperature)
+        params = sampling_params(request, one_temperature(request, self.name))
         offsets = arithmetic_offsets(engine, [prompt] * request.n, request.seeds, options.draws)
         done = engine.generate(
             thought_sequences(request, [prompt] * request.n, params, offsets),

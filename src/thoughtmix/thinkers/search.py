@@ -175,8 +175,7 @@ def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
     from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
 
     if options.proposal == "sampling":
-        temperature = one_temperature(request, "search")
-        return SamplingProposal(one_sampling(request, 1.0 if temperature is None else temperature, "a search"))
+        return SamplingProposal(one_sampling(request, one_temperature(request, "search"), "a search"))
     creativity = 1.0 if request.creativity is None else float(request.creativity)
     temperature = 0.7 if request.temperature is None else request.temperature
     return MixtureProposal(creativity, one_sampling(request, temperature, "a search"))
