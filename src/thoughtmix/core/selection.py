@@ -16,7 +16,8 @@ from thoughtmix.core.errors import InputError
 
 QUALITY_FLOOR = 0.5
 """The quantile of quality that a selected thought must reach: the better half is good enough."""
-_LOOPS = 0.4  # share of repeated word pairs (or runs of four characters) from which on a text repeats itself
+LOOPS = 0.4
+"""Share of repeated word pairs (or runs of four characters) from which on a text repeats itself."""
 _TWICE = frozenset(
     {"ha", "ho", "no", "yes", "very", "really", "so", "many", "much", "far", "long", "bye", "had", "that"}
 )
@@ -53,7 +54,7 @@ def select_good(
     sound: list[int] = []
     for i in best_first:
         plain = " ".join(texts[i].split()).casefold()
-        if plain and plain not in seen and repetition(texts[i]) < _LOOPS:
+        if plain and plain not in seen and repetition(texts[i]) < LOOPS:
             sound.append(i)
         seen.add(plain)
     floor = np.quantile(value[sound], quality_floor) if sound else 0.0
@@ -124,7 +125,7 @@ def stutters(text: str) -> int:
 
 def repeats(text: str) -> bool:
     """Whether a text is a loop, or stutters."""
-    return repetition(text) >= _LOOPS or stutters(text) > 0
+    return repetition(text) >= LOOPS or stutters(text) > 0
 
 
 def wording_distances(texts: Sequence[str]) -> list[list[float]]:

@@ -10,9 +10,10 @@ from thoughtmix.metrics.answers import (
     same_words,
     utility_k,
 )
+from thoughtmix.metrics.catalogue import METRICS, Metric
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.metrics.judge import judge_nll
-from thoughtmix.metrics.measure import METRICS, Metric, measure
+from thoughtmix.metrics.measure import measure
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu, words
 from thoughtmix.metrics.transmission import transmission, transmissions
 

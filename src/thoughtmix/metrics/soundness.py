@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import regex
 
-from thoughtmix.core.selection import repetition
+from thoughtmix.core.selection import LOOPS, repetition
 from thoughtmix.metrics.text import plain_text
 
 if TYPE_CHECKING:
     from thoughtmix.core.types import Thought
 
-LOOPS = 0.4  # share of repeated word pairs from which on a text repeats itself, as selection has it
 _END = regex.compile(r"(?:\p{Sentence_Terminal}|…|```|[\p{So}\p{Emoji_Presentation}])[\p{Pe}\p{Pf}\p{Pi}\"'*_`\s]*\Z")
 _MARK = regex.compile(r"(?:^|\n)\s*\d{1,3}[.)]\s*\Z")  # the number of an item that never came
 _FENCE = regex.compile(r"```[\w+-]*[ \t]*\n(.*?)```", regex.DOTALL)
