@@ -21,7 +21,6 @@ import pytest
 from tiny import language_model, tiny, tokenizer
 
 import thoughtmix
-from thoughtmix.api import Pipeline
 from thoughtmix.batch.lines import AnswerFile, encoded, line_of
 from thoughtmix.batch.records import SEED_STRIDE, PromptSource, Record
 from thoughtmix.batch.run import run_batch
@@ -31,6 +30,7 @@ from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.core.request import Prompt
 from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.core.waiting import NOTHING_YET, without_waiting
+from thoughtmix.pipeline import Pipeline
 
 pytest_plugins = ["tinyland"]
 SETTINGS: dict[str, Any] = {"n": 3, "max_new_tokens": 6}

@@ -11,12 +11,12 @@ import pytest
 from tiny import language_model, tiny, tokenizer
 
 import thoughtmix
-from thoughtmix.api import Pipeline
 from thoughtmix.batch.over_ray import answer_over_ray
 from thoughtmix.batch.records import SEED_STRIDE
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError
 from thoughtmix.models.endpoint import Endpoint
+from thoughtmix.pipeline import Pipeline
 
 pytest_plugins = ["tinyland"]
 

@@ -321,6 +321,17 @@ def test_hooks_and_changed_weights_are_seen() -> None:
     assert run(model, [PROMPT], rows).path == "fused"
 
 
+def test_hidden_states_that_were_looked_at_cost_nothing_afterwards() -> None:
+    """transformers leaves hooks on a model that was asked for hidden states once."""
+    model = fresh("llama")
+    rows = [Row(seed=0, sampling=SamplingParams(temperature=0))]
+    before = run(model, [PROMPT], rows)
+    model(torch.tensor([PROMPT]), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules()), "else this shows nothing"
+    after = run(model, [PROMPT], rows)
+    assert after.path == before.path == "fused" and after.outputs[0].token_ids == before.outputs[0].token_ids
+
+
 def test_packed_half_weights_are_close() -> None:
     model = tiny("qwen3")
     exact = run(model, [PROMPT], [Row(seed=s) for s in range(4)])

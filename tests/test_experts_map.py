@@ -18,8 +18,8 @@ from tiny_moe import EXPERTS, fresh_moe, tiny_moe
 from thoughtmix.core.errors import InputError, UnknownName
 from thoughtmix.engine.rng import generator
 from thoughtmix.experts import Profile, Specialization, analyze_expert_specialization
-from thoughtmix.experts.analysis import (
-    PROMPTS,
+from thoughtmix.experts.analysis import PROMPTS
+from thoughtmix.experts.association import (
     mutual_information,
     nearest_mean_accuracy,
     one_hot,

@@ -24,7 +24,7 @@ from serving import Running, running, service
 from tiny import language_model
 from tinyland import HashEmbedder
 
-from thoughtmix.api import Pipeline
+from thoughtmix.pipeline import Pipeline
 from thoughtmix.serve.errors import Refused
 
 HERE = Path(__file__).parent

@@ -29,7 +29,7 @@ _HOME = {  # public name -> module, imported at first use
     "Interrupted": "core.errors",
     "ModelError": "core.errors",
     "NumericsError": "core.errors",
-    "Pipeline": "api",
+    "Pipeline": "pipeline",
     "Request": "core.request",
     "StepEvent": "core.request",
     "Thinker": "thinkers.base",
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline, think
+    from thoughtmix.api import think
     from thoughtmix.batch.tables import map_dataset
     from thoughtmix.core.errors import (
         CacheError,
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     )
     from thoughtmix.core.request import Request, StepEvent
     from thoughtmix.core.types import Thought, ThoughtSet
+    from thoughtmix.pipeline import Pipeline
     from thoughtmix.thinkers.base import Thinker
     from thoughtmix.thinkers.registry import get_thinker, thinker_names
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.api import Pipeline
 from thoughtmix.core.errors import ModelError, UnknownName
 from thoughtmix.core.options import parse_options
 from thoughtmix.core.request import OnStep, TextEmbedder
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.noise.catalogue import Catalogue
+from thoughtmix.pipeline import Pipeline
 from thoughtmix.thinkers.noise import NoiseThinker
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from thoughtmix.api import Pipeline
 from thoughtmix.bench.scoring import score
 from thoughtmix.bench.statistics import holm, mean_difference
 from thoughtmix.bench.tasks import Item, family, read_prompts
 from thoughtmix.bench.trials import Trial, TrialStore
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.metrics import measure
+from thoughtmix.pipeline import Pipeline
 
 N = 4
 POLISH = {"file": str(Path(__file__).with_name("polish.toml")), "directions": "polish"}

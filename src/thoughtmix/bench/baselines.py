@@ -19,7 +19,7 @@ from thoughtmix.engine.row_state import NoRowState, Read
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from thoughtmix.api import Pipeline
+    from thoughtmix.pipeline import Pipeline
 
 STYLES = (
     "Answer plainly and briefly.",

@@ -19,12 +19,12 @@ from thoughtmix.metrics.answers import equivalence_classes, novelty_classes, rew
 from thoughtmix.metrics.embedding import pairwise_distances
 
 if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline
     from thoughtmix.bench.config import Models
     from thoughtmix.bench.tasks import Item
     from thoughtmix.core.types import ThoughtSet
     from thoughtmix.metrics.verdict import VerdictJudge
     from thoughtmix.models.classifier import Reward
+    from thoughtmix.pipeline import Pipeline
 
 EMBEDDER, WORDS, AUTO = "embedder", "words", "auto"
 Classes = Callable[[Sequence[str]], list[int]]

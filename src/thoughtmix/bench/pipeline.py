@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from thoughtmix.api import Pipeline
+from thoughtmix.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from thoughtmix.core.request import Prompt, Request

@@ -19,8 +19,8 @@ from thoughtmix.thinkers.base import Thinker
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline
     from thoughtmix.core.types import ThoughtSet
+    from thoughtmix.pipeline import Pipeline
 
 Answer = Callable[["Pipeline", TrialRequest, Setting], "ThoughtSet"]
 

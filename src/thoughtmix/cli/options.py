@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar, cast
 import typer
 from pydantic import ValidationError
 
-from thoughtmix.api import PathName, Pipeline, Weights
 from thoughtmix.cli.output import be_quiet, check_folder, progress
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, read_stream
@@ -24,6 +23,7 @@ from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first,
 from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, Request
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
 from thoughtmix.core.types import ThoughtSet
+from thoughtmix.pipeline import PathName, Pipeline, Weights
 
 Options = TypeVar("Options", bound=ThinkerOptions)
 TYPED = "typed"

@@ -10,9 +10,9 @@ from thoughtmix.cli.output import progress
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
-    from thoughtmix.api import Pipeline
     from thoughtmix.engine.engine import Engine
     from thoughtmix.models.endpoint import Endpoint
+    from thoughtmix.pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class EngineOptions(LocalOptions):
 
     def pipeline(self, model: str | None, stream: bool = False) -> Pipeline:
         """Nothing is loaded or asked yet. stream: pieces of an endpoint's answers are wanted as they come."""
-        from thoughtmix.api import Pipeline
+        from thoughtmix.pipeline import Pipeline
 
         engine = self.engine(model, stream)
         judge: Any = self.judge

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from thoughtmix.api import AUTO, Pipeline
 from thoughtmix.cli.app import app
 from thoughtmix.cli.batch import BatchOptions, think_batch
 from thoughtmix.cli.options import (
@@ -34,6 +33,7 @@ from thoughtmix.cli.settings import bind
 from thoughtmix.core.errors import InputError, Interrupted
 from thoughtmix.core.request import OnStep, PromptLike
 from thoughtmix.core.types import ThoughtSet
+from thoughtmix.pipeline import AUTO, Pipeline
 from thoughtmix.thinkers.base import Thinker
 from thoughtmix.thinkers.call import typed_options
 from thoughtmix.thinkers.registry import get_thinker, thinker_names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Generat
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
-from transformers.utils.generic import ModelOutput
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
@@ -22,6 +20,7 @@ from thoughtmix.mixture.branch import NoiseInjection, ThoughtBranch
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.layer import LayerTrace, MixtureBlock, Modes
 from thoughtmix.mixture.metrics import LayerMetrics, layer_metrics, signals
+from thoughtmix.mixture.output import MixtureOutput
 from thoughtmix.mixture.router import ThoughtRouter
 from thoughtmix.mixture.state import (
     ALL_PROMPT,
@@ -36,36 +35,6 @@ from thoughtmix.mixture.step import DecodingStep
 from thoughtmix.models import LanguageModel
 
 MODE_STD = 0.3
-
-
-@dataclass
-class MixtureOutput(ModelOutput):
-    """What a forward returns.
-
-    loss: lm_loss and the weighted training signals together, where labels were given. lm_loss: nats a token. signals:
-    their means over layers (entropy and diversity with gradient only where the config gives them weight), and
-    `diversity_by_layer` (layers,). metrics: a list, one dict a layer (see `layer_metrics`) of numbers and lists,
-    computed when first looked at, as `out.metrics` or `out["metrics"]`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
-    final_hidden_states: Tensor | None = None
-    lm_loss: Tensor | None = None
-    signals: dict[str, Tensor] | None = None
-    metrics: list[dict[str, Any]] | None = None
-
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        return found.layers if isinstance(found, LayerMetrics) else found
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(self.values())  # by position nothing is computed
-
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return found.layers if isinstance(found, LayerMetrics) else found
 
 
 class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):

@@ -2,8 +2,8 @@
 best (Monte Carlo tree search by PUCT).
 
 tree.py holds the nodes and selects by PUCT, proposals.py draws, evaluators.py values and says how far texts lie apart,
-mcts.py is the loop over the three; answers.py takes the set out of the tree, saved.py keeps a tree on disk. Importing
-this package imports no torch.
+settings.py says what a search may spend, mcts.py is the loop over them; answers.py takes the set out of the tree,
+saved.py keeps a tree on disk. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from thoughtmix.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from thoughtmix.search.evaluators import Evaluators, Leaf, Verifier
-    from thoughtmix.search.mcts import Limits, Settings, TreeSearch
+    from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.proposals import MixtureProposal, SamplingProposal
+    from thoughtmix.search.settings import Limits, Settings
     from thoughtmix.search.tree import Tree
 
 _HOME = {
     "Evaluators": "evaluators",
     "Leaf": "evaluators",
-    "Limits": "mcts",
+    "Limits": "settings",
     "MixtureProposal": "proposals",
     "SamplingProposal": "proposals",
-    "Settings": "mcts",
+    "Settings": "settings",
     "Tree": "tree",
     "TreeSearch": "mcts",
     "Verifier": "evaluators",

@@ -11,7 +11,8 @@ from typing import Any
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, parse_json, write_whole
-from thoughtmix.search.mcts import Spent, TreeSearch
+from thoughtmix.search.mcts import TreeSearch
+from thoughtmix.search.settings import Spent
 from thoughtmix.search.tree import DEAD, Node, Tree
 from thoughtmix.search.writers import TokenWriter
 

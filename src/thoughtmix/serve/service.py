@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
-from thoughtmix.api import AUTO, Pipeline
 from thoughtmix.core.errors import Interrupted, UnknownName
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.request import OnStep, Prompt, Request
@@ -28,6 +27,7 @@ from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models import LanguageModel
 from thoughtmix.models.embed import CountingEmbedder
+from thoughtmix.pipeline import AUTO, Pipeline
 from thoughtmix.serve.embedder import ExclusiveEmbedder
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import HELD, Limits, check_work, served_options, within

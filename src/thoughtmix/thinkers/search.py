@@ -83,7 +83,7 @@ class SearchThinker(Thinker):
         """Leaves of one tree are not independent: here the *set* depends on (prompt, settings, seed) alone, where n is
         one of the settings. `Thought.seed` is the set's seed, and `origin` holds the leaf's path."""
         from thoughtmix.search.answers import answers
-        from thoughtmix.search.mcts import Limits
+        from thoughtmix.search.settings import Limits
 
         options = self.Options.model_validate(request.options)
         search = self.begin(engine, prompt, request)
@@ -113,7 +113,8 @@ class SearchThinker(Thinker):
 def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
     """The search that a request asks for, nothing grown yet. Raises `InputError`."""
     from thoughtmix.search.evaluators import embedding_distance, evaluators, parse_weights, word_distance
-    from thoughtmix.search.mcts import Settings, TreeSearch
+    from thoughtmix.search.mcts import TreeSearch
+    from thoughtmix.search.settings import Settings
     from thoughtmix.search.writers import TextWriter
 
     options = SearchThinker.Options.model_validate(request.options)

@@ -90,7 +90,7 @@ def fits(model: PreTrainedModel) -> bool:
     inside = {part for layer in branches for part in layer.children() if type(part).forward is nn.Module.forward}
     for module in model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-        foreign = any(not _of_graft(hook) for some in hooks for hook in some.values())
+        foreign = any(not _is_harmless(hook) for some in hooks for hook in some.values())
         if foreign or "forward" in vars(module):
             return False
         if type(module) not in known and module not in branches and module not in inside:
@@ -99,8 +99,12 @@ def fits(model: PreTrainedModel) -> bool:
     return len(devices) == 1 and not any(d.type == "meta" for d in devices)
 
 
-def _of_graft(hook: Any) -> bool:
-    return isinstance(getattr(hook, "__self__", None), GraftHooks)
+def _is_harmless(hook: Any) -> bool:
+    """A graft's, which the step takes into account, or one that transformers leaves on a model once it was asked for
+    hidden states or attentions: it notes outputs while a forward asks for them, and never changes one."""
+    if isinstance(getattr(hook, "__self__", None), GraftHooks):
+        return True
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
 def fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:
