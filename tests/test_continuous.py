@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.loop import Batch
-from thoughtmix.engine.prefill import ChunkedPrefill
+from thoughtmix.engine.prefill import ChunkedPrefill, Pace
 from thoughtmix.engine.prefix_cache import PrefixCache
 from thoughtmix.engine.scheduler import Caller, Cancelled, Scheduler, TimedOut
 from thoughtmix.engine.shared import SharedEngine
@@ -365,3 +366,28 @@ def test_rows_whose_length_nobody_named_share_the_memory(monkeypatch: pytest.Mon
         for output, whole in zip(got, want, strict=True):
             assert output.token_ids == whole[: len(output.token_ids)] and len(output.token_ids) >= 4
             assert output.finish == "length"
+
+
+def test_a_chunk_of_a_prompt_takes_about_a_fixed_time() -> None:
+    """What the last chunks took says how many tokens are read next: no seconds of this machine are looked at."""
+    pace = Pace(0.06, least=16)
+    assert pace.at_most(128) == 128  # nothing is known yet
+    seconds, tokens = 0.0, 128
+    for _ in range(8):  # 400 tokens a second
+        seconds = tokens / 400
+        pace.took(tokens, seconds)
+        tokens = pace.at_most(128)
+    assert tokens == 24 and seconds == pytest.approx(0.06, rel=0.02)
+    for _ in range(8):  # the prompt grows long: each token costs four times as much
+        pace.took(tokens, tokens / 100)
+        tokens = pace.at_most(128)
+    assert tokens == 16  # smaller ones would cost as much
+    pace.took(3, 10.0)  # the end of a prompt says nothing
+    assert pace.at_most(8) == 8 and pace.at_most(128) == 16
+    for _ in range(12):
+        pace.took(tokens, tokens / 1e6)
+        tokens = pace.at_most(128)
+    assert tokens == 128  # quick devices read whole chunks
+    slow = Pace(math.inf)
+    slow.took(128, 100.0)
+    assert slow.at_most(128) == 128  # where nobody waits

@@ -10,6 +10,7 @@ engine, and work that shares no step, takes one prompt after the other.
 
 from __future__ import annotations
 
+import math
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -156,7 +157,8 @@ def concurrent_engines(
 @contextmanager
 def _joined(engine: LocalEngine, texts: int, rows: int) -> Iterator[ConcurrentEngines]:
     rows = max(rows, texts)
-    scheduler = Scheduler(engine.model, rows, kv_tokens_that_fit(engine.model), weights=engine.weights)
+    # Nobody waits for a first token here: chunks are as large as is quickest for all.
+    scheduler = Scheduler(engine.model, rows, kv_tokens_that_fit(engine.model), weights=engine.weights, pause=math.inf)
     everyone = Caller()  # one for all: they are cancelled together
     with scheduler:
         yield ConcurrentEngines(

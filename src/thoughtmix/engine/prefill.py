@@ -13,6 +13,35 @@ from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import PrefixCache
 
 
+class Pace:
+    """How many prompt tokens may be read at once, so that who decodes beside them waits about a fixed time.
+
+    A chunk of a fixed number of tokens takes longer the more keys it looks back at and the slower the machine; what the
+    last chunks took says how many tokens fit into the time. On a quick device the limit in tokens is what holds.
+
+    Args:
+        seconds: What a chunk may take.
+        least: Tokens below which a chunk is not cut: reading the weights is what it costs then.
+    """
+
+    def __init__(self, seconds: float, least: int = 16) -> None:
+        self.seconds, self.least = seconds, least
+        self._rate: float | None = None  # tokens a second, of late
+
+    def at_most(self, tokens: int) -> int:
+        """So many of these tokens as the time allows; all of them before anything is known."""
+        if self._rate is None:
+            return tokens
+        return int(min(tokens, max(self.least, self._rate * self.seconds)))
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """Learn from a chunk. Short ends of prompts say little about a whole chunk, and count for nothing."""
+        if tokens < self.least or seconds <= 0:
+            return
+        rate = tokens / seconds
+        self._rate = rate if self._rate is None else (self._rate + rate) / 2
+
+
 class ChunkedPrefill:
     """Prompts on their way into keys and values. cache: how others began."""
 

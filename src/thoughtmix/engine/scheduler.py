@@ -28,7 +28,7 @@ from thoughtmix.engine.engine import Generation
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job
 from thoughtmix.engine.loop import Batch
-from thoughtmix.engine.prefill import ChunkedPrefill
+from thoughtmix.engine.prefill import ChunkedPrefill, Pace
 from thoughtmix.engine.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
@@ -102,10 +102,11 @@ class Caller:
 
 
 class Scheduler:
-    """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many,
-    and then runs when the batch is empty; a quarter more is for jobs of few rows); tokens: most tokens whose keys and
-    values it holds. chunk: prompt tokens read between two steps; four times as many while more rows wait than run.
-    observe: called after every turn, in the scheduler's thread. weights: of the steps."""
+    """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many, and
+    then runs when the batch is empty; a quarter more is for jobs of few rows); tokens: most tokens whose keys and
+    values it holds. chunk: most prompt tokens read between two steps, four times as many while more rows wait than run;
+    fewer where they would take longer than `pause` seconds (`Pace`). observe: called after every turn, in the
+    scheduler's thread. weights: of the steps."""
 
     def __init__(
         self,
@@ -115,12 +116,14 @@ class Scheduler:
         chunk: int = 128,
         observe: Callable[[Tick], None] | None = None,
         weights: Weights = "auto",
+        pause: float = 0.06,
     ) -> None:
         self.lm, self.most_rows, self.most_tokens, self.chunk, self.observe = lm, rows, tokens, chunk, observe
         self.weights = weights
         self.turns = FairLock()
         self._batch = Batch()
         self._prefixes = PrefixCache()
+        self._pace = Pace(pause)
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Caller, Job]] = deque()
         self._callers: dict[Job, Caller] = {}
@@ -296,12 +299,12 @@ class Scheduler:
         chunk, or four while more rows wait than run. A short one need not wait for a long one's end."""
         with self._wake:
             ahead = sum(len(job.sequences) for _, job in self._waiting) > self._batch.rows
-        read, most = self._overtake(), self.chunk * (4 if ahead else 1)
+        read, most = self._overtake(), self._pace.at_most(self.chunk) * (4 if ahead else 1)
         while read < most or not self._batch.jobs:
             if self._prefilling is None and not self._begin():
                 break
             assert self._prefilling is not None
-            read += self._read(max(1, most - read) if self._batch.jobs else self.chunk)
+            read += self._read(max(1, most - read) if self._batch.jobs else self._pace.at_most(self.chunk))
             if self._prefilling is not None and not self._batch.jobs:
                 break  # come back after a look at who was cancelled
         return read
@@ -310,9 +313,10 @@ class Scheduler:
         """So many tokens of what is being read; when that is all, its rows join."""
         assert self._prefilling is not None
         caller, job, prefill = self._prefilling
-        read = 0
+        read, began = 0, time.perf_counter()
         try:
             read = prefill.advance(tokens)
+            self._pace.took(read, time.perf_counter() - began)
             if prefill.done:
                 self._prefilling = None
                 self._batch.join(job, prefill)
