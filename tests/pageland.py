@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from thoughtmix.core.options import served_schema
-from thoughtmix.core.selection import select_good
-from thoughtmix.report.html import layout
+from thoughtmix.core.selection import left_out, select_good, selection_facts
+from thoughtmix.report.html import THEME, layout
 from thoughtmix.thinkers.registry import get_thinker
 
 PAGE = Path(__file__).parents[1] / "src" / "thoughtmix" / "serve" / "page"
@@ -79,6 +80,7 @@ def _described(name: str, summary: str) -> dict[str, Any]:
         "options": {option: text for option, text in thinker.options.items() if option in schema["properties"]},
         "option_schema": schema,
         "streams": thinker.streams,
+        "continues": thinker.continues,
         "creativity_is_temperature": thinker.creativity_is_temperature,
     }
 
@@ -116,6 +118,8 @@ class Land:
         """End a stream without a word after so many chunks."""
         self.broken = 0
         """How many of the next completions get 500 with a trace that no one should read."""
+        self.cut_back = 0
+        """Characters that the third thought is shorter in the end than it was shown."""
         self.says: dict[int, str] = {}
         """What thought i says, instead of words."""
         self.diffusion = True
@@ -156,24 +160,30 @@ class Land:
             "model": "pageland",
             "thinker": "mixture",
             "thinkers": THINKERS,
-            "limits": {"thoughts": 32, "tokens": 4096},
+            "limits": {"thoughts": 64, "tokens": 8192},
             "diffusion": self.diffusion,
+            "diffusion_model": "filmland",
             "languages": ["en", "fr"],
         }
 
-    def map(self, texts: list[str]) -> dict[str, Any]:
+    def map(self, texts: list[str], prompt: str | None = None, first: int | None = None) -> dict[str, Any]:
         d = distances_of(texts)
         xy = np.array(layout(d))
         low, span = xy.min(0), max(float((xy.max(0) - xy.min(0)).max()), 1e-9)
-        return {"points": ((xy - low) / span).round(4).tolist(), "distances": d}
+        points = ((xy - low) / span).round(4).tolist()
+        near = None if prompt is None else [1 - distances_of([prompt, text])[0][1] for text in texts]
+        few = np.array(d)[:first, :first]
+        metrics = {"vendi": 1 + (len(few) - 1) * float(few.mean())}
+        return {"points": points, "distances": d, "relevance": near, "metrics": metrics}
 
     def completion(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
-        n, many, prompt = body["n"], min(body["max_tokens"], 14), body["messages"][-1]["content"]
+        n, many, prompt = body["n"], min(body["max_tokens"], 14), body["messages"][0]["content"]
+        drawn = body.get("drawn", 0)
         idea = body.get("options", {}).get("idea")
         rows = []
         for i in range(n):
             seed = body["seed"] + i
-            words = words_of(prompt, seed, many)
+            words = words_of(prompt, seed, drawn + many)[drawn:]
             if idea:
                 old = idea.split()
                 words = [*old[: len(old) // 2], *words[: max(1, len(old) // 2)]]
@@ -195,13 +205,16 @@ class Land:
                         "logprob": -1.5 * len(row) - i,
                         "origin": {"thinker": body.get("thinker", "sampling")},
                         "scores": {"relevance": 0.5},
+                        "finish": ("length", "stop", "sentence")[(body["seed"] + i) % 3 if not drawn else 1],
+                        "tokens": len(row),
+                        "characters": len("".join(row)) - (self.cut_back if i == 2 else 0),
                     }
                     yield chunk(
                         [
                             {
                                 "index": i,
                                 "delta": {},
-                                "finish_reason": "stop" if i % 2 else "length",
+                                "finish_reason": "stop" if facts["finish"] == "stop" else "length",
                                 "thoughtmix": facts,
                                 "logprobs": {"content": [{"token": w, "logprob": -1.5 - i / 10} for w in row]},
                             }
@@ -243,6 +256,7 @@ class Land:
                         "text": texts[0 if copies else b],
                         "confidence": sure.round(3).tolist(),
                         "alive": alive,
+                        "name": "1b" if copies else str(b + 1),
                         "parent": 0 if copies else None,
                     }
                 )
@@ -280,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
-        file = PAGE / name
+        file = THEME if name == THEME.name else PAGE / name
         if self.path == "/api/info":
             if self._known():
                 self._json(self.land.info())
@@ -296,11 +310,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._known():
             pass
         elif self.path == "/api/map":
-            self._json(land.map(body["texts"]))
+            self._json(land.map(**body))
         elif self.path == "/api/select":
-            self._json(
-                {"indices": select_good(body["texts"], distances_of(body["texts"]), body["logprobs"], body["k"])}
-            )
+            told = (body["texts"], distances_of(body["texts"]), body["logprobs"] or [0.0] * len(body["texts"]))
+            picked = select_good(*told, body["k"], body["quality_floor"])
+            left = [asdict(each) for each in left_out(*told, picked, body["quality_floor"])]
+            self._json({"indices": picked, "left_out": left, "facts": selection_facts(*told, picked)})
         elif self.path == "/api/diffuse":
             self._stream(land.diffuse(body))
         elif land.busy:

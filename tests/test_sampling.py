@@ -144,6 +144,7 @@ def test_uniforms_are_the_seeds_own(global_state_untouched: None) -> None:
     a = uniforms([5, 6, 7], 40)
     assert torch.equal(a[1], uniforms([6], 40)[0]), "depends on neighbours"
     assert torch.equal(a[:, :9], uniforms([5, 6, 7], 9)), "a shorter draw must be a prefix"
+    assert torch.equal(a[:, 11:], uniforms([5, 6, 7], 29, drawn=[11] * 3)), "what was drawn before is passed over"
     assert not torch.equal(uniforms([0], 8), uniforms([2**32], 8)), "all 64 bits of a seed count"
     assert not torch.equal(uniforms([-1], 8), uniforms([1], 8))
     assert a.min() >= 0 and a.max() < 1 and a.dtype == torch.float64

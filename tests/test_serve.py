@@ -145,6 +145,22 @@ def test_completions(client: openai.OpenAI, alone: Pipeline) -> None:
     assert "".join(c.choices[0].text for c in streamed if c.choices) == want[0].text
 
 
+def test_law_5_a_continued_thought_is_the_longer_one(here: Running, alone: Pipeline) -> None:
+    """Cut at 7 tokens and gone on with, alone or beside others: what 16 tokens had made at once."""
+    whole = alone(PROMPT, 3, "sampling", seed=5, max_new_tokens=16, measure=False, landing=0)
+    first = chat(here, n=3, seed=5, max_tokens=7, thinker="sampling").json()["choices"]
+    for choice, thought in zip(first, whole, strict=True):
+        assert choice["thoughtmix"]["finish"] == "length" and choice["thoughtmix"]["tokens"] == 7
+        said = choice["message"]["content"]
+        assert choice["thoughtmix"]["characters"] == len(said) and thought.text.startswith(said)
+        body = {"messages": [*SAID, {"role": "assistant", "content": said}], "max_tokens": 9, "thinker": "sampling"}
+        for n in (1, 2):
+            rest = chat(here, **body, n=n, seed=thought.seed, drawn=7).json()["choices"][0]
+            assert (said + rest["message"]["content"]).split() == thought.text.split()
+    refused = chat(here, drawn=7, thinker="list")
+    assert refused.status_code == 400 and "list continues no text" in refused.json()["error"]["message"]
+
+
 def test_select_answers_with_the_most_different(here: Running, alone: Pipeline) -> None:
     want = alone(PROMPT, 6, seed=20, max_new_tokens=8).select(2)
     got = chat(here, n=6, seed=20, max_tokens=8, select=2).json()
@@ -503,8 +519,14 @@ def test_map_and_select(here: Running) -> None:
     assert got["usage"]["total_tokens"] == sum(HashEmbedder().count_tokens(texts))
     alone = post(here, "/api/map", texts=["w5"]).json()
     assert (alone["points"], alone["distances"]) == ([[0.5, 0.5]], [[0.0]])
-    picked = post(here, "/api/select", texts=texts, logprobs=[-1, -2, -3, -1], k=2).json()["indices"]
-    assert set(picked) == {0, 3}
+    figures = post(here, "/api/map", texts=texts, prompt="w5 w6", first=2).json()
+    assert figures["relevance"][0] > figures["relevance"][2]
+    assert figures["metrics"]["mean_distance"] == pytest.approx(got["distances"][0][1], abs=1e-5)
+    assert figures["metrics"]["vendi"] < got["metrics"]["vendi"] and "relevance" not in got["metrics"]
+    chosen = post(here, "/api/select", texts=texts, logprobs=[-1, -2, -3, -1], k=2).json()
+    assert set(chosen["indices"]) == {0, 3}
+    assert chosen["left_out"] == [{"index": 1, "why": "quality", "of": 0}, {"index": 2, "why": "quality", "of": 3}]
+    assert chosen["facts"]["distance"] > chosen["facts"]["random_distance"]
     assert post(here, "/api/select", texts=texts, k=5).status_code == 400
     assert post(here, "/api/map", texts=["w5"] * 1000).status_code == 400
 

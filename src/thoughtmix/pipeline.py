@@ -280,6 +280,8 @@ class Pipeline:
         require(engine, thinker.needs, f"The thinker {thinker.name}")
         if request.grammar is not None:
             _require_guided(thinker, engine)
+        if request.drawn:
+            _require_continuing(thinker, engine)
         began = time.perf_counter()
         thoughts, facts = thinker.think(engine, prompt, request)
         facts = {**facts, **_language_warning(engine, prompt), "wall_seconds": round(time.perf_counter() - began, 4)}
@@ -313,6 +315,13 @@ def _language_warning(engine: Engine, prompt: Prompt) -> dict[str, str]:
         return {}
     can = ", ".join(NAMES[code] for code in known)
     return {"warning": f"The prompt is {NAMES[read]}, and {engine.name} was trained to write {can}."}
+
+
+def _require_continuing(thinker: Thinker, engine: Engine) -> None:
+    """Raises `InputError` unless it goes on with a text that has begun."""
+    if not thinker.continues:
+        raise InputError(f"The thinker {thinker.name} does not continue a text.", "Type --thinker sampling.")
+    require(engine, {Capability.TOKENS}, "To continue a text with its seed")
 
 
 def _require_guided(thinker: Thinker, engine: Engine) -> None:

@@ -94,6 +94,8 @@ MAX_NEW_TOKENS = 96
 """Tokens of a thought, unless a caller says otherwise;"""
 LANDING = 0.33
 """and the share of them in which it ends with its sentence: from the 64th on."""
+MOST_DRAWN = 2**24
+"""Tokens that a thought may have when it is continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,9 @@ class Request:
     min_p: float | tuple[float, ...] | None = None
     top_nsigma: float | tuple[float, ...] = 0.0
     stop: tuple[str, ...] = ()
+    drawn: int = 0
+    """Tokens that each seed has drawn before, where the prompt ends with the beginning of the answer: the seed's stream
+    goes on behind them, so that a thought that was cut and continued is the one that a longer budget had made."""
     landing: float = 0.0
     """Share of the tokens, the last ones, in which a thought ends with its sentence; 0: exactly at the budget."""
     grammar: Grammar | None = None
@@ -138,6 +143,8 @@ class Request:
             raise InputError(f"creativity is {self.creativity}.", "Pass 0 (deterministic) or more (--creativity 0).")
         if not -(2**63) <= self.seed <= 2**63 - 1 - self.n:
             raise InputError(f"seed {self.seed} does not fit in 64 bits.", "Pass a smaller seed (--seed 0).")
+        if not 0 <= self.drawn <= MOST_DRAWN:
+            raise InputError(f"drawn is {self.drawn}.", "Pass how many tokens the text has already, or 0.")
         if not 0 <= self.landing <= 1:
             raise InputError(f"landing is {self.landing}.", f"Pass 0 (off) to 1 (--landing {LANDING}).")
         if any(not s for s in self.stop):
@@ -146,6 +153,7 @@ class Request:
     def recorded(self) -> dict[str, Any]:
         """What repeats the run, as JSON: no callbacks, and how it was computed is said elsewhere."""
         skip = {"on_step", "embedder", "judge", "options", "grammar"}
+        skip |= set() if self.drawn else {"drawn"}
         out = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
         form = {} if self.grammar is None else self.grammar.recorded()
         return {**out, **form, "options": self.options.given()}

@@ -9,10 +9,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import Literal
 
 from thoughtmix.core.errors import InputError
+
+Reason = Literal["blank", "copy", "loop", "quality", "near"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A text that was not picked. why: it is blank, a copy of a better one (`of`), a loop, below the floor of quality,
+    or good, but nearer to what was picked (nearest of all to `of`) than those that were taken."""
+
+    index: int
+    why: Reason
+    of: int | None = None
+
 
 QUALITY_FLOOR = 0.5
 """The quantile of quality that a selected thought must reach: the better half is good enough."""
@@ -50,13 +65,8 @@ def select_good(
 
     value = np.asarray(quality, dtype=np.float64)
     best_first = sorted(range(len(texts)), key=lambda i: -value[i])
-    seen: set[str] = set()
-    sound: list[int] = []
-    for i in best_first:
-        plain = " ".join(texts[i].split()).casefold()
-        if plain and plain not in seen and repetition(texts[i]) < LOOPS:
-            sound.append(i)
-        seen.add(plain)
+    faults = _faults(texts, best_first)
+    sound = [i for i in best_first if i not in faults]
     floor = np.quantile(value[sound], quality_floor) if sound else 0.0
     good = [i for i in sound if value[i] >= floor]
     if len(good) > k:
@@ -64,6 +74,48 @@ def select_good(
         good = [good[i] for i in select_diverse(d.tolist(), [0.0] * len(good), k)]  # ties: the first, which is the best
     rest = sorted((i for i in best_first if i not in good), key=lambda i: (i not in sound, not texts[i].strip()))
     return [*good, *rest][:k]
+
+
+def _faults(texts: Sequence[str], best_first: Sequence[int]) -> dict[int, LeftOut]:
+    """The texts that are not acceptable whatever their quality, by index. best_first: all indices."""
+    seen: dict[str, int] = {}
+    faults: dict[int, LeftOut] = {}
+    for i in best_first:
+        plain = " ".join(texts[i].split()).casefold()
+        if not plain:
+            faults[i] = LeftOut(i, "blank")
+        elif plain in seen:
+            faults[i] = LeftOut(i, "copy", seen[plain])
+        elif repetition(texts[i]) >= LOOPS:
+            faults[i] = LeftOut(i, "loop")
+        seen.setdefault(plain, i)
+    return faults
+
+
+def left_out(
+    texts: Sequence[str],
+    distances: Sequence[Sequence[float]],
+    quality: Sequence[float],
+    picked: Sequence[int],
+    quality_floor: float = QUALITY_FLOOR,
+) -> list[LeftOut]:
+    """Why `select_good` did not pick the others, in the order of their indices.
+
+    Args:
+        texts, distances, quality, quality_floor: As it got them.
+        picked: What it gave.
+    """
+    import numpy as np
+
+    value = np.asarray(quality, dtype=np.float64)
+    faults = _faults(texts, sorted(range(len(texts)), key=lambda i: -value[i]))
+    sound = [i for i in range(len(texts)) if i not in faults]
+    floor = np.quantile(value[sound], quality_floor) if sound else 0.0
+    out = []
+    for i in sorted(set(range(len(texts))) - set(picked)):
+        nearest = min(picked, key=lambda j: distances[i][j])
+        out.append(faults.get(i) or LeftOut(i, "quality" if value[i] < floor else "near", nearest))
+    return out
 
 
 def check_floor(quality_floor: float) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
 class IncrementalDetokenizer:
     """Decodes one row step by step. A piece is held back while it may still change (half a character)
     or may be the beginning of a stop string. whole: whether a text may end, where not every text may: a stop string
-    ends it only behind such a one."""
+    ends it only behind such a one. before: tokens that it goes on behind: tokenizers leave out the space that a text
+    begins with, which a text that is continued needs."""
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = (), whole: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop: tuple[str, ...] = (),
+        whole: Callable[[str], bool] | None = None,
+        before: Sequence[int] = (),
+    ) -> None:
         self.tokenizer, self.stop, self._whole = tokenizer, stop, whole
+        self._before = list(before)
         self.ids: list[int] = []
         self.text = ""  # settled text, a stop string cut off
         self.stopped = False
@@ -23,8 +31,9 @@ class IncrementalDetokenizer:
     def push(self, token: int) -> bool:
         """Add a token; True when a stop string is now complete."""
         self.ids.append(token)
-        before = self._decode(self.ids[self._context : self._settled])
-        now = self._decode(self.ids[self._context :])
+        lead = self._before if self._context == 0 else []
+        before = self._decode(lead + self.ids[self._context : self._settled])
+        now = self._decode(lead + self.ids[self._context :])
         if len(now) > len(before) and not now.endswith("\N{REPLACEMENT CHARACTER}"):
             self.text += now[len(before) :]
             self._context, self._settled = self._settled, len(self.ids)
@@ -34,14 +43,14 @@ class IncrementalDetokenizer:
     def finish(self) -> str:
         """The whole text: everything decoded together, cut at the stop string if one came."""
         if not self.stopped:
-            self.text = self._decode(self.ids)
+            self.text = self._own(self.ids)
             self._cut()
         return self.text
 
     def tokens_of(self, end: int) -> int:
         """How many of its tokens the first `end` characters of its text take."""
         count = len(self.ids)
-        while count > 1 and len(self._decode(self.ids[: count - 1])) >= end:
+        while count > 1 and len(self._own(self.ids[: count - 1])) >= end:
             count -= 1
         return count
 
@@ -66,6 +75,12 @@ class IncrementalDetokenizer:
         while at >= 0:
             yield at
             at = -1 if self._whole is None else self.text.find(stop, at + 1)
+
+    def _own(self, ids: list[int]) -> str:
+        """Their text behind what they go on with."""
+        return (
+            self._decode(self._before + ids)[len(self._decode(self._before)) :] if self._before else self._decode(ids)
+        )
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

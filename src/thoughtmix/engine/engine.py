@@ -78,6 +78,8 @@ class SequenceRequest:
     continuations, read off token by token; sequences whose offsets lie apart draw apart, and each is still distributed
     as the model says. After `OFFSET_BITS` bits it is used up, and the seed's stream goes on; None: from the
     start."""
+    drawn: int = 0
+    """Tokens that the seed has drawn for the text before: its stream goes on behind them."""
     prefix: Prefix | None = None
     """What an earlier call kept of the prompt's beginning: only the tokens past it are computed."""
     exclude: tuple[Excluded, ...] = ()

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
 
+_LEAD = 6
+"""Tokens of left context that a tokenizer needs to say what comes next."""
+
+
 @dataclass(frozen=True, slots=True)
 class PromptGroups:
     """The sequences of a call and their prompts, equal ones once. prompt[i]: which of them sequence i continues."""
@@ -158,19 +162,25 @@ class Job:
         self.kept: list[Prefix | None] = [None] * len(sequences) if self.keep_prefixes else []
         whole = [None if guide is None else guide.whole for guide in self.guides] or [None] * len(sequences)
         self.texts = [
-            IncrementalDetokenizer(model.tokenizer, s.stop, ends) for s, ends in zip(sequences, whole, strict=True)
+            IncrementalDetokenizer(model.tokenizer, s.stop, ends, self._continued(i))
+            for i, (s, ends) in enumerate(zip(sequences, whole, strict=True))
         ]
         self.lands_from = [max(1, s.max_new_tokens - s.landing) if s.landing else 0 for s in sequences]
         self.watch = [
             bool(s.stop or s.landing) or self.on_step is not None for s in sequences
         ]  # who needs text at every step
         in_order = [sequences[i] for i in self.live]
-        self.uniform = uniforms([s.seed for s in in_order], max(self.budget), device)  # (rows, steps)
+        drawn = [s.drawn for s in in_order]
+        self.uniform = uniforms([s.seed for s in in_order], max(self.budget), device, drawn)  # (rows, steps)
         self.sampling = SamplingTensors.of([s.sampling for s in in_order], device)
         offsets = [s.offset for s in in_order]
         self.offset = torch.tensor([o or 0.0 for o in offsets], dtype=torch.float64, device=device)
         bits = [0.0 if o is None else OFFSET_BITS for o in offsets]
         self.offset_bits = torch.tensor(bits, dtype=torch.float64, device=device)  # of it that are left
+
+    def _continued(self, i: int) -> list[int]:
+        """The last tokens of the text that sequence i goes on with, if it does: what comes next may need its space."""
+        return self.groups.prompts[self.groups.prompt[i]][-_LEAD:] if self.sequences[i].drawn else []
 
     # --- before the first step ---
 

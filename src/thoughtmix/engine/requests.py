@@ -46,7 +46,7 @@ def thought_sequences(
         request: Its seeds, lengths, grammar and strings that end a thought.
         prompts: What thought i continues.
         params: Thought i's.
-        offsets: `SequenceRequest.offset` of each; None: none has one.
+        offsets: `SequenceRequest.offset` of each; None: none has one, as in texts that are continued: theirs is used up.
         stop: In place of the request's.
     """
     return [
@@ -57,11 +57,16 @@ def thought_sequences(
             request.max_new_tokens,
             request.stop if stop is None else stop,
             offset=offset,
+            drawn=request.drawn,
             grammar=request.grammar,
             landing=request.landing_tokens,
         )
         for prompt, seed, sampling, offset in zip(
-            prompts, request.seeds, params, offsets or [None] * request.n, strict=True
+            prompts,
+            request.seeds,
+            params,
+            offsets if offsets and not request.drawn else [None] * request.n,
+            strict=True,
         )
     ]
 

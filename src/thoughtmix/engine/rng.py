@@ -22,10 +22,22 @@ def generator(seed: int, stream: int = TOKENS) -> np.random.Generator:
     return np.random.default_rng([seed % 2**64, stream])
 
 
-def uniforms(seeds: Sequence[int], steps: int, device: torch.device | str = "cpu") -> Tensor:
-    """(rows, steps) float64 in [0, 1): row i is drawn by seed i alone; a longer draw begins with the shorter."""
-    draws = np.stack([generator(seed).random(steps) for seed in seeds]) if seeds else np.zeros((0, steps))
-    return torch.from_numpy(draws).to(device)
+def uniforms(
+    seeds: Sequence[int], steps: int, device: torch.device | str = "cpu", drawn: Sequence[int] | None = None
+) -> Tensor:
+    """(rows, steps) float64 in [0, 1): row i is drawn by seed i alone; a longer draw begins with the shorter.
+
+    drawn: (rows,) of row i's stream so many numbers are passed over: they were drawn before.
+    """
+    rows = [_uniforms(seed, steps, skip) for seed, skip in zip(seeds, drawn or [0] * len(seeds), strict=True)]
+    return torch.from_numpy(np.stack(rows) if rows else np.zeros((0, steps))).to(device)
+
+
+def _uniforms(seed: int, steps: int, skip: int) -> np.ndarray:
+    own = generator(seed)
+    if skip:
+        own.bit_generator.advance(skip)  # type: ignore[attr-defined]  # PCG64; a double takes one draw of it
+    return own.random(steps)
 
 
 def arithmetic_offset(seed: int, prompt: Sequence[int], routed: bool = False) -> float:

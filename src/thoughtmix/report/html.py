@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from thoughtmix.core.types import ThoughtSet
 
 WIDTH, HEIGHT, MARGIN = 520, 340, 34
+THEME = Path(__file__).parent / "templates" / "theme.css"
+"""The one stylesheet of page, exports and reports."""
+CROWD = 16
+"""Of more thoughts the heat-map's cells are small and say their number when pointed at."""
 
 
 def page(thoughts: ThoughtSet) -> str:

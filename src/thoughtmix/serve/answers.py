@@ -199,6 +199,9 @@ def thought_facts(thought: Thought) -> dict[str, Any]:
         "logprob": finite(thought.logprob),
         "origin": finite(thought.origin),
         "scores": finite(thought.scores),
+        "finish": thought.finish,
+        "tokens": len(thought.token_ids),
+        "characters": len(thought.text),
     }
 
 

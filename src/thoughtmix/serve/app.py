@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import InputError
+from thoughtmix.report.html import THEME
 from thoughtmix.serve import embeddings, openai, page_api, responses, schemas
 from thoughtmix.serve.connections import Connections, calm_logs, protocol
 from thoughtmix.serve.errors import install_handlers
@@ -87,6 +88,10 @@ def create_app(service: Service, token: str | None = None, hosts: Sequence[str] 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+    @app.get("/page/theme.css", include_in_schema=False)
+    async def theme() -> Response:
+        return FileResponse(THEME, headers=PAGE_HEADERS)
 
     app.mount("/page", PageFiles(directory=PAGE), name="page")
     _drop_unused_errors(app)

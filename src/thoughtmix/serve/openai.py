@@ -143,7 +143,10 @@ def conversation(
         tools: That the template is told of.
     """
     if not lm.tokenizer.chat_template:
-        return Prompt("\n\n".join(message["content"] for message in messages))
+        begun = messages[-1]["content"] if len(messages) > 1 and messages[-1]["role"] == "assistant" else ""
+        said = "\n\n".join(message["content"] for message in (messages[:-1] if begun else messages))
+        between = " " if said[-1:].isalnum() and begun[:1].isalnum() else ""  # tokenizers that drop spaces have none
+        return Prompt(said + between + begun)
     more = {**({} if effort is None else {"reasoning_effort": effort}), **template_kwargs}
     return Prompt(tuple(messages), template_kwargs=more, tools=tools)
 

@@ -15,10 +15,10 @@ from fastapi.responses import Response, StreamingResponse
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import ThoughtmixError
-from thoughtmix.core.selection import select_good
+from thoughtmix.core.selection import left_out, select_good, selection_facts
 from thoughtmix.engine.scheduler import Caller
 from thoughtmix.engine.shared import SharedEngine
-from thoughtmix.metrics import pairwise_distances
+from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
 from thoughtmix.serve import schemas
 from thoughtmix.serve.answers import DONE, server_sent_event
@@ -51,15 +51,23 @@ def router(service: Service) -> APIRouter:
             thinkers=_suitable_thinkers(service),
             limits=dataclasses.asdict(service.limits),
             diffusion=True,
+            diffusion_model=_diffusion_name(service),
             languages=LANGUAGES,
         )
 
     @api.post("/map")
     async def map_(body: schemas.MapRequest, http: Request) -> schemas.Map:
         """Texts as points of a plane, near ones near (classical scaling of their embeddings' distances)."""
-        d, used = await _distances(service, http, body.texts)
+        texts = body.texts if body.prompt is None else [*body.texts, body.prompt]
+        vectors, used = await _vectors(service, http, texts)
+        near = None if body.prompt is None else relevance(vectors[:-1], vectors[-1]).round(6).tolist()
+        d = pairwise_distances(vectors[: len(body.texts)])
+        first = min(body.first or len(d), len(d))
+        figures = {"vendi": vendi(vectors[:first]), "mean_distance": mean_distance(vectors[:first])}
+        if near is not None:
+            figures["relevance"] = float(np.mean(near[:first]))
         rounded = [[round(float(v), 6) for v in row] for row in d]
-        return schemas.Map(points=_points(d), distances=rounded, usage=used)
+        return schemas.Map(points=_points(d), distances=rounded, relevance=near, metrics=figures, usage=used)
 
     @api.post("/select")
     async def select(body: schemas.SelectRequest, http: Request) -> schemas.Selection:
@@ -69,10 +77,16 @@ def router(service: Service) -> APIRouter:
             raise Refused(400, f"Cannot select {body.k} of {n} texts. Pass k 1 to {n}.", param="k")
         if body.logprobs and len(body.logprobs) != n:
             raise Refused(400, f"{len(body.logprobs)} logprobs for {n} texts. Pass one a text.", param="logprobs")
-        d, used = await _distances(service, http, body.texts)
+        vectors, used = await _vectors(service, http, body.texts)
+        d = pairwise_distances(vectors)
         values = np.clip(body.logprobs or [0.0] * n, -1e6, 1e6).tolist()
-        chosen = select_good(body.texts, d.tolist(), values, body.k, body.quality_floor)
-        return schemas.Selection(indices=chosen, usage=used)
+        told = (body.texts, d.tolist(), values)
+        chosen = select_good(*told, body.k, body.quality_floor)
+        others = [
+            schemas.LeftOutText(**dataclasses.asdict(each)) for each in left_out(*told, chosen, body.quality_floor)
+        ]
+        facts = selection_facts(*told, chosen)
+        return schemas.Selection(indices=chosen, left_out=others, facts=facts, usage=used)
 
     @api.post("/diffuse", responses=schemas.STREAM_RESPONSES, response_class=Response)
     async def diffuse(body: schemas.DiffuseRequest, http: Request) -> Response:
@@ -116,6 +130,7 @@ def _suitable_thinkers(service: Service) -> list[schemas.ThinkerInfo]:
                     options=help,
                     option_schema=schema,
                     streams=thinker.streams,
+                    continues=thinker.continues,
                     creativity_is_temperature=thinker.creativity_is_temperature,
                 )
             )
@@ -125,15 +140,15 @@ def _suitable_thinkers(service: Service) -> list[schemas.ThinkerInfo]:
 # --- maps ---
 
 
-async def _distances(service: Service, http: Request, texts: Sequence[str]) -> tuple[Any, schemas.SideUsage]:
-    """(n, n), and what they took."""
+async def _vectors(service: Service, http: Request, texts: Sequence[str]) -> tuple[Any, schemas.SideUsage]:
+    """(texts, d), rows of length 1, and what they took."""
     if len(texts) > service.limits.texts:
         raise Refused(400, f"{len(texts)} texts; this server maps up to {service.limits.texts}.", param="texts")
     slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
     try:
         work = asyncio.get_running_loop().run_in_executor(service.threads, _embedded, service, slot.caller, list(texts))
         vectors, tokens = await slot.unless_disconnected(http, work)
-        return pairwise_distances(vectors), schemas.SideUsage(total_tokens=tokens)
+        return vectors, schemas.SideUsage(total_tokens=tokens)
     finally:
         slot.release()
 
@@ -173,6 +188,12 @@ def _diffusion_model(service: Service) -> DiffusionModel:
         return _PACKAGED[0]
 
 
+def _diffusion_name(service: Service) -> str:
+    from thoughtmix.diffusion.load import DEFAULT
+
+    return DEFAULT if service.lm.causal else service.lm.name
+
+
 class _Denoising:
     """One run of branches that compete, taking turns with the decoding steps. A frame says what each branch looks
     like; a branch keeps its place, and so does whoever replaces it."""
@@ -181,7 +202,8 @@ class _Denoising:
         self.service, self.body, self.caller = service, body, slot.caller
         self._step = self._used = 0
         self._branches: list[dict[str, Any]] = [
-            {"text": "", "confidence": [], "alive": True, "parent": None} for _ in range(body.branches)
+            {"text": "", "confidence": [], "alive": True, "name": str(i + 1), "parent": None}
+            for i in range(body.branches)
         ]
         self._places: dict[str, int] = {}  # of each branch by name
 
@@ -210,7 +232,7 @@ class _Denoising:
             parent = self._branches[place]["parent"]
             if self._places and name not in self._places:  # a copy: of the branch whose number it has
                 parent = self._parent(name)
-            self._branches[place] = {**self._text(frame, row), "alive": True, "parent": parent}
+            self._branches[place] = {**self._text(frame, row), "alive": True, "name": name, "parent": parent}
         for place in set(range(len(self._branches))) - set(frame.lanes):
             self._branches[place] = {**self._branches[place], "alive": False}
         self._places = dict(zip(frame.names, frame.lanes, strict=True))

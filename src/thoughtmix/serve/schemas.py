@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, model_validator
 
-from thoughtmix.core.selection import QUALITY_FLOOR
+from thoughtmix.core.request import MOST_DRAWN
+from thoughtmix.core.selection import QUALITY_FLOOR, Reason
+from thoughtmix.core.types import FinishReason
 from thoughtmix.serve.forms import (
     MOST_TOOLS,
     Call,
@@ -19,6 +21,14 @@ from thoughtmix.serve.forms import (
 )
 
 _FLOOR = "Quantile of likelihood that a selected text must reach: 0 is difference alone, 1 the likeliest."
+_LANDING = (
+    "In this last share of its tokens a thought ends with its sentence. A stream may have shown more than is left of "
+    "it then: its facts say how many characters that is."
+)
+_DRAWN = (
+    "To continue a thought: the last message is the assistant's, its text so far, and this many tokens were drawn for "
+    "it. Its seed's stream goes on behind them."
+)
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 2**16)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -95,6 +105,8 @@ class ThoughtRequest(Strict):
     select: int | None = Field(None, ge=1, description="Answer only with the k most different good ones of the n.")
     quality_floor: Number = Field(QUALITY_FLOOR, ge=0, le=1, description=_FLOOR)
     options: dict[str, JsonValue] = Field(default_factory=dict, description="The thinker's own options.")
+    landing: Number = Field(0.0, ge=0, le=1, description=_LANDING)
+    drawn: int = Field(0, ge=0, le=MOST_DRAWN, description=_DRAWN)
     structured_outputs: StructuredOutputs | None = Field(None, description="A form that every answer has.")
     measure: bool = Field(False, description="Embed the thoughts: distances, scores and metrics of the set.")
     user: str | None = None
@@ -175,6 +187,11 @@ class ThoughtFacts(BaseModel):
     logprob: float
     origin: dict[str, Any]
     scores: dict[str, float]
+    finish: FinishReason = Field(
+        description="More exactly than finish_reason: sentence, say, where it was made to end."
+    )
+    tokens: int = Field(description="Of it, those included that only end it.")
+    characters: int = Field(description="Of its text.")
 
 
 class SetFacts(BaseModel):
@@ -290,6 +307,7 @@ class ThinkerInfo(BaseModel):
         description="The same as JSON schema: types, bounds, defaults, choices; and what they are for (role)."
     )
     streams: bool = Field(description="Whether its text comes as it is written.")
+    continues: bool = Field(description="Whether it goes on with a text that has begun (drawn).")
     creativity_is_temperature: bool = Field(description="Then a request gives one of the two.")
 
 
@@ -300,11 +318,14 @@ class Info(BaseModel):
     thinkers: list[ThinkerInfo]
     limits: dict[str, float]
     diffusion: bool
+    diffusion_model: str = Field(description="What /api/diffuse writes with.")
     languages: list[str]
 
 
 class MapRequest(Strict):
     texts: list[str] = Field(min_length=1)
+    prompt: str | None = Field(None, description="What they answer: then their relevance is told, and the set's.")
+    first: int | None = Field(None, ge=1, description="Figures of the first so many alone; left out: of all.")
 
 
 class SideUsage(BaseModel):
@@ -316,6 +337,8 @@ class SideUsage(BaseModel):
 class Map(BaseModel):
     points: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
     distances: list[list[float]]
+    relevance: list[float] | None = Field(description="Of each text to the prompt, if one was given.")
+    metrics: dict[str, float] = Field(description="vendi and mean_distance of the first, relevance if it is told.")
     usage: SideUsage
 
 
@@ -326,8 +349,16 @@ class SelectRequest(Strict):
     quality_floor: Number = Field(QUALITY_FLOOR, ge=0, le=1, description=_FLOOR)
 
 
+class LeftOutText(BaseModel):
+    index: int
+    why: Reason = Field(description="quality: below the floor. near: good, but nearer to the picked than those taken.")
+    of: int | None = Field(description="Of a copy what it copies; else the nearest of the picked, or null.")
+
+
 class Selection(BaseModel):
     indices: list[int]
+    left_out: list[LeftOutText]
+    facts: dict[str, float] = Field(description="Mean distance of the picked and of as many at random, and so on.")
     usage: SideUsage
 
 

@@ -166,6 +166,8 @@ class Service:
             raise Refused(400, f"Cannot select {body.select} of {n} thoughts. Pass select 1 to {n}.", param="select")
         thinker = self.pipeline.thinker(AUTO if body.thinker is None else body.thinker)
         options = served_options(thinker, body.options, limits)
+        if body.drawn and not thinker.continues:
+            raise Refused(400, f"{thinker.name} continues no text. Name another thinker, sampling say.", param="drawn")
         texts = max(n, thinker.texts(n, options))
         tokens = max_tokens or min(self._default_tokens(texts), default or limits.tokens)
         if texts * tokens > limits.tokens:
@@ -197,6 +199,8 @@ class Service:
             min_p=body.min_p,
             top_p=1.0 if body.top_p is None else max(body.top_p, _SMALLEST_NUCLEUS),
             stop=body.stops,
+            landing=body.landing,
+            drawn=body.drawn,
             grammar=grammar,
             options=options,
             embedder=lambda: self.embedder,

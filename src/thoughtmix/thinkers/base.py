@@ -62,6 +62,9 @@ class Thinker(ABC):
     streams: ClassVar[bool] = False
     """Whether sequence i of its last generation is thought i, so that its text may be shown while it grows. What others
     do on the way is no answer yet."""
+    continues: ClassVar[bool] = False
+    """Whether a thought is what the engine writes behind the prompt as it stands, so that one that was cut can be gone
+    on with (`Request.drawn`)."""
     creativity_is_temperature: ClassVar[bool] = False
     """Then only one of the two may be given, and front ends offer the one or the other."""
     guided: ClassVar[bool] = False

@@ -15,7 +15,7 @@ class ExpertsThinker(Thinker):
     name = "experts"
     summary = "Steers the routing of a mixture-of-experts model, each thought by its own profile or noise."
     needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.TOKENS, Capability.ROW_STATE, Capability.WEIGHTS})
-    streams = True
+    streams = continues = True
     guided = True
 
     class Options(ThinkerOptions):

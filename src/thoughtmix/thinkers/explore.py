@@ -22,7 +22,7 @@ class ExploreThinker(Thinker):
     name = "explore"
     summary = "Sampling that leaves what its set has seen; creativity scales by how much (0: plain sampling)."
     needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.TOKENS, Capability.ROW_STATE, Capability.WEIGHTS})
-    streams = True
+    streams = continues = True
     guided = True
 
     class Options(ThinkerOptions):

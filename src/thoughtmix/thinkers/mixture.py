@@ -19,7 +19,7 @@ class MixtureThinker(Thinker):
     name = "mixture"
     summary = "Routes, modes and held noise in the branches of a mixture or a graft; creativity scales them (0: none)."
     needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.TOKENS, Capability.ROW_STATE, Capability.WEIGHTS})
-    streams = True
+    streams = continues = True
     guided = True
 
     class Options(ThinkerOptions):

@@ -17,7 +17,7 @@ class SamplingThinker(Thinker):
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
     elsewhere = "draws=arithmetic is refused; min-p is the server's"
-    streams = True
+    streams = continues = True
     guided = True
 
     class Options(ThinkerOptions):

@@ -93,8 +93,11 @@ async function json(path, options) {
 }
 
 export const info = () => json("api/info");
-export const mapOf = (texts, signal) => json("api/map", { body: { texts }, signal });
-export const selectOf = (texts, logprobs, k, signal) => json("api/select", { body: { texts, logprobs, k }, signal });
+/** prompt: what the texts answer; first: how many of them the figures are of. */
+export const mapOf = (texts, { prompt, first }, signal) => json("api/map", { body: { texts, prompt, first }, signal });
+export const selectOf = (texts, logprobs, k, floor, signal) => json("api/select", { body: { texts, logprobs, k, quality_floor: floor }, signal });
+/** A file of the page's own, as text. */
+export const fileText = async (path) => (await ask(path)).text();
 
 /** Server-sent events of a POST, parsed, in order; a comment that tells progress as {progress: {done, total}}. Throws Failure("cut") when the stream ends before [DONE]. */
 export async function* events(path, body, signal) {
@@ -143,14 +146,28 @@ function failed(error) {
   return text ? new Failure("refused", { status, text }) : new Failure("server", { status });
 }
 
-/** The body of a chat completion from what the form says; undefined fields are left out. */
-export function completion({ prompt, thinker, n, seed, maxTokens, creativity, temperature, topP, minP, options, model }) {
+const LANDING = 0.33; // in this last share of its tokens a thought ends with its sentence, as at the command line
+
+/** The body of a chat completion from what the form says; undefined fields are left out. begun: {text, drawn} of a thought to go on with. */
+export function completion({ prompt, thinker, n, seed, maxTokens, creativity, temperature, topP, minP, options, model, begun }) {
+  const messages = [{ role: "user", content: prompt }, ...(begun ? [{ role: "assistant", content: begun.text }] : [])];
   const body = {
-    model, messages: [{ role: "user", content: prompt }], n, seed, max_tokens: maxTokens, stream: true,
-    stream_options: { include_usage: true }, measure: true, logprobs: true, thinker, creativity, temperature, top_p: topP, min_p: minP,
+    model, messages, n, seed, max_tokens: maxTokens, stream: true, landing: LANDING, drawn: begun?.drawn,
+    stream_options: { include_usage: true }, measure: !begun, logprobs: true, thinker, creativity, temperature, top_p: topP, min_p: minP,
   };
   if (options && Object.keys(options).length) body.options = options;
   return JSON.parse(JSON.stringify(body)); // drops what is undefined
+}
+
+/** A thought that was made to end with its sentence may have been shown longer than it is. */
+function cutBack(thought) {
+  const { characters, tokens } = thought;
+  delete thought.characters;
+  if (!Number.isInteger(characters) || thought.text.length <= characters) return;
+  const whole = Array.from(thought.text); // the server counts characters, not halves of them
+  if (whole.length <= characters) return;
+  thought.text = whole.slice(0, characters).join("");
+  if (Number.isInteger(tokens)) thought.logprobs = thought.logprobs?.slice(0, tokens);
 }
 
 /**
@@ -180,7 +197,8 @@ export async function stream(body, thoughts, on, signal) {
       const tokens = choice.logprobs?.content ?? [];
       thought.logprobs = [...(thought.logprobs ?? []), ...tokens.map(({ logprob }) => logprob)];
       if (choice.finish_reason) {
-        thought.finish = choice.finish_reason === "length" ? "length" : "stop";
+        cutBack(thought);
+        thought.finish = choice.thoughtmix?.finish ?? (choice.finish_reason === "length" ? "length" : "stop");
         thought.done = true;
         ended.add(thought);
         on.end(thought);

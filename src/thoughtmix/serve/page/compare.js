@@ -3,8 +3,10 @@
 import * as api from "./api.js";
 import { fit, numeric, streaming } from "./form.js";
 import { $, h, perFrame, s, say } from "./dom.js";
-import { perToken } from "./cards.js";
+import { put } from "./markdown.js";
+import { mean, Thought } from "./store.js";
 import { number, t } from "./words.js";
+import { thinkerName } from "./words_thinkers.js";
 
 const PATIENCE = 500; // milliseconds after the slider's last move
 const SIDES = [
@@ -13,7 +15,13 @@ const SIDES = [
 ]; // thinker: who serves it, undefined where nobody does
 let actions = { fail() {}, clear() {}, prompt: () => "" };
 let model;
-let tried = []; // {side, value, different, quality}
+/** What a run is judged by: difference alone would let junk win. */
+const FIGURES = {
+  different: (result) => ({ value: result.different, shown: (x) => number(x, 1), of: result.n }),
+  complete: (result) => ({ value: result.complete, shown: (x) => number(x, 0), of: result.n }),
+  relevance: (result) => ({ value: result.relevance, shown: (x) => number(x) }),
+};
+let tried = []; // {side, value, different, complete, relevance, quality, n}
 let triedPrompt = "";
 
 /** actions: fail(error, again), clear(), prompt() the other view's prompt. */
@@ -25,10 +33,10 @@ export function start(given) {
     both();
   });
   $("compare-cancel").addEventListener("click", cancel);
-  $("compare-prompt").addEventListener("input", () => fit($("compare-prompt")));
   document.addEventListener("language", () => {
     SIDES.forEach(words);
     draw();
+    verdict();
   });
 }
 
@@ -63,17 +71,17 @@ function build(side) {
     clearTimeout(side.timer);
     side.timer = setTimeout(() => run(side), PATIENCE);
   });
-  Object.assign(side, { slider, out, name: h("span"), note: h("p", { class: "hint", lang: "en" }), big: h("strong", { class: "big" }, "–"), unit: h("span"), under: h("p", { class: "hint" }), list: h("ol", { class: "mini" }), bar: h("progress", { max: 1, value: 0, hidden: true }) });
+  Object.assign(side, { slider, out, name: h("span"), note: h("p", { class: "hint" }), figures: h("dl", { class: "figures" }), under: h("p", { class: "hint" }), list: h("ol", { class: "mini" }), bar: h("progress", { max: 1, value: 0, hidden: true }) });
   return h("section", { class: "panel side-run", id: `side-${side.id}`, "--hue": side.hue, "aria-labelledby": `name-${side.id}` },
     h("h3", { id: `name-${side.id}` }, side.name), side.note,
     h("div", { class: "field" }, h("label", { for: slider.id }, h("span", { class: "sr", "data-word": side.id }), out), slider),
-    h("p", { class: "number" }, side.big, " ", side.unit), side.under, side.bar, side.list);
+    side.figures, side.under, side.bar, side.list);
 }
 
 function words(side) {
   const known = Boolean(side.thinker);
   side.name.textContent = t(side.id);
-  side.note.textContent = known ? t("sideNote", { name: side.thinker }) : t("sideAbsent");
+  side.note.textContent = known ? t("sideNote", { name: thinkerName(side.thinker) }) : t("sideAbsent");
   side.out.textContent = number(side.value);
   side.bar.setAttribute("aria-label", `${side.name.textContent}: ${t("progress")}`);
   side.slider.disabled = !known;
@@ -83,10 +91,27 @@ function words(side) {
 }
 
 function figures(side) {
-  const { different, apart, quality, n } = side.result ?? {};
-  side.big.textContent = different === undefined ? "–" : number(different, 1);
-  side.unit.textContent = different === undefined ? "" : t("effectively", { n });
-  side.under.textContent = side.running ? t("running") : [apart !== undefined && `${number(apart)} ${t("apart")}`, quality !== undefined && `${number(quality)} ${t("quality")}`].filter(Boolean).join(" · ");
+  const result = side.result ?? {};
+  side.figures.replaceChildren(...Object.entries(FIGURES).map(([name, figure]) => {
+    const { value, shown, of } = figure(result);
+    return h("div", { title: t(`${name}Note`) }, h("dt", {}, t(`figure_${name}`)),
+      h("dd", { class: "big", "data-figure": name }, value === undefined || value === null ? "–" : shown(value), of && value !== undefined ? h("small", {}, ` ${t("ofAll", { n: number(of, 0) })}`) : ""));
+  }));
+  side.under.textContent = side.running ? t("running") : [Number.isFinite(result.apart) && `${number(result.apart)} ${t("apart")}`, Number.isFinite(result.quality) && `${number(result.quality)} ${t("quality")}`].filter(Boolean).join(" · ");
+}
+
+/** Who is ahead in what, in one line, when both stand. */
+function verdict() {
+  const [a, b] = SIDES;
+  $("verdict").hidden = !a.result || !b.result;
+  if ($("verdict").hidden) return;
+  const ahead = (x, y) => Object.entries(FIGURES).flatMap(([name, figure]) => {
+    const [own, other] = [figure(x.result), figure(y.result)];
+    if (!Number.isFinite(own.value) || !Number.isFinite(other.value) || own.shown(own.value) === other.shown(other.value) || own.value < other.value) return [];
+    return [t("aheadIn", { what: t(`figure_${name}`), own: own.shown(own.value), other: own.shown(other.value) })];
+  });
+  const lines = [[a, b], [b, a]].map(([x, y]) => [x, ahead(x, y)]).filter(([, list]) => list.length).map(([x, list]) => t("ahead", { side: `${x.name.textContent} ${number(x.result.value)}`, list: list.join(", ") }));
+  $("verdict").textContent = lines.join(" ") || t("aheadNone");
 }
 
 function both() {
@@ -109,19 +134,22 @@ async function run(side) {
   const [value, n] = [side.value, numeric("compare-n") ?? 6];
   const prompt = $("compare-prompt").value.trim();
   if (prompt !== triedPrompt) [tried, triedPrompt] = [[], prompt];
-  const thoughts = Array.from({ length: n }, () => ({ text: "", done: false, logprob: null, scores: {} }));
-  const texts = thoughts.map(() => h("p", { class: "text", dir: "auto" }));
+  const thoughts = Array.from({ length: n }, (_, i) => new Thought(String(i + 1), null, side.hue, i));
+  const texts = thoughts.map(() => h("div", { class: "text", dir: "auto" }));
   side.list.replaceChildren(...texts.map((p) => h("li", {}, p)));
   Object.assign(side.bar, { hidden: false, value: 0 });
   side.result = undefined;
   figures(side);
+  verdict();
   const grow = perFrame(() => thoughts.forEach((thought, i) => { if (texts[i].textContent !== thought.text) texts[i].textContent = thought.text; }));
   try {
     const body = api.completion({ prompt, thinker: side.thinker, n, seed: 0, maxTokens: numeric("compare-tokens") ?? 32, [side.id]: value, model });
     const facts = await api.stream(body, thoughts, { text: grow, end() {}, progress: (done, total) => { side.bar.value = total ? done / total : 0; } }, mine.signal);
-    side.result = result(thoughts, facts);
-    if (side.result.different !== undefined) tried.push({ side, value, ...side.result });
-    say(`${side.name.textContent} ${number(value)}: ${side.result.different === undefined ? "–" : number(side.result.different, 1)} ${t("effectively", { n })}`);
+    thoughts.forEach((thought, i) => put(texts[i], thought.text));
+    side.result = { value, ...result(thoughts, facts) };
+    if (side.result.different !== undefined) tried.push({ side, ...side.result });
+    const said = Object.entries(FIGURES).map(([name, figure]) => [name, figure(side.result)]).filter(([, { value: x }]) => Number.isFinite(x));
+    say(`${side.name.textContent} ${number(value)}: ${said.map(([name, { value: x, shown }]) => `${t(`figure_${name}`)} ${shown(x)}`).join(", ")}`);
   } catch (error) {
     if (side.running === mine && !api.cancelled(error)) actions.fail(error, () => run(side));
   } finally {
@@ -130,17 +158,19 @@ async function run(side) {
       side.bar.hidden = true;
       busyShown();
       figures(side);
+      verdict();
       draw();
     }
   }
 }
 
 function result(thoughts, facts) {
-  const likes = thoughts.map(perToken).filter((like) => like !== null);
   const pairs = (facts.distances ?? []).flatMap((row, i) => row.slice(0, i));
-  const mean = (list) => (list.length ? list.reduce((a, b) => a + b, 0) / list.length : undefined);
-  const different = facts.metrics?.vendi;
-  return { different: Number.isFinite(different) ? different : undefined, apart: mean(pairs), quality: mean(likes), n: thoughts.length };
+  const known = (value) => (Number.isFinite(value) ? value : undefined);
+  return {
+    different: known(facts.metrics?.vendi), complete: thoughts.filter((thought) => thought.complete).length, relevance: known(facts.metrics?.relevance ?? mean(thoughts.map(({ scores }) => scores?.relevance).filter(Number.isFinite))),
+    apart: known(mean(pairs)), quality: known(mean(thoughts.map((thought) => thought.perToken).filter((like) => like !== null))), n: thoughts.length,
+  };
 }
 
 function busyShown() {
@@ -154,24 +184,25 @@ function draw() {
   const plot = $("tried-plot");
   plot.removeAttribute("hidden");
   const [width, height, left, low] = [Math.max(280, plot.clientWidth || 640), 300, 46, 52]; // as wide as it is shown: text keeps its size
-  const usable = tried.filter(({ quality }) => quality !== undefined);
+  const usable = tried.filter(({ relevance }) => relevance !== undefined);
   const range = (values, pad) => [Math.min(...values) - pad, Math.max(...values) + pad];
-  const [x0, x1] = range(usable.length ? usable.map(({ quality }) => quality) : [0], 0.15);
+  const [x0, x1] = range(usable.length ? usable.map(({ relevance }) => relevance) : [0], 0.03);
   const [y0, y1] = [1, Math.max(...tried.map(({ n }) => n))];
   const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - 20);
   const y = (value) => height - low - ((value - y0) / (y1 - y0)) * (height - low - 20);
-  const near = (i) => usable.slice(0, i).some((other) => Math.abs(x(other.quality) - x(usable[i].quality)) < 44 && Math.abs(y(other.different) - y(usable[i].different)) < 14);
+  const near = (i) => usable.slice(0, i).some((other) => Math.abs(x(other.relevance) - x(usable[i].relevance)) < 44 && Math.abs(y(other.different) - y(usable[i].different)) < 14);
   plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
   plot.toggleAttribute("hidden", usable.length === 0);
   plot.replaceChildren(
     s("line", { class: "axis", x1: left, x2: width - 10, y1: height - low, y2: height - low }), s("line", { class: "axis", x1: left, x2: left, y1: 10, y2: height - low }),
-    s("text", { class: "tick", x: width - 12, y: height - 8, "text-anchor": "end" }, `${t("colQuality")} →`), s("text", { class: "tick", x: left + 8, y: 18 }, `↑ ${t("colDifferent")}`),
+    s("text", { class: "tick", x: width - 12, y: height - 8, "text-anchor": "end" }, `${t("figure_relevance")} →`), s("text", { class: "tick", x: left + 8, y: 18 }, `↑ ${t("figure_different")}`),
     ...[y0, y1].map((value) => s("text", { class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value, 0))),
-    ...[x0, x1].map((value, i) => s("text", { class: "tick", x: x(value), y: height - low + 16, "text-anchor": i ? "end" : "start" }, number(value, 1))),
-    ...usable.map(({ side, value, different, quality }, i) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, transform: `translate(${x(quality).toFixed(1)} ${y(different).toFixed(1)})` },
+    ...[x0, x1].map((value, i) => s("text", { class: "tick", x: x(value), y: height - low + 16, "text-anchor": i ? "end" : "start" }, number(value, 2))),
+    ...usable.map(({ side, value, different, relevance, complete, n }, i) => s("g", { class: `mark ${side.id}`, "--hue": side.hue, "--share": (complete / n).toFixed(2), transform: `translate(${x(relevance).toFixed(1)} ${y(different).toFixed(1)})` },
       side.heated ? s("rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 2 }) : s("circle", { r: 6 }), s("text", near(i) ? { x: -10, y: 4, "text-anchor": "end" } : { x: 10, y: 4 }, number(value)))),
   );
-  $("tried-table").replaceChildren(h("thead", {}, h("tr", {}, ...["setting", "colDifferent", "colQuality"].map((word) => h("th", { scope: "col" }, t(word))))),
-    h("tbody", {}, ...tried.map(({ side, value, different, quality, n }) => h("tr", {}, h("th", { scope: "row" }, h("i", { class: `key ${side.id}`, "--hue": side.hue, "aria-hidden": "true" }), `${side.name.textContent} ${number(value)}`),
-      h("td", {}, `${number(different, 1)} / ${n}`), h("td", {}, quality === undefined ? "–" : number(quality))))));
+  const cell = (value, digits) => h("td", {}, Number.isFinite(value) ? number(value, digits) : "–");
+  $("tried-table").replaceChildren(h("thead", {}, h("tr", {}, ...["setting", "figure_different", "figure_complete", "figure_relevance", "colQuality"].map((word) => h("th", { scope: "col" }, t(word))))),
+    h("tbody", {}, ...tried.map(({ side, value, different, complete, relevance, quality, n }) => h("tr", {}, h("th", { scope: "row" }, h("i", { class: `key ${side.id}`, "--hue": side.hue, "aria-hidden": "true" }), `${side.name.textContent} ${number(value)}`),
+      h("td", {}, `${number(different, 1)} / ${n}`), h("td", {}, `${number(complete, 0)} / ${n}`), cell(relevance, 2), cell(quality, 2)))));
 }

@@ -1,13 +1,14 @@
 // Denoising as a film: every branch at every step; how sure the model is as brightness, branches given up fading.
 
 import * as api from "./api.js";
-import { fit, numeric } from "./form.js";
+import { numeric } from "./form.js";
 import { $, calm, h, say } from "./dom.js";
 import { t } from "./words.js";
 
 const BEAT = 90; // milliseconds a frame
 const CUT = 8; // frames that a branch is seen to fade before a copy of another takes its place
 let able = true;
+let writer = ""; // the model that denoises
 let actions = { fail() {}, clear() {} };
 let frames = [];
 let at = 0;
@@ -22,7 +23,6 @@ export function start(given) {
     event.preventDefault();
     if ($("diffuse-form").reportValidity()) run();
   });
-  $("diffuse-prompt").addEventListener("input", () => fit($("diffuse-prompt")));
   $("diffuse-cancel").addEventListener("click", cancel);
   $("play").addEventListener("click", () => (playing ? pause() : play()));
   $("scrub").addEventListener("input", () => {
@@ -37,9 +37,11 @@ export function start(given) {
   });
 }
 
-/** Whether the server can denoise at all. */
-export function offer(given) {
+/** Whether the server can denoise at all, and with which model. */
+export function offer(given, model = writer) {
   able = given;
+  writer = model;
+  $("diffuse-model").textContent = writer ? t("writesWith", { model: writer }) : "";
   $("diffuse-go").disabled = !able;
   $("diffuse-note").hidden = able;
   $("diffuse-note").textContent = able ? "" : t("noDiffusion");
@@ -87,7 +89,7 @@ function cut(before, after) {
   if (!before) return [];
   const gone = before.branches.map((branch, i) => branch.alive && after.branches[i]?.alive && replaced(branch, after.branches[i]));
   if (!gone.some(Boolean)) return [];
-  return Array(CUT).fill({ ...before, branches: before.branches.map((branch, i) => (gone[i] ? { ...branch, alive: false, heir: after.branches[i].parent } : branch)) });
+  return Array(CUT).fill({ ...before, branches: before.branches.map((branch, i) => (gone[i] ? { ...branch, alive: false, heir: after.branches[i].name ?? String(after.branches[i].parent + 1) } : branch)) });
 }
 
 /** A branch goes on from what it had decided; a copy of another does not. */
@@ -142,9 +144,11 @@ function row(i) {
 
 /** Runs of equally sure characters share a span: a branch is a few dozen elements, not hundreds. */
 function draw(element, branch, i) {
-  const from = Number.isInteger(branch.parent) && branch.parent !== i ? t("fromBranch", { n: branch.parent + 1 }) : "";
-  element.querySelector(".name").textContent = t("branch", { n: i + 1 });
-  element.querySelector(".state").textContent = branch.alive ? from : Number.isInteger(branch.heir) ? t("heir", { n: branch.heir + 1 }) : t("given");
+  const name = branch.name ?? String(i + 1); // places are taken again, names are not: "2c" is the second copy of 2
+  const of = name.match(/^\d+(?=\D)/u)?.[0];
+  element.querySelector(".name").textContent = t("branch", { n: name });
+  element.querySelector(".badge").textContent = name;
+  element.querySelector(".state").textContent = branch.alive ? (of ? t("fromBranch", { n: of }) : "") : branch.heir ? t("heir", { n: branch.heir }) : t("given");
   element.classList.toggle("gone", !branch.alive);
   const spans = [];
   let [text, level] = ["", null];

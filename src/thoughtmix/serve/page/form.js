@@ -2,22 +2,22 @@
 
 import { $, h } from "./dom.js";
 import * as options from "./options.js";
-import { number, t } from "./words.js";
+import { number, spoken, t } from "./words.js";
+import { thinkerName, thinkerSummary } from "./words_thinkers.js";
 
 let info = { thinkers: [], limits: {} };
 
 /** actions: submit(), changed(). */
 export function start(actions) {
+  $("form").noValidate = true; // what is wrong is said by `read`
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
     actions.submit();
   });
-  $("prompt").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    actions.submit();
-  });
-  $("prompt").addEventListener("input", () => fit($("prompt")));
+  for (const area of document.querySelectorAll(".composer textarea")) {
+    area.addEventListener("keydown", enter);
+    area.addEventListener("input", () => fit(area));
+  }
   addEventListener("resize", () => document.querySelectorAll(".composer textarea").forEach(fit));
   $("creativity").addEventListener("input", shown);
   $("temperature").addEventListener("input", shown);
@@ -33,6 +33,13 @@ export function start(actions) {
     $("prompt").focus();
   });
   document.addEventListener("language", draw);
+}
+
+/** Enter sends the form; Shift+Enter breaks the line, and Enter that chooses among the proposals of an input method does nothing. */
+function enter(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.altKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  event.target.form.requestSubmit();
 }
 
 /** A text area as high as its text. */
@@ -70,9 +77,15 @@ export function streaming(heated) {
   return fit.find(({ name }) => name === info.thinker) ?? fit[0];
 }
 
+/** Who goes on with a thought that this thinker made: itself, or who draws as plainly as can be. undefined: nobody. */
+export function continuer(name) {
+  const fit = info.thinkers.filter((thinker) => thinker.continues);
+  return fit.find((thinker) => thinker.name === name) ?? fit.find((thinker) => thinker.creativity_is_temperature) ?? fit[0];
+}
+
 function draw() {
   const chosen = $("thinker").value;
-  $("thinker").replaceChildren(h("option", { value: "" }, t("auto")), ...info.thinkers.map(({ name }) => h("option", { value: name }, name)));
+  $("thinker").replaceChildren(h("option", { value: "" }, t("auto")), ...info.thinkers.map(({ name }) => h("option", { value: name }, thinkerName(name))));
   if (info.thinkers.some(({ name }) => name === chosen)) $("thinker").value = chosen;
   $("examples").replaceChildren(...["example1", "example2", "example3"].map((word) => h("li", {}, h("button", { type: "button", class: "chip" }, t(word)))));
   drawOptions();
@@ -91,14 +104,29 @@ function shown() {
   const name = $("thinker").value;
   $("creativity-out").textContent = heated() ? "–" : number(Number($("creativity").value));
   $("creativity").disabled = heated();
-  const summary = name ? thinkerOf(name)?.summary : undefined;
-  $("thinker-note").textContent = heated() ? t("heatInstead") : summary ?? t("autoNote");
-  if (summary && !heated()) $("thinker-note").setAttribute("lang", "en"); // the server's words
+  const { words, lang } = thinkerSummary(thinkerOf(name));
+  $("thinker-note").textContent = heated() ? t("heatInstead") : !name && info.thinker ? t("autoNote", { name: thinkerName(info.thinker), summary: words }) : words;
+  if (lang !== spoken() && !heated()) $("thinker-note").setAttribute("lang", lang); // the server's words
   else $("thinker-note").removeAttribute("lang");
 }
 
 /** A number field, or undefined when it is empty. */
 export const numeric = (id) => ($(id).value === "" || !Number.isFinite($(id).valueAsNumber) ? undefined : $(id).valueAsNumber);
+
+/** Show the settings of a session that was opened. */
+export function fill(settings) {
+  const known = info.thinkers.some(({ name }) => name === settings.thinker);
+  $("prompt").value = settings.prompt;
+  $("thinker").value = known ? settings.thinker : "";
+  for (const [id, value] of Object.entries({ n: settings.n, seed: settings.seed, max_tokens: settings.maxTokens, temperature: settings.temperature, top_p: settings.topP, min_p: settings.minP })) {
+    if (id !== "n" || value <= Number($("n").max)) $(id).value = value ?? $(id).defaultValue;
+  }
+  if (Number.isFinite(settings.creativity)) $("creativity").value = settings.creativity;
+  drawOptions();
+  if (known) options.fill(settings.options ?? {});
+  shown();
+  fit($("prompt"));
+}
 
 /** The settings as they stand. The first field that the browser finds wrong is reported and null returned. */
 export function read() {
@@ -109,7 +137,7 @@ export function read() {
   }
   const thinker = $("thinker").value || undefined;
   return {
-    prompt: $("prompt").value.trim(), thinker, n: numeric("n") ?? 8, seed: numeric("seed") ?? 0, maxTokens: numeric("max_tokens") ?? 64,
+    prompt: $("prompt").value.trim(), thinker, n: numeric("n") ?? 8, seed: numeric("seed") ?? 0, maxTokens: numeric("max_tokens") ?? 96,
     creativity: heated() ? undefined : numeric("creativity"), temperature: numeric("temperature"),
     topP: numeric("top_p"), minP: numeric("min_p"), options: options.read(), model: info.model,
   };

@@ -1,9 +1,10 @@
 // Who differs from whom: a table of distances that is read by eye, by pointer and by arrow keys.
 
+import { ordered } from "./clusters.js";
 import { $, focusOne, h, roving } from "./dom.js";
 import { number, t } from "./words.js";
 
-const MOST = 24; // of more thoughts the first: a table wider than that is read by nobody
+const CROWD = 16; // of more thoughts cells are small, near thoughts are neighbours, and numbers are named when pointed at
 let session = null;
 let actions = {};
 let shown = []; // the thoughts of rows and columns
@@ -28,7 +29,10 @@ export function start(given) {
   });
   table.addEventListener("focusin", (event) => {
     const cell = event.target.closest("td");
-    if (cell) focusOne(cells.flat(), cell, false);
+    if (cell) {
+      $("heat").querySelector('td[tabindex="0"]')?.setAttribute("tabindex", "-1");
+      cell.setAttribute("tabindex", "0");
+    }
     over(event);
   });
   for (const leave of ["pointerleave", "focusout"]) {
@@ -40,15 +44,22 @@ export function start(given) {
   document.addEventListener("language", () => session && draw(session));
 }
 
+/** What a cell says: of a crowd only when it is asked, thousands of names would be in the way. */
+function spoken(cell) {
+  const [a, b] = pairOf(cell);
+  return b ? t("pair", { a: a.label, b: b.label, x: number(session.distance(a, b) ?? 0) }) : t("thought", { label: a.label });
+}
+
 const pairOf = (cell) => [...new Set([shown[cell.dataset.i], shown[cell.dataset.j]])];
 
 function name(cell) {
-  $("heat-readout").textContent = cell ? cell.getAttribute("aria-label") : extremes();
+  if (cell) cell.setAttribute("aria-label", spoken(cell));
+  $("heat-readout").textContent = cell ? spoken(cell) : extremes();
 }
 
 /** The nearest and the farthest pair, in words. */
 function extremes() {
-  const pairs = shown.flatMap((_, i) => shown.slice(0, i).map((__, j) => [session.distances[i][j], shown[j].label, shown[i].label]));
+  const pairs = shown.flatMap((a, i) => shown.slice(0, i).map((b) => [session.distance(a, b), b.label, a.label]));
   if (pairs.length < 2) return "";
   const [near, far] = [pairs.reduce((a, b) => (b[0] < a[0] ? b : a)), pairs.reduce((a, b) => (b[0] > a[0] ? b : a))];
   return `${t("closest", { a: near[1], b: near[2], x: number(near[0]) })} ${t("farthest", { c: far[1], d: far[2], y: number(far[0]) })}`;
@@ -61,7 +72,10 @@ function open(cell) {
 
 export function draw(given) {
   session = given;
-  const wanted = session.mapped.slice(0, MOST);
+  const crowd = session.mapped.length > CROWD;
+  const wanted = crowd ? ordered(session.distances).map((i) => session.mapped[i]) : session.mapped;
+  $("heat").classList.toggle("crowd", crowd);
+  $("heat-order").hidden = !crowd;
   const same = wanted.length === shown.length && wanted.every((thought, i) => thought === shown[i]) && cells.length > 0;
   shown = wanted;
   if (!same) build();
@@ -69,6 +83,7 @@ export function draw(given) {
   if (!$("heat").contains(document.activeElement)) name(null);
 }
 
+/** Cells are made once a set of thoughts. */
 function build() {
   cells = shown.map((_, i) => shown.map((__, j) => h("td", { role: "gridcell", tabindex: i + j === 0 ? "0" : "-1", "data-i": i, "data-j": j })));
   const head = (thought, scope) => h("th", { scope, "--hue": thought.hue, "data-label": thought.label, "aria-label": t("thought", { label: thought.label }) }, h("span", { class: thought.depth ? "badge tiny child" : "badge tiny" }, thought.label));
@@ -81,15 +96,16 @@ function build() {
 /** The set's own nearest pair is the lightest and its farthest the darkest, so that differences can be seen; the label
  * gives the number. */
 function paint() {
-  const pairs = shown.flatMap((_, i) => session.distances[i].slice(0, i));
-  const least = Math.min(...pairs);
-  const span = Math.max(1e-9, Math.max(...pairs) - least);
+  const far = shown.map((a) => shown.map((b) => session.distance(a, b) ?? 0));
+  const pairs = far.flatMap((row, i) => row.slice(0, i));
+  const least = pairs.reduce((a, b) => Math.min(a, b), Infinity);
+  const span = Math.max(1e-9, pairs.reduce((a, b) => Math.max(a, b), -Infinity) - least);
+  const named = shown.length <= CROWD;
   cells.forEach((row, i) => row.forEach((cell, j) => {
-    const value = session.distances[i]?.[j] ?? 0;
-    cell.style.setProperty("--heat", i === j ? 0 : ((value - least) / span).toFixed(3));
+    cell.style.setProperty("--heat", i === j ? 0 : ((far[i][j] - least) / span).toFixed(3));
     cell.classList.toggle("self", i === j);
     cell.classList.toggle("dim", session.picking && !(shown[i].picked && shown[j].picked));
-    cell.setAttribute("aria-label", i === j ? t("thought", { label: shown[i].label }) : t("pair", { a: shown[i].label, b: shown[j].label, x: number(value) }));
+    if (named) cell.setAttribute("aria-label", spoken(cell));
   }));
 }
 

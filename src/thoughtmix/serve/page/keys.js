@@ -4,8 +4,8 @@ import { $, h } from "./dom.js";
 import { t } from "./words.js";
 
 const LIST = [
-  [["Ctrl", "Enter"], "keyThink"], [["Esc"], "keyCancel"], [["/"], "keyPrompt"], [["?"], "keyHelp"], [["j"], ["k"], "keyNext"],
-  [["s"], "keyPick"], [["n"], "keyNoise"], [["1"], ["2"], ["3"], "keyTabs"], [["←"], ["↑"], ["→"], ["↓"], "keyArrows"], [["→"], ["←"], "keyTree"],
+  [["Enter"], "keyThink"], [["Shift", "Enter"], "keyLine"], [["Esc"], "keyCancel"], [["/"], "keyPrompt"], [["?"], "keyHelp"], [["j"], ["k"], "keyNext"],
+  [["s"], "keyPick"], [["r"], "keyAgain"], [["n"], "keyNoise"], [["1"], ["2"], ["3"], "keyTabs"], [["←"], ["↑"], ["→"], ["↓"], "keyArrows"], [["→"], ["←"], "keyTree"], [["+"], ["-"], ["0"], "keyZoom"],
 ];
 const KEPT = "thoughtmix.keys";
 
@@ -21,10 +21,10 @@ function draw() {
     h("td", {}, ...row.slice(0, -1).map((keys, i) => [i ? " " : "", ...keys.map((key, j) => [j ? "+" : "", h("kbd", {}, key)]).flat()]).flat()), h("td", {}, t(row.at(-1))))));
 }
 
-/** actions: think(), cancel() -> whether something ran, pick(), noise(), step(by), view(name). */
+/** actions: think(), cancel() -> whether something ran, pick(), again(), noise(), step(by), view(name). */
 export function start(actions) {
   const acts = {
-    "/": () => { actions.view("think"); $("prompt").focus(); }, "?": open, j: () => actions.step(1), k: () => actions.step(-1), s: actions.pick, n: actions.noise,
+    "/": () => { actions.view("think"); $("prompt").focus(); }, "?": open, j: () => actions.step(1), k: () => actions.step(-1), s: actions.pick, r: actions.again, n: actions.noise,
     1: () => actions.view("think", true), 2: () => actions.view("compare", true), 3: () => actions.view("diffuse", true),
   };
   document.addEventListener("keydown", (event) => {

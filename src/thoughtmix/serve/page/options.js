@@ -1,7 +1,8 @@
 // A thinker's own options as inputs, made from their JSON schema: no option is known by name.
 
 import { h } from "./dom.js";
-import { named, t } from "./words.js";
+import { number, t } from "./words.js";
+import { optionHelp, optionLabel, valueName } from "./words_thinkers.js";
 
 let shown = []; // {name, option, input}
 
@@ -22,12 +23,22 @@ function inputOf(name, option, value) {
   if (option.enum) {
     const chosen = option.enum.map(String).includes(value) ? value : String(option.default ?? "");
     const own = option.enum.includes(option.default) ? [] : [h("option", { value: "" }, t("ofThinker"))];
-    return h("select", attributes, ...own, ...option.enum.map((choice) => h("option", { value: String(choice), selected: String(choice) === chosen }, named("value", String(choice)))));
+    return h("select", attributes, ...own, ...option.enum.map((choice) => h("option", { value: String(choice), selected: String(choice) === chosen }, valueName(String(choice)))));
   }
   if (option.type === "boolean") return h("input", { ...attributes, type: "checkbox", checked: value ?? option.default === true });
   const filled = { ...attributes, placeholder: option.default === null || list(option.default ?? "") === "" ? t("ofThinker") : list(option.default), value: typeof value === "string" ? value : "" };
   if (option.type !== "integer" && option.type !== "number") return h("input", { ...filled, type: "text" });
   return h("input", { ...filled, type: "number", min: bound(option.minimum, option.exclusiveMinimum), max: bound(option.maximum, option.exclusiveMaximum), step: option.type === "integer" ? 1 : "any" });
+}
+
+/** The bounds of a number, in words; [] where there are none worth saying. */
+function between(option) {
+  if (option.type !== "integer" && option.type !== "number") return [];
+  const [low, high] = [bound(option.minimum, option.exclusiveMinimum), bound(option.maximum, option.exclusiveMaximum)].map((value) => (Math.abs(value) < 1e5 ? value : undefined));
+  const said = (value) => number(value, Number.isInteger(value) ? 0 : 2);
+  if (low !== undefined && high !== undefined) return [` ${t("boundBoth", { low: said(low), high: said(high) })}`];
+  if (low !== undefined) return [` ${t(option.minimum === undefined ? "boundAbove" : "boundLow", { low: said(low) })}`];
+  return high === undefined ? [] : [` ${t("boundHigh", { high: said(high) })}`];
 }
 
 /** Draw a thinker's options into an element; what was entered under the same names stays. Returns how many there are. */
@@ -39,11 +50,21 @@ export function draw(into, thinker) {
     return { name, option: one, input: inputOf(name, one, entered[name]) };
   });
   into.replaceChildren(...shown.map(({ name, option, input }) => {
-    const label = h("label", { for: input.id }, named("option", name));
-    const help = h("small", { id: `help-${name}`, lang: "en" }, thinker.options?.[name] ?? option.description ?? "");
+    const label = h("label", { for: input.id }, optionLabel(thinker.name, name));
+    const { words, lang } = optionHelp(thinker.name, name, thinker.options?.[name] ?? option.description ?? "");
+    const help = h("small", { id: `help-${name}` }, h("span", { lang }, words), ...between(option));
     return h("div", { class: "field" }, ...(option.type === "boolean" ? [h("div", { class: "inline tick" }, input, label)] : [label, input]), help);
   }));
   return shown.length;
+}
+
+/** Enter these values. */
+export function fill(values) {
+  for (const { name, option, input } of shown) {
+    if (!(name in values)) continue;
+    if (option.type === "boolean") input.checked = Boolean(values[name]);
+    else input.value = values[name] === null ? "" : list(values[name]);
+  }
 }
 
 /** What was entered, by name: without what is left at its default. */

@@ -2,27 +2,32 @@
 
 import * as api from "./api.js";
 import * as cards from "./cards.js";
+import * as chrome from "./chrome.js";
 import * as compare from "./compare.js";
 import * as diffuse from "./diffuse.js";
 import * as exported from "./export.js";
 import * as form from "./form.js";
 import * as heat from "./heat.js";
+import * as history from "./history.js";
 import * as keys from "./keys.js";
 import * as map from "./map.js";
+import * as opening from "./opening.js";
 import * as pair from "./pair.js";
+import * as select from "./select.js";
 import * as tree from "./tree.js";
 import { $, say } from "./dom.js";
 import { notice } from "./notice.js";
-import { Session } from "./store.js";
+import { Session, Thought } from "./store.js";
 import { number, preferred, speak, spoken, t } from "./words.js";
+import { thinkerName } from "./words_thinkers.js";
 
-const VIEWS = ["think", "compare", "diffuse"];
 const MAP_EVERY = 1000; // milliseconds between two questions for the map while thoughts grow
 let session = null;
 let running = null; // the AbortController of what streams, or null
 let mapping = null; // the same of the question for the map
 let mapTimer = null;
 let mapWanted = false;
+let served = ""; // the model that writes
 let nextSeed = 0; // for noise: every branch its own
 
 // --- thinking ---------------------------------------------------------------------------------------------------
@@ -38,10 +43,7 @@ async function think() {
   running?.abort();
   notice.hide();
   const before = session;
-  session = new Session(settings);
-  const mine = session;
-  nextSeed = settings.seed + settings.n;
-  drawAll();
+  const mine = take(new Session(settings));
   say(t("saidStart", { n: settings.n }));
   await streamed(mine, mine.roots, api.completion(settings), cards, think);
   if (session !== mine || mine.roots.some((thought) => thought.text)) return;
@@ -49,8 +51,32 @@ async function think() {
   drawAll();
 }
 
-/** Stream into these thoughts of this session; whatever happens, finished thoughts stay. again: what to do once more. */
-async function streamed(mine, thoughts, body, panel, again) {
+/** The same with seeds that were not drawn yet. */
+function thinkAgain() {
+  $("seed").value = nextSeed;
+  think();
+}
+
+/** Another session is shown from now on. */
+function take(given) {
+  session = given;
+  nextSeed = Math.max(0, ...session.all.map(({ seed }) => (Number.isSafeInteger(seed) ? seed : 0))) + 1;
+  drawAll();
+  return session;
+}
+
+/** One that was thought before, or elsewhere: its prompt and settings are those of the form, too. */
+function open(given) {
+  running?.abort();
+  notice.hide();
+  chrome.view("think");
+  form.fill(given.settings);
+  take(given);
+  wantMap(true);
+}
+
+/** Stream into these thoughts of this session; whatever happens, finished thoughts stay. again: what to do once more; settle: what to do with what came. */
+async function streamed(mine, thoughts, body, panel, again, settle = null) {
   const signal = begin();
   let half = false;
   const on = {
@@ -82,13 +108,49 @@ async function streamed(mine, thoughts, body, panel, again) {
     for (const thought of thoughts) {
       if (!thought.done) Object.assign(thought, { done: true, finish: "cancelled" });
     }
-    if (thoughts !== mine.roots) mine.forget(thoughts);
+    if (settle) settle();
+    else if (thoughts !== mine.roots) mine.forget(thoughts);
     if (running === signal) end();
     if (session === mine) {
       drawAll();
       wantMap(true);
     }
+    history.keep(mine);
   }
+}
+
+const canGoOn = (thought) => running === null && thought.open && Boolean(form.continuer(thought.origin?.thinker));
+
+/** Go on with a thought that was cut: from its text, with its seed, whose stream goes on where it stood. */
+async function goOn(thought) {
+  if (!session || !canGoOn(thought)) return;
+  notice.hide();
+  const [mine, before, drawn] = [session, { ...thought }, thought.tokens ?? thought.logprobs?.length ?? 0];
+  const thinker = form.continuer(thought.origin?.thinker);
+  const own = thinker.name === thought.origin?.thinker;
+  const { prompt, creativity, temperature, topP, minP, options, maxTokens, model } = mine.settings;
+  const heat = own ? { creativity, temperature } : { temperature: Number.isFinite(thought.origin?.temperature) ? thought.origin.temperature : temperature };
+  const body = api.completion({ prompt, thinker: thinker.name, n: 1, seed: thought.seed ?? 0, maxTokens: maxTokens ?? 96, ...heat, topP, minP, options: own ? options : undefined, model, begun: { text: before.text, drawn } });
+  Object.assign(thought, { done: false, picked: false, left: null });
+  mine.selection = null;
+  const part = new Thought(thought.label, null, thought.hue, thought.seed);
+  const panel = thought.depth ? tree : cards;
+  drawAll();
+  const grown = {
+    grow() {
+      thought.text = before.text + part.text;
+      panel.grow();
+    },
+  };
+  say(t("saidGoOn", { label: thought.label }));
+  await streamed(mine, [part], body, grown, () => goOn(thought), () => {
+    const whole = part.finish === "cancelled" && !part.text ? before : part;
+    const sum = (a, b) => (Number.isFinite(a) && Number.isFinite(b) ? a + b : null);
+    Object.assign(thought, {
+      text: before.text + part.text, done: true, finish: whole.finish, logprobs: [...(before.logprobs ?? []), ...(part.logprobs ?? [])],
+      tokens: part.text ? drawn + (part.tokens ?? part.logprobs?.length ?? 0) : before.tokens, logprob: part.text ? sum(before.logprob, part.logprob) : before.logprob,
+    });
+  });
 }
 
 function begin() {
@@ -180,47 +242,23 @@ async function askMap() {
   const signal = new AbortController();
   mapping = signal;
   try {
-    const { points, distances } = await api.mapOf(thoughts.map(({ text }) => text), signal.signal);
+    const standing = !running;
+    const first = thoughts.filter((thought) => !thought.depth).length; // `all` has a root before its branches: figures are of roots alone
+    const inOrder = [...thoughts.filter((thought) => !thought.depth), ...thoughts.filter((thought) => thought.depth)];
+    const { points, distances, relevance, metrics } = await api.mapOf(inOrder.map(({ text }) => text), { prompt: standing ? mine.settings.prompt || undefined : undefined, first: first || undefined }, signal.signal);
     if (session !== mine || mapping !== signal) return;
-    mine.setMap(thoughts, distances, points);
+    mine.setMap(inOrder, distances, points);
+    if (standing && metrics) mine.facts.metrics = { ...mine.facts.metrics, ...metrics };
+    relevance?.forEach((value, i) => { inOrder[i].scores = { ...inOrder[i].scores, relevance: value }; });
     map.update();
     heat.draw(mine);
+    if (!running) cards.draw(mine);
     drawActions();
   } catch (error) {
     if (!api.cancelled(error) && !running) fail(error, () => wantMap(true)); // while thoughts grow, the next one will do
   } finally {
     if (mapping === signal) mapping = null;
     if (mapWanted && !mapTimer) mapTimer = setTimeout(askMap, MAP_EVERY);
-  }
-}
-
-// --- the most different k ---------------------------------------------------------------------------------------
-
-async function pick() {
-  const among = session?.roots.filter((thought) => thought.done && thought.text.trim()) ?? [];
-  const k = Math.min(among.length, Math.max(1, form.numeric("k") ?? 3));
-  if (!among.length || running) return;
-  const mine = session;
-  try {
-    const likes = among.map((thought) => cards.perToken(thought) ?? thought.logprob ?? 0);
-    const { indices } = await api.selectOf(among.map(({ text }) => text), likes, k);
-    if (session !== mine) return;
-    unpick(false);
-    for (const i of indices) if (among[i]) among[i].picked = true;
-    mine.picking = true;
-    drawAll();
-    say(t("saidPicked", { labels: indices.map((i) => among[i]?.label).join(", ") }));
-  } catch (error) {
-    fail(error, pick);
-  }
-}
-
-function unpick(draw = true) {
-  for (const thought of session.all) thought.picked = false;
-  session.picking = false;
-  if (draw) {
-    drawAll();
-    $("pick").focus();
   }
 }
 
@@ -235,17 +273,21 @@ function drawAll() {
   heat.draw(session);
   tree.draw(session);
   drawActions();
+  select.draw(session);
 }
 
 function drawActions() {
   if (!session) return;
   $("actions").hidden = running !== null || !session.roots.some((thought) => thought.text);
-  const { metrics = {}, run = {} } = session.facts;
-  const pairs = session.distances.flatMap((row, i) => row.slice(0, i));
+  const { metrics = {}, run = {}, model, thinker } = session.facts;
+  const far = session.meanDistance;
   const parts = [t("summary", { n: session.roots.length })];
-  if (Number.isFinite(metrics.vendi)) parts.push(t("vendi", { x: number(metrics.vendi, 1) }));
-  if (pairs.length) parts.push(t("meanDistance", { x: number(pairs.reduce((a, b) => a + b, 0) / pairs.length) }));
+  if (Number.isFinite(metrics.vendi) && session.roots.length > 1) parts.push(t("vendi", { x: number(metrics.vendi, 1) }));
+  if (far !== null) parts.push(t("meanDistance", { x: number(far) }));
+  parts.push(t("completeOf", { n: number(session.roots.filter((thought) => thought.complete).length, 0) }));
   if (Number.isFinite(run.tokens_per_second)) parts.push(t("speed", { x: number(run.tokens_per_second, 0) }));
+  if (thinker) parts.push(thinkerName(thinker));
+  if (model && model !== served) parts.push(model);
   $("summary").textContent = parts.join(" · ");
   $("k").max = session.roots.length;
   $("unpick").hidden = !session.picking;
@@ -263,50 +305,17 @@ function openThought(thought) {
   else cards.focusCard(thought);
 }
 
-// --- views, theme, language -------------------------------------------------------------------------------------
-
-function view(name, focus = false) {
-  for (const each of VIEWS) {
-    const on = each === name;
-    $(`view-${each}`).hidden = !on;
-    $(`tab-${each}`).setAttribute("aria-selected", String(on));
-    $(`tab-${each}`).tabIndex = on ? 0 : -1;
-  }
-  if (focus) $(`tab-${name}`).focus();
-  if (name === "compare") compare.open();
-  if (location.hash.slice(1) !== name) history.replaceState(null, "", name === "think" ? location.pathname : `#${name}`);
-}
-
-const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-
-function chrome() {
-  const to = dark() ? "toLight" : "toDark";
-  $("theme").textContent = t(to);
-  $("theme").setAttribute("aria-label", t("themeLabel", { theme: t(to) }));
-  $("language").textContent = t("language");
-  $("language").lang = spoken() === "en" ? "fr" : "en";
-  document.querySelector("#empty p").textContent = t("empty");
-  drawActions();
-}
-
-function switchTheme() {
-  document.documentElement.dataset.theme = dark() ? "light" : "dark";
-  try {
-    localStorage.setItem("thoughtmix.theme", document.documentElement.dataset.theme);
-  } catch {
-    // storage may be forbidden: the choice then lasts as long as the page
-  }
-  chrome();
-}
+// --- beginning --------------------------------------------------------------------------------------------------
 
 async function connect() {
   try {
     const info = await api.info();
-    $("model").textContent = info.model ?? "";
+    served = info.model ?? "";
+    chrome.name(served, info.diffusion_model ?? served);
     form.offer(info);
     tree.offer(form.rewriter()?.strengths ?? []);
     compare.offer(info);
-    diffuse.offer(info.diffusion !== false);
+    diffuse.offer(info.diffusion !== false, info.diffusion_model ?? "");
     if (session) drawAll();
     notice.hide();
   } catch (error) {
@@ -314,54 +323,53 @@ async function connect() {
   }
 }
 
-function startTabs() {
-  for (const name of VIEWS) $(`tab-${name}`).addEventListener("click", () => view(name));
-  document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
-    const at = VIEWS.findIndex((name) => event.target.id === `tab-${name}`);
-    const to = { ArrowRight: (at + 1) % VIEWS.length, ArrowLeft: (at + VIEWS.length - 1) % VIEWS.length, Home: 0, End: VIEWS.length - 1 }[event.key];
-    if (at < 0 || to === undefined) return;
-    event.preventDefault();
-    view(VIEWS[to], true);
-  });
-}
-
 function startPanels() {
   const canNoise = () => Boolean(form.rewriter()) && running === null;
   form.start({ submit: think });
-  cards.start({ noise, canNoise, hasNoise: () => Boolean(form.rewriter()), point: one, openTree: (thought) => { tree.open_(thought, true); $("tree-panel").scrollIntoView({ block: "nearest" }); } });
-  map.start({ open: openThought, point: one });
+  cards.start({ noise, canNoise, goOn, canGoOn, hasNoise: () => Boolean(form.rewriter()), point: one, openTree: (thought) => { tree.open_(thought, true); $("tree-panel").scrollIntoView({ block: "nearest" }); } });
+  map.start({ open: openThought, point: one, showGroup: cards.showGroup });
   heat.start({ point, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });
-  tree.start({ noise, canNoise, point: one, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });
+  tree.start({ noise, canNoise, goOn, canGoOn, point: one, compare: (a, b) => pair.show(a, b, session.distance(a, b)) });
   pair.start();
   compare.start({ fail, clear: notice.hide, prompt: () => $("prompt").value.trim() || t("example1") });
   diffuse.start({ fail, clear: notice.hide });
   notice.start();
+  select.start({ session: () => (running ? null : session), redraw: drawAll, fail });
+  history.start({ open });
+  opening.start({ open, refuse: notice.show });
+  chrome.start({
+    opened(name) {
+      if (name === "compare") compare.open();
+    },
+    chrome() {
+      drawActions();
+      if (session) select.draw(session);
+    },
+  });
 }
 
 function start() {
   startPanels();
-  startTabs();
   $("cancel").addEventListener("click", cancelAll);
-  $("pick").addEventListener("click", pick);
-  $("unpick").addEventListener("click", () => unpick());
   $("export-json").addEventListener("click", () => session && exported.saveJson(session));
   $("export-html").addEventListener("click", () => session && exported.saveHtml(session));
-  $("theme").addEventListener("click", switchTheme);
-  $("language").addEventListener("click", () => speak(spoken() === "en" ? "fr" : "en"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", chrome);
-  document.addEventListener("language", chrome);
+  $("again").addEventListener("click", thinkAgain);
   keys.start({
-    think: () => !$("view-think").hidden && think(), cancel: cancelAll, pick: () => session && pick(), view,
+    think: () => !$("view-think").hidden && think(), cancel: cancelAll, pick: select.pick, view: chrome.view, again: () => session && !running && thinkAgain(),
     noise: () => { const thought = tree.focused() ?? cards.focused(); if (thought) noise(thought); },
     step: (by) => {
       if (!session) return;
-      const at = session.roots.indexOf(cards.focused());
-      cards.focusCard(session.roots[at < 0 ? 0 : Math.min(session.roots.length - 1, Math.max(0, at + by))]);
+      const seen = cards.shown();
+      const at = seen.indexOf(cards.focused());
+      if (seen.length) cards.focusCard(seen[at < 0 ? 0 : Math.min(seen.length - 1, Math.max(0, at + by))]);
     },
   });
   speak(preferred(), false);
-  view(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "think");
-  connect();
+  chrome.view(chrome.first());
+  connect().then(() => {
+    const before = session ?? history.current();
+    if (before !== session) open(before);
+  });
 }
 
 start();

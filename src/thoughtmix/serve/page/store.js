@@ -1,5 +1,7 @@
 // What is known: the thoughts of this prompt and what grew from them. No drawing here.
 
+import { grouped } from "./clusters.js";
+
 /** Neighbouring numbers get clearly different hues: steps of the golden angle, as in thoughtmix's own reports. */
 const hue = (i) => Math.round(200 + 137.508 * i) % 360;
 
@@ -7,16 +9,44 @@ export class Thought {
   constructor(label, parent, colour, seed) {
     Object.assign(this, { label, parent, hue: colour, seed, text: "", logprob: null, origin: {}, scores: {} });
     this.done = false; // it will not grow any more
-    this.finish = null; // stop, length or cancelled
+    this.finish = null; // stop, sentence, length or cancelled
+    this.tokens = null; // of it
     this.children = [];
     this.picked = false;
+    this.left = null; // why a selection left it out
     this.strength = null; // of the noise that made it
+  }
+
+  /** Whether the model was stopped before it ended by itself. */
+  get open() {
+    return this.done && this.finish !== "stop" && this.text.trim() !== "";
+  }
+
+  /** Whether it ended, or at least ends as a sentence does: `thoughtmix.metrics.soundness.is_complete`. */
+  get complete() {
+    return complete(this.text, this.finish);
+  }
+
+  /** Nats a token under the model, the end token aside where tokens are known one by one; null when unknown. */
+  get perToken() {
+    if (this.logprobs?.length) return mean(this.logprobs);
+    return this.tokens > 0 && Number.isFinite(this.logprob) ? this.logprob / this.tokens : null;
   }
 
   get depth() {
     return this.parent ? this.parent.depth + 1 : 0;
   }
 }
+
+const END = /(?:\p{Sentence_Terminal}|…|```|[\p{So}\p{Emoji_Presentation}])[\p{Pe}\p{Pf}\p{Pi}"'*_`\s]*$/u;
+const MARK = /(?:^|\n)\s*\d{1,3}[.)]\s*$/u; // the number of an item that never came
+
+export function complete(text, finish) {
+  if (!text.trim()) return false;
+  return finish === "stop" || (END.test(text) && !MARK.test(text));
+}
+
+export const mean = (values) => (values.length ? values.reduce((a, b) => a + b, 0) / values.length : null);
 
 /** One prompt's thoughts (roots) and their descendants, with the distances among those that are mapped. */
 export class Session {
@@ -25,10 +55,32 @@ export class Session {
     this.roots = Array.from({ length: settings.n }, (_, i) => new Thought(String(i + 1), null, hue(i), settings.seed + i));
     this.facts = {};
     this.mapped = []; // the thoughts that distances speak of, in their order
+    this.at = new Map(); // thought -> its place in them
     this.distances = [];
     this.points = new Map(); // thought -> [x, y] in [0, 1]
-    this.picking = false;
+    this.groups = []; // of mapped thoughts that belong together: [{label, thoughts}]
+    this.selection = null; // what the last one gained
     this.began = Date.now();
+    this.id = `${this.began.toString(36)}-${Math.floor(performance.now() * 1000).toString(36)}`;
+  }
+
+  get picking() {
+    return this.selection !== null;
+  }
+
+  /** Mean distance of a root from the other roots; null where it is not known. */
+  farness(thought) {
+    const far = this.roots.filter((other) => other !== thought).map((other) => this.distance(thought, other)).filter((d) => d !== null);
+    return mean(far);
+  }
+
+  /** Over all pairs of roots: what grew from them is no answer of the set. */
+  get meanDistance() {
+    return mean(this.roots.flatMap((a, i) => this.roots.slice(0, i).map((b) => this.distance(a, b))).filter((d) => d !== null));
+  }
+
+  groupOf(thought) {
+    return this.groups.find(({ thoughts }) => thoughts.includes(thought)) ?? null;
   }
 
   /** Roots and everything grown from them, a parent before its children. */
@@ -68,12 +120,13 @@ export class Session {
     this.distances = distances;
     const placed = settle(points, thoughts.map((thought) => this.points.get(thought)));
     this.points = new Map(thoughts.map((thought, i) => [thought, placed[i]]));
+    this.at = new Map(thoughts.map((thought, i) => [thought, i]));
+    this.groups = grouped(thoughts.map(({ text }) => text), distances, placed).map(({ members, label }) => ({ label, thoughts: members.map((i) => thoughts[i]) }));
   }
 
   distance(a, b) {
-    const i = this.mapped.indexOf(a);
-    const j = this.mapped.indexOf(b);
-    return i < 0 || j < 0 ? null : this.distances[i][j];
+    const [i, j] = [this.at.get(a), this.at.get(b)];
+    return i === undefined || j === undefined ? null : this.distances[i][j];
   }
 }
 

@@ -2,17 +2,19 @@
 
 import { $, focusOne, h, perFrame } from "./dom.js";
 import { facts } from "./cards.js";
-import { named, number, t } from "./words.js";
+import { put } from "./markdown.js";
+import { number, t } from "./words.js";
+import { valueName } from "./words_thinkers.js";
 
 let session = null;
-let actions = { noise() {}, compare() {}, canNoise: () => true, point() {} };
+let actions = { noise() {}, goOn() {}, compare() {}, canNoise: () => true, canGoOn: () => true, point() {} };
 let chosen = null; // the thought that is read beside the tree
 const shut = new Set(); // thoughts whose children are folded away
 const items = new Map(); // thought -> its treeitem
 let strengths = []; // how far a rewriting may go
 export let strength = null; // the chosen one
 
-/** actions: noise(thought), compare(a, b), canNoise(), point(thought or null). */
+/** actions: noise(thought), goOn(thought), compare(a, b), canNoise(), canGoOn(thought), point(thought or null). */
 export function start(given) {
   actions = given;
   $("tree").addEventListener("keydown", key);
@@ -32,7 +34,7 @@ export function offer(given) {
   $("strengths").hidden = strengths.length === 0;
   $("strengths").querySelectorAll("label").forEach((label) => label.remove());
   $("strengths").append(...strengths.map((name) => h("label", {},
-    h("input", { type: "radio", name: "strength", value: name, checked: name === strength, onchange: () => { strength = name; } }), h("span", {}, named("value", name)))));
+    h("input", { type: "radio", name: "strength", value: name, checked: name === strength, onchange: () => { strength = name; } }), h("span", {}, valueName(name)))));
 }
 
 const thoughtOf = (element) => session?.all.find((x) => x.label === element.closest("[role=treeitem]")?.dataset.label) ?? null;
@@ -84,7 +86,10 @@ export const grow = perFrame(() => {
     if (line.textContent !== snippet(thought)) line.textContent = snippet(thought);
   }
   const text = $("node").querySelector(".text");
-  if (text && chosen && !chosen.done) text.textContent = chosen.text;
+  if (text && chosen && !chosen.done) {
+    text.classList.remove("rich");
+    text.textContent = chosen.text;
+  }
 });
 
 /** Read a thought beside the tree. */
@@ -108,16 +113,18 @@ function read() {
   if (!chosen) return $("node").replaceChildren(h("p", { class: "hint" }, t("nodeEmpty")));
   const thought = chosen;
   const far = thought.parent && session.distance(thought, thought.parent);
-  const facts_ = [thought.origin?.direction, thought.strength && named("value", thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
+  const facts_ = [thought.origin?.direction, thought.strength && valueName(thought.strength), Number.isFinite(far) && t("pair", { a: thought.parent.label, b: thought.label, x: number(far) }), ...facts(thought).map(([value]) => value)].filter(Boolean);
   const had = document.activeElement?.closest?.("#node button")?.dataset.act;
   const button = (word, act, off) => h("button", { type: "button", class: "small", "data-act": word, "aria-disabled": String(off), onclick: () => off || act() }, t(word));
   $("node").style.setProperty("--hue", thought.hue);
   $("node").replaceChildren(
     h("h3", {}, h("span", { class: thought.depth ? "badge child" : "badge", "aria-hidden": "true" }, thought.label), h("span", { class: "sr" }, t("thought", { label: thought.label })),
       thought.parent ? h("span", { class: "state" }, t("from", { label: thought.parent.label })) : ""),
-    h("p", { class: "text", dir: "auto" }, thought.text), h("p", { class: "hint" }, facts_.join(" · ")),
+    h("div", { class: "text", dir: "auto" }), h("p", { class: "hint" }, facts_.join(" · ")),
     h("div", { class: "row" }, button("noiseOne", () => actions.noise(thought), !thought.done || !thought.text.trim() || !actions.canNoise()),
+      thought.open && actions.canGoOn(thought) ? button("goOn", () => actions.goOn(thought), false) : "",
       thought.parent ? button("compareWith", () => actions.compare(thought.parent, thought), !thought.done) : ""));
+  put($("node").querySelector(".text"), thought.text);
   return had && $("node").querySelector(`[data-act=${had}]`)?.focus();
 }
 
