@@ -78,9 +78,8 @@ class IncrementalDetokenizer:
 
     def _own(self, ids: list[int]) -> str:
         """Their text behind what they go on with."""
-        return (
-            self._decode(self._before + ids)[len(self._decode(self._before)) :] if self._before else self._decode(ids)
-        )
+        lead = len(self._decode(self._before)) if self._before else 0
+        return self._decode(self._before + ids)[lead:]
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -46,9 +46,12 @@ def thought_sequences(
         request: Its seeds, lengths, grammar and strings that end a thought.
         prompts: What thought i continues.
         params: Thought i's.
-        offsets: `SequenceRequest.offset` of each; None: none has one, as in texts that are continued: theirs is used up.
+        offsets: `SequenceRequest.offset` of each; None: none has one. A text that is continued has
+            used up its own.
         stop: In place of the request's.
     """
+    if offsets is None or request.drawn:
+        offsets = [None] * request.n
     return [
         SequenceRequest(
             prompt,
@@ -61,13 +64,7 @@ def thought_sequences(
             grammar=request.grammar,
             landing=request.landing_tokens,
         )
-        for prompt, seed, sampling, offset in zip(
-            prompts,
-            request.seeds,
-            params,
-            offsets if offsets and not request.drawn else [None] * request.n,
-            strict=True,
-        )
+        for prompt, seed, sampling, offset in zip(prompts, request.seeds, params, offsets, strict=True)
     ]
 
 
