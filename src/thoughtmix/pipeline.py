@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from thoughtmix.batch.prompts import think_many
 from thoughtmix.batch.records import Record
-from thoughtmix.core.errors import InputError, Interrupted, ModelError
+from thoughtmix.core.errors import InputError, Interrupted, ModelError, UnknownName
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.languages import NAMES, language_of
 from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, SETTINGS, Message, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, require
+from thoughtmix.engine.engine import Capability, Engine, TokenEngine, require
 from thoughtmix.thinkers.base import Thinker
 from thoughtmix.thinkers.call import typed_options
 from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker, thinker_names
@@ -49,7 +49,9 @@ class Pipeline:
         embedder: What measures how far thoughts lie apart; None for the packaged one.
         judge: A model that scores every thought's NLL, named like `model`, or an `Endpoint`, which is asked whether the
             answer is good; it should not be the generator.
-        engine: Any `Engine`, in place of `model`, `weights` and `path`.
+        engine: "local", "endpoint" or "vllm", or any `Engine`, in place of `model`, `weights` and `path`. None: the
+            endpoint where one is named, else local.
+        engine_options: Of engine="vllm": arguments of `vllm.LLM`, such as tensor_parallel_size or max_model_len.
         endpoint: An OpenAI-compatible server, "http://host:port", "@profile" of the config file, or an `Endpoint`;
             `model` is then its model's name there (None: the first that it lists).
         on_progress: Called with a line for each long step of loading.
@@ -70,13 +72,19 @@ class Pipeline:
         path: PathName = "auto",
         embedder: str | Embedder | None = None,
         judge: str | LanguageModel | Endpoint | None = None,
-        engine: Engine | None = None,
+        engine: str | Engine | None = None,
+        engine_options: Mapping[str, Any] | None = None,
         endpoint: str | Endpoint | None = None,
         on_progress: Callable[..., None] | None = None,
     ) -> None:
-        if engine is not None and (model is not None or endpoint is not None):
-            raise InputError("An engine was given, and a model or an endpoint.", "Pass one of them.")
         asked = model
+        _check_engine(engine, engine_options, endpoint)
+        if engine == "vllm":
+            engine, model = _vllm(model, dtype, device, weights, path, engine_options, on_progress), None
+        elif isinstance(engine, str):
+            engine = None
+        elif engine is not None and (model is not None or endpoint is not None):
+            raise InputError("An engine was given, and a model or an endpoint.", "Pass one of them.")
         if endpoint is not None:
             engine, model = _elsewhere(endpoint, model), None
         self.asked = (asked, endpoint, judge)
@@ -309,7 +317,7 @@ class Pipeline:
 
 def _language_warning(engine: Engine, prompt: Prompt) -> dict[str, str]:
     """The fact `warning`, where the prompt is in a language that the model is not known to write."""
-    known = engine.model.languages if isinstance(engine, LocalModelEngine) else ()
+    known = engine.model.languages if isinstance(engine, TokenEngine) else ()
     read = language_of(prompt.text) if known else None
     if read is None or read in known:
         return {}
@@ -330,6 +338,39 @@ def _require_guided(thinker: Thinker, engine: Engine) -> None:
         can = ", ".join(name for name in thinker_names() if get_thinker(name).guided)
         raise InputError(f"{thinker.name} holds its texts to no grammar.", f"Pass one that does: --thinker {can}.")
     require(engine, {Capability.GUIDED}, "A JSON schema or regular expression")
+
+
+ENGINES = ("local", "endpoint", "vllm")
+"""Where thoughts may be written, by name."""
+
+
+def _check_engine(
+    engine: str | Engine | None, options: Mapping[str, Any] | None, endpoint: str | Endpoint | None
+) -> None:
+    """Raises `InputError`, `UnknownName` for what does not go together."""
+    if isinstance(engine, str):
+        if engine not in ENGINES:
+            raise UnknownName("engine", engine, ENGINES)
+        if (engine == "endpoint") != (endpoint is not None):
+            raise InputError(
+                f"The engine is {engine}, and {'an' if endpoint is not None else 'no'} endpoint was given.",
+                "Pass --endpoint URL alone." if endpoint is None else "Drop one of the two.",
+            )
+    if options and engine != "vllm":
+        raise InputError("Options of an engine are for vLLM.", "Pass --engine vllm, or drop --engine-option.")
+
+
+def _vllm(
+    model: Any, dtype: str, device: str, weights: str, path: str, options: Mapping[str, Any] | None, tell: Any
+) -> Engine:
+    from thoughtmix.engine.vllm import VllmEngine
+
+    if model is not None and not isinstance(model, str):
+        raise InputError("vLLM loads models itself, and a loaded one was given.", "Pass its folder or Hugging Face id.")
+    for name, value in (("device", device), ("weights", weights), ("path", path)):
+        if value != "auto":
+            raise InputError(f"--{name} is for our own loop.", "Drop it, or type --engine local.")
+    return VllmEngine(model, dtype=dtype, options=options, on_progress=tell)
 
 
 def _elsewhere(endpoint: str | Endpoint, model: str | LanguageModel | None) -> Engine:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from thoughtmix.core.lists import list_items
 from thoughtmix.core.types import FinishReason
-from thoughtmix.engine.engine import Engine, LocalModelEngine, SequenceOutput
+from thoughtmix.engine.engine import Engine, SequenceOutput, TokenEngine
 
 _PROBABILITY = re.compile(r"probability\W{0,12}?(\d*\.?\d+(?:e-?\d+)?)\s*(%?)", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|a|an|le|la|les|un|une|der|die|das|ein|eine|el|los|las|una)\s+(?=\S)")
@@ -98,7 +98,7 @@ def _share(number: str, percent: str) -> float | None:
 
 def _token_ends(engine: Engine, output: SequenceOutput) -> list[int]:
     """Of each token, how many characters there are up to its end; [] where the engine gives no tokens."""
-    if not isinstance(engine, LocalModelEngine) or len(output.logprobs) != len(output.token_ids):
+    if not isinstance(engine, TokenEngine) or len(output.logprobs) != len(output.token_ids):
         return []
     from thoughtmix.engine.detokenizer import IncrementalDetokenizer
 

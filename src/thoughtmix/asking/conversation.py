@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.core.request import Prompt
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceOutput
+from thoughtmix.engine.engine import Capability, Engine, SequenceOutput, TokenEngine
 
 if TYPE_CHECKING:
     from thoughtmix.engine.prefix_cache import Prefix
@@ -43,7 +43,7 @@ def demonstrations(prompt: Prompt, count: int, kind: str = "") -> list[dict[str,
 
 def is_text(engine: Engine, prompt: Prompt) -> bool:
     """Whether the prompt is continued as a text: there are no turns."""
-    return prompt.raw or (isinstance(engine, LocalModelEngine) and not engine.model.tokenizer.chat_template)
+    return prompt.raw or (isinstance(engine, TokenEngine) and not engine.model.tokenizer.chat_template)
 
 
 def restated(engine: Engine, prompt: Prompt, say: str, shown: Turns = (), opening: str = "") -> Prompt:
@@ -84,7 +84,7 @@ class Conversation:
         self.prefix: Prefix | None = None
         self._text = is_text(engine, prompt)
         self._ids: list[int] = []
-        if keep and Capability.PREFIXES in engine.capabilities and isinstance(engine, LocalModelEngine):
+        if keep and Capability.PREFIXES in engine.capabilities and isinstance(engine, TokenEngine):
             self._ids = engine.encode(prompt)
 
     @property
@@ -103,7 +103,7 @@ class Conversation:
         self.prompt = _with_answer(self.prompt, text, self._text)
         if not self._ids:
             return
-        assert isinstance(self.engine, LocalModelEngine)
+        assert isinstance(self.engine, TokenEngine)
         said = _whole_tokens(self.engine, output) if output.text.strip() else []
         same = len(self._ids) + len(said)  # tokens that the sequence had, too
         self._ids += said or self.engine.model.encoder.text(text, frame=False)
@@ -112,8 +112,8 @@ class Conversation:
 
     def fits(self, tokens: int) -> bool:
         """Whether the model's context has room for so many more; true where that is not known."""
-        limit = self.engine.model.context_length if isinstance(self.engine, LocalModelEngine) else None
-        if limit is None or not isinstance(self.engine, LocalModelEngine):
+        limit = self.engine.model.context_length if isinstance(self.engine, TokenEngine) else None
+        if limit is None or not isinstance(self.engine, TokenEngine):
             return True
         return len(self.engine.encode(self.asked)) + tokens <= limit
 
@@ -125,12 +125,12 @@ class Conversation:
             turn = {"role": "user", "content": say}
             self.prompt = dataclasses.replace(self.prompt, content=(*self.prompt.conversation, turn))
         if self._ids:
-            assert isinstance(self.engine, LocalModelEngine)
+            assert isinstance(self.engine, TokenEngine)
             model = self.engine.model
             self._ids += model.encoder.text(f"\n\n{say}\n\n", frame=False) if self._text else self._next_turn(say)
 
     def _next_turn(self, say: str) -> list[int]:
-        assert isinstance(self.engine, LocalModelEngine)
+        assert isinstance(self.engine, TokenEngine)
         model = self.engine.model
         try:
             return model.encoder.next_turn(say, self.prompt.template_kwargs)
@@ -147,7 +147,7 @@ def _with_answer(prompt: Prompt, text: str, as_text: bool) -> Prompt:
     return dataclasses.replace(prompt, content=(*prompt.conversation, answer))
 
 
-def _whole_tokens(engine: LocalModelEngine, output: SequenceOutput) -> list[int]:
+def _whole_tokens(engine: TokenEngine, output: SequenceOutput) -> list[int]:
     """The tokens of an output's text, without an end token or what a stop string cut off."""
     ids = list(output.token_ids)
     while ids and ids[-1] in engine.model.eos_ids:

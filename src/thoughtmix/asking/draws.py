@@ -34,10 +34,10 @@ class DrawOptions(ThinkerOptions):
         """What the rows of these seeds take through the model. Raises `InputError` where it has no branches."""
         if not self.branches:
             return NO_ROW_STATE
-        from thoughtmix.graft.branched import branch_row_state
+        from thoughtmix.graft.branched import branch_rows
 
-        require(engine, {Capability.ROW_STATE}, "branches=true")
-        return branch_row_state(local_model(engine, "branches=true").model, seeds, [1.0] * len(seeds))
+        require(engine, {Capability.BRANCHES}, "branches=true")
+        return branch_rows(engine, seeds, [1.0] * len(seeds))[0]
 
     def offsets(
         self, engine: Engine, prompts: Sequence[Prompt | tuple[int, ...]], seeds: Sequence[int]

@@ -13,7 +13,7 @@ from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, demon
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.progress import Progress
 from thoughtmix.core.request import Prompt
-from thoughtmix.engine.engine import Engine, Generation, LocalModelEngine, SequenceOutput, SequenceRequest
+from thoughtmix.engine.engine import Engine, Generation, SequenceOutput, SequenceRequest, TokenEngine
 from thoughtmix.engine.requests import run_facts
 from thoughtmix.engine.sampling_params import SamplingParams
 
@@ -137,7 +137,7 @@ def _begin(engine: Engine, asked: ListRequest, count: int, seed: int, lists: int
 
 def _within(engine: Engine, conversation: Conversation, tokens: int) -> int:
     """No more tokens than the model's context has room for behind its prompt; one at least, so that it can refuse."""
-    if not isinstance(engine, LocalModelEngine) or engine.model.context_length is None:
+    if not isinstance(engine, TokenEngine) or engine.model.context_length is None:
         return max(1, tokens)
     return max(1, min(tokens, engine.model.context_length - len(engine.encode(conversation.asked))))
 

@@ -182,6 +182,7 @@ def _facts(
         "measure": output.measure,
         **{name: getattr(engine, name) for name in ("judge", "judge_endpoint", "embedder", "embed_endpoint")},
         **{name: getattr(engine, name) for name in ("dtype", "weights", "path")},
+        **({"engine": engine.engine, "engine_option": engine.engine_option or []} if engine.engine else {}),
     }
 
 

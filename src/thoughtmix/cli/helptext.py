@@ -30,7 +30,7 @@ Each has options of its own beside the settings of the call (`thoughtmix think -
 `judge` of hybrid) is given by `options` and `--option` alone.
 """
 
-_ENGINES = ("a decoder here", "an encoder-decoder here", "a mask predictor here", "an endpoint")
+_ENGINES = ("a decoder here", "an encoder-decoder here", "a mask predictor here", "vLLM here", "an endpoint")
 _SETTINGS = """
 **Settings that stay.** A flag goes before its environment variable, that before the config file, that before the
 default. `--some-name` of the command `x` is `THOUGHTMIX_X_SOME_NAME`, and `some_name` in the table `[x]` of the file;
@@ -76,16 +76,19 @@ def engines_table() -> str:
     """Markdown: which thinker of this package works on which engine, and what of it is refused by which name."""
     from thoughtmix.engine.endpoint import EndpointEngine
     from thoughtmix.engine.engine import ENCODER_DECODER, EVERYTHING, MASK_PREDICTOR
+    from thoughtmix.engine.vllm import VllmEngine
 
+    here = (EVERYTHING, ENCODER_DECODER, MASK_PREDICTOR)
     rows: list[tuple[str, ...]] = [("thinker", *_ENGINES), ("---",) * (1 + len(_ENGINES))]
     for thinker in map(get_thinker, thinker_names()):
         if type(thinker).__module__.startswith("thoughtmix.thinkers."):
             cells = []
-            for capabilities in (EVERYTHING, ENCODER_DECODER, MASK_PREDICTOR, EndpointEngine.capabilities):
+            for capabilities in (*here, VllmEngine.capabilities, EndpointEngine.capabilities):
                 missing = ", ".join(thinker.lacks(capabilities))
                 cells.append(f"refused: needs {missing}" if missing else "works")
-            if cells[-1] == "works" and thinker.elsewhere:
-                cells[-1] = f"works; {thinker.elsewhere}"
+            for at, differs in ((-2, thinker.in_vllm), (-1, thinker.elsewhere)):
+                if cells[at] == "works" and differs:
+                    cells[at] = f"works; {differs}"
             rows.append((f"`{thinker.name}`", *cells))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 

@@ -58,7 +58,7 @@ def examine(*, verify: bool = False) -> dict[str, Any]:
         verify: Compare the models in the cache with their checksums.
     """
     problems: list[str] = []
-    report: dict[str, Any] = {"system": _system(), "packages": _packages(problems)}
+    report: dict[str, Any] = {"system": _system(), "packages": _packages(problems), "engines": _engines()}
     if not problems:
         report["device"] = _device()
     from thoughtmix.models import cache_dir, state
@@ -117,6 +117,18 @@ def _packages(problems: list[str]) -> dict[str, str]:
         if _numbers(version) < _numbers(floor):
             problems.append(f"{name} {version} is too old. Type: pip install --upgrade '{name}>={floor}'")
     return out
+
+
+def _engines() -> dict[str, str]:
+    """Where thoughts may be written."""
+    from thoughtmix.engine.vllm_loading import INSTALL, installed
+
+    version = installed()
+    return {
+        "local": "always there",
+        "endpoint": "always there; -e http://host:port",
+        "vllm": f"{version}; --engine vllm" if version else f"not installed. {INSTALL.partition(',')[0]}",
+    }
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Options for models elsewhere: the endpoint that writes, the one that judges, the one that embeds."""
+"""Options for engines other than our own loop: vLLM, and models elsewhere that write, judge and embed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ class EngineOptions(LocalOptions):
             "-e",
             "--endpoint",
         ),
+    ] = None
+    engine: Annotated[
+        str | None,
+        option("What writes: local (our own loop), endpoint, or vllm in this process. Default: as --endpoint says."),
+    ] = None
+    engine_option: Annotated[
+        list[str] | None,
+        option("KEY=VALUE for vLLM itself (tensor_parallel_size=2, quantization=awq); may be repeated."),
     ] = None
     profile: Annotated[str | None, option("The same as -e @NAME: an endpoint of the config file.")] = None
     concurrency: Annotated[int | None, option("Requests in flight at an endpoint (default 4).")] = None
@@ -55,7 +63,7 @@ class EngineOptions(LocalOptions):
         """Nothing is loaded or asked yet. stream: pieces of an endpoint's answers are wanted as they come."""
         from thoughtmix.pipeline import Pipeline
 
-        engine = self.engine(model, stream)
+        engine = self.elsewhere(model, stream)
         judge: Any = self.judge
         if self.judge_endpoint is not None:
             judge = self.server(self.judge_endpoint, self.judge)
@@ -72,17 +80,28 @@ class EngineOptions(LocalOptions):
             path=self.path,  # type: ignore[arg-type]
             judge=judge,
             embedder=embedder,
-            engine=engine,
+            engine=engine or self.engine,
+            engine_options=self._engine_options(),
             on_progress=progress(),
         )
 
-    def engine(self, model: str | None, stream: bool = False) -> Engine | None:
-        """That of the endpoint; None without one. Raises `InputError`."""
+    def _engine_options(self) -> dict[str, Any] | None:
+        """Raises `InputError`."""
+        if not self.engine_option:
+            return None
+        from thoughtmix.engine.vllm_loading import parse_options
+
+        return parse_options(self.engine_option)
+
+    def elsewhere(self, model: str | None, stream: bool = False) -> Engine | None:
+        """The engine of the endpoint; None without one. Raises `InputError`."""
         if self.profile is not None and self.endpoint is not None and self._typed("endpoint"):
             raise InputError("Both --endpoint and --profile were given.", "Pass one of the two.")
         where = self.where
         if where is None:
             return None
+        if self._other_engine:
+            raise InputError(f"Both an endpoint and --engine {self.engine} were given.", "Pass one of the two.")
         from thoughtmix.engine.endpoint import EndpointEngine
 
         named = model if self._typed("model") or not where.startswith("@") else None
@@ -92,9 +111,20 @@ class EngineOptions(LocalOptions):
         return self.typed is None or name in self.typed
 
     @property
+    def _other_engine(self) -> bool:
+        return self.engine not in {None, "endpoint"}
+
+    @property
     def where(self) -> str | None:
-        """The endpoint that writes: a URL, or @profile."""
+        """The endpoint that writes: a URL, or @profile. The config file's gives way to an engine that was named."""
+        if self._other_engine and not (self._typed("endpoint") or self._typed("profile")):
+            return None
         return self.endpoint if self.profile is None else f"@{self.profile.removeprefix('@')}"
+
+    @property
+    def gives_text_alone(self) -> bool:
+        """Whether its model's weights are not in our own loop: a search then goes by texts."""
+        return self.where is not None or self.engine == "vllm"
 
     def server(self, where: str, model: str | None, **more: Any) -> Endpoint:
         """A key that the call names is for the first of its endpoints alone. Raises `InputError`."""

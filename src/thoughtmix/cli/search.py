@@ -94,7 +94,7 @@ def _asked(
     """What a saved tree needs to be asked for again: everything but limits and n."""
     settings = {name: value for name, value in settings.items() if name != "n"}
     left = {*_LIMITS, "rubric"}
-    if engine.where is not None:  # these have other defaults there
+    if engine.gives_text_alone:  # these have other defaults there
         left |= {"evaluators", "step"} - options.model_fields_set
     return {
         "prompt": prompt,

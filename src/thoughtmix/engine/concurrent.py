@@ -4,8 +4,8 @@
         for prompt, thoughts in engines.map(work, prompts):    # work(engine, prompt), in a thread
             ...
 
-Our own loop is joined by all (continuous batching); an endpoint is asked by all, within its concurrency; any other
-engine, and work that shares no step, takes one prompt after the other.
+Our own loop is joined by all (continuous batching), and so is vLLM; an endpoint is asked by all, within its
+concurrency; any other engine, and work that shares no step, takes one prompt after the other.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from thoughtmix.engine.memory import kv_tokens_that_fit, rows_that_fit
 from thoughtmix.engine.scheduler import Caller, Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.engine.threads import EphemeralThreadExecutor
+from thoughtmix.engine.vllm import VllmEngine
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -146,6 +147,9 @@ def concurrent_engines(
         raise InputError(f"rows is {rows}.", "Pass 1 or more, or leave it out (--rows 64).")
     if isinstance(engine, EndpointEngine):
         return _endpoint(engine)
+    if isinstance(engine, VllmEngine):
+        in_flight = max(1, (rows or engine.rows) // texts) + AHEAD
+        return nullcontext(ConcurrentEngines(in_flight, lambda: engine, cancel=engine.cancel))
     # Of other paths none is joined, and whoever names one wants that one.
     joined = type(engine) is LocalEngine and engine.path == "auto" and Capability.LEFT_TO_RIGHT in engine.capabilities
     if not joined:

@@ -7,6 +7,7 @@ Thinkers get an engine as an argument and never ask which one it is: they say wh
     local      our decoding loop over a Hugging Face model (local.py)
     shared     the same loop, joined by many callers: the server's (shared.py)
     endpoint   any OpenAI-compatible server (endpoint.py)
+    vllm       vLLM in this process (vllm.py)
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Capability(StrEnum):
     ARITHMETIC = "arithmetic sampling"
     GUIDED = "texts held to a grammar"
     ROW_STATE = "per-row model state"
+    BRANCHES = "thought branches"
+    """A row may go its own way through the branches of a graft or a mixture: by its state, or as an adapter."""
     WEIGHTS = "the model's weights in this process"
     """`engine.model` is a `LanguageModel`: its layers may be read, hooked and called."""
 
@@ -142,7 +145,7 @@ class Generation:
 
     outputs: list[SequenceOutput]
     path: str
-    """How it was computed: fused, shared, expanded or recompute (see `engine.backends`), or endpoint."""
+    """How it was computed: fused, shared, expanded or recompute (see `engine.backends`), endpoint or vllm."""
     weights: str = "native"
     prefill_seconds: float = 0.0
     seconds: float = 0.0
@@ -180,7 +183,7 @@ class Engine(Protocol):
 
     @property
     def kind(self) -> str:
-        """local, shared, endpoint, ..."""
+        """local, shared, endpoint, vllm, ..."""
         ...
 
     @property
@@ -226,15 +229,22 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class LocalModelEngine(Engine, Protocol):
-    """An engine with `Capability.WEIGHTS` and `Capability.TOKENS`."""
+class TokenEngine(Engine, Protocol):
+    """An engine with `Capability.TOKENS`: its tokenizer, chat template and limits are known here."""
 
     @property
-    def model(self) -> LanguageModel: ...
+    def model(self) -> LanguageModel:
+        """Its weights are there with `Capability.WEIGHTS` alone."""
+        ...
 
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
         """Token ids of a prompt, ending where the answer begins. Raises `InputError`."""
         ...
+
+
+@runtime_checkable
+class LocalModelEngine(TokenEngine, Protocol):
+    """An engine with `Capability.WEIGHTS` and `Capability.TOKENS`."""
 
     def exclusive(self) -> AbstractContextManager[Callable[[], None]]:
         """The model to oneself, for work on it that is not `generate`. Gives a function to be called between steps of
@@ -243,6 +253,7 @@ class LocalModelEngine(Engine, Protocol):
 
 
 _WHO_CAN = "Use a local model: leave out --endpoint, or pass a folder or a Hugging Face id as --model."
+_WHO_CAN_BESIDE_VLLM = "Use our own loop: --engine local."
 
 
 def lacking(needs: Iterable[Capability], capabilities: frozenset[Capability]) -> list[Capability]:
@@ -257,7 +268,9 @@ def require(engine: Engine, needs: Iterable[Capability], who: str) -> None:
     if Capability.LEFT_TO_RIGHT in missing:
         raise InputError(f"{engine.name} does not write from left to right.", "Type --thinker diffusion.")
     if missing:
-        who_can = "Choose a decoder-only model (--model)." if Capability.WEIGHTS in engine.capabilities else _WHO_CAN
+        who_can = _WHO_CAN_BESIDE_VLLM if engine.kind == "vllm" else _WHO_CAN
+        if Capability.WEIGHTS in engine.capabilities:
+            who_can = "Choose a decoder-only model (--model)."
         raise InputError(f"{who} needs {', '.join(missing)}, which {engine.name} ({engine.kind}) lacks.", who_can)
 
 

@@ -7,13 +7,15 @@ their forward (through a ContextVar that the context managers set, so that threa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from thoughtmix.engine.sampling import Candidates, SamplingTensors
@@ -154,3 +156,23 @@ class NoRowState:
 
 
 NO_ROW_STATE = NoRowState()
+
+
+class AdapterRows(NoRowState):
+    """The state of rows that are a LoRA adapter each, for engines which serve many of them.
+
+    Args:
+        folders: Of each row's adapter, in PEFT's form; None: the model as it is.
+        neutral: An adapter that changes nothing, where an engine needs one in place of None.
+        rank: The largest of any adapter of this kind.
+        ways: What `routes` says of each row.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path | None], neutral: Path, rank: int, ways: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.folders, self.neutral, self.rank, self._ways = tuple(folders), neutral, rank, ways
+
+    def routes(self, count: int) -> list[dict[str, Any]]:
+        """Of each of the `count` rows: through which branches it goes."""
+        return [dict(way) for way in self._ways[:count]]

@@ -131,7 +131,7 @@ def export_lora(
         raise InputError(f"{thoughts} thoughts cannot be exported.", "Pass 1 or more (--thoughts 8).")
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     graft = require_graft(base)
-    names = _linear_names(base, graft)
+    names = linear_names(base, graft)
     state = BranchState.create(range(seed, seed + thoughts), creativity, device=base.device)
     if graft.config.router == "prompt":
         on_progress("The router reads the prompt; fixed thoughts follow its odds without one.")
@@ -140,7 +140,7 @@ def export_lora(
     with replaced_folder(out, MANIFEST) as work:
         for i in range(thoughts):
             on_progress(f"thought {i + 1} of {thoughts}")
-            _write_lora(work / f"thought-{i}", graft, names, weight[i] * creativity)
+            write_lora(work / f"thought-{i}", graft, names, weight[i] * creativity)
         facts: dict[str, Any] = {
             "format": 1,
             "base_model": graft.config.base_model_name_or_path,
@@ -163,8 +163,8 @@ def export_lora(
     return facts
 
 
-def _linear_names(base: nn.Module, graft: Graft) -> list[str]:
-    """Of the grafted maps, in order."""
+def linear_names(base: nn.Module, graft: Graft) -> list[str]:
+    """Of the grafted maps, in order. Raises `InputError` where they are no maps."""
     by_layer = {module: name for name, module in base.named_modules() if isinstance(module, MoTLayer)}
     names = [by_layer[layer] for layer in graft.layers]
     for name, layer in zip(names, graft.layers, strict=True):
@@ -177,8 +177,8 @@ def _linear_names(base: nn.Module, graft: Graft) -> list[str]:
     return names
 
 
-def _write_lora(folder: Path, graft: Graft, names: list[str], weight: Tensor) -> None:
-    """weight (l, k), creativity in it."""
+def write_lora(folder: Path, graft: Graft, names: list[str], weight: Tensor) -> None:
+    """A thought's adapter as PEFT has it. weight: (l, k) of its branches, creativity in it."""
     c = graft.config
     rank = c.r * c.branches_max
     tensors = {}

@@ -10,11 +10,10 @@ from typing import Any
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import write_whole
+from thoughtmix.engine.vllm_loading import RANKS
 from thoughtmix.models.packaged import default_folder, names_default
 
 SCRIPT = "serve.sh"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The limits on ranks that vLLM knows."""
 
 
 def serve_command(folder: Path, facts: Mapping[str, Any]) -> list[str]:
@@ -30,11 +29,9 @@ def serve_command(folder: Path, facts: Mapping[str, Any]) -> list[str]:
     names = [entry["adapter"] for entry in facts["thoughts"]]
     configs = [json.loads((folder / name / "adapter_config.json").read_text(encoding="utf-8")) for name in names]
     rank = max(config["r"] for config in configs)
-    limit = next((known for known in _RANKS if known >= rank), None)
+    limit = next((known for known in RANKS if known >= rank), None)
     if limit is None:
-        raise InputError(
-            f"The adapters have rank {rank}; vLLM serves up to {_RANKS[-1]}.", "Graft with a lower --rank."
-        )
+        raise InputError(f"The adapters have rank {rank}; vLLM serves up to {RANKS[-1]}.", "Graft with a lower --rank.")
     base, served = str(facts["base_model"]), str(facts["base_model"])
     if names_default(base):
         base = str(default_folder() or base)

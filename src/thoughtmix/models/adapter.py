@@ -56,7 +56,7 @@ def adapter_folder(name: str | None) -> Path | None:
 
 def adapter_base(folder: Path) -> str:
     """The base model that a PEFT adapter names. Raises `ModelError`."""
-    base = _config(folder).get("base_model_name_or_path")
+    base = adapter_config(folder).get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise ModelError(
             f"The adapter {folder} does not name its base model.",
@@ -82,7 +82,7 @@ def put_adapter(model: Any, tokenizer: Any, folder: Path, title: str) -> PutAdap
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise ModelError(f"The adapter {folder} has no weights ({_WEIGHTS[0]}).", "Save the adapter again.")
-    config = _config(folder)
+    config = adapter_config(folder)
     _require_loadable(config, folder)
     if config.get("peft_type") in _VIRTUAL and is_encoder_decoder(model):
         raise ModelError(f"The adapter {folder} is a tuned prompt, and {title} has an encoder.", _MERGE)
@@ -117,7 +117,8 @@ def peft_warnings() -> Iterator[None]:
         yield
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """What the adapter's adapter_config.json holds. Raises `ModelError`."""
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,11 @@ def packaged_weights(name: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
+def is_ours(config: Any) -> bool:
+    """Whether its model is of a class of this package, which no other program knows."""
+    return config.model_type in _ARCHITECTURES
+
+
 def predicts_masks(config: Any) -> bool:
     """Whether its model is a mask predictor of ours, which writes in any order."""
     return config.model_type in _MASK_PREDICTORS
@@ -150,12 +155,18 @@ def read_config(source: str, title: str, *, hub: bool = False) -> Any:
 
     from thoughtmix.models.hardware import quiet
 
+    with explained_load(title, hub), quiet(downloads=hub):
+        require_buildable(source)
+        _register_own(source)
+        where, which = gguf_settings(source)
+        return AutoConfig.from_pretrained(where, local_files_only=not hub, trust_remote_code=False, **which)
+
+
+@contextmanager
+def explained_load(title: str, hub: bool) -> Iterator[None]:
+    """Turns what goes wrong in loading a part of a checkpoint into a `ModelError`."""
     try:
-        with quiet(downloads=hub):
-            require_buildable(source)
-            _register_own(source)
-            where, which = gguf_settings(source)
-            return AutoConfig.from_pretrained(where, local_files_only=not hub, trust_remote_code=False, **which)
+        yield
     except Exception as error:  # as in `read_checkpoint`
         raise _explained(error, title, hub) from None
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from thoughtmix.core.options import Names, ThinkerOptions, option
 from thoughtmix.core.request import OnStep, Prompt, Request, StepEvent, TextEmbedder
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Engine, Generation, LocalModelEngine, SequenceRequest
+from thoughtmix.engine.engine import Engine, Generation, SequenceRequest, TokenEngine
 from thoughtmix.engine.requests import DEFAULT_MIN_P, as_thoughts, run_facts, sampling_params
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.noise.catalogue import Catalogue, most_different
@@ -87,7 +87,7 @@ class Idea:
     @classmethod
     def from_thought(cls, thought: Thought, engine: Engine) -> Idea:
         """A thought as the idea for others. Its tokens go beyond its text where a stop string cut it: then left out."""
-        if not isinstance(engine, LocalModelEngine):
+        if not isinstance(engine, TokenEngine):
             return cls(thought.text)
         ids = thought.token_ids
         ids = ids[:-1] if ids and ids[-1] in engine.model.eos_ids else ids
@@ -141,7 +141,7 @@ def rewrite(
         _prompt(engine, idea, disturbance, seed, before)
         for idea, disturbance, seed in zip(ideas, chosen, request.seeds, strict=True)
     ]
-    few_shot = isinstance(engine, LocalModelEngine) and not engine.model.tokenizer.chat_template
+    few_shot = isinstance(engine, TokenEngine) and not engine.model.tokenizer.chat_template
     stop = (*request.stop, *BASE_STOP) if few_shot else request.stop
     done = engine.generate(
         [
@@ -170,7 +170,7 @@ def _prompt(
     engine: Engine, idea: Idea, disturbance: Disturbance, seed: int, before: Prompt | None
 ) -> Prompt | tuple[int, ...]:
     """What asks for the rewriting: in tokens where the engine takes them, so that all directions begin alike."""
-    if isinstance(engine, LocalModelEngine):
+    if isinstance(engine, TokenEngine):
         ids = engine.encode(before) if before is not None else ()
         return tuple(prompt_ids(engine.model, idea.text, disturbance, seed, ids, idea.ids))
     return Prompt(tuple(messages(idea.text, disturbance, seed, before.conversation if before is not None else ())))

@@ -59,6 +59,8 @@ class Thinker(ABC):
     """What the engine must be able to do."""
     elsewhere: ClassVar[str] = ""
     """What of it differs where the engine has only text to give (docs/engines.md)."""
+    in_vllm: ClassVar[str] = ""
+    """What of it differs in vLLM, beyond where thoughts are written (docs/engines.md)."""
     streams: ClassVar[bool] = False
     """Whether sequence i of its last generation is thought i, so that its text may be shown while it grows. What others
     do on the way is no answer yet."""

@@ -46,6 +46,7 @@ class HybridThinker(Thinker):
     name = "hybrid"
     summary = "Drafts by any thinker, selects, and refines by noise or renoising; says what each stage added."
     elsewhere = "selects by relevance unless told; by=likelihood and by=both are refused, and first stages that are"
+    in_vllm = elsewhere
     guided = True
 
     class Options(NoiseOptions):

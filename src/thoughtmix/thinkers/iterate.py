@@ -34,6 +34,7 @@ class IterateThinker(Thinker):
     summary = "Each thought sees earlier ones and is asked for another; creativity is the temperature."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
+    in_vllm = "the conversation is read anew at each turn, from what vLLM has kept of it; draws=arithmetic is refused"
     elsewhere = "the conversation is read anew at each turn; draws=arithmetic and branches are refused"
 
     class Options(DrawOptions):

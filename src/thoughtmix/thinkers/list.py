@@ -26,6 +26,7 @@ class ListThinker(Thinker):
     summary = "n different answers in one generation, taken apart; creativity is the temperature."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
+    in_vllm = "draws=arithmetic is refused"
     elsewhere = "parts have no likelihood of their own; draws=arithmetic and branches are refused"
 
     class Options(DrawOptions):

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from thoughtmix.asking.draws import Draws, arithmetic_offsets, draws_option
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, local_model
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, TokenEngine
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
+from thoughtmix.engine.row_state import Read
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 
 DEFAULT_TEMPERATURE = 0.7
@@ -18,7 +19,8 @@ DEFAULT_TEMPERATURE = 0.7
 class MixtureThinker(Thinker):
     name = "mixture"
     summary = "Routes, modes and held noise in the branches of a mixture or a graft; creativity scales them (0: none)."
-    needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.TOKENS, Capability.ROW_STATE, Capability.WEIGHTS})
+    needs = frozenset({Capability.LEFT_TO_RIGHT, Capability.BRANCHES})
+    in_vllm = "each thought is a LoRA adapter of the graft, reads the prompt itself, and has its noise at 0"
     streams = continues = True
     guided = True
 
@@ -31,15 +33,15 @@ class MixtureThinker(Thinker):
         draws: Draws = draws_option()
 
     def suits(self, engine: Engine) -> bool:
-        if not super().suits(engine) or not isinstance(engine, LocalModelEngine):
+        if not super().suits(engine):
             return False
-        from thoughtmix.graft.branched import has_branches
+        from thoughtmix.graft.branched import offers_branches
 
-        return engine.model.is_default or has_branches(engine.model)
+        return offers_branches(engine)
 
     def made_for(self, engine: Engine) -> bool:
         """Not for the default model, which takes its packaged graft only when asked: README, "Graft"."""
-        return self.suits(engine) and isinstance(engine, LocalModelEngine) and not engine.model.is_default
+        return self.suits(engine) and isinstance(engine, TokenEngine) and not engine.model.is_default
 
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
         readers = n if self.Options.model_validate(options).read == "each" else 1
@@ -47,34 +49,35 @@ class MixtureThinker(Thinker):
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Tokens are drawn at temperature 0.7 (0 at creativity 0, so that all thoughts are one) unless one is given."""
-        from thoughtmix.graft.branched import branch_row_state
+        from thoughtmix.graft.branched import branch_rows
 
-        local, options = local_model(engine, self.name), self.Options.model_validate(request.options)
+        options = self.Options.model_validate(request.options)
         n = request.n
         creativity = 1.0 if request.creativity is None else float(request.creativity)
-        row_state = branch_row_state(local.model, request.seeds, [creativity] * n)
+        row_state, said = branch_rows(engine, request.seeds, [creativity] * n)
         temperature = DEFAULT_TEMPERATURE * (creativity > 0) if request.temperature is None else request.temperature
         params = sampling_params(request, temperature)
         offsets = arithmetic_offsets(engine, [prompt] * n, request.seeds, options.draws, routed=True)
+        read: Read = options.read if Capability.ROW_STATE in engine.capabilities else "each"
         done = engine.generate(
             thought_sequences(request, [prompt] * request.n, params, offsets),
             row_state=row_state,
-            read=options.read,
+            read=read,
             on_step=request.on_step,
         )
         same = {"thinker": self.name, "creativity": creativity}
         origins = [
             {**same, "temperature": sampling.temperature, **route, **mode}
-            for sampling, route, mode in zip(params, row_state.routes(n), _modes(local, request.seeds), strict=True)
+            for sampling, route, mode in zip(params, row_state.routes(n), _modes(engine, request.seeds), strict=True)
         ]
-        return as_thoughts(done.outputs, request.seeds, origins), {**run_facts(done), "read": options.read}
+        return as_thoughts(done.outputs, request.seeds, origins), {**run_facts(done), "read": read, **said}
 
 
-def _modes(engine: LocalModelEngine, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def _modes(engine: Engine, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Each thought's mode, where the model has modes."""
     from thoughtmix.graft.branched import mode_count
 
-    count = mode_count(engine.model)
+    count = mode_count(engine.model) if isinstance(engine, LocalModelEngine) else 0
     return [{"mode": seed % count} if count else {} for seed in seeds]
 
 

@@ -34,6 +34,7 @@ class PlanThinker(Thinker):
     summary = "First n different specifications (angle, form...), then an answer to each; creativity is temperature."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
+    in_vllm = "draws=arithmetic is refused"
     elsewhere = "draws=arithmetic and branches are refused"
     streams = True
 

@@ -26,6 +26,7 @@ class PoolThinker(Thinker):
     summary = "Draws several times n answers, joins those that agree, keeps the n most agreed upon."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
+    in_vllm = "draws=arithmetic is refused"
     elsewhere = "source=mixture and draws=arithmetic are refused"
 
     class Options(ThinkerOptions):

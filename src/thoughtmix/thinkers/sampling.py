@@ -16,6 +16,7 @@ class SamplingThinker(Thinker):
     summary = "Plain sampling; creativity is the temperature (0 greedy, 1 the model's own distribution), min-p 0.1."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
+    in_vllm = "draws=arithmetic and top_nsigma are refused"
     elsewhere = "draws=arithmetic is refused; min-p is the server's"
     streams = continues = True
     guided = True

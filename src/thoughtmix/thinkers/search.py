@@ -29,6 +29,7 @@ class SearchThinker(Thinker):
     summary = "Tree search over partial thoughts (PUCT); n different good leaves; creativity is the temperature."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
+    in_vllm = "by texts, as at an endpoint"
     elsewhere = (
         "a node is a request, a token a word, and the model is asked to go on; values by relevance and repetition "
         "unless told; likelihood and proposal=mixture are refused"
@@ -65,8 +66,8 @@ class SearchThinker(Thinker):
         )
 
     def lacks(self, capabilities: frozenset[Capability]) -> list[Capability]:
-        """An engine with tokens is searched by tokens, and must keep prefixes; one without is asked to go on."""
-        return lacking(self.needs | (LOCAL_NEEDS if Capability.TOKENS in capabilities else frozenset()), capabilities)
+        """A model in this process is searched by tokens, and must keep prefixes; another is asked to go on."""
+        return lacking(self.needs | (LOCAL_NEEDS if Capability.WEIGHTS in capabilities else frozenset()), capabilities)
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return BUDGET * n
@@ -118,7 +119,7 @@ def build(engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
     from thoughtmix.search.writers import TextWriter
 
     options = SearchThinker.Options.model_validate(request.options)
-    only_text = Capability.TOKENS not in engine.capabilities
+    only_text = Capability.WEIGHTS not in engine.capabilities
     if only_text:
         options = _for_text(engine, options)
     else:
