@@ -197,6 +197,7 @@ class VllmEngine:
             ("top_nsigma", sequence.sampling.top_nsigma, 0),
             ("offset", sequence.offset, None),
             ("prefix", sequence.prefix, None),
+            ("drawn (its seeds begin at the beginning)", sequence.drawn, 0),
         ):
             if value != off:
                 raise InputError(f"vLLM takes no {name}.", OWN_LOOP)
