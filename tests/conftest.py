@@ -25,6 +25,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{tests} skipped: {reason}", red=True, bold=True)
 
 
+@pytest.fixture(autouse=True)
+def no_progress_in_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is: what a test reads on stderr is no matter of time."""
+    monkeypatch.setattr("thoughtmix.cli.reporting.EVERY", 10**6)
+
+
 @pytest.fixture
 def global_state_untouched() -> Iterator[None]:
     """Fails when the code under test reads or moves a global random state, or leaves a global torch flag changed."""

@@ -40,9 +40,13 @@ def test_think_into_a_pipe(tinyland: Any, capsys: Any) -> None:
     assert "\x1b" not in out
     for i in range(3):
         assert f"thought {i + 1} (seed {i})" in out
-    assert "who differs from whom" in out
-    assert "Vendi" in out.splitlines()[-1]
+    assert "who differs from whom" not in out
+    last = out.splitlines()[-1]
+    assert re.match(r"3 answers by sampling, as varied as \d\.\d that have nothing in common\. Nearest", last), last
     assert err == ""
+    assert run("think", PROMPT, "-n", "3", "--max-new-tokens", "6", "--details") == 0
+    out = capsys.readouterr().out
+    assert "who differs from whom" in out and "Vendi" in out.splitlines()[-1]
 
 
 def test_think_as_json_is_the_set_and_nothing_else(tinyland: Any, capsys: Any) -> None:
@@ -52,9 +56,16 @@ def test_think_as_json_is_the_set_and_nothing_else(tinyland: Any, capsys: Any) -
 
 
 def test_think_reads_standard_input(tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("w5 w6\n"))
-    assert run("think", "-", "-n", "1", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["prompt"] == "w5 w6\n"
+    """With the end of line that `echo` adds, and without: the same as the argument."""
+    made = []
+    for piped in ("w5 w6", "w5 w6\n", "w5 w6\r\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(piped, newline=""))
+        assert run("think", "-" if piped else "w5 w6", "-n", "1", "--json", "--max-new-tokens", "4") == 0
+        made.append(json.loads(capsys.readouterr().out))
+    assert run("think", "w5 w6", "-n", "1", "--json", "--max-new-tokens", "4") == 0
+    made.append(json.loads(capsys.readouterr().out))
+    assert {one["prompt"] for one in made} == {"w5 w6"}
+    assert len({one["thoughts"][0]["text"] for one in made}) == 1
 
 
 def test_select_and_html_and_show(tinyland: Any, capsys: Any, tmp_path: Path) -> None:
@@ -223,10 +234,10 @@ def test_every_command_is_in_the_docs() -> None:
 
 def test_a_thinkers_options_are_flags_too(tinyland: Any, capsys: Any) -> None:
     asked = ("think", PROMPT, "-n", "2", "--max-new-tokens", "6", "--no-measure", "--json", "--thinker", "search")
-    assert run(*asked, "--width", "3", "--rollouts", "--step=2", "--tokens", "90") == 0
+    assert run(*asked, "--width", "3", "--rollouts", "--step=2", "--budget", "90") == 0
     by_flags = json.loads(capsys.readouterr().out)
-    assert by_flags["settings"]["options"] == {"width": 3, "rollouts": True, "step": 2, "tokens": 90}
-    pairs = ("width=3", "rollouts=true", "step=2", "tokens=90")
+    assert by_flags["settings"]["options"] == {"width": 3, "rollouts": True, "step": 2, "budget": 90}
+    pairs = ("width=3", "rollouts=true", "step=2", "budget=90")
     assert run(*asked, *(word for pair in pairs for word in ("--option", pair))) == 0
     assert json.loads(capsys.readouterr().out)["thoughts"] == by_flags["thoughts"]
     command = ("search", PROMPT, "-n", "2", "--max-new-tokens", "6", "--no-measure", "--json")
@@ -304,15 +315,21 @@ def test_a_shared_option_is_the_same_everywhere() -> None:
 def test_lists(capsys: Any) -> None:
     assert run("thinkers") == 0
     out = capsys.readouterr().out
-    assert "sampling" in out
-    assert "--option width=<whole number, 1 or more>  Children drawn at a leaf (default 4)." in out
-    assert "--option apart=<words | embedding>" in out
+    assert "sampling" in out and "thoughtmix thinkers list" in out and "--width" not in out
+    assert run("thinkers", "search") == 0
+    out = capsys.readouterr().out
+    assert "--width <whole number, 1 or more>\n      Children drawn at a leaf (default 4)." in out
+    assert "--apart <words | embedding>" in out
+    assert run("thinkers", "serch") == 2 and "'search'" in capsys.readouterr().err
     assert run("thinkers", "--json") == 0
     found = json.loads(capsys.readouterr().out)["search"]
     assert found["options"]["width"] == "Children drawn at a leaf (default 4)."
     assert found["schema"]["properties"]["width"]["minimum"] == 1
     assert run("metrics") == 0
-    assert "self_bleu" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "self_bleu" in out and "cannot see" not in out
+    assert run("metrics", "vendi") == 0 and "cannot see" in capsys.readouterr().out
+    assert run("metrics", "vendy") == 2 and "'vendi'" in capsys.readouterr().err
     assert run("metrics", "--json") == 0
     assert {m["name"] for m in json.loads(capsys.readouterr().out)} >= {"vendi", "ead"}
 

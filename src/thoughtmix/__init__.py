@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from thoughtmix import _moved, _peft_hook
 from thoughtmix.core import __version__
 from thoughtmix.core.lazy import lazy_names
-from thoughtmix.core.types import register_html, register_measure
+from thoughtmix.core.types import register_html, register_measure, register_text
 from thoughtmix.models.checkpoint import register_architecture
 
 _peft_hook.install()  # stock PEFT then knows grafts
@@ -93,6 +93,13 @@ def _html(thoughts: ThoughtSet) -> str:
     return fragment(thoughts)
 
 
+def _text(thoughts: ThoughtSet) -> str:
+    """What `print` shows of a set, which is the report's business, too."""
+    from thoughtmix.report.text import screenful
+
+    return screenful(thoughts)
+
+
 def _measure(thoughts: ThoughtSet, embedder: Any, judge: Any) -> ThoughtSet:
     """How texts from elsewhere are measured: the metrics' business, of which `core` knows nothing."""
     from thoughtmix.metrics import measure
@@ -103,4 +110,5 @@ def _measure(thoughts: ThoughtSet, embedder: Any, judge: Any) -> ThoughtSet:
 
 
 register_html(_html)
+register_text(_text)
 register_measure(_measure)

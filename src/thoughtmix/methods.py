@@ -117,7 +117,7 @@ class SemanticNoiser:
         strength: str | None = None,
         language: str | None = None,
         order: str = "families",
-        tokens: float | None = None,
+        holes: float | None = None,
         mask: str = "random",
         seed: int = 0,
         max_new_tokens: int = 96,
@@ -130,7 +130,7 @@ class SemanticNoiser:
         Args:
             text: What to disturb.
             prompt: The question that the text answers, if there is one.
-            families, directions, strength, language, order, tokens, mask: The options of the thinker `noise`.
+            families, directions, strength, language, order, holes, mask: The options of the thinker `noise`.
             settings: creativity, temperature, top_p, stop ... as in `thoughtmix.think`.
 
         Returns:
@@ -149,7 +149,7 @@ class SemanticNoiser:
             "strength": strength or self.strength,
             "language": language or self.language,
             "order": order,
-            "tokens": tokens,
+            "holes": holes,
             "mask": mask,
             "file": self.files,
         }

@@ -67,6 +67,6 @@ def fitting_steps(
         needed = math.ceil(10 * _MARGIN * (beside + FEWEST * step) / (1 - _AFTER) / 60) / 10
         raise InputError(
             f"This experiment takes {needed:g} minutes here at least, not {minutes:g}.",
-            f"Pass --minutes {needed:g}, or less to do (--ablations none, -n 4, --tokens 50, --prompts 12).",
+            f"Pass --minutes {needed:g}, or less to do (--ablations none, -n 4, --max-new-tokens 50, --limit 12).",
         )
     return steps

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.core.errors import InputError, SlowPathWarning, ThoughtmixError, UnknownName
+from thoughtmix.core.errors import InputError, RenamedWarning, SlowPathWarning, ThoughtmixError, UnknownName
 from thoughtmix.core.files import disk_full, require_whole_characters
 
 # Click's own errors (unknown option, missing argument...), wherever this Typer keeps Click.
@@ -20,7 +20,6 @@ UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__nam
 # Each module adds its commands to `app`; the order here is their order in the help.
 from thoughtmix.cli import think, measure, noise, search, diffuse, graft, train, experts  # noqa: E402, F401, I001
 from thoughtmix.cli import cost, bench, serve, lists, install, configure  # noqa: E402, F401
-from thoughtmix.cli.output import be_quiet  # noqa: E402
 from thoughtmix.cli.settings import bind, defaults  # noqa: E402
 
 
@@ -36,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    be_quiet(False)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         _check_arguments(words)
@@ -101,7 +99,7 @@ _python_shows = warnings.showwarning
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Our own warnings are one line; others are shown as ever."""
-    if issubclass(category, SlowPathWarning):
+    if issubclass(category, (SlowPathWarning, RenamedWarning)):
         _say(str(message), 0)
     else:
         _python_shows(message, category, *where, **more)

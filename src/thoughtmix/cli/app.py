@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import typer
 
 from thoughtmix import __version__
-from thoughtmix.cli.output import be_quiet
+from thoughtmix.cli.help import GroupedCommand, GroupedGroup
 
-app = typer.Typer(
-    name="thoughtmix",
-    help="One prompt in, many genuinely different and still good answers out, from one language model.",
-    no_args_is_help=True,
+
+class App(typer.Typer):
+    """A Typer whose commands show their options in groups."""
+
+    def command(self, name: str | None = None, **how: Any) -> Callable[[Any], Any]:
+        return super().command(name, **{"cls": GroupedCommand, **how})
+
+
+def group(name: str | None = None, help: str = "", **how: Any) -> App:
+    """A group of commands, which alone shows its help."""
+    return App(
+        name=name,
+        help=help,
+        cls=GroupedGroup,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **how,
+    )
+
+
+app = group(
+    "thoughtmix",
+    "One prompt in, many genuinely different and still good answers out, from one language model.",
     add_completion=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -29,5 +50,4 @@ def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     quiet: bool = typer.Option(False, "-q", "--quiet", help="Say nothing beside results, but what went wrong."),
 ) -> None:
-    if quiet:
-        be_quiet()
+    """Commands read `quiet` off the context: `with_options`."""

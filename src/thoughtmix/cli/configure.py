@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtmix.cli.app import app
+from thoughtmix.cli.app import app, group
 from thoughtmix.cli.options import Json
 from thoughtmix.cli.output import print_json
 from thoughtmix.core.config import ENDPOINTS, Profile, config_path, read_config, write_setting
 from thoughtmix.core.errors import InputError, UnknownName
 
-config = typer.Typer(help="Settings that stay: a flag goes before its environment variable, that before this file.")
-app.add_typer(config, name="config")
+config = group("config", "Settings that stay: a flag goes before its environment variable, that before this file.")
+app.add_typer(config)
 Key = Annotated[str, typer.Argument(help="n, think.thinker, endpoints.NAME.url, ...", show_default=False)]
 
 

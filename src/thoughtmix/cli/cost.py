@@ -17,20 +17,20 @@ from thoughtmix.cost import CostRequest, estimate, load_machines
 def cost(
     model: Annotated[
         str | None,
-        typer.Argument(help="A folder, a config.json or a Hugging Face id. Default: the model that comes along."),
+        typer.Argument(help="A folder, a config.json or a Hugging Face id.", show_default="the model that comes along"),
     ] = None,
     json: Json = False,
-    list_gpus: Annotated[bool, option("List the kinds, with dated prices.", "--list-gpus")] = False,
+    list_: Annotated[bool, option("List the kinds, with dated prices, and stop.", "--list")] = False,
     *,
     request: CostRequest,
 ) -> None:
     """Price pretraining, fine-tuning, graft tuning, calibration and no training, from a model's config alone."""
     from thoughtmix.report.cost import machines_plain, plain, render
 
-    if list_gpus and json:
+    if list_ and json:
         print_json([machine.to_dict() for machine in load_machines().values()])
         return
-    if list_gpus:
+    if list_:
         print(machines_plain(load_machines()))
         return
     request.check()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Device, Json, option, read_text, with_options
-from thoughtmix.cli.output import check_folder, print_json, progress
+from thoughtmix.cli.options import Device, Json, Out, ResultOptions, option, read_text, with_options
+from thoughtmix.cli.output import STDOUT, as_json, check_files, print_json, write_file
+from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,17 +28,30 @@ _Steps = Annotated[int, option("Forward passes of each branch.")]
 class DenoisingOptions:
     """How a text is written out of noise, and by which model."""
 
+    GROUP: ClassVar[str] = "How noise becomes text"
     steps: _Steps = 128
     policy: Annotated[
         str,
         option("Which positions are decided first: random, ancestral, first-hitting, confidence, margin, entropy, ..."),
     ] = "random"
     remask: Annotated[
-        str | None, option("Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop.")
+        str | None,
+        option(
+            "Take tokens back so that mistakes can be mended: cap, rescale, confidence or loop.",
+            default="what is written stays",
+            metavar="NAME",
+        ),
     ] = None
     temperature: Annotated[float, option("Of the draws; 0: the likeliest token.")] = 1.0
     model: Annotated[
-        str | None, option("shakespeare-diffusion, a folder, or a Hugging Face id of a masked language model.")
+        str | None,
+        option(
+            "A folder, or a Hugging Face id of a masked language model.",
+            "-m",
+            "--model",
+            default="shakespeare-diffusion, which comes along",
+            metavar="NAME",
+        ),
     ] = None
     device: Device = "auto"
 
@@ -69,17 +82,18 @@ class RenoiseOptions(DenoisingOptions):
 class BranchOptions:
     """The branches, and how they compete."""
 
+    GROUP: ClassVar[str] = "How branches compete"
     branches: Annotated[int, option("Texts denoised side by side.")] = 4
-    length: Annotated[int, option("Tokens to write after the prompt.")] = 256
-    select: Annotated[str, option("Who goes on: none, best, diverse or smc.")] = "diverse"
+    max_new_tokens: Annotated[int, option("Tokens to write after the prompt.")] = 256
+    compete: Annotated[str, option("Who goes on: none, best, diverse or smc.")] = "diverse"
     at: Annotated[str, option("When that is decided: shares of the text, rising.")] = "0.2,0.5"
-    keep: Annotated[int | None, option("How many go on, copied to fill the places; default: half.")] = None
+    keep: Annotated[int | None, option("How many go on, copied to fill the places.", default="half")] = None
     score: Annotated[str, option("fill, path, or a judge: a model as in `think --model`.")] = "fill"
-    strength: Annotated[float, option("What a nat of score counts (smc).")] = 20.0
+    sharpness: Annotated[float, option("What a nat of score counts (smc).")] = 20.0
     merge: Annotated[int, option("Make one text of the best so many; 0: none.")] = 0
     block: Annotated[int, option("Fill in so many tokens at a time, left to right; 0: all.")] = 0
     top_p: Annotated[float, option("Keep this much probability; 1 is off.")] = 1.0
-    seed: Annotated[int, option("Branch i begins with seed + i - 1.")] = 0
+    seed: Annotated[int, option("Branch i begins with seed + i - 1.", "-s", "--seed")] = 0
 
     @property
     def judged(self) -> bool:
@@ -93,7 +107,7 @@ class BranchOptions:
         from thoughtmix.diffusion.branching import BranchingConfig
 
         score = "fill" if self.judged else self.score
-        return BranchingConfig(self.select, _shares(self.at), self.keep, score=score, strength=self.strength)
+        return BranchingConfig(self.compete, _shares(self.at), self.keep, score=score, strength=self.sharpness)
 
 
 @app.command()
@@ -106,46 +120,46 @@ def diffuse(
     own: BranchOptions,
     denoising: DenoisingOptions,
     live: Annotated[bool, option("Watch them being denoised (terminals only).", "--live")] = False,
-    json: Json = False,
-    html: Annotated[Path | None, option("Also write one page here that plays it.")] = None,
+    output: ResultOptions,
+    report: Reporter,
 ) -> None:
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
-    from thoughtmix.core.files import read_stream, write_whole
-    from thoughtmix.report import branches as report
+    from thoughtmix.core.files import read_stream
+    from thoughtmix.report import branches as branches_report
 
     prompt = read_stream(sys.stdin) if prompt == "-" else prompt
     settings = {**dataclasses.asdict(own), **dataclasses.asdict(denoising), "at": list(_shares(own.at))}
     settings = {name: value for name, value in settings.items() if name not in {"model", "device"}}
-    check_folder(html)
-    diffusion = _multi_branch(own, denoising)
+    output.check()
+    with report.work("Loading the model"):
+        diffusion = _multi_branch(own, denoising, report)
     dm, seeds = diffusion.model, list(range(own.seed, own.seed + own.branches))
     if "<mask" in prompt:
         state = dm.infill_state(prompt, seeds, denoising.temperature)
     else:
-        state = dm.prompt_state(prompt, own.length, seeds, denoising.temperature)
-    film = report.Film(dm)
-    made = _watched(diffusion, state, prompt, film, live and not json)
-    if html is not None:
-        write_whole(html, report.page(made, film, dm.name, settings))
-    if json:
-        print_json(report.to_dict(made, {"model": dm.name, **settings}))
-    else:
-        print(report.plain(made, dm.name))
-    if html is not None:
-        print(f"Wrote {html}", file=sys.stderr)
+        state = dm.prompt_state(prompt, own.max_new_tokens, seeds, denoising.temperature)
+    film = branches_report.Film(dm)
+    made = _watched(diffusion, state, prompt, film, live and output.prints, report)
+    body = branches_report.to_dict(made, {"model": dm.name, **settings})
+    if output.json:
+        print_json(body)
+    elif output.prints:
+        print(branches_report.plain(made, dm.name))
+    write_file(output.out, lambda: as_json(body), report)
+    write_file(output.html, lambda: branches_report.page(made, film, dm.name, settings), report)
 
 
-def _multi_branch(own: BranchOptions, how: DenoisingOptions) -> MultiBranchDiffusion:
+def _multi_branch(own: BranchOptions, how: DenoisingOptions, report: Reporter) -> MultiBranchDiffusion:
     """Everything is checked before a model is loaded; a judge is loaded last."""
     from thoughtmix.diffusion.branching import MultiBranchDiffusion
 
     denoising, branching = how.denoising(own.block, own.top_p), own.branching()
     _require_positive("--branches", own.branches)
-    _require_positive("--length", own.length)
+    _require_positive("--max-new-tokens", own.max_new_tokens)
     branching.check(denoising, own.branches)
     dm = how.load()
     if own.judged:
-        branching = dataclasses.replace(branching, score=_judge(own.score, how.device))
+        branching = dataclasses.replace(branching, score=_judge(own.score, how.device, report))
     return MultiBranchDiffusion(own.branches, dm, branching=branching, denoising=denoising, merge=own.merge)
 
 
@@ -154,31 +168,41 @@ def _multi_branch(own: BranchOptions, how: DenoisingOptions) -> MultiBranchDiffu
 def renoise(
     text: Annotated[str, typer.Argument(help="The text to begin from; - reads it from standard input.")],
     level: Annotated[str, option("How much is forgotten, 0 to 1; several with commas.")] = "0.5",
-    lock: Annotated[list[str] | None, option("Words of the text that stay; may be repeated.")] = None,
-    how: Annotated[str, option("What is forgotten: random, span, or unsure (least likely first).")] = "random",
+    lock: Annotated[list[str] | None, option("Words of the text that stay; may be repeated.", default="none")] = None,
+    mask: Annotated[str, option("What is forgotten: random, span, or unsure (least likely first).")] = "random",
     n: Annotated[int, option("How many new versions.", "-n", "--n")] = 4,
-    seed: Annotated[int, option("Version i has seed + i - 1 and can be made again alone by it.")] = 0,
+    seed: Annotated[int, option("Version i has seed + i - 1 and can be made again alone by it.", "-s", "--seed")] = 0,
     json: Json = False,
+    out: Out = None,
     *,
     denoising: RenoiseOptions,
+    report: Reporter,
 ) -> None:
     """Noise an idea: forget part of a text, and denoise it again in n directions."""
     text = read_text(text, "The text is empty.", 'Type one: thoughtmix renoise "To be, or not to be"')
     levels = _shares(level, "--level", most=True)
     config = denoising.denoising()
     _require_positive("-n", n)
+    check_files(out, STDOUT if json else None)
     from thoughtmix.diffusion.renoise import renoise as renoise_text
 
-    dm = denoising.load()
-    settings: dict[str, Any] = {"lock": lock or [], "how": how, "temperature": denoising.temperature}
-    made = [renoise_text(dm, text, level, n, seed=seed, config=config, **settings) for level in levels]
+    with report.work("Loading the model") as say:
+        dm = denoising.load()
+        settings: dict[str, Any] = {"lock": lock or [], "how": mask, "temperature": denoising.temperature}
+        made = []
+        for each in levels:
+            say(f"Writing {n} versions at level {each:g}")
+            made.append(renoise_text(dm, text, each, n, seed=seed, config=config, **settings))
+    versions = [
+        {"level": r.level, "forgotten": r.forgotten, "texts": r.texts, "distances": r.distances, "seeds": r.seeds}
+        for r in made
+    ]
+    head = {"schema": "thoughtmix/renoised", "version": 1, "model": dm.name, "original": text, "how": mask}
+    body = {**head, "levels": versions}
+    write_file(out, lambda: as_json(body), report)
     if json:
-        body = [
-            {"level": r.level, "forgotten": r.forgotten, "texts": r.texts, "distances": r.distances, "seeds": r.seeds}
-            for r in made
-        ]
-        head = {"schema": "thoughtmix/renoised", "version": 1, "model": dm.name, "original": text, "how": how}
-        print_json({**head, "levels": body})
+        print_json(body)
+    if json or out == STDOUT:
         return
     from thoughtmix.report.text import printable
 
@@ -193,11 +217,8 @@ def renoise(
 
 
 def _watched(
-    diffusion: MultiBranchDiffusion, state: DiffusionState, prompt: str, film: Any, live: bool
+    diffusion: MultiBranchDiffusion, state: DiffusionState, prompt: str, film: Any, live: bool, report: Reporter
 ) -> BranchedResult:
-    from contextlib import nullcontext
-
-    view: Any = None
     if live and sys.stdout.isatty():
         from rich.console import Console
 
@@ -205,21 +226,28 @@ def _watched(
 
         view = LiveBranches(Console(), diffusion.model)
 
-    def both(frame: Any) -> None:
-        film(frame)
-        if view is not None:
+        def both(frame: Any) -> None:
+            film(frame)
             view.show(frame)
 
-    with view or nullcontext():
-        return diffusion.denoise(state, prompt, on_frame=both)
+        with view:
+            return diffusion.denoise(state, prompt, on_frame=both)
+    with report.work("Denoising") as say:
+
+        def step(frame: Any) -> None:
+            film(frame)
+            filled = float(frame.state.filled.mean())
+            say(f"Denoising: pass {len(film.frames)}, {filled:.0%} of the text is written")
+
+        return diffusion.denoise(state, prompt, on_frame=step)
 
 
-def _judge(name: str, device: str) -> Any:
+def _judge(name: str, device: str, report: Reporter) -> Any:
     """Of texts, by an autoregressive model."""
     from thoughtmix.diffusion.selection import likelihood_judge
     from thoughtmix.models import load_model
 
-    lm = load_model(name, device=device, on_progress=progress())
+    lm = load_model(name, device=device, on_progress=report.step)
     if not lm.causal:
         raise InputError(f"{name} does not read from left to right.", "Pass --score fill, path or a causal model.")
     return likelihood_judge(lm)

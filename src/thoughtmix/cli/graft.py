@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, MaxNewTokens, option, with_options
-from thoughtmix.cli.output import progress, stopped, training_progress
+from thoughtmix.cli.options import Count, DeviceOptions, MaxNewTokens, option, with_options
+from thoughtmix.cli.reporting import Reporter
+from thoughtmix.cli.training import stopped, training_words
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,16 +34,21 @@ class GraftOptions:
     router: Annotated[str, option("prior: learned odds; prompt: they depend on the prompt.")] = "prior"
     noise: Annotated[str, option("held, fresh or none.")] = "held"
     combiner: Annotated[str, option("router, or attention (not exact as LoRA).")] = "router"
-    layers: Annotated[str | None, option("Numbers of the blocks, with commas between. Default: all.")] = None
-    target: Annotated[list[str] | None, option("A module to graft, by name or its ending; may be repeated.")] = None
+    blocks: Annotated[
+        str | None, option("Numbers of the blocks to graft, with commas between.", default="all", metavar="N,N")
+    ] = None
+    target: Annotated[
+        list[str] | None,
+        option("A module to graft, by name or its ending; may be repeated.", default="the last of each feed-forward"),
+    ] = None
 
     def config(self) -> MoTConfig:
         """As PEFT has it. Raises `InputError`."""
         low, _, high = self.travelled.partition("-")
         if not (low.isdigit() and (high or low).isdigit()):
             raise InputError(f"--travelled is {self.travelled!r}.", "Pass one number, or two as in 1-2.")
-        if self.layers is not None and not all(part.strip().isdigit() for part in self.layers.split(",")):
-            raise InputError(f"--layers is {self.layers!r}.", "Pass numbers with commas between, as in 10,11,12.")
+        if self.blocks is not None and not all(part.strip().isdigit() for part in self.blocks.split(",")):
+            raise InputError(f"--blocks is {self.blocks!r}.", "Pass numbers with commas between, as in 10,11,12.")
         from thoughtmix.graft.config import MoTConfig
 
         return MoTConfig(
@@ -57,7 +62,7 @@ class GraftOptions:
             noise=self.noise,
             combiner=self.combiner,
             target_modules=self.target or None,
-            layers=None if self.layers is None else [int(part) for part in self.layers.split(",")],
+            layers=None if self.blocks is None else [int(part) for part in self.blocks.split(",")],
         )
 
 
@@ -65,9 +70,10 @@ class GraftOptions:
 @with_options
 def graft_command(
     model: Annotated[str, typer.Argument(help="A folder, a Hugging Face id, or default.")],
-    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.")],
+    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.", metavar="FOLDER")],
     own: GraftOptions,
     device: DeviceOptions,
+    report: Reporter,
 ) -> int:
     """Put thought branches on a pretrained model. They do nothing until they are tuned."""
     config = own.config()
@@ -78,7 +84,8 @@ def graft_command(
     from thoughtmix.models.adapter import peft_warnings
 
     check_replaceable(out)  # before a model is loaded for it
-    lm = load_model(model, dtype=device.dtype, device=device.device, on_progress=progress())
+    with report.work("Loading the model"):
+        lm = load_model(model, dtype=device.dtype, device=device.device, on_progress=report.step)
     if lm.encoder_decoder:
         config.task_type = "SEQ_2_SEQ_LM"
     before = sum(p.numel() for p in lm.model.parameters())
@@ -91,9 +98,8 @@ def graft_command(
         f"{own.branches} branches of rank {own.rank} beside {where}: "
         f"{added:,} parameters, {added / before:.1%} of {lm.name}."
     )
-    print(
-        f"Wrote {out}. They do nothing yet; train them, then type: thoughtmix think ... --thinker mixture --model {out}"
-    )
+    report.note(f"Wrote {out}")
+    print(f"They do nothing until they are tuned. Now type: thoughtmix tune {out}")
     return 0
 
 
@@ -101,16 +107,24 @@ def graft_command(
 @with_options
 def export(
     graft: Annotated[str, typer.Argument(help="The folder of a graft.")],
-    lora: Annotated[Path | None, option("The folder to write: one LoRA adapter a thought.")] = None,
-    vllm: Annotated[
-        Path | None, option("The same, and what serves them: prints the command for vLLM, and writes it as serve.sh.")
+    lora: Annotated[
+        Path | None, option("The folder to write: one LoRA adapter a thought.", default="name one", metavar="FOLDER")
     ] = None,
-    thoughts: Annotated[int, option("How many.")] = 8,
-    seed: Annotated[int, option("Of the first thought; thought i has seed + i.")] = 0,
+    vllm: Annotated[
+        Path | None,
+        option(
+            "The same, and what serves them: prints the command for vLLM, and writes it as serve.sh.",
+            default="adapters alone",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    n: Count = 8,
+    seed: Annotated[int, option("Thought i is that of seed + i - 1.", "-s", "--seed")] = 0,
     creativity: Annotated[float, option("1 is as trained, more is bolder.")] = 1.0,
     measure: Annotated[bool, option("Measure how near each adapter is to its thought.")] = True,
     *,
     device: DeviceOptions,
+    report: Reporter,
 ) -> int:
     """Write fixed thoughts of a graft as plain LoRA adapters, for engines that serve many of them at once."""
     from thoughtmix.models.adapter import adapter_folder
@@ -123,12 +137,13 @@ def export(
     from thoughtmix.graft.export import PROMPTS, export_lora
     from thoughtmix.models import load_model
 
-    tell = progress()
-    lm = load_model(graft, dtype=device.dtype, device=device.device, on_progress=tell)
-    measure = measure and not lm.encoder_decoder  # what is measured is whole texts after their prompts
-    prompts = [lm.encode(p) for p in PROMPTS] if measure else []
-    facts = export_lora(lm.model, out, thoughts, seed, creativity, prompts, tell)
-    print(f"Wrote {thoughts} LoRA adapters into {out} (scale 1, base {facts['base_model']}).")
+    with report.work("Loading the graft") as say:
+        lm = load_model(graft, dtype=device.dtype, device=device.device, on_progress=report.step)
+        measure = measure and not lm.encoder_decoder  # what is measured is whole texts after their prompts
+        prompts = [lm.encode(p) for p in PROMPTS] if measure else []
+        facts = export_lora(lm.model, out, n, seed, creativity, prompts, lambda line: say(line[:1].upper() + line[1:]))
+    report.note(f"Wrote {out}")
+    print(f"{n} LoRA adapters (scale 1, base {facts['base_model']}).")
     print(f"Noise: {facts['noise']}. Combiner: {facts['combiner']}.")
     if measure:
         print(f"Beside the thought itself, over {len(prompts)} prompts (nats a token; largest logit difference):")
@@ -138,7 +153,7 @@ def export(
                 f"max {t['max_logit_difference']:.2e}"
             )
     else:
-        print("Not measured.", file=sys.stderr)
+        report.note("Not measured.")
     if vllm is not None:
         from thoughtmix.graft.vllm import serve_command, write_serve_script
 
@@ -156,12 +171,14 @@ class TuneOptions:
     objective: Annotated[str, option("styles, modes, lm (needs --corpus), or calibrate (seconds, no gradient).")] = (
         "styles"
     )
-    prompts: Annotated[Path | None, option("Prompts to learn from, one a line. Default: built in.")] = None
-    limit: Annotated[int, option("Take only so many of the prompts; 0: all.")] = 0
-    contexts: Annotated[
-        Path | None, option("TOML with the context of each branch. Default: eight that are built in.")
+    prompts: Annotated[
+        Path | None, option("A file of prompts to learn from, JSONL or plain lines.", default="built in")
     ] = None
-    corpus: Annotated[Path | None, option("A UTF-8 text (lm).")] = None
+    limit: Annotated[int | None, option("Take only so many of the prompts.", default="all")] = None
+    contexts: Annotated[
+        Path | None, option("TOML with the context of each branch.", default="eight that are built in")
+    ] = None
+    corpus: Annotated[Path | None, option("A UTF-8 text (lm).", default="none")] = None
     samples: Annotated[int, option("Answers of the teacher for each prompt and branch.")] = 2
     own: Annotated[
         float, option("How far each context teaches alone where one answer is asked: 1 alone, 0 all together.")
@@ -169,12 +186,12 @@ class TuneOptions:
     temperature: Annotated[float, option("Of the teacher's answers.")] = 1.0
     max_new_tokens: MaxNewTokens = 32
     contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.")] = 0.1
-    steps: Annotated[int | None, option("Optimizer steps. Default: what --minutes allow.")] = None
-    minutes: Annotated[float | None, option("Train for about this long. Default: 15.")] = None
+    steps: Annotated[int | None, option("Optimizer steps.", default="what --minutes allow")] = None
+    minutes: Annotated[float | None, option("Train for about this long.", default="15, or what --steps take")] = None
     batch_size: Annotated[int, option("Distillation samples a step.")] = 16
     learning_rate: Annotated[float, option("The peak.")] = 3e-3
     evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 100
-    strength: Annotated[float, option("How far calibrated branches go at creativity 1.")] = 1.0
+    reach: Annotated[float, option("How far calibrated branches go at creativity 1.")] = 1.0
     seed: Annotated[int, option("Of lessons, batches and draws.")] = 0
     resume: Annotated[bool, option("Go on from the last checkpoint.", "--resume")] = False
 
@@ -214,6 +231,7 @@ def tune(
     folder: Annotated[Path, typer.Argument(help="A graft: the folder that `thoughtmix graft` wrote.")],
     own: TuneOptions,
     device: DeviceOptions,
+    report: Reporter,
 ) -> int:
     """Teach the thoughts of a graft; the base model stays as it is."""
     from thoughtmix.graft.tuning.calibrate import calibrate
@@ -230,10 +248,13 @@ def tune(
     config = own.training()
     # The base only reads; the branches learn in float32.
     dtype = "bfloat16" if device.dtype == "auto" and bf16_hardware() else device.dtype
-    lm = load_model(str(folder), dtype=dtype, device=device.device, on_progress=progress())
+    with report.work("Loading the graft"):
+        lm = load_model(str(folder), dtype=dtype, device=device.device, on_progress=report.step)
     if own.objective != "calibrate":
-        return _train(lm, folder, prompts, contexts, tuning, config, own.resume)
-    moved = calibrate(lm, folder, prompts, contexts, own.strength)
+        return _train(lm, folder, prompts, contexts, tuning, config, own.resume, report)
+    with report.work("Reading answers under each context"):
+        moved = calibrate(lm, folder, prompts, contexts, own.reach)
+    report.note(f"Wrote {folder}")
     print(f"{len(contexts)} branches set from {moved} answers each. Now type: {_think(folder)}")
     return 0
 
@@ -246,27 +267,30 @@ def _train(
     tuning: TuningConfig,
     config: TrainConfig,
     resume: bool,
+    report: Reporter,
 ) -> int:
     from thoughtmix.graft.tuning.tune import tune
 
-    def report_samples(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 20) == 0:
-            print(f"lessons: {done} of {total} prompts", file=sys.stderr)
-
     try:
-        with training_progress() as report_step:
-            how: dict[str, Any] = {"resume": resume, "on_sample": report_samples, "on_step": report_step}
+        with report.work("Writing answers to learn from") as say:
+
+            def report_samples(done: int, total: int) -> None:
+                say(f"Writing answers to learn from: {done} of {total} prompts")
+
+            on_step = training_words(report, say)
+            how: dict[str, Any] = {"resume": resume, "on_sample": report_samples, "on_step": on_step}
             done = tune(lm, folder, prompts, contexts, tuning, config, **how)
     except KeyboardInterrupt:  # training returns; what comes before it is kept prompt by prompt
-        print("thoughtmix: Stopped; lessons are kept. Type the same again to go on.", file=sys.stderr)
+        report.warn("Stopped; lessons are kept. Type the same again to go on.")
         return 130
     if done.interrupted:
-        print(f"thoughtmix: {stopped(done)}", file=sys.stderr)
+        report.warn(stopped(done))
         return 130
     recovered = done.best["val_recovered"]
     print(f"{tuning.objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
     print(f"{done.best['val_loss']:.4f} nats a token, branch recovered from its answer {recovered:.0%} (chance 25%)")
-    print(f"Wrote {folder}. Now type: {_think(folder)}")
+    report.note(f"Wrote {folder}")
+    print(f"Now type: {_think(folder)}")
     return 0
 
 

@@ -10,45 +10,86 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
+from thoughtmix import __version__
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Json, option
-from thoughtmix.cli.output import print_json, progress
+from thoughtmix.cli.options import Json, option, with_options
+from thoughtmix.cli.output import print_json
+from thoughtmix.cli.reporting import Reporter
 
 
 @app.command()
+@with_options
 def pull(
-    dtype: Annotated[str | None, option("float32, bfloat16 or float16. Default: what suits this machine.")] = None,
-    embedder: Annotated[bool, option("Fetch the sentence embedder too.")] = True,
+    dtype: Annotated[str | None, option("float32, bfloat16 or float16.", default="what suits this machine")] = None,
+    measure: Annotated[bool, option("Fetch what measures thoughts too, the sentence embedder.")] = True,
+    *,
+    report: Reporter,
 ) -> None:
     """Fetch the default models, convert them once, and repair damaged ones (180 MB to fetch, 0.8 GB on disk)."""
     from thoughtmix.models import pull as fetch
 
-    for name, folder in fetch(dtype, progress(), embedder).items():
+    with report.work("Fetching the models"):
+        found = fetch(dtype, report.step, measure)
+    for name, folder in found.items():
         print(f"{name}: {folder}")
 
 
 @app.command()
+@with_options
 def doctor(
     verify: Annotated[
         bool, option("Compare every byte of the models in the cache with its checksum.", "--verify")
     ] = False,
+    details: Annotated[bool, option("Show every fact and the version of every package.", "--details")] = False,
     json: Json = False,
+    *,
+    report: Reporter,
 ) -> int:
     """Check the installation. Exit code 1 when something that is needed is missing or damaged."""
-    report = examine(verify=verify)
+    with report.work("Looking"):
+        found = examine(verify=verify)
     if json:
-        print_json(report)
+        print_json(found)
     else:
-        for section, rows in report.items():
-            if section == "problems":
-                continue
-            print(section)
-            for key, value in rows.items():
-                print(f"  {key:28} {value}")
-        for problem in report["problems"]:
+        print(_everything(found) if details else _briefly(found))
+        for problem in found["problems"]:
             print(f"problem: {problem}")
-        print("Something is missing or damaged." if report["problems"] else "All is well.")
-    return 1 if report["problems"] else 0
+        said = "Something is missing or damaged." if found["problems"] else "All is well."
+        print(said if found["problems"] else f'{said} Try: thoughtmix think "Name a use for a brick."')
+    return 1 if found["problems"] else 0
+
+
+def _everything(found: dict[str, Any]) -> str:
+    lines = []
+    for section, rows in found.items():
+        if section != "problems":
+            lines += [section, *(f"  {key:28} {value}" for key, value in rows.items())]
+    return "\n".join(lines)
+
+
+def _briefly(found: dict[str, Any]) -> str:
+    """A line a section, of what people ask about first."""
+    system, packages, cache, device = (found.get(name, {}) for name in ("system", "packages", "cache", "device"))
+    versions = ", ".join(
+        f"{name} {packages[name].split()[0]}" for name in ("torch", "transformers") if name in packages
+    )
+    models = [f"{key.removeprefix('model ')} {value}" for key, value in cache.items() if key.startswith("model ")]
+    runs = [
+        device.get("gpu", ""),
+        device.get("device", ""),
+        device.get("dtype", ""),
+        f"{device.get('threads')} threads",
+    ]
+    lines = {
+        "machine": ", ".join(
+            str(part) for part in (system.get("processor"), f"{system['cores']} cores", system.get("memory")) if part
+        ),
+        "software": f"thoughtmix {__version__}, python {system['python']}, {versions}",
+        "runs on": ", ".join(part for part in runs if part) if device else "",
+        "models": f"{'; '.join(models) or cache.get('default model', '')}",
+        "cache": f"{cache['folder']}, {cache['size']}, {cache['free disk']} free",
+    }
+    return "\n".join(f"{name:9} {line}" for name, line in lines.items() if line)
 
 
 def examine(*, verify: bool = False) -> dict[str, Any]:

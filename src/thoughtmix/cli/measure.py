@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, Html, Json, SelectionOptions, option, with_options
-from thoughtmix.cli.output import check_folder, note, print_either, show_set
+from thoughtmix.cli.options import MEASURING, DeviceOptions, SelectionOptions, ShownOptions, option, with_options
+from thoughtmix.cli.output import print_either, write_file
 from thoughtmix.cli.remote import EngineOptions
+from thoughtmix.cli.reporting import Reporter
+from thoughtmix.cli.think import finish
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.types import SCHEMA, ThoughtSet
 
@@ -30,12 +32,16 @@ _SHOWN = ("vendi", "mean_distance", "distinct_k", "distinct_2", "self_bleu", "du
 class TextOptions:
     """What the texts are."""
 
-    prompt: Annotated[str, option("What they answer, where the file does not say it.")] = ""
+    prompt: Annotated[str, option("What they answer, where the file does not say it.", default="nothing")] = ""
     column: Annotated[
-        str | None, option("The texts' column or field. Default: text, answer, completion, response or output.")
+        str | None,
+        option("The texts' column or field.", default="text, answer, completion, response or output"),
     ] = None
     sets: Annotated[
-        str | None, option("The column that says which set a text is of. Default: set or prompt, if there is one.")
+        str | None,
+        option(
+            "The column that says which set a text is of.", default="set or prompt, if there is one", metavar="COLUMN"
+        ),
     ] = None
     format: Annotated[str, option("jsonl, csv, lines, or auto, by the file's ending.")] = "auto"
 
@@ -45,14 +51,40 @@ class MeasureOptions(DeviceOptions):
     """Who embeds and judges."""
 
     judge: Annotated[
-        str | None, option("A model that scores each text's likelihood: a folder or a Hugging Face id.")
+        str | None,
+        option(
+            "A model that scores each text's likelihood, named as --model of `think`.",
+            group=MEASURING,
+            default="nobody judges",
+            metavar="NAME",
+        ),
     ] = None
     judge_endpoint: Annotated[
-        str | None, option("An endpoint that judges each text, URL or @profile; --judge is its model.")
+        str | None,
+        option(
+            "An endpoint that judges each text, URL or @profile; --judge is its model.",
+            group=MEASURING,
+            default="nobody judges",
+            metavar="URL",
+        ),
     ] = None
-    embedder: Annotated[str | None, option("What embeds: a folder or a Hugging Face id. Default: MiniLM.")] = None
+    embedder: Annotated[
+        str | None,
+        option(
+            "What embeds: a folder or a Hugging Face id.",
+            group=MEASURING,
+            default="all-MiniLM-L6-v2, which comes along",
+            metavar="NAME",
+        ),
+    ] = None
     embed_endpoint: Annotated[
-        str | None, option("An endpoint that embeds, URL or @profile; --embedder is its model.")
+        str | None,
+        option(
+            "An endpoint that embeds, URL or @profile; --embedder is its model.",
+            group=MEASURING,
+            default="the embedder runs here",
+            metavar="URL",
+        ),
     ] = None
 
 
@@ -65,35 +97,36 @@ def measure(
     texts: TextOptions,
     selection: SelectionOptions,
     models: MeasureOptions,
-    json: Json = False,
-    html: Html = None,
+    output: ShownOptions,
+    report: Reporter,
 ) -> int:
     """Measure texts of your own: how different they are, a map, the most different of them. Several sets, by a column,
     are compared."""
     from thoughtmix.metrics import measure as measured
 
     selection.check(None)
-    check_folder(html)
-    pipeline = EngineOptions(**dataclasses.asdict(models)).pipeline(None)
+    output.check()
+    pipeline = EngineOptions(**dataclasses.asdict(models)).pipeline(None, report)
     made = []
-    for given in read_sets(file, texts):
-        one = measured(given, pipeline.embedder, pipeline.judge)
-        if selection.select is not None and selection.select > len(one):
-            raise InputError(f"{one.prompt[:40]!r} has {len(one)} texts.", f"Pass --select 1 to {len(one)}.")
-        made.append(selection.of(one))
-    if html is not None:
-        from thoughtmix.core.files import write_whole
-        from thoughtmix.report.html import page, page_of_sets
+    with report.work("Loading what measures") as say:
+        for given in read_sets(file, texts):
+            one = measured(given, pipeline.embedder, pipeline.judge)
+            if selection.select is not None and selection.select > len(one):
+                raise InputError(f"{one.prompt[:40]!r} has {len(one)} texts.", f"Pass --select 1 to {len(one)}.")
+            made.append(selection.of(one))
+            say(f"Measuring: {len(made)} sets")
+    if len(made) == 1:
+        finish(made[0], output, report)
+        return 0
+    from thoughtmix.report.html import page_of_sets
 
-        write_whole(html, page(made[0]) if len(made) == 1 else page_of_sets(made))
-        note(f"Wrote {html}")
-    if json:
-        for one in made:
-            print(one.to_json(indent=2 if len(made) == 1 else None))
-    elif len(made) == 1:
-        show_set(made[0])
-    else:
+    lines = "\n".join(one.to_json(indent=None) for one in made)
+    if output.json:
+        print(lines)
+    elif output.prints:
         _show_sets(made)
+    write_file(output.out, lambda: lines, report)
+    write_file(output.html, lambda: page_of_sets(made), report)
     return 0
 
 

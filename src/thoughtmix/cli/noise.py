@@ -21,6 +21,7 @@ from thoughtmix.cli.options import (
 )
 from thoughtmix.cli.output import print_json
 from thoughtmix.cli.remote import EngineOptions
+from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cli.think import explore, finish
 from thoughtmix.noise.catalogue import Catalogue
 from thoughtmix.noise.rewriting import NoiseOptions
@@ -36,27 +37,31 @@ class NoiseSampling(SamplingOptions):
 @with_options
 def noise(
     idea: Annotated[str, typer.Argument(help="The text to disturb; - reads it from standard input.")] = "",
-    prompt: Annotated[str | None, option("The question that the idea answers.")] = None,
+    prompt: Annotated[
+        str | None, option("The question that the idea answers.", default="none, it stands for itself")
+    ] = None,
     show_list: Annotated[bool, option("List the directions and stop.", "--list")] = False,
     *,
     selection: SelectionOptions,
-    options: NoiseOptions,
+    options: Annotated[NoiseOptions, "How it is disturbed"],
     sampling: NoiseSampling,
     model: Model = None,
     engine: EngineOptions,
     output: OutputOptions,
+    report: Reporter,
 ) -> int:
     """Disturb an idea on purpose: rewrite it in n directions at once."""
     if show_list:
         return _list(options, output.json)
     idea = read_text(idea, "The idea is empty.", 'Type one: thoughtmix noise "a cafe where people repair things"')
-    output.check(sampling.n, selection)
+    output.check()
+    selection.check(sampling.n, output.measure)
     given = options.given() if prompt is not None else {"standalone": True, **options.given()}
     typed = NoiseThinker.Options(idea=idea, **given)
-    pipeline = engine.pipeline(model, output.live)
+    pipeline = engine.pipeline(model, report, output.live)
     question = idea if prompt is None else prompt
-    thoughts, code = explore(pipeline, question, NoiseThinker(), typed, sampling.settings(), output)
-    finish(thoughts, output, selection)
+    thoughts, code = explore(pipeline, question, NoiseThinker(), typed, sampling.settings(), output, report)
+    finish(thoughts, output, report, selection)
     return code
 
 

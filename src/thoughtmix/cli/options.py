@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -10,17 +11,20 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import typer
 from pydantic import ValidationError
+from typer.models import OptionInfo
 
-from thoughtmix.cli.output import be_quiet, check_folder, progress
+from thoughtmix.cli.output import STDOUT, check_files
+from thoughtmix.cli.renamed import flag
+from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.files import bounded_text, read_stream
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
-from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, Request
+from thoughtmix.core.request import DEFAULT_MIN_P, LANDING, MAX_NEW_TOKENS, Request
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.pipeline import PathName, Pipeline, Weights
@@ -31,43 +35,63 @@ TYPED = "typed"
 flag or an environment variable, and not by the config file or a default; None: it was made in a program."""
 
 
-def option(help: str, *flags: str) -> Any:
-    """An option in `Annotated[type, option(...)]`. flags: in place of the parameter's name."""
-    return typer.Option(*flags, help=help)
+def option(
+    help: str, *flags: str, default: str | None = None, group: str | None = None, metavar: str | None = None
+) -> Any:
+    """An option in `Annotated[type, option(...)]`.
+
+    Args:
+        help: One sentence or two.
+        flags: In place of the parameter's name.
+        default: What happens without it, where the value of the default does not say it (None, an empty text).
+        group: Under which head it stands in the help; None: among those that most people want, or where its group of
+            options stands.
+        metavar: What stands for its value; None: a word for its type.
+    """
+    shown: Any = True if default is None else default
+    return typer.Option(*flags, help=help, show_default=shown, rich_help_panel=group, metavar=metavar)
 
 
-def _quieten(value: bool) -> bool:
-    if value:
-        be_quiet()
-    return value
-
+COMMON = "Options"
+SAMPLING, FORM, MODEL = "How tokens are drawn", "What an answer must look like", "How the model runs"
+ELSEWHERE, MEASURING, MANY, SHOWING = "Models elsewhere", "Judging and measuring", "Many prompts", "What is shown"
+"""Heads of the help."""
 
 _EACH = "One value, or n with commas between."
+_OWN = "the thinker's; sampling: {}"
 Count = Annotated[int, option("How many thoughts.", "-n", "--n")]
 Prompt = Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")]
 Model = Annotated[
-    str | None, option("A folder, a GGUF file or a Hugging Face id. Default: SmolLM2-135M-Instruct.", "-m", "--model")
+    str | None,
+    option(
+        "A folder, a GGUF file or a Hugging Face id.",
+        "-m",
+        "--model",
+        default="SmolLM2-135M-Instruct, which comes along",
+        metavar="NAME",
+    ),
 ]
 Dtype = Annotated[str, option("auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, option("auto, cpu, cuda, ...")]
 MaxNewTokens = Annotated[int, option("Longest thought, in tokens.")]
-Json = Annotated[bool, option("Print JSON and nothing else.", "--json")]
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "-q", "--quiet", help="Say nothing beside the result, but what went wrong.", callback=_quieten, is_eager=True
-    ),
+Json = Annotated[bool, option("Print the result as JSON and nothing else.", "--json")]
+Out = Annotated[Path | None, option("Also write the result here, as JSON; - is standard output.", default="no file")]
+Html = Annotated[
+    Path | None, option("Also write one self-contained page here; - is standard output.", default="no page")
 ]
-Html = Annotated[Path | None, option("Also write one self-contained page here.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing beside the result, but what went wrong.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
     """Which of the thoughts are shown."""
 
-    select: Annotated[int | None, option("Show only the k most different good thoughts.")] = None
+    select: Annotated[
+        int | None, option("Show only the k most different good thoughts.", default="all", metavar="K")
+    ] = None
     quality_floor: Annotated[
-        float, option("Quantile of likelihood that --select asks for: 0 difference alone, 1 the likeliest.")
+        float,
+        option("Quantile of likelihood that --select asks for: 0 difference alone, 1 the likeliest.", group=SHOWING),
     ] = QUALITY_FLOOR
 
     def check(self, n: int | None, measured: bool = True) -> None:
@@ -90,24 +114,47 @@ class SamplingOptions:
     """The settings of a call to a `Pipeline`."""
 
     n: Count = 8
-    creativity: Annotated[float | None, option("0 is deterministic, 1 the default, more is bolder.")] = None
+    creativity: Annotated[
+        float | None, option("0 is deterministic, 1 as it is meant, more is bolder.", default="1")
+    ] = None
     seed: Annotated[int, option("Thought i gets seed + i - 1 and can be made again alone by it.", "-s", "--seed")] = 0
     max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS
     landing: Annotated[
-        float, option("In this last share of its tokens a thought ends with its sentence; 0: never.")
+        float, option("In this last share of its tokens a thought ends with its sentence; 0: never.", group=FORM)
     ] = LANDING
-    temperature: Annotated[str | None, option(f"Sampling temperature. {_EACH}")] = None
-    top_k: Annotated[str, option(f"Keep the k likeliest tokens; 0 is off. {_EACH}")] = "0"
-    top_p: Annotated[str, option(f"Keep this much probability; 1 is off. {_EACH}")] = "1"
-    min_p: Annotated[str | None, option(f"Keep tokens this likely beside the likeliest. {_EACH}")] = None
-    top_nsigma: Annotated[str, option(f"Keep logits within n deviations; 0 is off. {_EACH}")] = "0"
-    stop: Annotated[list[str] | None, option("End a thought before this text; may be repeated.")] = None
-    json_schema: Annotated[Path | None, option("Every thought is JSON of the JSON schema in this file.")] = None
-    regex: Annotated[str | None, option("Every thought matches this regular expression as a whole.")] = None
+    temperature: Annotated[
+        str | None, option(f"Sampling temperature. {_EACH}", group=SAMPLING, default=_OWN.format("1"), metavar="X")
+    ] = None
+    top_k: Annotated[str, option(f"Keep the k likeliest tokens; 0 is off. {_EACH}", group=SAMPLING, metavar="K")] = "0"
+    top_p: Annotated[str, option(f"Keep this much probability; 1 is off. {_EACH}", group=SAMPLING, metavar="X")] = "1"
+    min_p: Annotated[
+        str | None,
+        option(
+            f"Keep tokens at least this likely beside the likeliest; 0 is off. {_EACH}",
+            group=SAMPLING,
+            default=str(DEFAULT_MIN_P),
+            metavar="X",
+        ),
+    ] = None
+    top_nsigma: Annotated[
+        str, option(f"Keep logits within n deviations; 0 is off. {_EACH}", group=SAMPLING, metavar="X")
+    ] = "0"
+    stop: Annotated[
+        list[str] | None, option("End a thought before this text; may be repeated.", group=FORM, default="none")
+    ] = None
+    json_schema: Annotated[
+        Path | None, option("Every thought is JSON of the JSON schema in this file.", group=FORM, default="any text")
+    ] = None
+    regex: Annotated[
+        str | None,
+        option("Every thought matches this regular expression as a whole.", group=FORM, default="any text"),
+    ] = None
     raw: Annotated[
         bool,
         option(
-            "Continue the text as it is, without the chat template; names of control tokens are those tokens.", "--raw"
+            "Continue the text as it is, without the chat template; names of control tokens are those tokens.",
+            "--raw",
+            group=FORM,
         ),
     ] = False
 
@@ -140,6 +187,8 @@ def _read_schema(file: Path) -> str:
 class DeviceOptions:
     """How a model is loaded."""
 
+    GROUP: ClassVar[str] = MODEL
+
     dtype: Dtype = "auto"
     device: Device = "auto"
 
@@ -150,9 +199,17 @@ class LocalOptions(DeviceOptions):
 
     weights: Annotated[str, option("How steps read the weights: auto, native or fp16.")] = "auto"
     path: Annotated[str, option("Decoding path: auto, fused, shared, expanded or recompute.")] = "auto"
-    judge: Annotated[str | None, option("A model that scores each thought's likelihood, named as --model.")] = None
+    judge: Annotated[
+        str | None,
+        option(
+            "A model that scores each thought's likelihood, named as --model.",
+            group=MEASURING,
+            default="nobody judges",
+            metavar="NAME",
+        ),
+    ] = None
 
-    def pipeline(self, model: str | None) -> Pipeline:
+    def pipeline(self, model: str | None, report: Reporter) -> Pipeline:
         """Nothing is loaded yet."""
         return Pipeline(
             model,
@@ -161,30 +218,48 @@ class LocalOptions(DeviceOptions):
             weights=cast("Weights", self.weights),
             path=cast("PathName", self.path),
             judge=self.judge,
-            on_progress=progress(),
+            on_progress=report.step,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """What is shown, and where."""
+class ResultOptions:
+    """Where a result goes."""
 
-    measure: Annotated[bool, option("Embed the thoughts and measure them.")] = True
-    stream: Annotated[bool, option("Show the thoughts while they grow (terminals only).")] = True
-    json: Json = False
+    out: Out = None
     html: Html = None
-    quiet: Quiet = False
+    json: Json = False
+
+    @property
+    def prints(self) -> bool:
+        """Whether standard output is for people: nothing else was sent there."""
+        return not self.json and STDOUT not in (self.out, self.html)
+
+    def check(self) -> None:
+        """Refuse what could not be written. Raises `InputError`."""
+        check_files(self.out, self.html, STDOUT if self.json else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownOptions(ResultOptions):
+    """Where a set of thoughts goes, and how it is shown."""
+
+    details: Annotated[
+        bool, option("Show likelihoods, relevance, who differs from whom, and every metric.", "--details")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(ShownOptions):
+    """What is shown of thoughts that are being written, and where."""
+
+    measure: Annotated[bool, option("Embed the thoughts and measure them.", group=MEASURING)] = True
+    stream: Annotated[bool, option("Show the thoughts while they grow (terminals only).", group=SHOWING)] = True
 
     @property
     def live(self) -> bool:
         """Whether thoughts may be seen growing."""
-        return self.stream and not self.json and sys.stdout.isatty()
-
-    def check(self, n: int, selection: SelectionOptions | None = None) -> None:
-        """Refuse what could not be shown of n thoughts. Raises `InputError`."""
-        if selection is not None:
-            selection.check(n, self.measure)
-        check_folder(self.html)
+        return self.stream and self.prints and sys.stdout.isatty()
 
 
 def read_text(text: str, empty: str, hint: str) -> str:
@@ -201,8 +276,8 @@ def parse_numbers(name: str, text: str, kind: type[float] | type[int]) -> Any:
     try:
         values = tuple(kind(part) for part in text.split(","))
     except ValueError:
-        hint = f"Pass a number, or several with commas ({_flag(name)} 1)."
-        raise InputError(f"{_flag(name)} is {text!r}, not a number.", hint) from None
+        hint = f"Pass a number, or several with commas ({flag(name)} 1)."
+        raise InputError(f"{flag(name)} is {text!r}, not a number.", hint) from None
     return values[0] if len(values) == 1 else values
 
 
@@ -214,25 +289,35 @@ def with_options(command: Callable[..., int | None], more: Iterable[inspect.Para
 
     Args:
         command: A parameter whose type is a dataclass or a `ThinkerOptions` is a group; the command gets an instance.
-            `Annotated[Group, {"field": "--flag"}]` renames an option; its own name goes on working.
+            `Annotated[Group, "head"]` names the head under which its options stand in the help. A parameter that is a
+            `Reporter` gives the command the option --quiet.
         more: Further parameters, whose values the command takes by **name.
     """
     flat: list[inspect.Parameter] = []
     groups: dict[str, Callable[[dict[str, Any], frozenset[str]], Any]] = {}
+    reporter: str | None = None
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        kind, renamed = _group(parameter.annotation)
-        if dataclasses.is_dataclass(kind):
-            flat += _dataclass_parameters(kind)
+        kind, head = _group(parameter.annotation)
+        if kind is Reporter:
+            reporter = name
+            flat.append(_parameter("quiet", Quiet, False))
+        elif dataclasses.is_dataclass(kind):
+            flat += _dataclass_parameters(kind, head)
             groups[name] = functools.partial(_dataclass_instance, kind)
         elif inspect.isclass(kind) and issubclass(kind, ThinkerOptions):
-            flat += parameters_of_options(kind, renamed)
-            groups[name] = functools.partial(_options_instance, kind, renamed)
+            flat += parameters_of_options(kind, head)
+            groups[name] = functools.partial(_options_instance, kind)
         elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            flat.append(
+                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_in_group(parameter.annotation, None))
+            )
 
     @functools.wraps(command)
     def filled(click_context: typer.Context, **given: Any) -> int | None:
         typed = frozenset(name for name in given if _was_typed(click_context, name))
+        if reporter is not None:
+            quiet = given.pop("quiet") or click_context.find_root().params.get("quiet", False)
+            given[reporter] = Reporter(quiet)
         return command(**{name: build(given, typed) for name, build in groups.items()}, **given)
 
     first = inspect.Parameter("click_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -247,9 +332,9 @@ def _was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"}
 
 
-def parameters_of_options(kind: type[ThinkerOptions], renamed: Mapping[str, str] = {}) -> list[inspect.Parameter]:
-    """A thinker's options as parameters of a command. The values are checked by `kind` alone, so that a mistake gets
-    the same answer everywhere."""
+def parameters_of_options(kind: type[ThinkerOptions], head: str | None = None) -> list[inspect.Parameter]:
+    """A thinker's options as parameters of a command, under a head of the help. The values are checked by `kind` alone,
+    so that a mistake gets the same answer everywhere."""
     out = []
     for name, field in fields_own_first(kind).items():
         typed: Any = value_type(field) or str
@@ -258,8 +343,9 @@ def parameters_of_options(kind: type[ThinkerOptions], renamed: Mapping[str, str]
             typed, default = list[str], list(default or ()) or None
         if default is None:
             typed = typed | None
-        flags = (renamed[name], _flag(name)) if name in renamed else ()
-        out.append(_parameter(name, Annotated[typed, option(f"{help_text(field)}.", *flags)], default))
+        shown = "left out" if default in (None, "") else None
+        declared = Annotated[typed, option(f"{help_text(field)}.", default=shown)]
+        out.append(_parameter(name, _in_group(declared, head), default))
     return out
 
 
@@ -273,24 +359,38 @@ def given_options(kind: type[ThinkerOptions], values: Mapping[str, Any]) -> dict
     return out
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _group(annotation: Any) -> tuple[Any, Mapping[str, str]]:
-    """The type of a group of options, and its renamed flags."""
+def _group(annotation: Any) -> tuple[Any, str | None]:
+    """The type of a group of options, and the head that it stands under."""
     if typing.get_origin(annotation) is Annotated:
-        kind, renamed = typing.get_args(annotation)[:2]
-        return kind, renamed if isinstance(renamed, Mapping) else {}
-    return annotation, {}
+        kind, head = typing.get_args(annotation)[:2]
+        return kind, head if isinstance(head, str) else None
+    return annotation, None
 
 
-def _dataclass_parameters(kind: Any) -> Sequence[inspect.Parameter]:
+_METAVARS: Mapping[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+
+def _in_group(annotation: Any, head: str | None) -> Any:
+    """An option's annotation with the head that it stands under and a word for its value, where it names none."""
+    if typing.get_origin(annotation) is not Annotated:
+        return annotation
+    kind, info = typing.get_args(annotation)[:2]
+    if not isinstance(info, OptionInfo):
+        return annotation
+    info = copy.copy(info)
+    info.rich_help_panel = info.rich_help_panel or head
+    kinds = [kind, *typing.get_args(kind), *(k for arg in typing.get_args(kind) for k in typing.get_args(arg))]
+    info.metavar = info.metavar or next((_METAVARS[k] for k in kinds if k in _METAVARS), None)
+    return Annotated[kind, info]
+
+
+def _dataclass_parameters(kind: Any, head: str | None) -> Sequence[inspect.Parameter]:
     """A field's help stands in its annotation, or in its metadata where the class knows nothing of command lines."""
+    head = head or getattr(kind, "GROUP", None)
     types = typing.get_type_hints(kind, include_extras=True)
     out = []
     for f in dataclasses.fields(kind):
@@ -298,9 +398,10 @@ def _dataclass_parameters(kind: Any) -> Sequence[inspect.Parameter]:
             continue
         annotation = types[f.name]
         if "help" in f.metadata:
-            annotation = Annotated[annotation, option(f.metadata["help"], *f.metadata["flags"])]
+            said = f.metadata
+            annotation = Annotated[annotation, option(said["help"], *said["flags"], default=said["otherwise"])]
         default = inspect.Parameter.empty if f.default is dataclasses.MISSING else f.default
-        out.append(_parameter(f.name, annotation, default))
+        out.append(_parameter(f.name, _in_group(annotation, head), default))
     return out
 
 
@@ -308,11 +409,9 @@ def _dataclass_instance(kind: Any, given: dict[str, Any], typed: frozenset[str])
     return kind(**{f.name: typed if f.name == TYPED else given.pop(f.name) for f in dataclasses.fields(kind)})
 
 
-def _options_instance(
-    kind: type[Options], renamed: Mapping[str, str], given: dict[str, Any], typed: frozenset[str]
-) -> Options:
+def _options_instance(kind: type[Options], given: dict[str, Any], typed: frozenset[str]) -> Options:
     """Takes a thinker's options out of `given`. Raises `InputError`."""
     try:
         return kind(**given_options(kind, {name: given.pop(name) for name in kind.model_fields}))
     except ValidationError as error:
-        raise explained(kind, error, {name: renamed.get(name, _flag(name)) for name in kind.model_fields}) from None
+        raise explained(kind, error, {name: flag(name) for name in kind.model_fields}) from None

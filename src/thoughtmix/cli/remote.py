@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from thoughtmix.cli.options import LocalOptions, option
-from thoughtmix.cli.output import progress
+import typer
+
+from thoughtmix.cli.options import COMMON, ELSEWHERE, MEASURING, MODEL, LocalOptions, option
+from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,44 +24,98 @@ class EngineOptions(LocalOptions):
     endpoint: Annotated[
         str | None,
         option(
-            "A chat-completions server, http://host:port or @profile; --model is its model (default: the first).",
+            "A chat-completions server writes, http://host:port or @profile; --model is its model there.",
             "-e",
             "--endpoint",
+            group=COMMON,
+            default="the model runs here",
+            metavar="URL",
         ),
     ] = None
     engine: Annotated[
         str | None,
-        option("What writes: local (our own loop), endpoint, or vllm in this process. Default: as --endpoint says."),
+        option(
+            "What writes: local (our own loop), endpoint, or vllm in this process.",
+            group=MODEL,
+            default="as --endpoint says",
+            metavar="NAME",
+        ),
     ] = None
     engine_option: Annotated[
         list[str] | None,
-        option("KEY=VALUE for vLLM itself (tensor_parallel_size=2, quantization=awq); may be repeated."),
+        option(
+            "KEY=VALUE for vLLM itself (tensor_parallel_size=2, quantization=awq); may be repeated.",
+            group=MODEL,
+            default="none",
+            metavar="KEY=VALUE",
+        ),
     ] = None
-    profile: Annotated[str | None, option("The same as -e @NAME: an endpoint of the config file.")] = None
-    concurrency: Annotated[int | None, option("Requests in flight at an endpoint (default 4).")] = None
-    timeout: Annotated[float | None, option("Seconds for one try at an endpoint (default 120).")] = None
-    retries: Annotated[int | None, option("Further tries after a failure of an endpoint (default 5).")] = None
+    profile: Annotated[str | None, typer.Option(help="The same as -e @NAME.", hidden=True)] = None
+    concurrency: Annotated[int | None, option("Requests in flight at an endpoint.", group=ELSEWHERE, default="4")] = (
+        None
+    )
+    timeout: Annotated[float | None, option("Seconds for one try at an endpoint.", group=ELSEWHERE, default="120")] = (
+        None
+    )
+    retries: Annotated[
+        int | None, option("Further tries after a failure of an endpoint.", group=ELSEWHERE, default="5")
+    ] = None
     api_key_env: Annotated[
         str | None,
-        option("The variable with an endpoint's key (default THOUGHTMIX_API_KEY; for OpenAI OPENAI_API_KEY)."),
+        option(
+            "The environment variable with an endpoint's key.",
+            group=ELSEWHERE,
+            default="THOUGHTMIX_API_KEY; for OpenAI OPENAI_API_KEY",
+            metavar="NAME",
+        ),
     ] = None
     key_over_http: Annotated[
         bool,
-        option("Let a key go over plain http to another machine, where all between can read it.", "--key-over-http"),
+        option(
+            "Let a key go over plain http to another machine, where all between can read it.",
+            "--key-over-http",
+            group=ELSEWHERE,
+        ),
     ] = False
     prices: Annotated[
-        str | None, option("Dollars for a million tokens read, and written: 0.15,0.6. Then the cost is told.")
+        str | None,
+        option(
+            "Dollars for a million tokens read, and written: 0.15,0.6. Then the cost is told.",
+            group=ELSEWHERE,
+            default="unknown",
+            metavar="X,X",
+        ),
     ] = None
     judge_endpoint: Annotated[
-        str | None, option("An endpoint that judges each thought, URL or @profile; --judge is its model.")
+        str | None,
+        option(
+            "An endpoint that judges each thought, URL or @profile; --judge is its model.",
+            group=MEASURING,
+            default="nobody judges",
+            metavar="URL",
+        ),
     ] = None
-    embedder: Annotated[str | None, option("What embeds: a folder or a Hugging Face id. Default: MiniLM.")] = None
+    embedder: Annotated[
+        str | None,
+        option(
+            "What embeds: a folder or a Hugging Face id.",
+            group=MEASURING,
+            default="all-MiniLM-L6-v2, which comes along",
+            metavar="NAME",
+        ),
+    ] = None
     embed_endpoint: Annotated[
-        str | None, option("An endpoint that embeds, URL or @profile; --embedder is its model.")
+        str | None,
+        option(
+            "An endpoint that embeds, URL or @profile; --embedder is its model.",
+            group=MEASURING,
+            default="the embedder runs here",
+            metavar="URL",
+        ),
     ] = None
     typed: frozenset[str] | None = None
 
-    def pipeline(self, model: str | None, stream: bool = False) -> Pipeline:
+    def pipeline(self, model: str | None, report: Reporter, stream: bool = False) -> Pipeline:
         """Nothing is loaded or asked yet. stream: pieces of an endpoint's answers are wanted as they come."""
         from thoughtmix.pipeline import Pipeline
 
@@ -82,7 +138,7 @@ class EngineOptions(LocalOptions):
             embedder=embedder,
             engine=engine or self.engine,
             engine_options=self._engine_options(),
-            on_progress=progress(),
+            on_progress=report.step,
         )
 
     def _engine_options(self) -> dict[str, Any] | None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import Count, Model, OutputOptions, SamplingOptions, option, with_options
-from thoughtmix.cli.output import check_folder, print_either, show_set
+from thoughtmix.cli.output import check_files, print_either, write_file
 from thoughtmix.cli.remote import EngineOptions
-from thoughtmix.cli.think import explore, read_prompt
+from thoughtmix.cli.reporting import Reporter
+from thoughtmix.cli.think import explore, read_prompt, show_or_print
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import parse_options
 from thoughtmix.thinkers.search import SearchThinker, build
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from thoughtmix.engine.engine import Engine
     from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.tree import Node
-    from thoughtmix.thinkers.base import Thoughts
 
-_LIMITS = ("tokens", "seconds")
+_LIMITS = ("budget", "seconds")
 _NAME = (str, type(None))
 _SAVE_EVERY = 5.0  # seconds
 
@@ -43,10 +42,14 @@ class SearchSampling(SamplingOptions):
 class TreeOptions:
     """What is done with the tree."""
 
+    GROUP: ClassVar[str] = "The tree"
     tree: Annotated[bool, option("Draw the tree.")] = True
-    save: Annotated[Path | None, option("Write the tree here while it grows, to be resumed.")] = None
+    save: Annotated[
+        Path | None, option("Write the tree here while it grows, to be resumed.", default="it is not kept")
+    ] = None
     resume: Annotated[
-        Path | None, option("Go on with a saved tree; everything but limits and -n is taken from it.")
+        Path | None,
+        option("Go on with a saved tree; everything but limits and -n is taken from it.", default="a new tree"),
     ] = None
 
 
@@ -55,12 +58,13 @@ class TreeOptions:
 def search(
     prompt: Annotated[str, typer.Argument(help="What to think about; - reads it from standard input.")] = "",
     *,
-    options: Annotated[SearchThinker.Options, {"tokens": "--budget-tokens"}],
+    options: Annotated[SearchThinker.Options, "How the tree grows"],
     sampling: SearchSampling,
     model: Model = None,
     engine: EngineOptions,
     tree: TreeOptions,
     output: OutputOptions,
+    report: Reporter,
 ) -> int:
     """Search a tree of partial thoughts for n different good ones."""
     from thoughtmix.search.evaluators import parse_weights
@@ -72,19 +76,20 @@ def search(
         asked = _asked(read_prompt(prompt), model, engine, given, options)
     settings, options = _settings(asked, sampling.n, options)
     engine = replace(engine, dtype=asked["dtype"], device=asked["device"], judge=asked["judge"])
-    output.check(sampling.n)
-    check_folder(tree.save)
+    output.check()
+    check_files(tree.save)
     judged = engine.judge or engine.judge_endpoint
     if "judge" in parse_weights(options.evaluators) and not judged:  # before a model is loaded for it
         raise InputError("The evaluator judge needs a model.", "Name one: --judge MODEL, or --judge-endpoint URL")
-    thinker = SavedSearch(asked, body, tree.save, sys.stderr.isatty() and output.stream and not output.json)
-    pipeline = engine.pipeline(asked["model"])
+    thinker = SavedSearch(asked, body, tree.save)
+    pipeline = engine.pipeline(asked["model"], report)
     again = "" if tree.save is None else f"Go on with it: thoughtmix search --resume {shlex.quote(str(tree.save))}"
-    thoughts, code = explore(pipeline, asked["prompt"], thinker, options, settings, output, thinker.report, again)
-    _write(thoughts, thinker, tree.tree, output)
-    for path in (output.html, tree.save):
-        if path is not None and not output.json:
-            print(f"Wrote {path}", file=sys.stderr)
+    thoughts, code = explore(
+        pipeline, asked["prompt"], thinker, options, settings, output, report, thinker.words, again
+    )
+    _write(thoughts, thinker, tree.tree, output, report)
+    if tree.save is not None:
+        report.note(f"Wrote {tree.save}")
     return code
 
 
@@ -148,18 +153,11 @@ def _settings(
 class SavedSearch(SearchThinker):
     """The thinker, with what the command line adds: going on, saving, and the tree for drawing."""
 
-    def __init__(self, asked: dict[str, Any], body: dict[str, Any] | None, file: Path | None, talk: bool) -> None:
-        self.asked, self.body, self.file, self.talk = asked, body, file, talk
+    def __init__(self, asked: dict[str, Any], body: dict[str, Any] | None, file: Path | None) -> None:
+        self.asked, self.body, self.file = asked, body, file
         self.search: TreeSearch | None = None
         self.nodes: list[Node] = []
         self._saves_at = time.monotonic() + _SAVE_EVERY
-
-    def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
-        try:
-            return super().think(engine, prompt, request)
-        finally:
-            if self.talk and self.search is not None:
-                print(file=sys.stderr)  # the line that `report` wrote over and over
 
     def begin(self, engine: Engine, prompt: Prompt, request: Request) -> TreeSearch:
         from thoughtmix.search.saved import restore
@@ -186,27 +184,26 @@ class SavedSearch(SearchThinker):
     def picked(self, nodes: list[Node]) -> None:
         self.nodes = nodes
 
-    def report(self, event: StepEvent) -> None:
+    def words(self, event: StepEvent) -> str:
+        """How far it has come; now and then the tree is saved on the way."""
         self._save_now_and_then()
-        if self.talk and self.search is not None:
-            tree = self.search.tree
-            line = f"{event.done} of {event.total} tokens, {len(tree)} nodes, {len(tree.complete())} complete"
-            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+        if self.search is None:
+            return "Searching"
+        tree = self.search.tree
+        return (
+            f"Searching: {event.done:,} of {event.total:,} tokens, {len(tree)} nodes, {len(tree.complete())} complete"
+        )
 
 
-def _write(thoughts: ThoughtSet, thinker: SavedSearch, tree: bool, output: OutputOptions) -> None:
-    from thoughtmix.core.files import write_whole
-    from thoughtmix.report import search as report
+def _write(thoughts: ThoughtSet, thinker: SavedSearch, tree: bool, output: OutputOptions, report: Reporter) -> None:
+    from thoughtmix.report import search as drawing
 
     found, nodes = thinker.search, thinker.nodes
-    if output.html is not None and found is not None:
-        write_whole(output.html, report.page(found, nodes, thoughts, thinker.asked))
-    if output.json:
-        print(thoughts.to_json())
-        return
-    show_set(thoughts)
+    show_or_print(thoughts, output, report)
     if found is None:
         return
-    if tree:
-        print_either(lambda: report.drawn_tree(found, nodes), lambda: f"\n{report.plain_tree(found, nodes)}\n")
-    print(report.summary(found))
+    if output.prints and tree:
+        print_either(lambda: drawing.drawn_tree(found, nodes), lambda: f"\n{drawing.plain_tree(found, nodes)}\n")
+    if output.prints:
+        print(drawing.summary(found))
+    write_file(output.html, lambda: drawing.page(found, nodes, thoughts, thinker.asked), report)

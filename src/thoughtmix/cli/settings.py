@@ -13,6 +13,7 @@ from typing import Any
 
 from thoughtmix.cli.options import OutputOptions, SamplingOptions, SelectionOptions
 from thoughtmix.cli.remote import EngineOptions
+from thoughtmix.cli.renamed import RENAMED
 from thoughtmix.core.config import ENDPOINTS, read_config
 from thoughtmix.core.errors import InputError, UnknownName
 
@@ -31,7 +32,7 @@ _NOT_SET = frozenset({"help", "version", "install_completion", "show_completion"
 def bind(command: Any, path: tuple[str, ...] = ()) -> Any:
     """Give the options of a command, and of all below it, their environment variables. Returns it."""
     for parameter in _options(command):
-        own = [_variable(*path, parameter.name)]
+        own = [_variable(*path, name) for name in dict.fromkeys(_names(path, parameter))]
         parameter.envvar = [*own, _variable(parameter.name)] if _is_shared(path, parameter.name) else own
         parameter.show_envvar = False  # one rule says them all
     for name, below in getattr(command, "commands", {}).items():
@@ -68,10 +69,12 @@ def setting_keys(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str
 
 def _defaults(command: Any, top: Mapping[str, Any], given: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     commands = getattr(command, "commands", {})
-    options = {p.name for p in _options(command)}
+    named = {name: p.name for p in _options(command) for name in _names(path, p)}
+    options = set(named.values())
     out = {name: value for name, value in top.items() if name in options and _is_shared(path, name)}
     extra = path == ("think",)  # and whatever the thinker of the call has
     for name, value in given.items():
+        name = named.get(name, name)
         if name in commands and isinstance(value, Mapping):
             continue
         if name not in options and not extra:
@@ -84,6 +87,13 @@ def _defaults(command: Any, top: Mapping[str, Any], given: Mapping[str, Any], pa
             raise InputError(f"{name} is no table of the config file.", "Mend it: thoughtmix config edit")
         out[name] = _defaults(below, top, table, (*path, name))
     return out
+
+
+def _names(path: tuple[str, ...], parameter: Any) -> list[str]:
+    """What an option is called: in the program, by its long flags, and what those once were."""
+    flags = [opt[2:].replace("-", "_") for opt in parameter.opts if opt.startswith("--")]
+    names = [*flags, parameter.name]
+    return [*names, *(old for old, now in RENAMED.get(path, {}).items() if now in names)]
 
 
 def _options(command: Any) -> list[Any]:

@@ -5,33 +5,34 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.batch import BatchOptions, think_batch
+from thoughtmix.cli.help import GroupedCommand
 from thoughtmix.cli.options import (
+    FORM,
     Model,
     OutputOptions,
     SamplingOptions,
     SelectionOptions,
+    ShownOptions,
     given_options,
     option,
     parameters_of_options,
     read_text,
     with_options,
 )
-from thoughtmix.cli.output import is_quiet, note, show_set, write_page
+from thoughtmix.cli.output import show_set, write_file
 from thoughtmix.cli.remote import EngineOptions
+from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cli.settings import bind
 from thoughtmix.core.errors import InputError, Interrupted
-from thoughtmix.core.request import OnStep, PromptLike
+from thoughtmix.core.request import OnStep, PromptLike, StepEvent
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.pipeline import AUTO, Pipeline
 from thoughtmix.thinkers.base import Thinker
@@ -43,7 +44,7 @@ def _complete_thinker(incomplete: str) -> list[str]:
     return [name for name in (AUTO, *thinker_names()) if name.startswith(incomplete)]
 
 
-class ThinkCommand(TyperCommand):
+class ThinkCommand(GroupedCommand):
     """`think` with an option for each option of the thinker that is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -54,7 +55,14 @@ class ThinkCommand(TyperCommand):
             made = typer.main.get_command(full)
             self.params, self.callback = made.params, made.callback
             bind(self, ("think",))
+            for old, now in thinker.Options.old_names().items():  # of the config file
+                if old in (ctx.default_map or {}):
+                    ctx.default_map[now] = ctx.default_map.pop(old)
         return super().parse_args(ctx, args)
+
+    def old_names(self, ctx: Any, args: Sequence[str]) -> dict[str, str]:
+        thinker = self._thinker_named(ctx, args)
+        return {**super().old_names(ctx, args), **(thinker.Options.old_names() if thinker is not None else {})}
 
     def _thinker_named(self, ctx: Any, args: Sequence[str]) -> Thinker | None:
         """The thinker of -t or --thinker, of the environment or the config file. Raises `UnknownName`."""
@@ -79,12 +87,16 @@ def _think(
             "--thinker",
             help="How to explore: see `thoughtmix thinkers`; auto: what the model is made for.",
             autocompletion=_complete_thinker,
+            metavar="NAME",
         ),
-    ] = "auto",
+    ] = AUTO,
     option: Annotated[
-        list[str] | None, option("KEY=VALUE for the thinker itself; may be repeated.", "-o", "--option")
+        list[str] | None,
+        option(
+            "KEY=VALUE for the thinker itself; may be repeated.", "-o", "--option", default="none", metavar="KEY=VALUE"
+        ),
     ] = None,
-    system: Annotated[str | None, option("A system message before the prompt.")] = None,
+    system: Annotated[str | None, option("A system message before the prompt.", group=FORM, default="none")] = None,
     *,
     selection: SelectionOptions,
     sampling: SamplingOptions,
@@ -92,12 +104,15 @@ def _think(
     engine: EngineOptions,
     output: OutputOptions,
     many: BatchOptions,
+    report: Reporter,
     **own: Any,
 ) -> int:
     """Turn one prompt, or each of a file, into n thoughts, in one batched pass. With --thinker NAME, that thinker's
     options are flags, too: thoughtmix think --thinker NAME --help."""
     many.check(prompt, output)
-    output.check(sampling.n, selection)
+    if many.prompts is None:
+        output.check()
+    selection.check(sampling.n, output.measure)
     options: Any = _pairs(option or [])
     if thinker != AUTO:
         kind = get_thinker(thinker)
@@ -113,14 +128,16 @@ def _think(
             engine=engine,
             output=output,
             selection=selection,
+            report=report,
         )
     if prompt is None:
         raise InputError("There is no prompt.", 'Type one: thoughtmix think "Name a fruit.", or --prompts FILE')
     said: Any = read_prompt(prompt)
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
-    thoughts, code = explore(engine.pipeline(model, output.live), said, thinker, options, sampling.settings(), output)
-    finish(thoughts, output, selection)
+    pipeline = engine.pipeline(model, report, output.live)
+    thoughts, code = explore(pipeline, said, thinker, options, sampling.settings(), output, report)
+    finish(thoughts, output, report, selection)
     return code
 
 
@@ -139,81 +156,103 @@ def explore(
     options: Any,
     settings: dict[str, Any],
     output: OutputOptions,
-    on_step: OnStep | None = None,
+    report: Reporter,
+    words: Callable[[StepEvent], str] | None = None,
     again: str = "",
 ) -> tuple[ThoughtSet, int]:
-    """Think, in view where that is wanted: on_step, else the thoughts while they grow. again: to type after Ctrl-C.
+    """Think, in view where that is wanted.
+
+    Args:
+        report: Says what goes on.
+        words: How far a step has come; None: its tokens, or on a terminal the thoughts while they grow.
+        again: What to type after Ctrl-C.
 
     Returns:
         The thoughts, and the exit code. Stopped by Ctrl-C: what was complete, which nothing has measured.
     """
     settings = {**settings, "thinker": thinker, "options": options, "measure": output.measure}
     try:
-        with _loading():
+        with report.work("Loading the model"):
             _ = pipeline.engine
-        if on_step is not None or not output.live:
-            return _told(pipeline(prompt, on_step=on_step, **settings))
-        from rich.console import Console
+        if output.live and words is None:
+            from rich.console import Console
 
-        from thoughtmix.report.text import LiveView
+            from thoughtmix.report.text import LiveView
 
-        with LiveView(Console(), settings["n"]) as view:
-            made = pipeline(prompt, on_step=view.update, **settings)
-        return _told(made)
+            with LiveView(Console(), settings["n"]) as view:
+                made = pipeline(prompt, on_step=view.update, **settings)
+        else:
+            with report.work("Reading the prompt") as say:
+                made = pipeline(prompt, on_step=_saying(say, words or _tokens, output.measure), **settings)
+        return _told(made, report)
     except Interrupted as interrupted:
-        print(f"thoughtmix: {interrupted.message} {again or interrupted.hint}", file=sys.stderr)
+        report.warn(f"{interrupted.message} {again or interrupted.hint}")
         return interrupted.thoughts, interrupted.exit_code
 
 
-def _told(thoughts: ThoughtSet) -> tuple[ThoughtSet, int]:
+def _saying(say: Callable[[str], None], words: Callable[[StepEvent], str], measure: bool) -> OnStep:
+    """What follows the steps, and says after the last what comes then."""
+
+    def step(event: StepEvent) -> None:
+        ended = measure and bool(event.finished) and all(event.finished)
+        said = words(event)  # which may do more than speak
+        say("Measuring how different they are" if ended else said)
+
+    return step
+
+
+def _tokens(event: StepEvent) -> str:
+    done = f", {sum(event.finished)} of {len(event.finished)} done" if any(event.finished) else ""
+    return f"Writing: {event.done:,} of at most {event.total:,} tokens{done}"
+
+
+def _told(thoughts: ThoughtSet, report: Reporter) -> tuple[ThoughtSet, int]:
     """Say what an endpoint did not do as it was asked, and what it cost. Exit code 1 where it failed for some."""
     if "warning" in thoughts.run:
-        note(f"thoughtmix: {thoughts.run['warning']} Name a model that knows it (--model).")
+        report.note(f"thoughtmix: {thoughts.run['warning']} Name a model that knows it (--model).")
     facts = thoughts.run.get("endpoint", {})
     left_out = [name for name in facts.get("left_out", ()) if name not in {"stream_options", "logprobs"}]
     if left_out:
-        note(f"thoughtmix: {thoughts.model} takes no {', '.join(left_out)}: left out.")
+        report.note(f"thoughtmix: {thoughts.model} takes no {', '.join(left_out)}: left out.")
     if "cost_usd" in facts:
         tokens = f"{facts['prompt_tokens']} tokens read, {facts['completion_tokens']} written"
-        note(f"thoughtmix: {tokens}, ${facts['cost_usd']:.6f}.")
+        report.note(f"thoughtmix: {tokens}, ${facts['cost_usd']:.6f}.")
     failed = [t for t in thoughts if t.origin.get("error")]
     if not failed:
         return thoughts, 0
-    print(
-        f"thoughtmix: {len(failed)} of {len(thoughts)} thoughts failed, the first: {failed[0].origin['error']}. "
-        f"Type the command again with -n 1 --seed {failed[0].seed} to make it alone.",
-        file=sys.stderr,
+    report.warn(
+        f"{len(failed)} of {len(thoughts)} thoughts failed, the first: {failed[0].origin['error']}. "
+        f"Type the command again with -n 1 --seed {failed[0].seed} to make it alone."
     )
     return thoughts, 1
 
 
-def finish(thoughts: ThoughtSet, output: OutputOptions, selection: SelectionOptions | None = None) -> None:
-    """Write the page if one is wanted, and show the thoughts, or print them as JSON and nothing else."""
+def finish(
+    thoughts: ThoughtSet, output: ShownOptions, report: Reporter, selection: SelectionOptions | None = None
+) -> None:
+    """Show the thoughts, or print them as JSON and nothing else, and write the files that are wanted."""
+    from thoughtmix.report.html import page
+
     if selection is not None and thoughts.distances:  # a set that was stopped has none
         thoughts = selection.of(thoughts)
-    if output.html is not None:
-        write_page(output.html, thoughts)
+    show_or_print(thoughts, output, report)
+    write_file(output.html, lambda: page(thoughts), report)
+
+
+def show_or_print(thoughts: ThoughtSet, output: ShownOptions, report: Reporter) -> None:
+    """The set for people, or as JSON; and as JSON into --out."""
     if output.json:
         print(thoughts.to_json())
-        return
-    show_set(thoughts)
-    if output.html is not None:
-        note(f"Wrote {output.html}")
-
-
-def _loading() -> Any:
-    """A moving status line on a terminal."""
-    if not sys.stderr.isatty() or is_quiet():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status("loading")
+    elif output.prints:
+        show_set(thoughts, output.details, hints=not report.quiet)
+    write_file(output.out, thoughts.to_json, report)
 
 
 def _own_parameters(thinker: Thinker) -> list[inspect.Parameter]:
     """Its options that have no name of a setting, nor of a group of settings: those are for `--option`."""
     taken = {*inspect.signature(with_options(_think)).parameters, *inspect.signature(_think).parameters}
-    return [p for p in parameters_of_options(thinker.Options) if p.name not in taken]
+    head = f"What the thinker {thinker.name} takes"
+    return [p for p in parameters_of_options(thinker.Options, head) if p.name not in taken]
 
 
 def _pairs(pairs: list[str]) -> dict[str, Any]:
@@ -233,16 +272,13 @@ def _pairs(pairs: list[str]) -> dict[str, Any]:
 @app.command()
 @with_options
 def show(
-    file: Annotated[Path, typer.Argument(help="A thought set saved with `thoughtmix think --json`.")],
-    html: Annotated[Path | None, option("Write one self-contained page here instead.")] = None,
+    file: Annotated[Path, typer.Argument(help="A thought set: what --out or --json of `thoughtmix think` wrote.")],
     *,
     selection: SelectionOptions,
+    output: ShownOptions,
+    report: Reporter,
 ) -> None:
-    """Print a saved thought set, or make a page of it."""
+    """Print a saved thought set, the most different of it, or make a page of it."""
     selection.check(None)
-    thoughts = selection.of(ThoughtSet.from_json(file))
-    if html is None:
-        show_set(thoughts)
-        return
-    write_page(html, thoughts)
-    print(f"Wrote {html}", file=sys.stderr)
+    output.check()
+    finish(selection.of(ThoughtSet.from_json(file)), output, report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,8 @@ import typer
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import option, with_options
-from thoughtmix.cli.output import stopped, training_progress
+from thoughtmix.cli.reporting import Reporter
+from thoughtmix.cli.training import duration, stopped, training_words
 from thoughtmix.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from thoughtmix.training.trainer import TrainingProgress, TrainingResult
 
 KINDS = ("mixture", "baseline", "diffusion")
+_SIZE, _HOW = "The size of the model", "How it is trained"
+_MIXTURE, _DIFFUSION = "A mixture alone", "A diffusion model alone"
 
 
 @dataclass(frozen=True)
@@ -32,40 +34,44 @@ class TrainOptions:
     """What is typed after `thoughtmix train`."""
 
     kind: Annotated[str, typer.Argument(help="mixture, baseline (the same transformer with one branch) or diffusion.")]
-    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")]
-    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.")]
-    steps: Annotated[int | None, option("Optimizer steps. Default: 2000, or what --minutes allow.")] = None
-    minutes: Annotated[float | None, option("Train for about this long.")] = None
-    batch_size: Annotated[int, option("Windows a step and process.")] = 32
-    context: Annotated[int, option("Tokens a window.")] = 64
-    layers: Annotated[int, option("Layers.")] = 4
-    width: Annotated[int, option("Hidden size.")] = 128
-    heads: Annotated[int, option("Attention heads.")] = 4
-    vocabulary: Annotated[int, option("Byte-level BPE of this size; 0: characters.")] = 0
-    branches: Annotated[int, option("Branches a layer (mixture).")] = 8
-    routes: Annotated[str, option("follow (the text) or drawn (for a thought, blindly) (mixture).")] = "follow"
-    modes: Annotated[int | None, option("Learned ways to continue (mixture). Default: 8; drawn: none.")] = None
-    segment: Annotated[int, option("Tokens between draws of a route; 0: one route a text (mixture).")] = 0
-    noise: Annotated[str | None, option("held, fresh or none (mixture). Default: none; drawn: held.")] = None
-    weighting: Annotated[str, option("bound (exact) or uniform (diffusion).")] = "bound"
-    masking: Annotated[str, option("count or time: how many tokens are hidden (diffusion).")] = "count"
-    prefix: Annotated[float, option("Share of windows with a clean prefix (diffusion).")] = 0.5
-    learning_rate: Annotated[float, option("The peak.")] = 1e-3
-    ema: Annotated[float, option("Decay of averaged weights; 0: off.")] = 0.0
-    patience: Annotated[int, option("Stop after so many evaluations without a better one; 0: never.")] = 0
-    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 250
-    precision: Annotated[str, option("auto, no or bf16.")] = "auto"
-    optimizer: Annotated[str, option("adamw, or muon for the matrices.")] = "adamw"
-    seed: Annotated[int, option("Of weights, batches and routes.")] = 0
+    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.", metavar="FILE")]
+    out: Annotated[Path, option("The folder to write; then: thoughtmix think --model FOLDER.", metavar="FOLDER")]
+    steps: Annotated[int | None, option("Optimizer steps.", default="2000, or what --minutes allow")] = None
+    minutes: Annotated[float | None, option("Train for about this long.", default="what --steps take")] = None
+    batch_size: Annotated[int, option("Windows a step and process.", group=_HOW)] = 32
+    context: Annotated[int, option("Tokens a window.", group=_SIZE)] = 64
+    layers: Annotated[int, option("Layers.", group=_SIZE)] = 4
+    hidden_size: Annotated[int, option("Width of a layer.", group=_SIZE)] = 128
+    heads: Annotated[int, option("Attention heads.", group=_SIZE)] = 4
+    vocabulary: Annotated[int, option("Byte-level BPE of this size; 0: characters.", group=_SIZE)] = 0
+    branches: Annotated[int, option("Branches a layer.", group=_MIXTURE)] = 8
+    routes: Annotated[str, option("follow (the text) or drawn (for a thought, blindly).", group=_MIXTURE)] = "follow"
+    modes: Annotated[
+        int | None, option("Learned ways to continue.", group=_MIXTURE, default="8; of routes drawn: none")
+    ] = None
+    segment: Annotated[int, option("Tokens between draws of a route; 0: one route a text.", group=_MIXTURE)] = 0
+    noise: Annotated[
+        str | None, option("held, fresh or none.", group=_MIXTURE, default="none; of routes drawn: held")
+    ] = None
+    weighting: Annotated[str, option("bound (exact) or uniform.", group=_DIFFUSION)] = "bound"
+    masking: Annotated[str, option("count or time: how many tokens are hidden.", group=_DIFFUSION)] = "count"
+    prefix: Annotated[float, option("Share of windows with a clean prefix.", group=_DIFFUSION)] = 0.5
+    learning_rate: Annotated[float, option("The peak.", group=_HOW)] = 1e-3
+    ema: Annotated[float, option("Decay of averaged weights; 0: off.", group=_HOW)] = 0.0
+    patience: Annotated[int, option("Stop after so many evaluations without a better one; 0: never.", group=_HOW)] = 0
+    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.", group=_HOW)] = 250
+    precision: Annotated[str, option("auto, no or bf16.", group=_HOW)] = "auto"
+    optimizer: Annotated[str, option("adamw, or muon for the matrices.", group=_HOW)] = "adamw"
+    seed: Annotated[int, option("Of weights, batches and routes.", "-s", "--seed")] = 0
     resume: Annotated[bool, option("Go on from the last checkpoint in --out.", "--resume")] = False
 
     def shape(self) -> Shape:
         """The sizes of the model."""
         from thoughtmix.training.language import Shape
 
-        if self.context < 2 or min(self.layers, self.width, self.heads, self.branches) < 1:
-            raise InputError("A size is too small.", "Pass --context 2, --layers 1, --width 1, ... or more.")
-        return Shape(self.layers, self.width, self.heads, self.context, self.vocabulary)
+        if self.context < 2 or min(self.layers, self.hidden_size, self.heads, self.branches) < 1:
+            raise InputError("A size is too small.", "Pass --context 2, --layers 1, --hidden-size 1, ... or more.")
+        return Shape(self.layers, self.hidden_size, self.heads, self.context, self.vocabulary)
 
     def config(self) -> TrainConfig:
         """How it is trained."""
@@ -115,7 +121,7 @@ class TrainOptions:
 
 @app.command()
 @with_options
-def train(options: TrainOptions) -> int:
+def train(options: TrainOptions, report: Reporter) -> int:
     """Train a Mixture-of-Thoughts transformer, its baseline, or a masked diffusion transformer, on a text."""
     kind, out = options.kind, options.out
     if kind not in KINDS:
@@ -131,9 +137,10 @@ def train(options: TrainOptions) -> int:
     run = options.trainer()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with training_progress() as on_step:
+    with report.work("Preparing the text") as say:
+        on_step = training_words(report, say)
         model, _, result = run(splits, shape, config, out, resume=options.resume, on_step=on_step)
-    return _say(kind, model, result, out)
+    return _say(kind, model, result, out, report)
 
 
 _EVALUATIONS = {
@@ -148,12 +155,12 @@ _NEXT = {
 }
 
 
-def _say(kind: str, model: Any, result: TrainingResult, out: Path) -> int:
+def _say(kind: str, model: Any, result: TrainingResult, out: Path, report: Reporter) -> int:
     """Say how the run went and what to type next."""
     if os.environ.get("RANK", "0") != "0":
         return 0
     if result.interrupted:
-        print(f"thoughtmix: {stopped(result)}", file=sys.stderr)
+        report.warn(stopped(result))
         return 130
     total = sum(p.numel() for p in model.parameters())
     print(f"{kind}: {total:,} parameters, {result.steps} steps in {result.seconds:.0f} s", end="")
@@ -162,32 +169,36 @@ def _say(kind: str, model: Any, result: TrainingResult, out: Path) -> int:
         "" if result.share == 1 else f", on {result.share:.0%} of the validation text, which is what the minutes allow"
     )
     print(f"validation loss {_EVALUATIONS[kind].format(**result.best) if result.best else ''}{part}")
-    print(f"Wrote {out}. Now type: thoughtmix {_NEXT[kind].format(out=out)} 'ROMEO:'")
+    report.note(f"Wrote {out}")
+    print(f"Now type: thoughtmix {_NEXT[kind].format(out=out)} 'ROMEO:'")
     return 0
 
 
 @app.command()
+@with_options
 def experiment(
-    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.")],
-    out: Annotated[Path, option("Folder for models, texts, results.json and report.html.")],
+    data: Annotated[str, option("A UTF-8 text file, or tiny-shakespeare to fetch that.", metavar="FILE")],
+    out: Annotated[Path, option("Folder for models, texts, results.json and report.html.", metavar="FOLDER")],
     minutes: Annotated[float, option("That all of it takes here, within 10%; what cannot fit is refused.")] = 10.0,
     seeds: Annotated[int, option("Trainings of each of the two models.")] = 1,
     n: Annotated[int, option("Thoughts a prompt.", "-n", "--n")] = 8,
-    tokens: Annotated[int, option("Tokens a thought.")] = 100,
-    width: Annotated[int, option("Hidden size.")] = 128,
-    layers: Annotated[int, option("Layers.")] = 4,
-    steps: Annotated[int | None, option("Of every training, whatever the minutes say.")] = None,
-    context: Annotated[int, option("Tokens a training window.")] = 64,
-    batch_size: Annotated[int, option("Windows a step.")] = 12,
-    branches: Annotated[int, option("Branches a layer.")] = 8,
-    modes: Annotated[int, option("Learned ways to continue; 0: none.")] = 8,
-    prompts: Annotated[int, option("Prompts, a third of them to choose settings on.")] = 24,
+    max_new_tokens: Annotated[int, option("Tokens a thought.")] = 100,
+    hidden_size: Annotated[int, option("Width of a layer.", group=_SIZE)] = 128,
+    layers: Annotated[int, option("Layers.", group=_SIZE)] = 4,
+    steps: Annotated[int | None, option("Of every training.", group=_HOW, default="what the minutes allow")] = None,
+    context: Annotated[int, option("Tokens a training window.", group=_SIZE)] = 64,
+    batch_size: Annotated[int, option("Windows a step.", group=_HOW)] = 12,
+    branches: Annotated[int, option("Branches a layer.", group=_SIZE)] = 8,
+    modes: Annotated[int, option("Learned ways to continue; 0: none.", group=_SIZE)] = 8,
+    limit: Annotated[int, option("Take so many prompts, a third of them to choose settings on.")] = 24,
     ablations: Annotated[str, option("Trained too: all, none, or names separated by commas.")] = "all",
-    seed: Annotated[int, option("Of the intervals.")] = 0,
+    seed: Annotated[int, option("Of the intervals.", "-s", "--seed")] = 0,
+    *,
+    report: Reporter,
 ) -> int:
     """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
-    if prompts < 12:
-        raise InputError(f"{prompts} prompts are too few.", "Pass --prompts 12 or more.")
+    if limit < 12:
+        raise InputError(f"{limit} prompts are too few.", "Pass --limit 12 or more.")
     from thoughtmix.bench.experiment import Experiment, page
     from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
     from thoughtmix.core.files import write_whole
@@ -199,27 +210,28 @@ def experiment(
         steps,
         seeds,
         n,
-        tokens,
+        max_new_tokens,
         context,
         batch_size,
         layers,
-        width,
+        hidden_size,
         branches=branches,
         seed=seed,
-        development=prompts // 3,
-        held_out=prompts - prompts // 3,
+        development=limit // 3,
+        held_out=limit - limit // 3,
         mixture={**RECIPE, "modes": modes},
         ablations={"all": tuple(ABLATIONS), "none": ()}.get(ablations, tuple(ablations.split(","))),
     )
     try:
-        result = Experiment(config, out, _Progress()).run()
+        with report.work("Reading the text") as say:
+            result = Experiment(config, out, _Progress(report, say)).run()
     except KeyboardInterrupt:
-        print("\nthoughtmix: Stopped. Type the same again to go on.", file=sys.stderr)
+        report.warn("Stopped. Type the same again to go on.")
         return 130
     write_whole(out / "results.json", json.dumps(result, indent=1, ensure_ascii=False))
     write_whole(out / "report.html", page(result))
     _summary(result)
-    print(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
+    report.note(f"Wrote {out / 'report.html'} and {out / 'results.json'} in {result['seconds']:.0f} s")
     return 0
 
 
@@ -238,15 +250,17 @@ def _summary(result: dict[str, Any]) -> None:
 
 
 class _Progress:
-    """A line for each thing done; while training, on a terminal, one that moves."""
+    """A line for each thing that is begun, and how far training has come."""
 
-    last = ""
+    def __init__(self, report: Reporter, say: Callable[[str], None]) -> None:
+        self.report, self.say, self.last = report, say, ""
 
     def __call__(self, title: str, training: TrainingProgress | None) -> None:
-        if training is not None:
-            if sys.stderr.isatty():
-                words = f"  {training.step}/{training.steps}, loss {training.loss:.3f}"
-                print(f"{f'{words}, {training.seconds_left:.0f} s left':<60}", end="\r", file=sys.stderr, flush=True)
-        elif title != self.last:
-            print(f"{title} ...", file=sys.stderr, flush=True)
+        if title != self.last:
+            self.report.step(title)
             self.last = title
+        done = ""
+        if training is not None:
+            left = duration(training.seconds_left)
+            done = f": step {training.step:,} of {training.steps:,}, loss {training.loss:.3f}, {left} left"
+        self.say(f"{title}{done}")

@@ -9,6 +9,7 @@
     └── Interrupted                       generation was stopped; carries what is complete
 
     SlowPathWarning       (a UserWarning)     a model is decoded rightly, but slowly
+    RenamedWarning        (a FutureWarning)   a name that still works, but has a newer one
 
 One line each: what is wrong, then what to type next (`hint`). The command line prints
 `str(error)` and exits with `error.exit_code`; it never shows a traceback for these.
@@ -78,3 +79,7 @@ class Interrupted(ThoughtmixError):
 
 class SlowPathWarning(UserWarning):
     """A model is decoded rightly, but slowly."""
+
+
+class RenamedWarning(FutureWarning):
+    """A name that still works, but has a newer one."""

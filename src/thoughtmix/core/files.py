@@ -86,6 +86,8 @@ def check_writable(path: StrPath) -> None:
     with writing(target):
         if _is_stream(target):
             return
+        if target.is_dir():
+            raise InputError(f"{target} is a folder.", f"Name a file in it: {shlex.quote(str(target / 'result'))}")
         folder = Path(os.path.realpath(target)).parent
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}.", f"Type: mkdir -p {shlex.quote(str(folder))}")
@@ -283,14 +285,15 @@ def bounded_text(path: StrPath, limit: int = READ_LIMIT) -> str:
 
 
 def read_stream(stream: TextIO, limit: int = READ_LIMIT) -> str:
-    """What is piped in. Raises `InputError` for more than `limit` characters, or for what is no UTF-8."""
+    """What is piped in, without the line ends at its end, which `echo` and editors add and a shell's `$(...)` drops.
+    Raises `InputError` for more than `limit` characters, or for what is no UTF-8."""
     try:
         text = stream.read(limit + 1)
     except UnicodeDecodeError:
         raise InputError("Standard input is not UTF-8.", "Pipe a UTF-8 text in.") from None
     if len(text) > limit:
         raise InputError(f"Standard input has more than {limit:,} characters.", "Pipe a shorter text in.")
-    return text
+    return text.rstrip("\r\n")
 
 
 def parse_json(text: str) -> Any:

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import math
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
-from thoughtmix.core.errors import InputError, UnknownName
+from thoughtmix.core.errors import InputError, RenamedWarning, UnknownName
 
 Limit = Literal["thoughts", "tokens"]
 Role = Literal["text", "strength", "language"]
@@ -30,6 +40,7 @@ def option(
     served_max: Limit | None = None,
     served_pattern: str | None = None,
     role: Role | None = None,
+    old: str | None = None,
     **bounds: Any,
 ) -> Any:
     """A field of a `ThinkerOptions`.
@@ -43,6 +54,7 @@ def option(
         served_pattern: A regular expression that a text must match in full to be taken from a request.
         role: What a front end may use it for without knowing its name. text: a text to rewrite (the page then offers
             the thinker at every thought); strength: how far from that text; language: of whoever reads the answer.
+        old: A name that it once had, and that is still taken in its place.
         bounds: Pydantic's own (`ge`, `gt`, `le`, `lt`, `min_length`, ...).
     """
     extra: dict[str, JsonValue] = {"served": served}
@@ -52,6 +64,8 @@ def option(
         extra["served_pattern"] = served_pattern
     if role is not None:
         extra["role"] = role
+    if old is not None:
+        extra["old"] = old
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -70,6 +84,18 @@ class ThinkerOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
+    @classmethod
+    def old_names(cls) -> dict[str, str]:
+        """Names that options once had -> those that they have."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {str(e["old"]): name for name, e in extras.items() if isinstance(e, dict) and "old" in e}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, given: Any) -> Any:
+        """Also in what was saved before an option had its name."""
+        return renamed(cls, given) if isinstance(given, Mapping) else given
+
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: Any) -> Any:
@@ -83,6 +109,27 @@ class ThinkerOptions(BaseModel):
 
 
 Options = TypeVar("Options", bound=ThinkerOptions)
+
+
+def renamed(kind: type[ThinkerOptions], given: Mapping[str, Any], tell: bool = False) -> dict[str, Any]:
+    """`given` by the names that options have now.
+
+    Args:
+        kind: The thinker's `Options`.
+        given: Values by name.
+        tell: Whether to warn of an old name.
+
+    Raises:
+        InputError: An option is given by both of its names.
+    """
+    now, out = kind.old_names(), dict(given)
+    for old in out.keys() & now.keys():
+        if now[old] in out:
+            raise InputError(f"{now[old]} is given twice, also as {old}.", f"Pass {now[old]} alone.")
+        if tell:
+            warnings.warn(f"{old} is {now[old]} now. Type: {now[old]}=...", RenamedWarning, stacklevel=2)
+        out[now[old]] = out.pop(old)
+    return out
 
 
 def _members(annotation: Any) -> set[Any]:
@@ -104,6 +151,7 @@ def parse_options(kind: type[Options], given: Mapping[str, Any], thinker: str, o
         UnknownName: A name that is no option, with the nearest that is one.
         InputError: A value of another type or beyond its bounds.
     """
+    given = renamed(kind, given, tell=True)
     for name in given:
         if name not in kind.model_fields:
             raise UnknownName(f"option of thinker {thinker!r}:", name, [*kind.model_fields, *other])
@@ -206,7 +254,7 @@ def served_schema(kind: type[ThinkerOptions]) -> dict[str, Any]:
     """JSON schema of the options that a request to a server may set: what the page builds its form from."""
     schema = kind.model_json_schema()
     properties = {
-        name: {k: v for k, v in body.items() if k not in {"served", "title"}}
+        name: {k: v for k, v in body.items() if k not in {"served", "title", "old"}}
         for name, body in schema.get("properties", {}).items()
         if body.get("served")
     }

@@ -96,6 +96,8 @@ LANDING = 0.33
 """and the share of them in which it ends with its sentence: from the 64th on."""
 MOST_DRAWN = 2**24
 """Tokens that a thought may have when it is continued."""
+DEFAULT_MIN_P = 0.1
+"""Of the likeliest token's probability, what a token needs to be drawn, unless a caller says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,15 @@ class Thought:
         tokens = len(self.token_ids) or len(self.token_logprobs)
         return self.logprob / tokens if tokens else 0.0
 
+    def __str__(self) -> str:
+        """The text alone."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """A line, which every field would not be."""
+        tokens = len(self.token_ids) or len(self.token_logprobs)
+        return f"Thought({_line(self.text)!r}, seed={self.seed}, finish={self.finish!r}, {tokens} tokens)"
+
     def with_scores(self, **scores: float) -> Thought:
         """A copy with these scores added or replaced."""
         return dataclasses.replace(self, scores={**self.scores, **scores})
@@ -104,6 +113,16 @@ class ThoughtSet(Sequence[Thought]):
     @property
     def texts(self) -> list[str]:
         return [thought.text for thought in self.thoughts]
+
+    def __str__(self) -> str:
+        """A screenful: the beginning of each thought and what they come to. `texts` has them whole."""
+        return repr(self) if _text_view is None else _text_view(self)
+
+    def __repr__(self) -> str:
+        """A line, which every field would not be."""
+        return (
+            f"ThoughtSet({len(self)} thoughts by {self.thinker}, prompt={_line(self.prompt)!r}, model={self.model!r})"
+        )
 
     def _subset(self, keep: Sequence[int]) -> ThoughtSet:
         """The thoughts at `keep`, in that order. The metrics of the whole do not describe a part: dropped."""
@@ -299,6 +318,7 @@ class ThoughtSet(Sequence[Thought]):
 
 
 _html: Callable[[ThoughtSet], str] | None = None
+_text_view: Callable[[ThoughtSet], str] | None = None
 _measure: Callable[[ThoughtSet, Any, Any], ThoughtSet] | None = None
 
 
@@ -308,6 +328,12 @@ def register_html(render: Callable[[ThoughtSet], str]) -> None:
     _html = render
 
 
+def register_text(render: Callable[[ThoughtSet], str]) -> None:
+    """Have `print` show thought sets as the text that `render` makes. `thoughtmix` registers its report at import."""
+    global _text_view
+    _text_view = render
+
+
 def register_measure(measure: Callable[[ThoughtSet, Any, Any], ThoughtSet]) -> None:
     """Have `from_texts` measure by this: a set, an embedder (None: the packaged one) and a judge (None: none)."""
     global _measure
@@ -315,6 +341,11 @@ def register_measure(measure: Callable[[ThoughtSet, Any, Any], ThoughtSet]) -> N
 
 
 _HINT = "Write one with: thoughtmix think PROMPT --json > thoughts.json"
+
+
+def _line(text: str, most: int = 60) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
 def _kind(value: Any) -> str:

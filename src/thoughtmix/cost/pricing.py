@@ -28,9 +28,11 @@ DECODING = 0.5
 264 to 330 tokens a second of SmolLM2-135M at 32 rows (README.md), where 1.0 would be 540."""
 
 
-def _setting(default: Any, about: str, *flags: str, positive: bool = True) -> Any:
-    """A field of `CostRequest`: its help and spellings on the command line, and whether it must be more than 0."""
-    return field(default=default, metadata={"help": about, "flags": flags, "positive": positive})
+def _setting(default: Any, about: str, *flags: str, otherwise: str | None = None, positive: bool = True) -> Any:
+    """A field of `CostRequest`: its help and spellings on the command line, what happens without it where the default
+    is None, and whether it must be more than 0."""
+    said = {"help": about, "flags": flags, "otherwise": otherwise, "positive": positive}
+    return field(default=default, metadata=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +40,31 @@ class CostRequest:
     """What is asked; the command line has an option for each field, with the same help. None is the default, which
     depends on the model or the machine."""
 
-    tokens: float | None = _setting(None, "Of pretraining, such as 2e12. Default: 20 an active parameter.")
-    tune_tokens: float = _setting(TUNE_TOKENS, "Of full fine-tuning and of graft tuning.")
-    gpu: str = _setting(DEFAULT, "A kind of GPU, or a CPU: --list-gpus names them.", positive=False)
-    gpus: int | None = _setting(None, "Spread over so many. Default: as few as hold it.")
-    mfu: float | None = _setting(None, "Part of the peak that is reached. Default: of the kind.")
-    price: float | None = _setting(None, "US dollars an hour for one. Default: of the kind.", positive=False)
-    tflops: float | None = _setting(None, "Peak of one, 10^12 FLOP/s. Default: of the kind.")
-    memory_gb: float | None = _setting(None, "Memory of one. Default: of the kind.")
-    sequence: int | None = _setting(None, "Tokens a sequence. Default: 2048, or the model's most if that is less.")
-    tune_sequence: int | None = _setting(
-        None, "Tokens a text of tuning and calibration. Default: 256, or the same limit."
+    tokens: float | None = _setting(
+        None, "Tokens of pretraining, such as 2e12.", "--pretrain-tokens", otherwise="20 an active parameter"
     )
-    batch: int = _setting(1, "Sequences at once on one machine.")  # of `sequence`, or as many tokens of shorter ones
+    tune_tokens: float = _setting(TUNE_TOKENS, "Tokens of full fine-tuning and of graft tuning.")
+    gpu: str = _setting(DEFAULT, "A kind of GPU, or a CPU: --list names them.", positive=False)
+    gpus: int | None = _setting(None, "Spread over so many.", otherwise="as few as hold it")
+    mfu: float | None = _setting(None, "Part of the peak that is reached.", otherwise="of the kind")
+    price: float | None = _setting(None, "US dollars an hour for one.", otherwise="of the kind", positive=False)
+    tflops: float | None = _setting(None, "Peak of one, 10^12 FLOP/s.", otherwise="of the kind")
+    memory_gb: float | None = _setting(None, "Memory of one.", otherwise="of the kind")
+    sequence: int | None = _setting(
+        None, "Tokens of a window.", "--context", otherwise="2048, or the model's most if that is less"
+    )
+    tune_sequence: int | None = _setting(
+        None, "Tokens of a text of tuning and calibration.", "--tune-context", otherwise="256, or the same limit"
+    )
+    batch: int = _setting(1, "Sequences at once on one machine.", "--batch-size")  # as many tokens of shorter ones
     branches: int = _setting(BRANCHES, "Thought branches a layer.")
     rank: int = _setting(RANK, "Of a branch.")
-    thoughts: int = _setting(8, "Decoded at once when the model is used.", "--thoughts", "-n")
+    thoughts: int = _setting(8, "Thoughts decoded at once when the model is used.", "-n", "--n")
     checkpointing: bool | None = _setting(
         None,
-        "Recompute activations. Default: if they do not fit.",
+        "Recompute activations.",
         "--checkpointing/--no-checkpointing",
+        otherwise="if they do not fit",
         positive=False,
     )
     master: bool = _setting(

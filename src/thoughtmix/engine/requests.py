@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.request import DEFAULT_MIN_P as DEFAULT_MIN_P
 from thoughtmix.core.request import Prompt, Request, per_thought
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.sampling_params import SamplingParams
-
-DEFAULT_MIN_P = 0.1
 
 
 def sampling_params(request: Request, temperature: float | tuple[float, ...]) -> list[SamplingParams]:

@@ -128,7 +128,7 @@ def export_lora(
             cannot be written.
     """
     if thoughts < 1:
-        raise InputError(f"{thoughts} thoughts cannot be exported.", "Pass 1 or more (--thoughts 8).")
+        raise InputError(f"{thoughts} thoughts cannot be exported.", "Pass 1 or more (-n 8).")
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     graft = require_graft(base)
     names = linear_names(base, graft)

@@ -45,7 +45,7 @@ def renoise_texts(
     cost, tokens = ForwardCost(), 0
     for text in dict.fromkeys(texts):
         own = [i for i, t in enumerate(texts) if t == text]
-        origin = {"thinker": "noise", "direction": "words", "family": "words", "tokens": level, "idea": text}
+        origin = {"thinker": "noise", "direction": "words", "family": "words", "holes": level, "idea": text}
         if not temperature:
             out |= {i: Thought(text, (), seeds[i], 0.0, "stop", origin=origin) for i in own}
             continue

@@ -39,20 +39,20 @@ class Disturbance:
     """Followed all at once; with none, masked words are only filled in again."""
     strength: str = "precise"
     language: str = "en"
-    tokens: float = 0.0
+    holes: float = 0.0
     """Share of the words that are masked first."""
     mask: str = "random"
 
     def masked_idea(self, idea: str, seed: int) -> str:
         """The idea as the model sees it: with holes when words are masked."""
-        return mask_words(idea, self.tokens, seed, self.mask) if self.tokens else idea
+        return mask_words(idea, self.holes, seed, self.mask) if self.holes else idea
 
     @property
     def instruction(self) -> str:
         """Everything that is asked for, as one text."""
         words = _wording()[self.language]
         asked = [d.instruction(self.strength, self.language) for d in self.directions]
-        if self.tokens:
+        if self.holes:
             asked.insert(0, words["gaps"])
         if len(asked) < 2:
             return asked[0]
@@ -67,7 +67,7 @@ class Disturbance:
         }
         if self.directions:
             out["strength"] = self.strength
-        return {**out, "language": self.language, **({"tokens": self.tokens} if self.tokens else {})}
+        return {**out, "language": self.language, **({"holes": self.holes} if self.holes else {})}
 
 
 def messages(
@@ -76,7 +76,7 @@ def messages(
     """The conversation that asks for it. before: the messages up to the idea, which is then the assistant's answer."""
     text, only = disturbance.masked_idea(idea, seed), _wording()[disturbance.language]["only"]
     asked = f"{disturbance.instruction} {only}"
-    if before and not disturbance.tokens:  # holes are shown as they are, not as an answer
+    if before and not disturbance.holes:  # holes are shown as they are, not as an answer
         return [*map(dict, before), {"role": "assistant", "content": text}, {"role": "user", "content": asked}]
     return [{"role": "user", "content": f"{text}\n\n{asked}"}]
 
@@ -110,7 +110,7 @@ def prompt_ids(
     """
     if not model.tokenizer.chat_template:
         return model.encode(few_shot(idea, disturbance, seed))
-    if not before or disturbance.tokens:
+    if not before or disturbance.holes:
         return model.encode(messages(idea, disturbance, seed))
     answer = list(idea_ids) or model.encoder.text(idea, frame=False)
     asked = f"{disturbance.instruction} {_wording()[disturbance.language]['only']}"
@@ -139,7 +139,7 @@ def mask_words(text: str, level: float, seed: int, mask: str = "random") -> str:
     from thoughtmix.engine.rng import NOISE, generator  # imports torch: not for the names alone
 
     if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level <= 1:
-        raise InputError(f"tokens is {level!r}.", "Pass the share of words to mask, above 0 and up to 1 (tokens=0.3).")
+        raise InputError(f"holes is {level!r}.", "Pass the share of words to mask, above 0 and up to 1 (holes=0.3).")
     if mask not in MASKS:
         raise UnknownName("way of masking", mask, MASKS)
     words = list(_WORD.finditer(text))

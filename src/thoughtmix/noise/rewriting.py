@@ -42,12 +42,13 @@ class NoiseOptions(ThinkerOptions):
         "families", "families take turns, or different: the n most different instructions first", served=True
     )
     file: Names = option((), "TOML files with directions of your own, with commas")
-    tokens: float | None = option(
+    holes: float | None = option(
         None,
         "Share of the idea's words that become holes to fill in; alone, or with directions",
         served=True,
         gt=0,
         le=1,
+        old="tokens",
     )
     mask: Literal["random", "span"] = option(
         "random", "Which words: random ones, or span: stretches of them", served=True
@@ -65,16 +66,16 @@ def disturbances(options: NoiseOptions, embedder: Callable[[], TextEmbedder]) ->
         UnknownName: A direction, family, strength or language does not exist.
         InputError: A file of directions cannot be read.
     """
-    tokens = options.tokens or 0.0
-    if tokens and not options.families and not options.directions:
-        return [Disturbance((), options.strength, options.language, tokens, options.mask)]
+    holes = options.holes or 0.0
+    if holes and not options.families and not options.directions:
+        return [Disturbance((), options.strength, options.language, holes, options.mask)]
     choices = Catalogue.load(*options.file).choose(options.families, options.directions)
     for choice in choices:
         for direction in choice:
             direction.instruction(options.strength, options.language)  # a user's own may lack one: refused at once
     if options.order == "different":
         choices = most_different(choices, embedder(), options.strength, options.language)
-    return [Disturbance(choice, options.strength, options.language, tokens, options.mask) for choice in choices]
+    return [Disturbance(choice, options.strength, options.language, holes, options.mask) for choice in choices]
 
 
 @dataclass(frozen=True, slots=True)

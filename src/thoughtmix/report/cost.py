@@ -78,7 +78,7 @@ def assumptions(cost: CostEstimate) -> list[str]:
         elif way.machines_needed is None:
             lines.append(
                 f"{way.name.capitalize()} fits on no number of machines: its activations are too large for one. "
-                "Pass a smaller --batch or --sequence, or another --gpu."
+                "Pass a smaller --batch-size or --context, or another --gpu."
             )
         elif not way.fits:
             lines.append(f"{way.name.capitalize()} needs {way.machines_needed} of these to fit.")

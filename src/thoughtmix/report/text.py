@@ -28,6 +28,22 @@ _HEAT = ("#1d2f6f", "#27408b", "#33539e", "#4668ab", "#5f7fb6", "#7d97c1", "#9cb
 _HUES = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")
 
 
+_SHOWN, _CHARACTERS = 12, 160
+
+
+def screenful(thoughts: ThoughtSet) -> str:
+    """What `print(thoughts)` shows: the beginning of each thought, and what the set comes to."""
+    lines = [f"{i:>2}  {_beginning(t.text)}" for i, t in enumerate(thoughts, 1) if i <= _SHOWN]
+    more = len(thoughts) - _SHOWN
+    lines += [f"    ... and {more} more: thoughts.texts"] if more > 0 else []
+    return "\n".join([*lines, in_words(thoughts)])
+
+
+def _beginning(text: str) -> str:
+    flat = " ".join(printable(text).split())
+    return flat if len(flat) <= _CHARACTERS else f"{flat[: _CHARACTERS - 1].rstrip()}…"
+
+
 def facts(thought: Thought) -> str:
     """One line about a thought: its specification, routing profile or direction if it had one, how many agreed with it,
     how likely, how relevant, how far from the others, whether it repeats itself, how it ended."""
@@ -82,6 +98,45 @@ def summary(thoughts: ThoughtSet) -> str:
     return " · ".join(parts)
 
 
+def in_words(thoughts: ThoughtSet) -> str:
+    """What the set comes to, for somebody who knows no measure: a sentence or two."""
+    n, metrics = len(thoughts), thoughts.metrics
+    parts = [f"{n} {'answer' if n == 1 else 'answers'} by {printable(thoughts.thinker)}"]
+    selected = thoughts.run.get("selected")
+    if selected:
+        parts[0] += f", the most different good ones of {selected['of']}"
+    elif n > 1 and "vendi" in metrics:
+        parts[0] += f", as varied as {metrics['vendi']:.1f} that have nothing in common"
+    pair = _extremes(thoughts.distances)
+    if pair:
+        (a, b), (c, d) = pair
+        parts.append(f"Nearest to each other: {a} and {b}; furthest apart: {c} and {d}")
+    cut = sum(t.finish == "length" for t in thoughts)
+    if cut:
+        parts.append(
+            f"{cut} {'was' if cut == 1 else 'were'} cut at {thoughts.settings.get('max_new_tokens', 'the')} tokens"
+        )
+    return f"{'. '.join(parts)}."
+
+
+def _extremes(distances: Sequence[Sequence[float]]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The numbers of the two nearest and of the two furthest thoughts; None of fewer than three, or all alike."""
+    pairs = [(d, (i + 1, j + 1)) for i, row in enumerate(distances) for j, d in enumerate(row) if j > i]
+    if len(pairs) < 3 or min(pairs)[0] == max(pairs)[0]:
+        return None
+    return min(pairs)[1], max(pairs)[1]
+
+
+def next_steps(thoughts: ThoughtSet) -> str:
+    """A line of what may be typed next."""
+    n = len(thoughts)
+    seed = int(thoughts.settings.get("seed", 0)) + int(thoughts.settings.get("n", n))
+    steps = [f"--seed {seed} writes others"] if thoughts.thinker != "texts" else []
+    if thoughts.distances and n > 3 and "selected" not in thoughts.run:
+        steps.append("--select 3 keeps the most different good ones")
+    return f"Next: {', '.join([*steps, '--html page.html draws a map', '--details shows figures'])}."
+
+
 def selection_line(thoughts: ThoughtSet) -> str:
     """What `select` gained over as many thoughts at random, and the quality that it kept; empty without a selection."""
     said = thoughts.run.get("selected")
@@ -132,15 +187,16 @@ def heat_rows(distances: Sequence[Sequence[float]]) -> list[list[str]]:
     ]
 
 
-def plain(thoughts: ThoughtSet, width: int = 100) -> str:
-    """The whole set as text without colour or boxes."""
+def plain(thoughts: ThoughtSet, width: int = 100, details: bool = True) -> str:
+    """The set as text without colour or boxes: the thoughts, what each stage of a hybrid added, what it comes to.
+    details: also what is known of each thought, who differs from whom, and the metrics."""
     lines = []
     for i, thought in enumerate(thoughts, 1):
-        lines.append(f"thought {i} (seed {thought.seed}): {facts(thought)}")
+        lines.append(f"thought {i} (seed {thought.seed}){_said(thought, details)}")
         for paragraph in printable(thought.text).splitlines() or [""]:
             lines += textwrap.wrap(paragraph, width, initial_indent="  ", subsequent_indent="  ") or [""]
         lines.append("")
-    if len(thoughts.distances) > 1:
+    if details and len(thoughts.distances) > 1:
         lines.append("who differs from whom (0 alike, 9 as far apart as any two here)")
         size = len(str(len(thoughts)))
         lines.append(" " * (size + 2) + " ".join(str(i).rjust(size) for i in range(1, len(thoughts) + 1)))
@@ -155,9 +211,25 @@ def plain(thoughts: ThoughtSet, width: int = 100) -> str:
             *("  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in rows),
         ]
         lines.append("")
-    lines += [line for line in (selection_line(thoughts),) if line]
-    lines.append(summary(thoughts))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_closing(thoughts, details)])
+
+
+def _said(thought: Thought, details: bool) -> str:
+    """What stands behind a thought's number: everything, or what names it and what is wrong with it."""
+    if details:
+        return f": {facts(thought)}"
+    names = ("specification", "profile", "direction")
+    parts = [printable(str(thought.origin[name])) for name in names if thought.origin.get(name)]
+    parts += ["repeats itself"] * repeats(thought.text)
+    parts += [FINISH[thought.finish]] * (thought.finish in {"length", "cancelled"})
+    return f": {' · '.join(parts)}" if parts else ""
+
+
+def _closing(thoughts: ThoughtSet, details: bool) -> list[str]:
+    """The lines below the thoughts."""
+    if not details:
+        return [in_words(thoughts)]
+    return [*(line for line in (selection_line(thoughts),) if line), summary(thoughts)]
 
 
 def printable(text: str) -> str:
@@ -165,8 +237,8 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or (c.isprintable()) else "\N{REPLACEMENT CHARACTER}" for c in text.strip())
 
 
-def render(thoughts: ThoughtSet) -> RenderableType:
-    """The same in a terminal: a panel a thought, a heat-map, a summary line."""
+def render(thoughts: ThoughtSet, details: bool = True) -> RenderableType:
+    """The same in a terminal: a panel a thought, what it comes to; with details a heat-map and figures, too."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.table import Table
@@ -179,21 +251,19 @@ def render(thoughts: ThoughtSet) -> RenderableType:
                 Text(printable(thought.text) or "(empty)"),
                 title=f"[b]{i + 1}[/b] · seed {thought.seed}",
                 title_align="left",
-                subtitle=facts(thought),
+                subtitle=Text(_said(thought, details).removeprefix(": ")) if _said(thought, details) else None,
                 subtitle_align="right",
                 border_style=_HUES[i % len(_HUES)],
             )
         )
-    if len(thoughts.distances) > 1:
+    if details and len(thoughts.distances) > 1:
         parts.append(heat_map(thoughts))
     if rows := stage_rows(thoughts):
         table = Table(*rows[0], title="what each stage added", title_style="dim", title_justify="left", box=None)
         for row in rows[1:]:
             table.add_row(*row)
         parts.append(table)
-    if chosen := selection_line(thoughts):
-        parts.append(Text(chosen))
-    parts.append(Text(summary(thoughts), style="bold"))
+    parts += [Text(line, style="bold") for line in _closing(thoughts, details)]
     return Group(*parts)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.core.options import ThinkerOptions, parse_options, served_schema
+from thoughtmix.core.options import ThinkerOptions, parse_options, renamed, served_schema
 from thoughtmix.thinkers.base import Thinker, Work
 
 
@@ -107,6 +107,7 @@ def served_options(thinker: Thinker, given: Mapping[str, Any], limits: Limits) -
     from thoughtmix.serve.errors import Refused  # web packages: the command line reads limits without them
 
     offered = served_schema(thinker.Options)["properties"]
+    given = renamed(thinker.Options, given)
     for name in given:
         if name not in thinker.Options.model_fields:
             raise UnknownName(f"option of thinker {thinker.name!r}:", name[:80], offered)

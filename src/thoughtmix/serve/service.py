@@ -40,7 +40,8 @@ T = TypeVar("T")
 _NAMES = ("default", "thoughtmix")
 """What the served model may be called besides its name."""
 _SHARES = 16
-"""Of the memory, for requests that name no length; they get `EXPECTED` tokens a text at least, as --tokens allows."""
+"""Of the memory, for requests that name no length; they get `EXPECTED` tokens a text at least, if --request-tokens
+allows them."""
 _FEWEST = 16
 """Tokens of a thought where a request names no number and its thinker does much."""
 _SMALLEST_NUCLEUS = 1e-9
@@ -220,8 +221,8 @@ class Service:
         )
 
     def _default_tokens(self, texts: int) -> int:
-        """Of each text where a request names no length: all that --tokens and a share of --memory hold, so that a few
-        such requests do not fill the server."""
+        """Of each text where a request names no length: all that --request-tokens and a share of --memory hold, so that
+        a few such requests do not fill the server."""
         limits = self.limits
         share = limits.memory * 2**20 // _SHARES // self.bytes_per_token
         return max(1, min(limits.default_tokens, limits.tokens // texts, max(share // texts, EXPECTED)))

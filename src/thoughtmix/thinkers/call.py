@@ -39,7 +39,7 @@ def typed_options(
     twice = set(more) & set(options or {})
     if twice:
         raise InputError(f"{min(twice)} was given twice.", "Pass it in options, or by its name.")
-    for name in set(options or {}).union(more) - set(thinker.Options.model_fields):
+    for name in set(options or {}).union(more) - {*thinker.Options.model_fields, *thinker.Options.old_names()}:
         if name in ELSEWHERE:
             raise InputError(f"Unknown setting {name!r}.", ELSEWHERE[name])
         if name in SETTINGS:

@@ -51,7 +51,7 @@ class DiffusionThinker(Thinker):
             served_max="thoughts",
             ge=1,
         )
-        select: Literal["best", "diverse", "smc"] = option("best", "How they compete", served=True)
+        compete: Literal["best", "diverse", "smc"] = option("best", "How they compete", served=True, old="select")
         score: Literal["fill", "path"] = option("fill", "What judges them midway", served=True)
 
     def suits(self, engine: Engine) -> bool:
@@ -75,7 +75,7 @@ class DiffusionThinker(Thinker):
 
         local, options = local_model(engine, self.name), self.Options.model_validate(request.options)
         diffusion, denoising, branches = _model(local), _denoising(request, options), options.branches
-        branching = BranchingConfig(select=options.select if branches > 1 else "none", score=options.score)
+        branching = BranchingConfig(select=options.compete if branches > 1 else "none", score=options.score)
         state = _start_state(diffusion, local.encode(prompt), request)
         if branches > 1:
             state = state.fork([i for i in range(request.n) for _ in range(branches)])

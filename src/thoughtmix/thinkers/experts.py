@@ -26,7 +26,9 @@ class ExpertsThinker(Thinker):
             served_pattern=r"[\w-]+",
             min_length=1,
         )
-        strength: float = option(1.0, "Times the biases of a profile", served=True, gt=-1e6, lt=1e6)
+        boost: float = option(
+            1.0, "How much of a profile's biases: 1 as found", served=True, gt=-1e6, lt=1e6, old="strength"
+        )
         head: int = option(
             0, "This many of a token's experts stay as the router wants under noise", served=True, ge=0, lt=10**6
         )
@@ -59,7 +61,7 @@ class ExpertsThinker(Thinker):
         found = profiles_of(local.model, options.profiles)
         assigned = [found[seed % len(found)] for seed in request.seeds]
         thoughts, facts = think_under(
-            local, prompt, request, assigned, strength=options.strength, head=options.head, read=options.read
+            local, prompt, request, assigned, strength=options.boost, head=options.head, read=options.read
         )
         return thoughts, {**facts, "profiles": [p.name for p in found]}
 

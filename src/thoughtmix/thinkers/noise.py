@@ -118,7 +118,7 @@ def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThi
     model = local.model
     for name in ("families", "directions", "strength", "language", "order", "file"):
         if name in options.model_fields_set:
-            raise InputError(f"{engine.name} follows no instructions, {name} was given.", "Pass tokens=0.5 alone.")
+            raise InputError(f"{engine.name} follows no instructions, {name} was given.", "Pass holes=0.5 alone.")
     temperature = request.temperature if request.temperature is not None else request.creativity
     if isinstance(temperature, tuple):
         raise InputError("A mask predictor takes one temperature for all thoughts.", "Pass one value.")
@@ -142,7 +142,7 @@ def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThi
             wrap_diffusion(model.model, model.tokenizer, model.name),
             [text] * request.n,
             request.seeds,
-            LEVEL if options.tokens is None else options.tokens,
+            LEVEL if options.holes is None else options.holes,
             options.mask,
             1.0 if temperature is None else float(temperature),
             let_others,

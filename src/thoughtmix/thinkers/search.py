@@ -34,15 +34,16 @@ class SearchThinker(Thinker):
         "a node is a request, a token a word, and the model is asked to go on; values by relevance and repetition "
         "unless told; likelihood and proposal=mixture are refused"
     )
-    token_budget_option = "tokens"
+    token_budget_option = "budget"
 
     class Options(ThinkerOptions):
-        tokens: int | None = option(
+        budget: int | None = option(
             None,
-            f"Budget: tokens drawn in all (left out: {BUDGET} times n thoughts of full length)",
+            f"Tokens drawn in all (left out: {BUDGET} times n thoughts of full length)",
             served=True,
             served_max="tokens",
             ge=1,
+            old="tokens",
         )
         seconds: float | None = option(
             None,
@@ -75,7 +76,7 @@ class SearchThinker(Thinker):
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
         """Each token drawn is read once; a text is embedded where meaning counts, again at each node that it grows."""
         given = self.Options.model_validate(options)
-        drawn = given.tokens or BUDGET * length * (n + given.batch * given.width * given.rollouts)
+        drawn = given.budget or BUDGET * length * (n + given.batch * given.width * given.rollouts)
         drawn += n * length  # a thought that the budget leaves no room for gets one token, and the prompt's own
         embeds = given.apart == "embedding" or "relevance" in given.evaluators
         return Work(read + drawn) + embedding_work(embeds * (drawn // min(given.step, length) + n), length)
@@ -88,7 +89,7 @@ class SearchThinker(Thinker):
 
         options = self.Options.model_validate(request.options)
         search = self.begin(engine, prompt, request)
-        most = options.tokens or search.spent.drawn + default_budget(search, request.n)
+        most = options.budget or search.spent.drawn + default_budget(search, request.n)
         limits = Limits(most, options.seconds)
         search.explore(limits, request.n, lambda s: _report_progress(request, s.spent.drawn, most))
         self.explored(search)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ NO_ANSWER = ParsedAnswer(None, False)
 
 
 def read_prompts(path: str | Path) -> list[Item]:
-    """Open items from JSON Lines, as NoveltyBench writes them.
+    """Open items from JSON Lines, as NoveltyBench writes them, or from a .txt file, a prompt a line.
 
     Each line has a `prompt` and, if there, `id`, `prompt_paraphrases` (or `paraphrases`), and the `format` that answers
     must have to be sound (json or python). The rest is ignored.
@@ -59,6 +60,7 @@ def read_prompts(path: str | Path) -> list[Item]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        line = json.dumps({"prompt": line.strip()}) if Path(path).suffix == ".txt" else line
         item = _open_item(line, f"{path}, line {number}", f"line-{number}")
         if item.id in items:
             raise InputError(f"{path}, line {number}: the id {item.id!r} was there before.", "Give each line its own.")

@@ -52,7 +52,7 @@ def calibrate(
     if len(contexts) != k:
         raise InputError(f"{len(contexts)} contexts for {k} branches.", f"Graft {len(contexts)} (--branches).")
     if not 0 < strength < float("inf"):
-        raise InputError(f"strength is {strength}.", "Pass more than 0 (--strength 1).")
+        raise InputError(f"strength is {strength}.", "Pass more than 0 (--reach 1).")
     answers = _answers(lm, prompts[:PROMPTS])
     plain = _means(lm, graft.layers, answers, None)
     for number, layer in enumerate(graft.layers):
