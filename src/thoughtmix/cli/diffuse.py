@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Device, Json, Out, ResultOptions, option, read_text, with_options
+from thoughtmix.cli.options import COMMON, Device, Json, Out, ResultOptions, option, read_text, with_options
 from thoughtmix.cli.output import STDOUT, as_json, check_files, print_json, write_file
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError
@@ -83,7 +83,7 @@ class BranchOptions:
     """The branches, and how they compete."""
 
     GROUP: ClassVar[str] = "How branches compete"
-    branches: Annotated[int, option("Texts denoised side by side.")] = 4
+    branches: Annotated[int, option("Texts denoised side by side.", group=COMMON)] = 4
     max_new_tokens: Annotated[int, option("Tokens to write after the prompt.")] = 256
     compete: Annotated[str, option("Who goes on: none, best, diverse or smc.")] = "diverse"
     at: Annotated[str, option("When that is decided: shares of the text, rising.")] = "0.2,0.5"

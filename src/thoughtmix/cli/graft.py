@@ -164,6 +164,9 @@ def export(
     return 0
 
 
+_HOW = "How it is trained"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
     """What is typed after `thoughtmix tune`."""
@@ -185,13 +188,13 @@ class TuneOptions:
     ] = 1.0
     temperature: Annotated[float, option("Of the teacher's answers.")] = 1.0
     max_new_tokens: MaxNewTokens = 32
-    contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.")] = 0.1
+    contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.", group=_HOW)] = 0.1
     steps: Annotated[int | None, option("Optimizer steps.", default="what --minutes allow")] = None
     minutes: Annotated[float | None, option("Train for about this long.", default="15, or what --steps take")] = None
-    batch_size: Annotated[int, option("Distillation samples a step.")] = 16
-    learning_rate: Annotated[float, option("The peak.")] = 3e-3
-    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.")] = 100
-    reach: Annotated[float, option("How far calibrated branches go at creativity 1.")] = 1.0
+    batch_size: Annotated[int, option("Distillation samples a step.", group=_HOW)] = 16
+    learning_rate: Annotated[float, option("The peak.", group=_HOW)] = 3e-3
+    evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.", group=_HOW)] = 100
+    reach: Annotated[float, option("How far calibrated branches go at creativity 1.", group=_HOW)] = 1.0
     seed: Annotated[int, option("Of lessons, batches and draws.")] = 0
     resume: Annotated[bool, option("Go on from the last checkpoint.", "--resume")] = False
 

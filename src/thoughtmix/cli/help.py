@@ -118,7 +118,8 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
             continue
         common = COMMON.index(parameter.name) if parameter.name in COMMON else len(COMMON) + at
         common += 10**6 * (parameter.name == "help")
-        title = getattr(parameter, "rich_help_panel", None) or "Options"
+        head = getattr(parameter, "rich_help_panel", None)
+        title = "Options" if head is None or parameter.name in COMMON else head
         groups.setdefault(title, []).append((common, (_bold(names), _defaults_plainly(says))))
     if arguments:
         with formatter.section(_bold("Arguments")):
