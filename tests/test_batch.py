@@ -350,7 +350,7 @@ def test_failed_prompts_are_lines_and_may_be_asked_again(
     [
         (["--prompts", "IN"], "--out answers.jsonl"),
         (["a prompt", "--prompts", "IN", "--out", "x"], "Drop one"),
-        (["a prompt", "--out", "x"], "--prompts FILE"),
+        (["a prompt", "--ordered"], "--prompts FILE"),
         (["--prompts", "IN", "--out", "IN"], "same file"),
         (["--prompts", "IN", "--out", "OUT", "--json"], "--json shows one set"),
         (["--prompts", "IN", "--out", "OUT", "--format", "xml"], "jsonl"),

@@ -54,7 +54,7 @@ def test_two_ray_workers_give_what_one_process_gives(ray_for_tests: Any, tmp_pat
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     assert main([*words, "--ordered", "--out", str(here)]) == 1  # two prompts fail
     there.write_bytes(b"".join(here.read_bytes().splitlines(keepends=True)[:2]))  # where one process was stopped
-    assert main([*words, "--ordered", "--out", str(there), "--ray", "2"]) == 1
+    assert main([*words, "--ordered", "--out", str(there), "--ray-workers", "2"]) == 1
     assert [exact(line) for line in lines(there)] == [exact(line) for line in lines(here)]
 
 

@@ -241,7 +241,7 @@ def test_a_thinkers_options_are_flags_too(tinyland: Any, capsys: Any) -> None:
     assert run(*asked, *(word for pair in pairs for word in ("--option", pair))) == 0
     assert json.loads(capsys.readouterr().out)["thoughts"] == by_flags["thoughts"]
     command = ("search", PROMPT, "-n", "2", "--max-new-tokens", "6", "--no-measure", "--json")
-    assert run(*command, "--width", "3", "--rollouts", "--step=2", "--budget-tokens", "90") == 0
+    assert run(*command, "--width", "3", "--rollouts", "--step=2", "--budget", "90") == 0
     assert json.loads(capsys.readouterr().out)["thoughts"] == by_flags["thoughts"]
     assert run("think", "--thinker=search", "--help") == 0
     assert "--exploration" in capsys.readouterr().out

@@ -44,13 +44,13 @@ def test_json_is_the_cost_and_nothing_else(folder: Path, capsys: Any) -> None:
         "a100",
         "--gpus",
         "8",
-        "--tokens",
+        "--pretrain-tokens",
         "1e10",
         "--mfu",
         "0.6",
         "--price",
         "1.75",
-        "--sequence",
+        "--context",
         "1024",
     ]
     assert run("cost", str(folder), *words, "--json") == 0
@@ -62,7 +62,7 @@ def test_json_is_the_cost_and_nothing_else(folder: Path, capsys: Any) -> None:
 
 
 def test_a_file_a_folder_and_every_option(folder: Path, capsys: Any) -> None:
-    words = ["--tune-tokens", "1e6", "--tune-sequence", "128", "--batch", "4", "--branches", "4", "--rank", "16", "-n", "32",
+    words = ["--tune-tokens", "1e6", "--tune-context", "128", "--batch-size", "4", "--branches", "4", "--rank", "16", "-n", "32",
              "--checkpointing", "--no-master-weights", "--tflops", "100", "--memory-gb", "16", "--json"]  # fmt: skip
     assert run("cost", str(folder / "config.json"), *words) == 0
     body = json.loads(capsys.readouterr().out)
@@ -76,10 +76,10 @@ def test_a_file_a_folder_and_every_option(folder: Path, capsys: Any) -> None:
 
 
 def test_what_does_not_fit_is_said(folder: Path, capsys: Any) -> None:
-    assert run("cost", str(folder), "--memory-gb", "1", "--gpus", "1", "--sequence", "128") == 0
+    assert run("cost", str(folder), "--memory-gb", "1", "--gpus", "1", "--context", "128") == 0
     out = capsys.readouterr().out
     assert "Full fine-tuning needs 3 of these to fit." in out and "1 (needs 3)" in out
-    assert run("cost", str(folder), "--batch", "100000") == 0
+    assert run("cost", str(folder), "--batch-size", "100000") == 0
     assert "fits on no number of machines" in " ".join(capsys.readouterr().out.split())
 
 
@@ -90,9 +90,9 @@ def test_an_encoder_decoder(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_list_gpus(capsys: Any) -> None:
-    assert run("cost", "--list-gpus") == 0
+    assert run("cost", "--list") == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(load_machines())
-    assert run("cost", "--list-gpus", "--json") == 0
+    assert run("cost", "--list", "--json") == 0
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(load_machines())
 
 
@@ -100,9 +100,9 @@ def test_list_gpus(capsys: Any) -> None:
     ("words", "code", "says"),
     [
         (["nowhere"], 1, "no model folder"), (["--gpu", "h10"], 2, "Did you mean 'h100'"), (["--mfu", "2"], 2, "mfu is 2"),
-        (["--tokens", "0"], 2, "(--tokens)"), (["--tokens", "many"], 2, "--tokens"), (["--price", "-1"], 2, "price is -1"),
-        (["--gpus", "0"], 2, "(--gpus)"), (["FOLDER", "--sequence", "4096"], 2, "over the model's 1024. Pass --sequence 1024"),
-        (["BERT"], 1, "not a causal language model"), (["BROKEN"], 1, "Cannot load"), (["--tokns", "1"], 2, "--tokens"),
+        (["--pretrain-tokens", "0"], 2, "(--pretrain-tokens)"), (["--pretrain-tokens", "many"], 2, "--pretrain-tokens"), (["--price", "-1"], 2, "price is -1"),
+        (["--gpus", "0"], 2, "(--gpus)"), (["FOLDER", "--context", "4096"], 2, "over the model's 1024. Pass --context 1024"),
+        (["BERT"], 1, "not a causal language model"), (["BROKEN"], 1, "Cannot load"), (["--tokns", "1"], 2, "--pretrain-tokens"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -119,7 +119,7 @@ def test_bad_input_is_one_line(
 
 
 def test_no_torch_before_it_is_needed() -> None:
-    for words in (["cost", "--help"], ["cost", "--list-gpus"], ["cost", "--gpu", "x"], ["cost", "--mfu", "7"]):
+    for words in (["cost", "--help"], ["cost", "--list"], ["cost", "--gpu", "x"], ["cost", "--mfu", "7"]):
         code = f"import sys; from thoughtmix.cli import main; main({words!r}); print([m for m in ('torch', 'transformers') if m in sys.modules])"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert out.stdout.splitlines()[-1] == "[]", words

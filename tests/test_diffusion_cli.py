@@ -227,8 +227,8 @@ def test_a_folder_is_loaded_as_what_it_is(folder: str) -> None:
 
 def test_diffuse(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "film.html"
-    how = ["diffuse", "To be", "--model", folder, "--length", "20", "--steps", "10"]
-    assert main([*how, "--html", str(page), "--merge", "2", "--live", "--select", "best"]) == 0
+    how = ["diffuse", "To be", "--model", folder, "--max-new-tokens", "20", "--steps", "10"]
+    assert main([*how, "--html", str(page), "--merge", "2", "--live", "--compete", "best"]) == 0
     out = capsys.readouterr().out
     assert out.count("score") >= 4 and "merged (" in out and "├─" in out and "given up" in out and "row-passes" in out
     body = page.read_text()
@@ -241,7 +241,7 @@ def test_diffuse(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         for t, (_, _, marks) in zip(texts, last["rows"], strict=True)
     )
     assert "http" not in body.replace("http://www.w3.org", ""), "nothing from elsewhere"
-    assert main([*how, "--json", "--select", "none", "--branches", "3"]) == 0
+    assert main([*how, "--json", "--compete", "none", "--branches", "3"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["schema"] == "thoughtmix/branches" and len(made["branches"]) == 3 and made["row_passes"] == 30
     assert made["ancestry"]["rounds"] == [] and {b["seed"] for b in made["branches"]} == {0, 1, 2}
@@ -256,7 +256,7 @@ def test_renoise_command(folder: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*how, "--level", "0.2,0.9"]) == 0
     out = capsys.readouterr().out
     assert out.count("seed") == 4 and out.count("question") == 4 and "mean distance" in out
-    assert main([*how, "--json", "--how", "unsure"]) == 0
+    assert main([*how, "--json", "--mask", "unsure"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["original"] == IDEA and len(made["levels"][0]["texts"]) == 2
 
@@ -272,8 +272,8 @@ def test_renoise_command(folder: str, capsys: pytest.CaptureFixture[str]) -> Non
         (["diffuse", "x", "--policy", "confidense"], "Did you mean 'confidence'"),
         (["diffuse", "x", "--remask", "cop"], "Did you mean 'cap'"),
         (["diffuse", "x", "--steps", "0"], "--steps"),
-        (["diffuse", "x", "--length", "0"], "--length"),
-        (["diffuse", "x", "--select", "smc", "--policy", "confidence"], "--policy random"),
+        (["diffuse", "x", "--max-new-tokens", "0"], "--max-new-tokens"),
+        (["diffuse", "x", "--compete", "smc", "--policy", "confidence"], "--policy random"),
         (["diffuse", "x", "--html", "/nowhere/x.html"], "mkdir -p"),
         (["diffuse", "x", "--model", "/nowhere"], "no model folder"),
         (["renoise", ""], "thoughtmix renoise"),

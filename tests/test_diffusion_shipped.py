@@ -68,7 +68,7 @@ def test_the_command_trains_one(tmp_path: Path, capsys: Any) -> None:
         "24",
         "--layers",
         "1",
-        "--width",
+        "--hidden-size",
         "32",
         "--heads",
         "2",

@@ -173,7 +173,7 @@ def test_map_then_think(shell: Any, tmp_path: Path) -> None:
     texts.write_text(json.dumps({"low": words(1, 3, 80, 12), "high": words(2, 80, 159, 12)}))
     made, page = tmp_path / "profiles.json", tmp_path / "map.html"
     code, out, err = shell(
-        "map", "planted", "--texts", str(texts), "--permutations", "99", "--profiles", str(made), "--html", str(page)
+        "map", "planted", "--texts", str(texts), "--permutations", "99", "--save", str(made), "--html", str(page)
     )
     assert code == 0, err
     assert "Read 12 of 24 texts" in err and "Shuffling labels" in err
@@ -183,7 +183,7 @@ def test_map_then_think(shell: Any, tmp_path: Path) -> None:
         "think",
         "planted",
         "w5 w6",
-        "--profiles",
+        "--save",
         f"{made},all",
         "-n",
         "3",
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(shell: Any, tmp_path: Path) -> None:
     for arguments, says in (
         (["map", "planted", "--texts", str(tmp_path / "no.json")], "Cannot read texts"),
         (["map", "mixtral", "--permutations", "3"], "make no test"),
-        (["map", "mixtral", "--permutations", "19", "--profiles", str(tmp_path / "p.json")], "No label has a profile"),
+        (["map", "mixtral", "--permutations", "19", "--save", str(tmp_path / "p.json")], "No label has a profile"),
         (["think", "mixtral", " "], "prompt is empty"),
         (["think", "mixtral", "w5", "--profiles", "loud", "--no-measure"], "Unknown profile 'loud'"),
         (["map"], "Missing argument"),

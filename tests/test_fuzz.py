@@ -49,27 +49,27 @@ FLAGS = {
     "--weights --path --dtype --device --html --json --raw --no-measure --no-stream --system --judge --branches --block --draft",
     "search": "-n --seed --temperature --top-p --stop --seconds --step --width --batch --rollouts --exploration --evaluators "
     "--rubric --proposal --apart --no-tree --save --resume --html --json --judge",
-    "noise": "-n --seed --families --directions --strength --language --order --file --tokens --mask --list --json --html --prompt",
-    "diffuse": "--branches --steps --policy --remask --temperature --at --keep --score --strength --merge --block --top-p --json",
-    "renoise": "--level --lock --how -n --seed --steps --policy --json",
-    "show": "--select --html",
-    "cost": "--json --list-gpus --gpu --tokens --tune-tokens --batch --sequence --gpus --branches --rank --price --mfu --tflops -n",
+    "noise": "-n --seed --families --directions --strength --language --order --file --holes --mask --list --json --html --prompt",
+    "diffuse": "--branches --steps --policy --remask --temperature --at --keep --score --sharpness --merge --block --top-p --json",
+    "renoise": "--level --lock --mask -n --seed --steps --policy --json",
+    "show": "--select --html --out --json",
+    "cost": "--json --list --gpu --pretrain-tokens --tune-tokens --batch-size --context --gpus --branches --rank --price --mfu --tflops -n",
     "metrics": "--json",
     "thinkers": "--json",
     "bench": "--list --thinkers --tasks --prompts --grids --pairs --limit --development --out",
-    "train": "--data --out --context --layers --width --heads --routes --modes --segment --noise --optimizer --resume --ema",
-    "graft": "--out --branches --rank --route --router --noise --combiner --target --layers --travelled",
-    "tune": "--objective --prompts --limit --contexts --corpus --samples --own --resume --strength",
-    "export": "--lora --thoughts --seed --creativity --no-measure",
+    "train": "--data --out --context --layers --hidden-size --heads --routes --modes --segment --noise --optimizer --resume --ema",
+    "graft": "--out --branches --rank --route --router --noise --combiner --target --blocks --travelled",
+    "tune": "--objective --prompts --limit --contexts --corpus --samples --own --resume --reach",
+    "export": "--lora -n --seed --creativity --no-measure",
     "experts": "map think --html --out --json --force --exclude",
-    "experiment": "--prompts --ablations -n",
+    "experiment": "--limit --ablations -n",
 }  # fmt: skip
 """Names that may be flags of a command, others too: a wrong name is an input like any other."""
 SMALL = {  # what keeps a command that runs small
     "think": ["--max-new-tokens", "2"],
-    "search": ["--max-new-tokens", "4", "--budget-tokens", "16"],
+    "search": ["--max-new-tokens", "4", "--budget", "16"],
     "noise": ["--max-new-tokens", "2"],
-    "diffuse": ["--length", "4", "--model", "missing"],
+    "diffuse": ["--max-new-tokens", "4", "--model", "missing"],
     "renoise": ["--model", "missing"],
     "bench": ["--model", "missing"],
     "train": ["--steps", "1", "--batch-size", "2", "--minutes", "0.01"],
@@ -119,10 +119,10 @@ def originals() -> dict[str, tuple[Any, list[list[str]]]]:
     direction = '[[direction]]\nname = "odd"\nfamily = "own"\nen = "In an odd way."\nfr = "Autrement."\n'
     prompts = "".join(f'{{"id": "{i}", "prompt": "w{i} w5"}}\n' for i in range(12))
     bench = ["bench", "--tasks", "none", "--model", "missing"]
-    tiny = ["--steps", "1", "--layers", "1", "--width", "8", "--heads", "1", "--context", "4"]
+    tiny = ["--steps", "1", "--layers", "1", "--hidden-size", "8", "--heads", "1", "--context", "4"]
     return {
         "set.json": (thought_set, [["show"], ["show", "--select", "1"], ["show", "--html", "page.html"]]),
-        "tree.json": (None, [["search", "--budget-tokens", "40", "-n", "2", "--resume"]]),
+        "tree.json": (None, [["search", "--budget", "40", "-n", "2", "--resume"]]),
         "config.json": (config, [["cost"], ["cost", "--json"]]),
         "grids.json": ({"sampling": [{"temperature": 0.5}]}, [[*bench, "--thinkers", "sampling", "--grids"]]),
         "profiles.json": ({"a": ["w1 w2", "w3"], "b": ["w5"]}, [["experts", "map", "missing", "--texts"]]),
@@ -270,7 +270,7 @@ def test_no_input_crashes_hangs_or_is_left_without_an_answer(
     monkeypatch.setattr(thoughtmix.models, "load_model", load_model, raising=False)
     language_model("llama")
     files = originals()
-    ask = ["search", "w5 w9", "-n", "2", "--max-new-tokens", "8", "--step", "2", "--budget-tokens", "60"]
+    ask = ["search", "w5 w9", "-n", "2", "--max-new-tokens", "8", "--step", "2", "--budget", "60"]
     assert main([*ask, "--save", "tree.json"]) == 0
     files["tree.json"] = (json.loads(Path("tree.json").read_text()), files["tree.json"][1])
     Path("set.json").write_text(json.dumps(files["set.json"][0]))

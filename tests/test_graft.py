@@ -641,7 +641,7 @@ def test_the_command_line(tmp_path: Path, capsys: Any) -> None:
     folder, lora = str(tmp_path / "made"), str(tmp_path / "lora")
     assert (
         cli.main(
-            ["graft", str(tmp_path / "base"), "--out", folder, "--branches", "4", "--rank", "2", "--layers", "1,2"]
+            ["graft", str(tmp_path / "base"), "--out", folder, "--branches", "4", "--rank", "2", "--blocks", "1,2"]
         )
         == 0
     )
@@ -652,12 +652,12 @@ def test_the_command_line(tmp_path: Path, capsys: Any) -> None:
     words = ["think", "w5 w9", "--thinker", "mixture", "-n", "2", "--max-new-tokens", "4", "--no-measure", "--json"]
     assert cli.main([*words, "--model", folder]) == 0
     assert len(json.loads(capsys.readouterr().out)["thoughts"]) == 2
-    assert cli.main(["export", str(tmp_path / "graft"), "--lora", lora, "--thoughts", "2", "--dtype", "float32"]) == 0
+    assert cli.main(["export", str(tmp_path / "graft"), "--lora", lora, "-n", "2", "--dtype", "float32"]) == 0
     assert (
         "thought-1" in capsys.readouterr().out and (tmp_path / "lora" / "thought-1" / "adapter_config.json").is_file()
     )
     served = tmp_path / "served"
-    words = ["export", str(tmp_path / "graft"), "--vllm", str(served), "--thoughts", "2", "--dtype", "float32"]
+    words = ["export", str(tmp_path / "graft"), "--vllm", str(served), "-n", "2", "--dtype", "float32"]
     assert cli.main([*words, "--no-measure"]) == 0
     command = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vllm serve ")))
     given = dict(itertools.pairwise(command))
@@ -675,9 +675,9 @@ def test_the_command_line(tmp_path: Path, capsys: Any) -> None:
         ["export", str(tmp_path / "graft"), "--lora", lora, "--vllm", lora],
         ["graft", str(tmp_path / "base"), "--out", folder, "--travelled", "x"],
         ["graft", str(tmp_path / "base"), "--out", str(tmp_path / "base")],
-        ["graft", str(tmp_path / "base"), "--out", folder, "--layers", "99"],
+        ["graft", str(tmp_path / "base"), "--out", folder, "--blocks", "99"],
         ["export", str(tmp_path / "base"), "--lora", lora],
-        ["export", str(tmp_path / "graft"), "--lora", lora, "--thoughts", "0"],
+        ["export", str(tmp_path / "graft"), "--lora", lora, "-n", "0"],
     ):
         assert cli.main(wrong) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("thoughtmix: ")

@@ -67,7 +67,7 @@ def test_measure_prints_a_set(
 ) -> None:
     file = tmp_path / name
     file.write_text(body)
-    assert "4 thoughts by texts" in run(capsys, str(file))
+    assert "4 answers by texts" in run(capsys, str(file))
     made = ThoughtSet.from_json(run(capsys, str(file), "--json"))
     assert made == ThoughtSet.from_texts(TEXTS)
     page = tmp_path / "page.html"

@@ -148,7 +148,7 @@ def test_masking_in_spans_and_by_seed() -> None:
     assert spans < 7 < words, "16 words in stretches of up to 4: few holes; one by one: many"
     assert mask_words(text, 1, 0) == HOLE == mask_words("...", 0.5, 0)
     for level in (0, 1.2, -1, True, "x"):
-        with pytest.raises(InputError, match="tokens is"):
+        with pytest.raises(InputError, match="holes is"):
             mask_words(text, level, 0)  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="Did you mean 'span'"):
         mask_words(text, 0.5, 0, "spam")
@@ -190,7 +190,7 @@ def test_a_base_model_is_shown_examples() -> None:
     text = few_shot("Lend out\ntools.", Disturbance((catalogue["poem"],)))
     assert text.endswith("Text: Lend out tools.\nTask: Rewrite it as a short poem of four lines.\nNew text:")
     assert text.count("New text:") == 3
-    holes = few_shot("Lend out tools.", Disturbance((), tokens=0.5), seed=1)
+    holes = few_shot("Lend out tools.", Disturbance((), holes=0.5), seed=1)
     assert HOLE in holes.rsplit("Text:", 1)[1] and "Fill in each gap ___" in holes
 
 
@@ -202,7 +202,7 @@ def test_a_base_model_is_shown_examples() -> None:
     [
         {},
         {"idea": IDEA},
-        {"idea": IDEA, "tokens": 0.5},
+        {"idea": IDEA, "holes": 0.5},
         {"draft": 5},
         {"order": "different"},
         {"strength": "vague", "directions": "red+blue,green"},
@@ -296,8 +296,8 @@ def test_bad_options_are_one_line(pipeline: Pipeline, own: str) -> None:
         ({"families": "styl"}, "Did you mean 'style'"),
         ({"strength": "wild"}, "Unknown strength"),
         ({"language": "de"}, "language"),
-        ({"tokens": 2}, "tokens is 2"),
-        ({"tokens": 0.5, "mask": "spn"}, "'span'"),
+        ({"holes": 2}, "holes is 2"),
+        ({"holes": 0.5, "mask": "spn"}, "'span'"),
         ({"order": "x"}, "Unknown order"),
         ({"idea": " "}, "idea is empty"),
         ({"draft": -1}, "draft is -1"),
@@ -318,9 +318,9 @@ def test_a_mask_predictor_denoises(tinyland: Any) -> None:
     dm = load_diffusion()
     masks = Pipeline(wrap_model(dm.denoiser.model, dm.tokenizer, "shakespeare-diffusion"), embedder=HashEmbedder())
     idea = "To be, or not to be: that is the question"
-    got = masks("ROMEO:", 3, "noise", idea=idea, tokens=0.4, seed=2, measure=False)
+    got = masks("ROMEO:", 3, "noise", idea=idea, holes=0.4, seed=2, measure=False)
     assert len(set(got.texts)) == 3 and all(t != idea and len(t) == len(idea) for t in got.texts)
-    assert masks("ROMEO:", 1, "noise", idea=idea, tokens=0.4, seed=4, measure=False).texts == got.texts[2:]
+    assert masks("ROMEO:", 1, "noise", idea=idea, holes=0.4, seed=4, measure=False).texts == got.texts[2:]
     assert got[0].origin["direction"] == "words" and got.run["path"] == "diffusion"
     forgotten = round(0.4 * len(idea))
     assert all(sum(v < 0 for v in t.token_logprobs) <= forgotten and t.logprob < 0 for t in got), (
@@ -328,7 +328,7 @@ def test_a_mask_predictor_denoises(tinyland: Any) -> None:
     )
     assert masks("ROMEO:", 2, "noise", idea=idea, creativity=0, measure=False).texts == [idea] * 2
     noiser = SemanticNoiser(masks.model, embedder=HashEmbedder())
-    assert noiser.disturb(idea, 3, tokens=0.4, seed=2, measure=False).texts == got.texts
+    assert noiser.disturb(idea, 3, holes=0.4, seed=2, measure=False).texts == got.texts
     drafted = masks("ROMEO:", 2, "noise", max_new_tokens=20, measure=False)
     assert len({t.origin["idea"] for t in drafted}) == 1 and len(set(drafted.texts)) == 2
     with pytest.raises(InputError, match="follows no instructions"):
@@ -454,7 +454,7 @@ def test_the_command(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: py
         cli.main(["noise", IDEA, "-n", "3", "--families", "style", "--max-new-tokens", "5", "--html", str(page)]) == 0
     )
     out = capsys.readouterr().out
-    assert "poem · " in out and "3 thoughts by noise" in out and "<html" in page.read_text()
+    assert "poem · " in out and "3 answers by noise" in out and "<html" in page.read_text()
     with serving(lambda number, body: "400" if body["seed"] == 1 else "ok") as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
         code = cli.main(["noise", "An idea.", "-n", "3", "--endpoint", server.url, "--model", "big", "--json"])
@@ -498,7 +498,7 @@ def test_a_terminal_shows_them_growing(tinyland: Any, monkeypatch: pytest.Monkey
         (["noise", "x", "--families", "angel"], "Did you mean 'angle'"),
         (["noise", "x", "--endpoint", "nowhere"], "no http address"),
         (["noise", "x", "--select", "9"], "Cannot select 9"),
-        (["noise", "x", "--tokens", "3"], "tokens is 3"),
+        (["noise", "x", "--holes", "3"], "holes is 3"),
         (["noise", "x", "--file", "no.toml"], "Cannot read"),
         (["noise", "x", "-n", "0"], "n is 0"),
         (["noise", "--list", "--strength", "mild"], "Unknown strength"),

@@ -598,7 +598,7 @@ def test_thinker_options(tinyland: Any, proposal: str, more: dict[str, Any]) -> 
     ("more", "says"),
     [
         ({"step": 0}, "step is 0"),
-        ({"tokens": 0}, "tokens is 0"),
+        ({"budget": 0}, "budget is 0"),
         ({"evaluators": "x"}, "Unknown evaluator 'x'"),
         ({"evaluators": "judge=1"}, "judge needs a model"),
         ({"proposal": "x"}, "Unknown proposal 'x'"),
@@ -682,7 +682,7 @@ def command(*words: str) -> int:
     return main(["search", *words])
 
 
-ASK = ("w5 w9 w77", "-n", "2", "--max-new-tokens", "9", "--step", "2", "--budget-tokens")
+ASK = ("w5 w9 w77", "-n", "2", "--max-new-tokens", "9", "--step", "2", "--budget")
 
 
 def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -695,7 +695,7 @@ def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, caps
     complete = sum(n["finish"] is not None for n in json.loads(file.read_text())["nodes"])
     assert text.count("<circle") == len(json.loads(file.read_text())["nodes"]) + 2 - complete, "and the completed ones"
     assert "http" not in text.replace("http-equiv", ""), "nothing from elsewhere"
-    assert command("--resume", str(file), "-n", "2", "--budget-tokens", "400", "--json") == 0
+    assert command("--resume", str(file), "-n", "2", "--budget", "400", "--json") == 0
     resumed = json.loads(capsys.readouterr().out)
     assert command(*ASK, "400", "--json", "--evaluators", "likelihood=1,novelty=2") == 0
     whole = json.loads(capsys.readouterr().out)
@@ -710,7 +710,7 @@ def test_the_command_draws_saves_and_resumes(tinyland: Any, tmp_path: Path, caps
         (("w5", "-n", "0"), "n is 0"),
         (("w5", "--evaluators", "x=1"), "Unknown evaluator"),
         (("w5", "--evaluators", "judge=1"), "--judge MODEL"),
-        (("w5", "--budget-tokens", "0"), "Pass --budget-tokens"),
+        (("w5", "--budget", "0"), "Pass --budget"),
         (("w5", "--save", "/no/such/folder/x"), "mkdir -p"),
         (("w5", "--resume", "/no/such/file"), "Cannot read"),
         (("w5", "--step", "0"), "step is 0"),
@@ -727,11 +727,12 @@ def test_ctrl_c_shows_what_is_there_and_saves_it(
 ) -> None:
     from thoughtmix.cli.search import SavedSearch
 
-    def stop(self: Any, event: Any) -> None:
+    def stop(self: Any, event: Any) -> str:
         if self.search.spent.rounds == 2:
             raise KeyboardInterrupt
+        return ""
 
-    monkeypatch.setattr(SavedSearch, "report", stop)
+    monkeypatch.setattr(SavedSearch, "words", stop)
     file = tmp_path / "tree.json"
     assert command(*ASK, "5000", "--save", str(file)) == 130
     said = capsys.readouterr()
@@ -748,13 +749,14 @@ def test_the_tree_is_saved_while_it_grows_and_the_advice_is_true(
     class Died(BaseException):
         pass
 
-    def die(self: Any, event: Any) -> None:
+    def die(self: Any, event: Any) -> str:
         self._save_now_and_then()
         if self.search.spent.rounds == 3:
             raise Died
+        return ""
 
     monkeypatch.setattr(cli, "_SAVE_EVERY", -1.0)
-    monkeypatch.setattr(cli.SavedSearch, "report", die)
+    monkeypatch.setattr(cli.SavedSearch, "words", die)
     file = tmp_path / "my tree.json"
     with pytest.raises(Died):
         cli.app(["search", *ASK, "5000", "--save", str(file)], standalone_mode=False)

@@ -115,10 +115,10 @@ def test_the_command_and_going_on_with_a_saved_tree(tinyland: Any, capsys: Any, 
     words = ["-n", "2", "--max-new-tokens", "12", "--no-measure"]
     with serving(lambda number, body: "words") as server:
         there = ["-e", server.url, "-m", "m", "--save", str(tree), *words]
-        asked = ["--step", "4", "--width", "2", "--budget-tokens", "80"]
+        asked = ["--step", "4", "--width", "2", "--budget", "80"]
         assert cli.main(["search", "Tell me.", *asked, *there]) == 0
         assert "nodes" in capsys.readouterr().out
         before = len(json.loads(tree.read_text())["nodes"])
-        assert cli.main(["search", "--resume", str(tree), "--budget-tokens", "300", *there]) == 0
+        assert cli.main(["search", "--resume", str(tree), "--budget", "300", *there]) == 0
     assert len(json.loads(tree.read_text())["nodes"]) > before
     assert not tinyland["models"], "nothing was loaded here"

@@ -65,16 +65,16 @@ def test_flag_then_environment_then_config_then_default(
 def test_the_thinker_and_its_options_may_stand_in_the_file(
     tinyland: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
-    write(file, '[think]\nthinker = "search"\nwidth = 3\ntokens = 60\n')
+    write(file, '[think]\nthinker = "search"\nwidth = 3\nbudget = 60\n')
     made = thoughts(capsys, "think", PROMPT, "-n", "2", *SHORT)
-    assert made["thinker"] == "search" and made["settings"]["options"] == {"tokens": 60, "width": 3}
+    assert made["thinker"] == "search" and made["settings"]["options"] == {"budget": 60, "width": 3}
     monkeypatch.setenv("THOUGHTMIX_THINK_WIDTH", "2")
     assert thoughts(capsys, "think", PROMPT, "-n", "2", *SHORT)["settings"]["options"]["width"] == 2
     monkeypatch.setenv("THOUGHTMIX_THINKER", "sampling")
     monkeypatch.delenv("THOUGHTMIX_THINK_WIDTH")
     write(file, "")
     assert thoughts(capsys, "think", PROMPT, *SHORT, "-o", "draws=arithmetic")["thinker"] == "sampling"
-    made = thoughts(capsys, "think", PROMPT, "-n", "2", "-t", "search", "-o", "tokens=60", *SHORT)
+    made = thoughts(capsys, "think", PROMPT, "-n", "2", "-t", "search", "-o", "budget=60", *SHORT)
     assert made["thinker"] == "search", "short flags"
 
 

@@ -182,7 +182,7 @@ def test_a_full_disk_at_the_end_is_one_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
     (tmp_path / "text.txt").write_text(TEXT)
     words = ["train", "baseline", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), "--steps", "2"]
-    small = ["--layers", "1", "--width", "16", "--heads", "2", "--context", "8"]
+    small = ["--layers", "1", "--hidden-size", "16", "--heads", "2", "--context", "8"]
     assert main([*words, *small]) == 1
     assert "no space left. Free some space, then type the same" in capsys.readouterr().err.splitlines()[-1]
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["training", "state.pt"]
@@ -234,7 +234,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
         "16",
         "--layers",
         "2",
-        "--width",
+        "--hidden-size",
         "32",
         "--heads",
         "2",

@@ -1,6 +1,6 @@
 """Proof that exported thoughts serve at scale: one vLLM engine, one prompt, a LoRA adapter a request, all at once.
 
-Each adapter is a fixed mixture of thought branches in PEFT's format (`thoughtmix export DIR --lora OUT --thoughts 8`),
+Each adapter is a fixed mixture of thought branches in PEFT's format (`thoughtmix export DIR --lora OUT -n 8`),
 on the feed-forward blocks' down projections. vLLM's greedy tokens are compared with those of the same adapters loaded
 by PEFT on transformers, in float32:
 

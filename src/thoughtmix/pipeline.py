@@ -6,6 +6,7 @@ Data flows one way: prompt -> engine -> thinker -> ThoughtSet -> metrics.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -77,7 +78,7 @@ class Pipeline:
         endpoint: str | Endpoint | None = None,
         on_progress: Callable[..., None] | None = None,
     ) -> None:
-        asked = model
+        asked = model = _model_name(model)
         _check_engine(engine, engine_options, endpoint)
         if engine == "vllm":
             engine, model = _vllm(model, dtype, device, weights, path, engine_options, on_progress), None
@@ -248,7 +249,7 @@ class Pipeline:
     ) -> Request:
         """The checked settings of a call, and the thinker's options among them. Raises `InputError`, `UnknownName`."""
         own = {name: _frozen(settings.pop(name)) for name in (SETTINGS - {"n", "judge"}) & set(settings)}
-        stop = own.pop("stop", ())
+        stop = own.pop("stop", None) or ()
         own.setdefault("landing", LANDING)
         form = Grammar.given(own.pop("json_schema", None), own.pop("regex", None))
         return Request(
@@ -373,6 +374,18 @@ def _vllm(
     return VllmEngine(model, dtype=dtype, options=options, on_progress=tell)
 
 
+def _model_name(model: Any) -> Any:
+    """A path as text; a name, a loaded model and None as they are. Raises `InputError` for anything else."""
+    if isinstance(model, os.PathLike):
+        return os.fspath(model)
+    if model is None or isinstance(model, str) or hasattr(model, "tokenizer"):
+        return model
+    raise InputError(
+        f"A model is a name, a folder or a loaded LanguageModel, not {type(model).__name__}.",
+        "Pass where it was saved: model='FOLDER', or its Hugging Face id.",
+    )
+
+
 def _elsewhere(endpoint: str | Endpoint, model: str | LanguageModel | None) -> Engine:
     from thoughtmix.engine.endpoint import EndpointEngine
     from thoughtmix.models.profile import connect
@@ -381,6 +394,9 @@ def _elsewhere(endpoint: str | Endpoint, model: str | LanguageModel | None) -> E
         if model is not None and not isinstance(model, str):
             raise InputError("A loaded model and an endpoint were given.", "Pass one, or the model's name there.")
         return EndpointEngine(connect(endpoint, model, logprobs=True))
+    if not hasattr(endpoint, "complete"):
+        hint = "Pass http://host:port, @profile, or a thoughtmix.models.endpoint.Endpoint."
+        raise InputError(f"An endpoint is an address or an Endpoint, not {type(endpoint).__name__}.", hint)
     if model is not None:
         raise InputError("A model was given beside an Endpoint.", "Give it to that: Endpoint(url, model).")
     return EndpointEngine(endpoint)

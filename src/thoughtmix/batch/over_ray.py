@@ -40,13 +40,15 @@ def answer_over_ray(
         ModelError: Ray, or what Ray Data needs, is not installed; a worker died.
     """
     if workers < 1:
-        raise InputError(f"{workers} workers.", "Pass 1 or more (--ray 2).")
+        raise InputError(f"{workers} workers.", "Pass 1 or more (--ray-workers 2).")
     try:
         import pyarrow  # noqa: F401  # Ray Data's
         import ray
         import ray.data
     except ImportError as error:
-        raise ModelError(f"{error.name} is not installed.", "Type: pip install 'ray[data]', or drop --ray.") from None
+        raise ModelError(
+            f"{error.name} is not installed.", "Type: pip install 'ray[data]', or drop --ray-workers."
+        ) from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)  # joins a cluster when RAY_ADDRESS names one
     context = ray.data.DataContext.get_current()

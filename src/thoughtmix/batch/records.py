@@ -124,7 +124,7 @@ class PromptSource:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(
-                f"Cannot read {self.path}: {reason}.", "Name a file of prompts, or - (--prompts)."
+                f"Cannot read {self.path}: {reason}.", f"Name a file of {self.what}s, or - for standard input."
             ) from None
 
     def _kind(self, first: bytes) -> str:

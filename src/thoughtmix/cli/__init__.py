@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import warnings
@@ -121,13 +122,25 @@ def _check_arguments(arguments: Sequence[str]) -> None:
 
 def _usage(error: Exception) -> tuple[str, int]:
     """A usage error as one line that ends with what to type."""
-    from thoughtmix.thinkers.call import ELSEWHERE
+    from thoughtmix.thinkers.call import ELSEWHERE, MEANT
 
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "thoughtmix"
     said = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
-    name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
-    said = f"{said.rstrip('.')}. {ELSEWHERE[name]}" if name in ELSEWHERE else said
+    said = said.replace(
+        "Input should be a valid integer, unable to parse string as an integer", "it is no whole number"
+    )
+    said = said.replace("Input should be a valid number, unable to parse string as a number", "it is no number")
+    typed = str(getattr(error, "option_name", ""))
+    name = typed.lstrip("-").replace("-", "_")
+    known = {flag.lstrip("-").replace("-", "_"): flag for flag in getattr(error, "possibilities", None) or ()}
+    if context is not None:
+        known |= {p.name: p.opts[-1] for p in context.command.params if p.opts and p.opts[-1].startswith("--")}
+    near = [MEANT[name]] if name in MEANT else difflib.get_close_matches(name, known, n=1)
+    if name in ELSEWHERE:
+        said = f"{said.partition(' (')[0].rstrip('.')}. {ELSEWHERE[name]}"
+    elif typed and near and near[0] in known and "No such option" in said:
+        said = f"No such option: {typed}. Did you mean {known[near[0]]}?"
     return f"{said}{'' if said[-1:] in '.?' else '.'} Type: {path} --help", 2
 
 

@@ -42,7 +42,7 @@ def map_experts(
     alpha: Annotated[float, option("Chance of calling any expert wrongly over- or under-used.")] = 0.05,
     text_tokens: Annotated[int, option("Read this many tokens of a text at most.")] = 256,
     seed: Annotated[int, option("Of the shufflings.")] = 0,
-    profiles: Annotated[
+    save: Annotated[
         Path | None, option("Also write the profiles found, for `experts think`.", default="no file")
     ] = None,
     *,
@@ -53,7 +53,7 @@ def map_experts(
     """Find out what each expert is used for, and test it."""
     labelled = None if texts is None else _texts(texts)
     output.check()
-    check_files(profiles)
+    check_files(save)
     from thoughtmix.experts import analyze_expert_specialization
     from thoughtmix.experts.profile import save_profiles
     from thoughtmix.models import load_model
@@ -74,12 +74,12 @@ def map_experts(
         print(experts_plain(found))
     write_file(output.out, found.to_json, report)
     write_file(output.html, lambda: experts_page(found), report)
-    if profiles is not None:
+    if save is not None:
         made = found.profiles()
         if not made:
             raise InputError("No label has a profile: no expert stands out.", "Try more or longer texts (--texts).")
-        save_profiles(profiles, made, found.facts())
-        report.note(f"Wrote {profiles}: {', '.join(p.name for p in made)}")
+        save_profiles(save, made, found.facts())
+        report.note(f"Wrote {save}: {', '.join(p.name for p in made)}")
 
 
 @experts.command("think")

@@ -210,7 +210,7 @@ GUIDES: Mapping[tuple[str, ...], Guide] = {
         (
             ("thoughtmix experts map MODEL --html map.html", "On built-in prompts; the page has the map."),
             (
-                "thoughtmix experts map MODEL --texts texts.json --profiles profiles.json",
+                "thoughtmix experts map MODEL --texts texts.json --save profiles.json",
                 "On texts of yours; writes what `experts think` takes.",
             ),
         ),

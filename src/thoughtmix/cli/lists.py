@@ -85,11 +85,22 @@ def metrics(name: Name = None, json: Json = False) -> None:
     if json:
         print_json([dataclasses.asdict(m) for m in chosen])
         return
+    sent = [m for m in chosen if m.name.startswith(_SENT)] if name is None else []
     for m in chosen:
+        if m in sent[1:]:
+            continue
         better = "" if m.better == "neither" else f"; {m.better} is better"
-        print_entry(m.name, f"{m.says}{better}", indent=18)
+        says = m.says if m not in sent else f"how far answers differ as what was asked of them does: {_list_of(sent)}"
+        print_entry(m.name if m not in sent else f"{_SENT}...", f"{says}{better}", indent=18)
     if name is None:
         print("\nWhen one misleads: thoughtmix metrics vendi. To see them all: thoughtmix think PROMPT --details")
         return
     for head, said in (("span", m.span), ("fails", m.fails), ("cannot see", m.blind)):
         print_entry(f"  {head}", f"{said}.", indent=18)
+
+
+_SENT = "transmission_"
+
+
+def _list_of(sent: list[Any]) -> str:
+    return ", ".join(m.name.removeprefix(_SENT) for m in sent)

@@ -21,7 +21,7 @@ from thoughtmix.cli.output import STDOUT, check_files
 from thoughtmix.cli.renamed import flag
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.files import bounded_text, read_stream
+from thoughtmix.core.files import bounded_text, read_stream, why_unread
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.options import ThinkerOptions, explained, fields_own_first, help_text, value_type
 from thoughtmix.core.request import DEFAULT_MIN_P, LANDING, MAX_NEW_TOKENS, Request
@@ -179,7 +179,7 @@ def _read_schema(file: Path) -> str:
         return bounded_text(file)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"Cannot read the JSON schema: {error}.", "Pass a file of JSON (--json-schema FILE)."
+            f"Cannot read the JSON schema: {why_unread(error)}.", "Pass a file of JSON (--json-schema FILE)."
         ) from None
 
 

@@ -13,7 +13,8 @@ _LIMITS = {
 }
 RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("think",): {"ray": "ray_workers"},
-    ("search",): {"budget_tokens": "budget"},
+    ("noise",): {"tokens": "holes"},
+    ("search",): {"budget_tokens": "budget", "tokens": "budget"},
     ("diffuse",): {"select": "compete", "strength": "sharpness", "length": "max_new_tokens"},
     ("renoise",): {"how": "mask"},
     ("graft",): {"layers": "blocks"},
@@ -32,10 +33,11 @@ RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("bench",): {"ladders": "grids"},
     ("serve",): _LIMITS,
     ("pull",): {"embedder": "measure", "no_embedder": "no_measure"},
-    ("experts", "map"): {"max_tokens": "text_tokens"},
+    ("experts", "think"): {"strength": "boost"},
+    ("experts", "map"): {"max_tokens": "text_tokens", "profiles": "save"},
 }
-"""Path of a command -> what its options were called -> what they are called; those of a thinker stand in its
-`Options`. No command has an option of an old name of its own."""
+"""Path of a command -> what its options were called -> what they are called; those of the thinker that `think` names
+stand in its `Options`. No command has an option of an old name of its own."""
 
 
 def flag(name: str) -> str:

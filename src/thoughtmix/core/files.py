@@ -84,10 +84,10 @@ def check_writable(path: StrPath) -> None:
     """Refuse a file that `written` could not write, before anything is computed for it. Raises `InputError`."""
     target = Path(path)
     with writing(target):
-        if _is_stream(target):
-            return
         if target.is_dir():
             raise InputError(f"{target} is a folder.", f"Name a file in it: {shlex.quote(str(target / 'result'))}")
+        if _is_stream(target):
+            return
         folder = Path(os.path.realpath(target)).parent
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}.", f"Type: mkdir -p {shlex.quote(str(folder))}")
@@ -282,6 +282,13 @@ def bounded_bytes(path: StrPath, limit: int = READ_LIMIT) -> bytes:
 def bounded_text(path: StrPath, limit: int = READ_LIMIT) -> str:
     """A UTF-8 file's text; a byte-order mark is left out. Raises OSError as `bounded_bytes`, and UnicodeDecodeError."""
     return bounded_bytes(path, limit).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def why_unread(error: Exception) -> str:
+    """What kept a file from being read, in words: its name and the system's reason, without the number of it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def read_stream(stream: TextIO, limit: int = READ_LIMIT) -> str:

@@ -174,7 +174,10 @@ def explained(kind: type[ThinkerOptions], error: ValidationError, flags: Mapping
         return UnknownName(name, value[:80], [str(c) for c in choices])
     says = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable to")[0]
     says = says.replace("a valid integer", "a whole number").replace("a valid number", "a number")
-    example = _plain(field.default) if field.default not in (None, ()) else "..."
+    says = says.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    bounds = [first.get("ctx", {}).get(name) for name in ("ge", "le")]
+    given = [field.default, *bounds]
+    example = next((_plain(value) for value in given if value not in (None, ())), "...")
     hint = f"Pass {name}={example} (--option)." if flags is None else f"Pass {flags[name]} {example}."
     return InputError(f"{name} is {value!r}: it should be {says}.", hint)
 

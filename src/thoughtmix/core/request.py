@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeVar
@@ -131,6 +132,7 @@ class Request:
     """Loads the caller's judge (a `LanguageModel`, or None), which scores and never selects."""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.n < 1:
             raise InputError(f"n is {self.n}; there must be at least one thought.", "Pass n=1 or more (-n 1).")
         if self.max_new_tokens < 1:
@@ -138,9 +140,6 @@ class Request:
                 f"max_new_tokens is {self.max_new_tokens}; a thought needs at least one token.",
                 "Pass max_new_tokens=1 or more (--max-new-tokens 1).",
             )
-        for name in ("creativity", "landing"):
-            if isinstance(getattr(self, name), (list, tuple)):
-                raise InputError(f"{name} is {getattr(self, name)}.", f"Pass one number ({name}=1).")
         if self.creativity is not None and not 0 <= self.creativity < float("inf"):
             raise InputError(f"creativity is {self.creativity}.", "Pass 0 (deterministic) or more (--creativity 0).")
         if not -(2**63) <= self.seed <= 2**63 - 1 - self.n:
@@ -151,6 +150,23 @@ class Request:
             raise InputError(f"landing is {self.landing}.", f"Pass 0 (off) to 1 (--landing {LANDING}).")
         if any(not s for s in self.stop):
             raise InputError("A stop string is empty.", "Leave it out, or pass a text (--stop '###').")
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind, which a program may pass. Raises `InputError`."""
+        for name, example in (("n", 8), ("seed", 0), ("max_new_tokens", MAX_NEW_TOKENS)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise InputError(f"{name} is {value!r}, which is no whole number.", f"Pass {name}={example}.")
+        for name, optional in (("creativity", True), ("landing", False)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or (not isinstance(value, numbers.Real) and not (optional and value is None)):
+                raise InputError(f"{name} is {value!r}, which is no number.", f"Pass one number ({name}=1).")
+        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
+            raise InputError(f"stop is {self.stop!r}.", "Pass a text, or several: stop=['###'].")
+        if self.on_step is not None and not callable(self.on_step):
+            raise InputError(
+                f"on_step is {self.on_step!r}.", "Pass a function that takes a StepEvent, or leave it out."
+            )
 
     def recorded(self) -> dict[str, Any]:
         """What repeats the run, as JSON: no callbacks, and how it was computed is said elsewhere."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.files import bounded_text, parse_json, require_whole_characters, write_whole
+from thoughtmix.core.files import bounded_text, parse_json, require_whole_characters, why_unread, write_whole
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor, select_good, selection_facts
 
 SCHEMA = "thoughtmix/thoughtset"
@@ -154,6 +154,8 @@ class ThoughtSet(Sequence[Thought]):
             InputError: when k or the floor is out of range, or no distances or scores are there.
         """
         n = len(self.thoughts)
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise InputError(f"k is {k!r}, which is no whole number.", f"Pass k between 1 and {n}.")
         if not 1 <= k <= n:
             raise InputError(f"Cannot select {k} of {n} thoughts.", f"Pass k between 1 and {n}.")
         check_floor(quality_floor)
@@ -305,7 +307,7 @@ class ThoughtSet(Sequence[Thought]):
             try:
                 text = bounded_text(Path(source))
             except (OSError, ValueError) as error:
-                raise InputError(f"Cannot read the thought set: {error}.", _HINT) from None
+                raise InputError(f"Cannot read the thought set: {why_unread(error)}.", _HINT) from None
         try:
             body = parse_json(text)
         except ValueError as error:

@@ -35,6 +35,12 @@ def _setting(default: Any, about: str, *flags: str, otherwise: str | None = None
     return field(default=default, metadata=said)
 
 
+def _flag(setting: dataclasses.Field[Any]) -> str:
+    """The long one of a setting."""
+    long = [flag for flag in setting.metadata["flags"] if flag.startswith("--")]
+    return long[0] if long else f"--{setting.name.replace('_', '-')}"
+
+
 @dataclass(frozen=True, slots=True)
 class CostRequest:
     """What is asked; the command line has an option for each field, with the same help. None is the default, which
@@ -79,17 +85,16 @@ class CostRequest:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.metadata["positive"] and value is not None and not 0 < value < float("inf"):
-                raise InputError(
-                    f"{f.name.replace('_', ' ')} is {value}.", f"Pass more than 0 (--{f.name.replace('_', '-')})."
-                )
+                raise InputError(f"{f.name.replace('_', ' ')} is {value}.", f"Pass more than 0 ({_flag(f)}).")
         if self.mfu is not None and self.mfu > 1:
             raise InputError(f"mfu is {self.mfu}.", "Pass a part of the peak, 0 to 1 (--mfu 0.4).")
         if self.price is not None and not 0 <= self.price < float("inf"):
             raise InputError(f"price is {self.price}.", "Pass US dollars an hour (--price 2.5).")
-        for name, value in (("sequence", self.sequence), ("tune_sequence", self.tune_sequence)):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name) if f.name in {"sequence", "tune_sequence"} else None
             if context is not None and value is not None and value > context:
-                option = f"--{name.replace('_', '-')} {context}"
-                raise InputError(f"{name.replace('_', ' ')} is {value}, over the model's {context}.", f"Pass {option}.")
+                said = f"{f.name.replace('_', ' ')} is {value}, over the model's {context}."
+                raise InputError(said, f"Pass {_flag(f)} {context}.")
 
     def machine(self) -> Machine:
         """The machine, with what was overridden. Raises `UnknownName`."""

@@ -132,7 +132,7 @@ class DiffusionModel:
         if self.context is not None and longest > self.context:
             raise InputError(
                 f"Prompt and text have {longest} tokens, {self.name} reads {self.context}.",
-                "Shorten the prompt, or pass a smaller --length.",
+                "Shorten the prompt, or pass a smaller --max-new-tokens.",
             )
         return state
 
@@ -177,7 +177,7 @@ def load_diffusion(name: str | None = None, device: str = "auto", dtype: str = "
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     from thoughtmix.diffusion import model as _registered  # noqa: F401  the Auto classes know ours from here on
-    from thoughtmix.models.checkpoint import locate
+    from thoughtmix.models.checkpoint import lacks_tokenizer, locate
     from thoughtmix.models.hardware import DTYPES, quiet, usable_device
 
     if dtype not in DTYPES:
@@ -194,7 +194,7 @@ def load_diffusion(name: str | None = None, device: str = "auto", dtype: str = "
             )
     except Exception as error:  # the hub client, parsers and safetensors each have errors of their own
         reason = str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__
-        raise ModelError(
+        raise lacks_tokenizer(source) or ModelError(
             f"Cannot load {title} as a masked model: {reason}.", f"Leave --model out for {DEFAULT}."
         ) from None
     if info["missing_keys"]:

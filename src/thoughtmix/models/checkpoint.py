@@ -141,12 +141,23 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     except ModelError:
         raise
     except Exception as error:  # the hub client, parsers and safetensors each have errors of their own
-        raise _explained(error, title, hub) from None
+        raise lacks_tokenizer(source) or _explained(error, title, hub) from None
     missing = sorted(info["missing_keys"])
     if missing:  # transformers fills them at random, and only warns
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{title} lacks the weights {missing[0]}{more}.", _ANOTHER)
     return model, tokenizer
+
+
+def lacks_tokenizer(source: str) -> ModelError | None:
+    """What to say of a folder that holds a model and no tokenizer; None where something of one is there."""
+    folder = Path(source)
+    if not folder.is_dir() or any(any(folder.glob(mark)) for mark in ("tokenizer*", "vocab*", "*.model", "merges.txt")):
+        return None
+    return ModelError(
+        f"The folder {source} holds a model, but no tokenizer (no tokenizer.json).",
+        f"Save that of the model there, too: tokenizer.save_pretrained({source!r})",
+    )
 
 
 def read_config(source: str, title: str, *, hub: bool = False) -> Any:

@@ -131,10 +131,10 @@ def next_steps(thoughts: ThoughtSet) -> str:
     """A line of what may be typed next."""
     n = len(thoughts)
     seed = int(thoughts.settings.get("seed", 0)) + int(thoughts.settings.get("n", n))
-    steps = [f"--seed {seed} writes others"] if thoughts.thinker != "texts" else []
+    steps = [f"--seed {seed} for others"] if thoughts.thinker != "texts" else []
     if thoughts.distances and n > 3 and "selected" not in thoughts.run:
-        steps.append("--select 3 keeps the most different good ones")
-    return f"Next: {', '.join([*steps, '--html page.html draws a map', '--details shows figures'])}."
+        steps.append("--select 3 for the most different")
+    return f"Next: {' · '.join([*steps, '--html page.html for a map'])}"
 
 
 def selection_line(thoughts: ThoughtSet) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.files import bounded_text, parse_json, write_whole
+from thoughtmix.core.files import bounded_text, parse_json, why_unread, write_whole
 from thoughtmix.search.mcts import TreeSearch
 from thoughtmix.search.settings import Spent
 from thoughtmix.search.tree import DEAD, Node, Tree
@@ -52,7 +52,7 @@ def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         body = parse_json(bounded_text(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the search {path}: {error}.", _HINT) from None
+        raise InputError(f"Cannot read the search {why_unread(error)}.", _HINT) from None
     if not isinstance(body, Mapping) or body.get("schema") != SCHEMA:
         raise InputError(f"{path} is no saved search.", _HINT)
     if body.get("version") != VERSION:

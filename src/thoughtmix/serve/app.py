@@ -180,7 +180,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"Cannot listen on {host}:{port}: {reason}.", "Pass another --host or --port.") from None
     return listener
 

@@ -13,11 +13,21 @@ from thoughtmix.thinkers.base import Thinker
 _CALL = frozenset({"thinker", "options", "raw", "measure"})  # further names of `Pipeline.__call__`
 ELSEWHERE = {
     "select": "select is a method of the result: think(...).select(k), or --select k.",
-    "num_return_sequences": "Did you mean 'n'?",
-    "num_thoughts": "Did you mean 'n'?",
     "do_sample": "Pass temperature=0 for the likeliest answer.",
 }
 """Names that people try and that no spelling is near, with what to type."""
+MEANT = {
+    **dict.fromkeys(("max_tokens", "max_length", "length", "num_tokens"), "max_new_tokens"),
+    **dict.fromkeys(
+        ("num_return_sequences", "num_thoughts", "n_thoughts", "num", "count", "samples", "num_samples"), "n"
+    ),
+    **dict.fromkeys(("temp", "heat"), "temperature"),
+    **dict.fromkeys(("random_seed", "random_state"), "seed"),
+    **dict.fromkeys(("method", "strategy", "mode"), "thinker"),
+    **dict.fromkeys(("stop_sequences", "stop_strings", "stop_words"), "stop"),
+    **dict.fromkeys(("response_format", "schema"), "json_schema"),
+}
+"""What other programs call a setting -> what it is called here."""
 
 
 def typed_options(
@@ -29,6 +39,8 @@ def typed_options(
         UnknownName: A name that is neither; looked up among all settings and options.
         InputError: A value that does not fit, or one that was given twice.
     """
+    if options is not None and not isinstance(options, (Mapping, ThinkerOptions)):
+        raise InputError(f"options is {options!r}.", "Pass names with values: options={'width': 6}.")
     if isinstance(options, ThinkerOptions):
         if more or not isinstance(options, thinker.Options):
             raise InputError(
@@ -42,6 +54,8 @@ def typed_options(
     for name in set(options or {}).union(more) - {*thinker.Options.model_fields, *thinker.Options.old_names()}:
         if name in ELSEWHERE:
             raise InputError(f"Unknown setting {name!r}.", ELSEWHERE[name])
+        if name in MEANT:
+            raise InputError(f"Unknown setting {name!r}.", f"Did you mean {MEANT[name]!r}?")
         if name in SETTINGS:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(

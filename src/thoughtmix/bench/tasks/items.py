@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.core.files import bounded_text, parse_json
+from thoughtmix.core.files import bounded_text, parse_json, why_unread
 from thoughtmix.metrics.soundness import FORMATS
 
 TaskKind = Literal["open", "coverage", "reasoning"]
@@ -55,7 +55,9 @@ def read_prompts(path: str | Path) -> list[Item]:
     try:
         lines = bounded_text(path).splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the prompts: {error}.", "Name a JSON Lines file (--prompts FILE).") from None
+        raise InputError(
+            f"Cannot read the prompts: {why_unread(error)}.", "Name a JSON Lines file (--prompts FILE)."
+        ) from None
     items: dict[str, Item] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
