@@ -265,7 +265,7 @@ def test_renoise_command(folder: str, capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "said"),
     [
         (["diffuse", "x", "--branches", "0"], "--branches"),
-        (["diffuse", "x", "--select", "divers"], "Did you mean 'diverse'"),
+        (["diffuse", "x", "--compete", "divers"], "Did you mean 'diverse'"),
         (["diffuse", "x", "--at", "0.5,0.2"], "rising"),
         (["diffuse", "x", "--at", "half"], "--at 0.25,0.5"),
         (["diffuse", "x", "--keep", "9"], "--keep 1 to 4"),

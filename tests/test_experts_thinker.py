@@ -134,8 +134,8 @@ def test_refusals(tmp_path: Path) -> None:
         think(profiles=str(tmp_path / "none.json"))
     with pytest.raises(InputError, match=r"No expert of tiny-mixtral is used for.*profiles=noise"):
         think(profiles="discovered")
-    with pytest.raises(InputError, match="strength is 'big'"):
-        think(strength="big")
+    with pytest.raises(InputError, match="boost is 'big'"):
+        think(boost="big")
     with pytest.raises(InputError, match="nothing would be left to disturb"):
         think(head=2)
     with pytest.raises(InputError, match="Unknown read 'never'"):
@@ -183,7 +183,7 @@ def test_map_then_think(shell: Any, tmp_path: Path) -> None:
         "think",
         "planted",
         "w5 w6",
-        "--save",
+        "--profiles",
         f"{made},all",
         "-n",
         "3",

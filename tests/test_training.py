@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from thoughtmix.cli import main
-from thoughtmix.cli.output import stopped
+from thoughtmix.cli.training import stopped
 from thoughtmix.core.errors import InputError, NumericsError, ThoughtmixError
 from thoughtmix.mixture import RECIPE
 from thoughtmix.training import checkpoint, trainer

@@ -130,7 +130,7 @@ class DiffusionState:
         counts = [lengths] * len(prompts) if isinstance(lengths, int) else list(lengths)
         if len(counts) != len(prompts) or min(counts, default=1) < 1:
             raise InputError(
-                f"Lengths {lengths} for {len(prompts)} rows.", "Pass one of 1 or more a row (--length 256)."
+                f"Lengths {lengths} for {len(prompts)} rows.", "Pass one of 1 or more a row (--max-new-tokens 256)."
             )
         if not prompts:
             raise InputError("There are no rows.", "Pass one prompt or more; an empty prompt is one.")
