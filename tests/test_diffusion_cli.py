@@ -148,7 +148,7 @@ def pipeline() -> Pipeline:
         {},
         {"policy": "first-hitting"},
         {"branches": 3},
-        {"branches": 4, "select": "smc"},
+        {"branches": 4, "compete": "smc"},
         {"remask": "rescale", "block": 8},
     ],
 )
