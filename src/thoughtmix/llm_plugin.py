@@ -25,7 +25,7 @@ def register_models(register: Any) -> None:
     register(Thoughtmix())
 
 
-class Options(llm.Options):
+class ThoughtOptions(llm.Options):
     """What `-o NAME VALUE` sets."""
 
     n: int = Field(8, ge=1, description="How many thoughts.")
@@ -39,13 +39,13 @@ class Options(llm.Options):
     max_tokens: int = Field(MAX_NEW_TOKENS, ge=1, description="Longest thought, in tokens.")
 
 
-class Thoughtmix(llm.Model):  # type: ignore[misc]  # llm has no types that mypy finds
+class Thoughtmix(llm.Model):
     """One model of `llm`, whose answer is several: numbered where there are more than one."""
 
     model_id = "thoughtmix"
     can_stream = False
     supports_schema = True
-    Options = Options
+    Options: Any = ThoughtOptions
 
     def __init__(self) -> None:
         self._pipelines: dict[tuple[str | None, str | None], Pipeline] = {}
@@ -56,7 +56,7 @@ class Thoughtmix(llm.Model):  # type: ignore[misc]  # llm has no types that mypy
         Raises:
             llm.ModelError: What thoughtmix refuses, in its one line.
         """
-        asked: Options = prompt.options
+        asked: ThoughtOptions = prompt.options
         try:
             made = self._think(prompt, asked, conversation)
         except ThoughtmixError as error:
@@ -65,7 +65,7 @@ class Thoughtmix(llm.Model):  # type: ignore[misc]  # llm has no types that mypy
         response.set_usage(output=int(made.run.get("tokens", 0)))
         yield made[0].text if len(made) == 1 else numbered(made)
 
-    def _think(self, prompt: Any, asked: Options, conversation: Any | None) -> ThoughtSet:
+    def _think(self, prompt: Any, asked: ThoughtOptions, conversation: Any | None) -> ThoughtSet:
         key = (asked.model, asked.endpoint)
         if key not in self._pipelines:
             from thoughtmix.pipeline import Pipeline
