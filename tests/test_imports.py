@@ -17,7 +17,7 @@ ROOT = Path(thoughtmix.__file__).parent
 # No room imports a later one. Imports for type checkers and those inside functions count, too.
 ROOMS = [
     "_moved", "core", "models", "engine", "mixture", "experts", "training", "graft", "_peft_hook", "cost", "metrics", "diffusion",
-    "search", "noise", "asking", "explore", "thinkers", "batch", "pipeline", "api", "methods", "llm_plugin", "report", "bench", "serve", "cli",
+    "search", "noise", "asking", "explore", "thinkers", "batch", "pipeline", "api", "methods", "llm_plugin", "report", "bench", "practice", "serve", "cli",
 ]  # fmt: skip
 
 

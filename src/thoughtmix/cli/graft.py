@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Count, DeviceOptions, MaxNewTokens, option, with_options
+from thoughtmix.cli.options import Count, DeviceOptions, option, with_options
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cli.training import stopped, training_words
 from thoughtmix.core.errors import InputError
@@ -18,8 +18,10 @@ from thoughtmix.core.errors import InputError
 if TYPE_CHECKING:
     from thoughtmix.graft.config import MoTConfig
     from thoughtmix.graft.tuning.prompts import PromptContext
+    from thoughtmix.graft.tuning.set_task import SetConfig
     from thoughtmix.graft.tuning.tune import TuningConfig
     from thoughtmix.models import LanguageModel
+    from thoughtmix.practice.world import World
     from thoughtmix.training.config import TrainConfig
 
 
@@ -171,9 +173,9 @@ _HOW = "How it is trained"
 class TuneOptions:
     """What is typed after `thoughtmix tune`."""
 
-    objective: Annotated[str, option("styles, modes, lm (needs --corpus), or calibrate (seconds, no gradient).")] = (
-        "styles"
-    )
+    objective: Annotated[
+        str, option("styles, modes, lm (needs --corpus), set (needs WordNet), or calibrate (seconds, no gradient).")
+    ] = "styles"
     prompts: Annotated[
         Path | None, option("A file of prompts to learn from, JSONL or plain lines.", default="built in")
     ] = None
@@ -186,13 +188,20 @@ class TuneOptions:
     own: Annotated[
         float, option("How far each context teaches alone where one answer is asked: 1 alone, 0 all together.")
     ] = 1.0
-    temperature: Annotated[float, option("Of the teacher's answers.")] = 1.0
-    max_new_tokens: MaxNewTokens = 32
+    temperature: Annotated[float | None, option("Of the answers.", default="1; of set 0.9")] = None
+    max_new_tokens: Annotated[
+        int | None, option("Most tokens of an answer.", default="32; of set 10, and 32 for open prompts")
+    ] = None
+    wordnet: Annotated[Path, option("The folder of WordNet's data.noun (set).")] = Path("/usr/share/wordnet")
+    thoughts: Annotated[int | None, option("Thoughts of a set (set).", default="one a branch", group=_HOW)] = None
+    kl: Annotated[float, option("Weight of the KL from the base model (set).", group=_HOW)] = 0.1
     contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.", group=_HOW)] = 0.1
     steps: Annotated[int | None, option("Optimizer steps.", default="what --minutes allow")] = None
     minutes: Annotated[float | None, option("Train for about this long.", default="15, or what --steps take")] = None
-    batch_size: Annotated[int, option("Distillation samples a step.", group=_HOW)] = 16
-    learning_rate: Annotated[float, option("The peak.", group=_HOW)] = 3e-3
+    batch_size: Annotated[
+        int | None, option("Answers of a step; of set, prompts.", default="16; of set 6", group=_HOW)
+    ] = None
+    learning_rate: Annotated[float | None, option("The peak.", default="3e-3; of set 8e-4", group=_HOW)] = None
     evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.", group=_HOW)] = 100
     reach: Annotated[float, option("How far calibrated branches go at creativity 1.", group=_HOW)] = 1.0
     seed: Annotated[int, option("Of lessons, batches and draws.")] = 0
@@ -203,23 +212,34 @@ class TuneOptions:
         from thoughtmix.graft.tuning.distillation import DistillationConfig
         from thoughtmix.graft.tuning.tune import OBJECTIVES, TuningConfig
 
-        known = [*OBJECTIVES, "calibrate"]
+        known = [*OBJECTIVES, "set", "calibrate"]
         if self.objective not in known:
             raise InputError(f"Unknown objective {self.objective!r}.", f"Pass one of {', '.join(known)}.")
-        objective = "styles" if self.objective == "calibrate" else self.objective
-        distillation = DistillationConfig(self.samples, self.own, self.temperature, max_new_tokens=self.max_new_tokens)
+        objective = self.objective if self.objective in OBJECTIVES else "styles"
+        temperature = 1.0 if self.temperature is None else self.temperature
+        longest = 32 if self.max_new_tokens is None else self.max_new_tokens
+        distillation = DistillationConfig(self.samples, self.own, temperature, max_new_tokens=longest)
         return TuningConfig(objective, self.contrast, distillation, self.corpus)
+
+    def sets(self) -> SetConfig:
+        """How sets are drawn. Raises `InputError`."""
+        from thoughtmix.graft.tuning.set_task import SetConfig
+
+        given: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        given = {name: value for name, value in given.items() if value is not None}
+        return SetConfig(kl=self.kl, thoughts=self.thoughts, **given)
 
     def training(self) -> TrainConfig:
         """How it is trained. Raises `InputError`."""
         from thoughtmix.training.config import TrainConfig
 
+        rows, rate, warmup = (6, 8e-4, 10) if self.objective == "set" else (16, 3e-3, 20)
         return TrainConfig(
             steps=self.steps,
             minutes=15.0 if self.steps is None and self.minutes is None else self.minutes,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup=20,
+            batch_size=rows if self.batch_size is None else self.batch_size,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            warmup=warmup,
             weight_decay=0.0,
             evaluate_every=self.evaluate_every,
             save_every=self.evaluate_every,
@@ -251,8 +271,11 @@ def tune(
     config = own.training()
     # The base only reads; the branches learn in float32.
     dtype = "bfloat16" if device.dtype == "auto" and bf16_hardware() else device.dtype
+    world = _world(own) if own.objective == "set" else None
     with report.work("Loading the graft"):
         lm = load_model(str(folder), dtype=dtype, device=device.device, on_progress=report.step)
+    if world is not None:
+        return _train_sets(lm, folder, world, own.sets(), config, own.resume, report)
     if own.objective != "calibrate":
         return _train(lm, folder, prompts, contexts, tuning, config, own.resume, report)
     with report.work("Reading answers under each context"):
@@ -292,6 +315,44 @@ def _train(
     recovered = done.best["val_recovered"]
     print(f"{tuning.objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
     print(f"{done.best['val_loss']:.4f} nats a token, branch recovered from its answer {recovered:.0%} (chance 25%)")
+    report.note(f"Wrote {folder}")
+    print(f"Now type: {_think(folder)}")
+    return 0
+
+
+def _world(own: TuneOptions) -> World:
+    """What is practised on. Raises `InputError`, before a model is loaded for it."""
+    from thoughtmix.practice.wordnet import WordNet
+    from thoughtmix.practice.world import build_world
+
+    own.sets()
+    return build_world(WordNet.read(own.wordnet))
+
+
+def _train_sets(
+    lm: LanguageModel,
+    folder: Path,
+    world: World,
+    sets: SetConfig,
+    config: TrainConfig,
+    resume: bool,
+    report: Reporter,
+) -> int:
+    from thoughtmix.graft.tuning.set_task import tune_sets
+    from thoughtmix.models.embed import load_embedder
+
+    with report.work("Loading the embedder"):
+        embedder = load_embedder(on_progress=report.step)
+    report.note(f"Practising on {len(world.practice)} prompts, looking at {len(world.validation)} others.")
+    with report.work("Drawing sets of thoughts") as say:
+        how: dict[str, Any] = {"resume": resume, "on_step": training_words(report, say)}
+        done = tune_sets(lm, folder, world.practice, world.validation, embedder, sets, config, **how)
+    if done.interrupted:
+        report.warn(stopped(done))
+        return 130
+    last = next(entry for entry in reversed(done.log) if "val_loss" in entry)
+    print(f"set: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
+    print(f"{last['val_valid']:.3f} valid, {last['val_distinct']:.3f} distinct valid of a set")
     report.note(f"Wrote {folder}")
     print(f"Now type: {_think(folder)}")
     return 0

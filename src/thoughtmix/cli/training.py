@@ -26,7 +26,12 @@ def training_words(report: Reporter, say: Callable[[str], None]) -> Callable[[Tr
     return step
 
 
-_EVALUATIONS = {"val_loss": "validation loss"}
+_EVALUATIONS = {
+    "val_loss": "validation loss",
+    "val_valid": "valid",
+    "val_distinct": "distinct valid",
+    "val_valid_open": "valid of open prompts",
+}
 
 
 def stopped(result: TrainingResult) -> str:

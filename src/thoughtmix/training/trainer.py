@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from thoughtmix.core.errors import NumericsError, ThoughtmixError
 from thoughtmix.training.checkpoint import load_state, save_loss_curve, save_state
@@ -214,6 +215,8 @@ class Trainer:
         norm = a.clip_grad_norm_(self.wrapped.parameters(), c.clip)
         for optimizer in self.optimizers:
             optimizer.step()
+            # Fused AdamW on CPUs does not count what it writes, and packed copies of weights go by that count.
+            increment_version([p for group in optimizer.param_groups for p in group["params"]])
         if self.average is not None:
             self._update_average(self.average)
         names = ["loss", *logs]

@@ -93,15 +93,26 @@ class Student:
         if all(getattr(layer, "keys", None) is not None and layer.keys.shape[2] == h for layer in layers):
             self.keys = [(layer.keys[row], layer.values[row]) for layer in layers]
 
-    def __call__(self, branch: Tensor) -> Tensor:
-        """(b, a, v) float32 log-probabilities of the answers' tokens when row i travels through branch[i] alone."""
+    def __call__(self, branch: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """(b, a, v) float32 log-probabilities of the answers' tokens when row i travels through branch[i] alone, with
+        the noise of seeds[i] where seeds are given."""
         weights = torch.nn.functional.one_hot(branch, self.branches).float()
+        with routed(self.model, weights, prompt_lengths=self.batch["own"], seed=seeds):
+            return self._answer_logprobs()
+
+    @torch.no_grad()
+    def base(self) -> Tensor:
+        """The same of the base model."""
+        with thoughts(self.model, creativity=0.0):
+            return self._answer_logprobs()
+
+    def _answer_logprobs(self) -> Tensor:
         begin, cache = 0, None
         if self.keys:
             begin, cache = self.head, DynamicCache()
             for i, (keys, values) in enumerate(self.keys):
                 cache.update(keys, values, i)
-        with routed(self.model, weights, prompt_lengths=self.batch["own"]), _contiguous_head(self.model):
+        with _contiguous_head(self.model):
             out = self.model(
                 input_ids=self.batch["ids"][:, begin:],
                 attention_mask=self.batch["mask"],

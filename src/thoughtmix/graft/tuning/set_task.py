@@ -1,0 +1,286 @@
+"""Set reward: a graft's branches are taught by what their thoughts add to a set, drawn by our own engine.
+
+A step draws n thoughts of every prompt, thought i through branch i modulo K, and makes small
+
+    mean over thoughts of  -A_i log q_i(y_i)  +  kl * mean over its tokens of KL(branch || base model),
+
+with the advantages A of `set_reward.py` and q the distribution that the engine draws from, temperature and min-p
+included: so draws are on policy, and no ratio is needed. A text that the model did not end itself is worth nothing.
+Prompts whose advantages are all 0 teach nothing and are not read again.
+
+Axis letters: b rows (a thought each), a answer tokens, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thoughtmix.core.errors import InputError
+from thoughtmix.core.selection import LOOPS, repetition
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.engine.engine import SequenceOutput
+from thoughtmix.graft.adapter import require_graft
+from thoughtmix.graft.export import save_weights
+from thoughtmix.graft.tuning.distillation import DistillationSample
+from thoughtmix.graft.tuning.objectives import Batch, Student, collate
+from thoughtmix.graft.tuning.set_prompts import PracticePrompt, drawn_prompts
+from thoughtmix.graft.tuning.set_reward import Credit, advantages, determinant_credit, relevance, shapley_credit
+from thoughtmix.models import LanguageModel
+from thoughtmix.models.embed import Embedder
+from thoughtmix.models.encoder_decoder import require_decoder_only
+from thoughtmix.training.checkpoint import digest
+from thoughtmix.training.config import TrainConfig
+from thoughtmix.training.pace import evenly
+from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
+
+
+@dataclass(frozen=True, slots=True)
+class SetConfig:
+    """How thoughts are drawn and what departing costs.
+
+    Args:
+        kl: Weight of the KL from the base model (nats a token).
+        temperature: Of the draws.
+        min_p: Of the draws.
+        max_new_tokens: Most tokens of an answer that can be checked.
+        open_tokens: Most tokens of an answer to an open prompt.
+        thoughts: Of a set; None: one a branch. With a graft of a single branch this is plain LoRA under set reward.
+
+    Raises:
+        InputError: A value does not fit.
+    """
+
+    kl: float = 0.1
+    temperature: float = 0.9
+    min_p: float = 0.1
+    max_new_tokens: int = 10
+    open_tokens: int = 32
+    thoughts: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kl < 0 or self.temperature <= 0 or self.max_new_tokens < 2 or self.open_tokens < 2:
+            raise InputError(
+                "A number is below what works.", "Pass --kl 0, --temperature 0.1, --max-new-tokens 2, or more."
+            )
+        if self.thoughts is not None and self.thoughts < 2:
+            raise InputError(f"A set of {self.thoughts} thoughts.", "Pass --thoughts 2, or more.")
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(temperature=self.temperature, min_p=self.min_p)
+
+
+def tune_sets(
+    lm: LanguageModel,
+    folder: Path,
+    practice: Sequence[PracticePrompt],
+    validation: Sequence[PracticePrompt],
+    embedder: Embedder | None,
+    settings: SetConfig,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[TrainingProgress], None] | None = None,
+) -> TrainingResult:
+    """Teach the branches of a graft by set reward and save them; the base model stays as it is.
+
+    Args:
+        lm: Loaded from the graft in `folder`.
+        folder: Of the graft; the state of training is kept in its `training`.
+        practice: What is practised on.
+        validation: What is only looked at.
+        embedder: Says what open answers are about and how far they lie apart; None where no prompt is open.
+        settings: How.
+        config: Of the trainer; `batch_size` prompts are drawn for a step.
+        resume: Go on from the last checkpoint, bit for bit.
+        on_step: Is told how training goes.
+
+    Raises:
+        InputError: There is nothing to practise, or a set would be a single thought.
+    """
+    require_decoder_only(lm.model, "tuning")
+    graft = require_graft(lm.model)
+    task = SetTask(lm, practice, validation, embedder, settings, config.seed)
+    for name, p in lm.model.named_parameters():
+        p.requires_grad_("mot_A" in name or "mot_B" in name)
+    about: dict[str, Any] = {"objective": "set", **dataclasses.asdict(settings)}
+    about |= {name: getattr(graft.config, name) for name in ("num_branches", "r", "noise", "combiner")}
+    about["prompts"] = digest([(p.name, p.ways) for p in (*practice, *validation)])
+    return train_and_save("set", lm.model, task, config, folder, partial(save_weights, lm), resume, on_step, about)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnSet:
+    """The thoughts of one prompt and what each is worth.
+
+    answers: What each gave, None where that is worth nothing; an open text is its own. advantage (n,).
+    """
+
+    prompt_ids: tuple[int, ...]
+    open: bool
+    seeds: tuple[int, ...]
+    outputs: tuple[SequenceOutput, ...]
+    answers: tuple[str | None, ...]
+    advantage: np.ndarray[Any, np.dtype[np.float64]]
+
+
+class SetTask:
+    """The trainer's `Task`. A batch names prompts and seeds, a function of the step; the thoughts are drawn with the
+    loss, by the weights of that moment, so that a run resumed draws the same."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        practice: Sequence[PracticePrompt],
+        validation: Sequence[PracticePrompt],
+        embedder: Embedder | None,
+        settings: SetConfig,
+        seed: int = 0,
+    ) -> None:
+        self.graft = require_graft(lm.model)
+        self.branches = self.graft.config.num_branches
+        self.n = settings.thoughts or self.branches
+        if self.n < 2:
+            raise InputError("A graft of one branch makes sets of one.", "Pass --thoughts 8, or graft 8 (--branches).")
+        if not practice or not validation:
+            raise InputError("There are no prompts to practise on or to check by.", "Pass more prompts.")
+        if embedder is None and any(p.answer is None for p in (*practice, *validation)):
+            raise InputError("Open prompts need an embedder.", "Pass one, or leave them out.")
+        self.lm, self.engine, self.embedder, self.settings, self.seed = lm, LocalEngine(lm), embedder, settings, seed
+        self.practice, self.validation = list(practice), list(validation)
+
+    def batch(self, step: int, rows: range, total: int) -> Batch:
+        chosen = drawn_prompts(self.practice, step, total, self.seed)[rows.start : rows.stop]
+        longest = self.settings.max_new_tokens * self.n
+        return {"chosen": torch.tensor(chosen), "ids": torch.zeros(len(chosen), longest, dtype=torch.int64)}
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        chosen = batch["chosen"].tolist()
+        sets = self.draw([(self.practice[i], way, seed) for i, way, seed in chosen])
+        rows = len(sets) * self.n
+        logs = self._logs(sets)
+        loss = torch.zeros((), device=self.lm.device)
+        for open in (False, True):
+            mine = [s for s in sets if s.open == open and np.abs(s.advantage).max() > 1e-9]
+            if mine:
+                policy, kl = self._terms(model, mine)
+                loss = loss + (policy + self.settings.kl * kl) / rows
+                logs["kl_open" if open else "kl"] = kl.detach() / (len(mine) * self.n)
+        if not loss.requires_grad:  # nobody was better than anybody: no step, and yet something to differentiate
+            loss = loss + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+        return loss, {name: torch.as_tensor(value, dtype=torch.float32) for name, value in logs.items()}
+
+    def _terms(self, model: Any, sets: Sequence[DrawnSet]) -> tuple[Tensor, Tensor]:
+        """(): the sums over these thoughts of -A log q, and of the mean KL of a token from the base model."""
+        samples = [
+            DistillationSample("", s.prompt_ids, k % self.branches, tuple(output.token_ids), ())
+            for s in sets
+            for k, output in enumerate(s.outputs)
+        ]
+        device = self.lm.device
+        batch = {name: x.to(device) for name, x in collate(samples, self.graft.config.tail).items()}
+        seeds = torch.tensor([seed for s in sets for seed in s.seeds], device=device)
+        advantage = torch.tensor(np.concatenate([s.advantage for s in sets]), dtype=torch.float32, device=device)
+        student = Student(model, batch, self.branches)
+        logprobs = student(batch["branch"], seeds)
+        drawn = drawn_logprobs(logprobs, batch, self.settings.temperature, self.settings.min_p)
+        counted = batch["counted"]
+        each = (logprobs.exp() * (logprobs - student.base())).sum(-1) * counted  # (b, a)
+        return -(advantage * drawn).sum(), (each.sum(1) / counted.sum(1)).sum()
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[tuple[PracticePrompt, int, int]]) -> list[DrawnSet]:
+        """A set for each (prompt, way, first seed): all of them in one batch of the engine."""
+        k, s = self.n, self.settings
+        encoded = [tuple(self.lm.encode(p.ways[way])) for p, way, _ in prompts]
+        sequences, seeds = [], []
+        for (p, _, first), ids in zip(prompts, encoded, strict=True):
+            longest = s.open_tokens if p.answer is None else s.max_new_tokens
+            seeds += [first + i for i in range(k)]
+            sequences += [SequenceRequest(ids, first + i, s.sampling, longest) for i in range(k)]
+        weights = torch.eye(self.branches)[torch.arange(k) % self.branches].repeat(len(prompts), 1)
+        state = self.graft.row_state(seeds, [1.0] * len(seeds), self.lm.device, weights)
+        was_training = self.lm.model.training
+        self.lm.model.eval()
+        try:
+            done = self.engine.generate(sequences, row_state=state)
+        finally:
+            self.lm.model.train(was_training)
+        if done.interrupted:
+            raise KeyboardInterrupt
+        out = []
+        for i, ((p, way, _), ids) in enumerate(zip(prompts, encoded, strict=True)):
+            outputs = tuple(done.outputs[i * k : (i + 1) * k])
+            answers, credit = self._judged(p, p.ways[way], outputs)
+            own = tuple(seeds[i * k : (i + 1) * k])
+            out.append(DrawnSet(ids, p.answer is None, own, outputs, answers, advantages(credit, k)))
+        return out
+
+    def _judged(
+        self, prompt: PracticePrompt, asked: str, outputs: Sequence[SequenceOutput]
+    ) -> tuple[tuple[str | None, ...], Credit]:
+        """What each text gave, and what the set credits it with."""
+        texts = [o.text.strip() if o.finish == "stop" else "" for o in outputs]
+        if prompt.answer is not None:
+            answers = tuple(prompt.answer(text) if text else None for text in texts)
+            return answers, shapley_credit(answers)
+        assert self.embedder is not None
+        vectors = self.embedder.encode([asked, *(text or "." for text in texts)])
+        whole = np.array([bool(text) and repetition(text) < LOOPS for text in texts])
+        quality = whole * relevance(vectors[1:] @ vectors[0])
+        answers = tuple(text if q > 0 else None for text, q in zip(texts, quality, strict=True))
+        return answers, determinant_credit(vectors[1:], quality)
+
+    def _logs(self, sets: Sequence[DrawnSet]) -> dict[str, Any]:
+        """Shares of all thoughts: valid (by place in the set, too), distinct and valid, ended; open ones apart. Always
+        the same names, since processes that train together take their mean: 0 where there was nothing."""
+        logs: dict[str, Any] = {}
+        for open, ending in ((False, ""), (True, "_open")):
+            mine = [s for s in sets if s.open == open]
+            logs[f"kl{ending}"] = 0.0
+            if not mine:
+                logs |= dict.fromkeys([f"{name}{ending}" for name in ("valid", "distinct", "ended")], 0.0)
+                logs |= {f"valid{ending}_{k}": 0.0 for k in range(self.n)}
+                continue
+            right = np.array([[a is not None for a in s.answers] for s in mine])
+            logs[f"valid{ending}"] = right.mean()
+            logs[f"distinct{ending}"] = np.mean([len(set(s.answers) - {None}) / self.n for s in mine])
+            logs[f"ended{ending}"] = np.mean([[o.finish == "stop" for o in s.outputs] for s in mine])
+            logs |= {f"valid{ending}_{k}": share for k, share in enumerate(right.mean(0))}
+        return logs
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, share: float = 1.0) -> dict[str, float]:
+        """On a share of the validation prompts, with seeds of their own: `val_valid` and `val_distinct`, shares of the
+        thoughts on prompts with known answers, and `val_loss`, 1 - `val_distinct` (of open ones where all are)."""
+        chosen = [self.validation[i] for i in evenly(len(self.validation), share)]
+        sets = self.draw([(p, 0, 2**50 + 64 * i) for i, p in enumerate(chosen)])
+        logs = self._logs(sets)
+        found = {f"val_{name}": float(logs[name]) for name in ("valid", "distinct", "valid_open")}
+        known = any(not s.open for s in sets)
+        return {"val_loss": 1 - found["val_distinct" if known else "val_valid_open"], **found}
+
+
+def drawn_logprobs(logprobs: Tensor, batch: Batch, temperature: float, min_p: float) -> Tensor:
+    """(b,) log-probability with which the engine draws each whole answer: tokens below min-p times the likeliest left
+    out, temperature applied to the others, renormalised. logprobs (b, a, v), at temperature 1, nothing left out.
+
+    What is left out is held fixed (its border carries no gradient), and an answer's own tokens are never left out: of
+    packed weights and these, rounding may put a token on either side.
+    """
+    answer = batch["answer"][..., None]
+    floor = logprobs.detach().amax(-1, keepdim=True) + temperature * float(np.log(max(min_p, 1e-30)))
+    out = (logprobs.detach() < floor).scatter(-1, answer, False)
+    tempered = (logprobs / temperature).masked_fill(out, -torch.inf)
+    each = F.log_softmax(tempered, -1).gather(-1, answer)[..., 0]
+    return (each * batch["counted"]).sum(1)

@@ -1,0 +1,178 @@
+"""Grafts beside plain sampling on questions with known answers of three origins: the bench's held-out tasks (a),
+categories of WordNet that no graft practised (b), and questions of another wording and subject (c, questions.toml).
+
+    python studies/sets/judge.py DRAWN.jsonl --wordnet DIR --graft old=DIR --graft new=DIR [--seeds 2] [--only a,b]
+
+Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature (0.5, 0.8, 1.1, 1.5), at most 24 tokens each,
+and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and beside the
+graft named old the ratio of hypervolumes of the mean frontiers, and of distinct valid answers at the validity that the
+other has where it is most diverse. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
+Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thoughtmix.asking.draws import arithmetic_offsets
+from thoughtmix.bench import statistics as st
+from thoughtmix.bench.config import split_items
+from thoughtmix.bench.tasks import answer_parser, coverage_tasks
+from thoughtmix.bench.tasks.answers import AnswerSet, _answer_lines
+from thoughtmix.bench.tasks.items import AnswerParser
+from thoughtmix.bench.tasks.puzzles import puzzle_tasks
+from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.engine.requests import DEFAULT_MIN_P
+from thoughtmix.engine.row_state import NO_ROW_STATE
+from thoughtmix.graft.adapter import require_graft
+from thoughtmix.models import load_model
+from thoughtmix.practice.wordnet import SYSTEM, WordNet
+from thoughtmix.practice.world import DEVELOPMENT, build_world
+
+TEMPERATURES = (0.5, 0.8, 1.1, 1.5)
+N, LONGEST, AT_ONCE = 8, 24, 16
+Question = tuple[str, str, AnswerParser]  # origin/name, prompt, parser
+
+
+def questions(wordnet: Path) -> list[Question]:
+    _, held_out = split_items([*coverage_tasks(), *puzzle_tasks()], DEVELOPMENT)
+    out: list[Question] = [(f"a/{item.id}", item.prompt, answer_parser(item)) for item in held_out]
+    world = build_world(WordNet.read(wordnet))
+    out += [(f"b/{c.name}", c.ways[0], c.parse) for c in world.reported]
+    text = tomllib.loads((Path(__file__).parent / "questions.toml").read_text(encoding="utf-8"))
+    for name, task in text.items():
+        answers = _answer_lines(task["answers"])
+        out.append((f"c/{name}", task["prompt"], AnswerSet(task["prompt"], (), answers).parse))
+    return out
+
+
+def draw(
+    engine: LocalEngine, graft: bool, apart: bool, asked: list[Question], temperature: float, seed: int
+) -> Iterator[Any]:
+    """(question, eight texts, tokens)"""
+    for at in range(0, len(asked), AT_ONCE):
+        part = asked[at : at + AT_ONCE]
+        prompts = [tuple(engine.model.encode(prompt)) for _, prompt, _ in part for _ in range(N)]
+        seeds = [seed * 1000 + i for _ in part for i in range(N)]
+        offsets = arithmetic_offsets(engine, prompts, seeds, "arithmetic" if apart else "independent", routed=graft)
+        sampling = SamplingParams(temperature=temperature, min_p=DEFAULT_MIN_P)
+        rows = [
+            SequenceRequest(p, s, sampling, LONGEST, offset=o) for p, s, o in zip(prompts, seeds, offsets, strict=True)
+        ]
+        state = NO_ROW_STATE
+        if graft:
+            state = require_graft(engine.model.model).row_state(seeds, [1.0] * len(seeds), engine.model.device)
+        outputs = engine.generate(rows, row_state=state).outputs
+        for i, question in enumerate(part):
+            own = outputs[i * N : (i + 1) * N]
+            yield question, [o.text.strip() for o in own], sum(len(o.token_ids) for o in own)
+
+
+def fill(path: Path, systems: dict[str, str | None], asked: list[Question], seeds: int) -> None:
+    """Draw what the file lacks."""
+    there = {(r["system"], r["id"], r["temperature"], r["seed"]) for r in read(path)}
+    for name, folder in systems.items():
+        engine = None
+        for seed in range(seeds):
+            for temperature in TEMPERATURES:
+                left = [q for q in asked if (name, q[0], temperature, seed) not in there]
+                if not left:
+                    continue
+                engine = engine or LocalEngine(load_model(folder or "default"))
+                apart = folder is not None or name.endswith("apart")
+                with path.open("a", encoding="utf-8") as stream:
+                    for (id, _, parse), texts, tokens in draw(
+                        engine, folder is not None, apart, left, temperature, seed
+                    ):
+                        found = [parse(text) for text in texts]
+                        right = [a.answer for a in found if a.valid]
+                        row = {"system": name, "id": id, "temperature": temperature, "seed": seed, "tokens": tokens}
+                        row |= {"valid": len(right) / N, "coverage": len(set(right)) / N, "texts": texts}
+                        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def curve(rows: list[dict[str, Any]], system: str, ids: list[str], seeds: int) -> st.Curve:
+    found = {(r["id"], r["temperature"], r["seed"]): r for r in rows if r["system"] == system}
+    each = [
+        [[found[i, t, s][name] for t in TEMPERATURES for s in range(seeds)] for i in ids]
+        for name in ("valid", "coverage")
+    ]
+    q, d = (np.array(x).reshape(len(ids), len(TEMPERATURES), seeds).mean(-1) for x in each)
+    return st.Curve(q, d)
+
+
+def reached(q: Any, d: Any, level: float) -> Any:
+    """The most distinct valid answers at a validity of at least `level`, along the frontier."""
+    at = st.diversity_at(q, d, [level])[..., 0]
+    best = np.where(q >= level, d, -np.inf).max(-1)
+    return np.fmax(at, np.where(np.isfinite(best), best, np.nan))
+
+
+def ratio_at(a: st.Curve, b: st.Curve, rng: np.random.Generator) -> tuple[float, st.Interval]:
+    """Distinct valid answers of a over those of b, at b's validity where b is most diverse."""
+    level = float(b.quality.mean(0)[int(b.diversity.mean(0).argmax())])
+
+    def statistic(w: Any) -> Any:
+        top, under = (reached(w @ c.quality, w @ c.diversity, level) for c in (a, b))
+        return np.divide(top, under, out=np.full_like(top, np.nan), where=under > 0)
+
+    return level, st.bootstrap(statistic, len(a.quality), rng, null=1.0)
+
+
+def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], seeds: int) -> None:
+    compared: list[tuple[str, st.Interval]] = []
+    for origin in ("a", "b", "c", "bc"):
+        ids = [q[0] for q in asked if q[0][0] in origin]
+        if not ids:
+            continue
+        curves = {name: curve(rows, name, ids, seeds) for name in names}
+        print(f"\n{origin}: {len(ids)} questions; valid, distinct valid of eight at T {TEMPERATURES}")
+        for name, c in curves.items():
+            cells = "  ".join(f"{q:.3f} {d:.3f}" for q, d in zip(c.quality.mean(0), c.diversity.mean(0), strict=True))
+            tokens = np.mean([r["tokens"] for r in rows if r["system"] == name and r["id"][0] in origin])
+            print(f"  {name:16} {cells}   {tokens:.0f} tokens a set")
+        against = [names[0], *[n for n in names if n == "old"]]
+        for base in against:
+            for name in names:
+                if name == base or (base == "old" and name.startswith("sampling")):
+                    continue
+                rng = np.random.default_rng(5)
+                volume = st.hypervolume_ratio(curves[name], curves[base], (0.0, 0.0), rng)
+                level, ratio = ratio_at(curves[name], curves[base], rng)
+                compared.append((f"{origin} {name}/{base} hypervolume", volume))
+                compared.append((f"{origin} {name}/{base} distinct at valid {level:.3f}", ratio))
+    adjusted = st.holm([i.p for _, i in compared])
+    print()
+    for (what, i), p in zip(compared, adjusted, strict=True):
+        print(f"  {what:48} {i.value:.2f} ({i.low:.2f} to {i.high:.2f})  p {i.p:.4f}, Holm {p:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("drawn", type=Path)
+    parser.add_argument("--wordnet", type=Path, default=SYSTEM)
+    parser.add_argument("--graft", action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", default="a,b,c")
+    parser.add_argument("--apart", action="store_true", help="also sampling with draws=arithmetic")
+    given = parser.parse_args()
+    systems: dict[str, str | None] = {"sampling": None, **({"sampling apart": None} if given.apart else {})}
+    systems |= dict(entry.split("=", 1) for entry in given.graft)
+    asked = [q for q in questions(given.wordnet) if q[0][0] in given.only]
+    fill(given.drawn, systems, asked, given.seeds)
+    table(read(given.drawn), list(systems), asked, given.seeds)
+
+
+if __name__ == "__main__":
+    main()
