@@ -19,7 +19,7 @@ from thoughtmix.core.request import StepEvent
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability
 from thoughtmix.engine.local import LocalEngine
-from thoughtmix.metrics.transmission import transmission, transmissions
+from thoughtmix.metrics.distance_correlation import transmission, transmissions
 from thoughtmix.report.text import summary
 
 ASKED = "Name a fruit."

@@ -208,6 +208,19 @@ def test_help_needs_no_torch() -> None:
     assert [line for line in out.splitlines() if line.startswith("loaded ")] == [f"loaded {c} []" for c in commands]
 
 
+def test_lists_need_no_numpy() -> None:
+    """Help, `thinkers` and `metrics` answer in a quarter of a second: numpy alone is a tenth."""
+    code = (
+        "import sys\n"
+        "from thoughtmix.cli import main\n"
+        "for words in (['--help'], ['thinkers'], ['metrics']):\n"
+        "    main(words)\n"
+        "print('loaded', [m for m in ('torch', 'transformers', 'numpy', 'scipy', 'openai') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "loaded []"
+
+
 def test_help_in_the_docs_is_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
     from thoughtmix.cli.helptext import helptext
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from thoughtmix.asking.answers import plain_answer
 from thoughtmix.core.request import TextEmbedder
 from thoughtmix.core.selection import select_good
@@ -50,6 +48,8 @@ def group_answers(
         near: See there.
         embedder: Loads what `embedding` needs.
     """
+    import numpy as np  # not on the way to `thoughtmix thinkers`
+
     lengths = [len(_line(t.text).split()) for t in answers]
     if by == "auto":
         by = "words" if not lengths or float(np.median(lengths)) <= _SHORT else "embedding"

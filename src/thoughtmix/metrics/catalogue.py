@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from thoughtmix.metrics.transmission import SOURCES
+SOURCES = ("specification", "direction", "style", "context", "profile", "mode", "branches", "chain")
+"""What of `Thought.origin` may make thoughts differ. Texts are compared by meaning, the others by being the same."""
 
 
 @dataclass(frozen=True, slots=True)

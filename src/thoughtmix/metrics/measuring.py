@@ -10,11 +10,11 @@ import numpy as np
 
 from thoughtmix.core.selection import LOOPS, repetition, stutters
 from thoughtmix.metrics.answers import distinct_k
+from thoughtmix.metrics.distance_correlation import transmissions
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.metrics.judge import judge_nll
 from thoughtmix.metrics.soundness import complete
 from thoughtmix.metrics.text import distinct_n, duplicate_rate, ead, mean_words, self_bleu
-from thoughtmix.metrics.transmission import transmissions
 from thoughtmix.models.judge import EndpointJudge
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thoughtmix.metrics.catalogue import SOURCES
+
 if TYPE_CHECKING:
     from thoughtmix.core.types import Thought
 
-SOURCES = ("specification", "direction", "style", "context", "profile", "mode", "branches", "chain")
-"""What of `Thought.origin` may make thoughts differ. Texts are compared by meaning, the others by being the same."""
 _TEXTS = frozenset({"specification"})
 _LEAST = 4  # thoughts of which something can be said
 
