@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,3 +98,13 @@ def test_modules_that_moved_are_found_by_their_old_names_with_a_warning(old: str
         exec(f"from {old} import no_such_name")
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("thoughtmix.no_such_module")
+
+
+def test_the_engine_needs_no_models_of_transformers() -> None:
+    """Their import takes longer than torch's; the fused path does without, the others import them when they are tried."""
+    code = (
+        "import sys, thoughtmix.engine.local, thoughtmix.engine.shared, thoughtmix.engine.backends.fused\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'transformers'])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -9,14 +9,16 @@ keys and values read its end as a piece that follows a known beginning: chunked 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
-from thoughtmix.engine.backends.shared import attention_lock
 from thoughtmix.engine.row_state import NO_ROW_STATE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Largest |difference| of logits, in standard deviations of the logits, by how numbers are kept.
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3, torch.bfloat16: 0.4, torch.float16: 0.1}
@@ -86,6 +88,8 @@ def _decoded(
 
 def _whole(model: PreTrainedModel, rows: list[list[int]], asked: set[int]) -> Iterator[tuple[list[int], Tensor]]:
     """Texts of equal length in one forward each: which rows, and their logits (rows, tokens, vocabulary)."""
+    from thoughtmix.engine.backends.shared import attention_lock
+
     for length in sorted({len(rows[row]) for row in asked}):
         some = [row for row in sorted(asked) if len(rows[row]) == length]
         ids = torch.tensor([rows[row] for row in some], device=model.device)

@@ -13,17 +13,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
 
 from thoughtmix.core.errors import ModelError
 from thoughtmix.engine.backends.hidden import NotesHidden
 from thoughtmix.engine.kv_cache import KVCache, PromptKV
 from thoughtmix.engine.prefix_cache import Prefix, PrefixCache, usable, whole
 from thoughtmix.engine.row_state import RowLora, RowState
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,8 @@ def read_prompt(
     """
     extra: dict[str, Any] = {"logits_to_keep": 1} if keeps_logits(type(model)) else {}
     if plain_cache:
+        from transformers import DynamicCache
+
         extra["past_key_values"] = DynamicCache() if cache is None else cache
     out = model(input_ids=torch.tensor([ids] * rows, device=model.device), use_cache=True, **extra)
     for name in CACHE_NAMES:

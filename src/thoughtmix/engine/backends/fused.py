@@ -23,18 +23,14 @@ do to A x are two numbers a rank (`RowLora`), so that grafted rows cost one smal
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.models.llama import modeling_llama as llama
-from transformers.models.mistral import modeling_mistral as mistral
-from transformers.models.qwen2 import modeling_qwen2 as qwen2
-from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
 from thoughtmix.engine.backends.base import KVPath, Start
 from thoughtmix.engine.backends.hidden import HEAD
@@ -42,6 +38,9 @@ from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 from thoughtmix.models.grafted import GraftedModule, GraftHooks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 Kind = Literal["native", "fp16"]
@@ -59,25 +58,32 @@ def pack(weight: Tensor, bias: Tensor | None, kind: Kind) -> Linear:
     return lambda x: product(x, packed)
 
 
-_FAMILIES: dict[type, tuple[type, type, type, type]] = {  # model -> (attention, mlp, norm, rotary) classes
-    llama.LlamaForCausalLM: (llama.LlamaAttention, llama.LlamaMLP, llama.LlamaRMSNorm, llama.LlamaRotaryEmbedding),
-    mistral.MistralForCausalLM: (
-        mistral.MistralAttention, mistral.MistralMLP, mistral.MistralRMSNorm, mistral.MistralRotaryEmbedding,
-    ),
-    qwen2.Qwen2ForCausalLM: (qwen2.Qwen2Attention, qwen2.Qwen2MLP, qwen2.Qwen2RMSNorm, qwen2.Qwen2RotaryEmbedding),
-    qwen3.Qwen3ForCausalLM: (qwen3.Qwen3Attention, qwen3.Qwen3MLP, qwen3.Qwen3RMSNorm, qwen3.Qwen3RotaryEmbedding),
-}  # fmt: skip
+_FAMILIES = {  # module of transformers -> what its classes' names begin with
+    "transformers.models.llama.modeling_llama": "Llama",
+    "transformers.models.mistral.modeling_mistral": "Mistral",
+    "transformers.models.qwen2.modeling_qwen2": "Qwen2",
+    "transformers.models.qwen3.modeling_qwen3": "Qwen3",
+}
+_PARTS = ("ForCausalLM", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
+
+
+def _family(kind: type) -> tuple[type, ...]:
+    """The classes of a family, those of `_PARTS`, when this is its model; else (). Nothing is imported for it: whoever
+    made a model of the family has done so."""
+    name = _FAMILIES.get(kind.__module__)
+    classes = tuple(getattr(sys.modules[kind.__module__], f"{name}{part}") for part in _PARTS) if name else ()
+    return classes if classes[:1] == (kind,) else ()
 
 
 def fits(model: PreTrainedModel) -> bool:
     """Whether the step below computes exactly what this model's forward would."""
-    family = _FAMILIES.get(type(model))
+    family = _family(type(model))
     config = model.config
-    if family is None or model.training or config.rope_parameters.get("rope_type", "default") != "default":
+    if not family or model.training or config.rope_parameters.get("rope_type", "default") != "default":
         return False
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
         return False
-    if type(model) is mistral.MistralForCausalLM and config.sliding_window is not None:
+    if family[0].__name__ == "MistralForCausalLM" and config.sliding_window is not None:
         return False
     body: Any = model.model
     act = type(body.layers[0].mlp.act_fn)

@@ -1,25 +1,28 @@
-"""Which path a model takes, decided by trying it: a path is used only where it reproduces the model's forward."""
+"""Which path a model takes, decided by trying it: a path is used only where it reproduces the model's forward.
+
+Paths over a model's own forward are imported where they are tried: they need transformers' models, which take longer to
+import than torch itself, and the fused path does without.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import PreTrainedModel
 
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
-from thoughtmix.engine.backends import fused, shared
+from thoughtmix.engine.backends import fused
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
-from thoughtmix.engine.backends.encoder_decoder import encoder_decoder_path, why_not
-from thoughtmix.engine.backends.expanded import ExpandedPath
-from thoughtmix.engine.backends.recompute import RecomputePath
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
 from thoughtmix.models.hardware import bf16_hardware, packs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16"]
@@ -67,6 +70,8 @@ def choose(
     if packing and (model.device.type != "cpu" or not packs()):
         raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
     if is_encoder_decoder(model):
+        from thoughtmix.engine.backends.encoder_decoder import encoder_decoder_path, why_not
+
         decoder_start(model)  # raises its own line
         if known.expanded is None:
             known.expanded = why_not(model, row_state)
@@ -93,7 +98,9 @@ def choose(
             with row_state.probing():
                 known.shared = _try_shared(model)
         if not known.shared:
-            return shared.SharedPath(model, row_state, own=True)
+            from thoughtmix.engine.backends.shared import SharedPath
+
+            return SharedPath(model, row_state, own=True)
         if path == "shared":
             raise InputError(
                 f"{type(model).__name__} cannot share a prompt: {known.shared}.", "Pass path='auto' or 'expanded'."
@@ -123,6 +130,8 @@ def _fused(model: PreTrainedModel, known: _Known, kind: fused.Kind) -> fused.Fus
 
 def _try_shared(model: PreTrainedModel) -> str:
     """ "" when the shared path reproduces this model, else the reason in a few words."""
+    from thoughtmix.engine.backends import shared
+
     if not getattr(model, "_can_set_attn_implementation", lambda: False)():
         return "its attention cannot be swapped"
     expected = _windows(model)
@@ -161,6 +170,9 @@ def _own_forward(
     Raises `InputError` where the path asked for, or what the rows do to the model, does not work so, and `ModelError`
     where nothing reproduces the model.
     """
+    from thoughtmix.engine.backends.expanded import ExpandedPath
+    from thoughtmix.engine.backends.recompute import RecomputePath
+
     if path != "recompute":
         if known.expanded is None:
             with row_state.probing():
@@ -197,6 +209,8 @@ def _own_forward(
 def _try_expanded(model: PreTrainedModel) -> tuple[str, bool]:
     """ "" when the expanded path reproduces this model, else the reason in a few words; and whether it is told where
     its tokens stand. Some models cannot tell by their cache, and some count from another number than 0."""
+    from thoughtmix.engine.backends.expanded import ExpandedPath
+
     reason = ""
     for positioned in (True, False) if takes(type(model), "position_ids") else (False,):
         said = _tried(model, ExpandedPath(model, positioned=positioned))
