@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from thoughtmix.core.errors import CacheError, InputError
-from thoughtmix.models import cache, language, packaged
+from thoughtmix.models import cache, loading, packaged
 from thoughtmix.models.cache import Wheel, fetch
 from thoughtmix.models.packaged import Artefact, ensure, folder_of, ready
 
@@ -110,7 +110,7 @@ def mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefact:
     """A tiny GGUF as the default model."""
     body = tiny_gguf(tmp_path / "tiny.gguf")
     made = artefact_of(tmp_path / "wheels", "tiny/model.gguf", {"tiny/model.gguf": body})
-    for module in (packaged, language):
+    for module in (packaged, loading):
         monkeypatch.setattr(module, "GENERATOR", made)
     return made
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.request import OnStep, StepEvent
 from thoughtmix.core.sentences import ends_sentence
-from thoughtmix.engine.backends.base import DecodingPath, Start, vocabulary_size
+from thoughtmix.engine.backends.base import DecodingPath, Start
 from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.detokenizer import IncrementalDetokenizer
 from thoughtmix.engine.engine import OFFSET_BITS, Generation, SequenceOutput, SequenceRequest
@@ -24,7 +24,6 @@ from thoughtmix.engine.rng import uniforms
 from thoughtmix.engine.row_state import NO_ROW_STATE, LogitsAdjuster, Read, RowState
 from thoughtmix.engine.sampling import Candidates, Drawn, SamplingTensors, not_finite
 from thoughtmix.engine.without_replacement import WithoutReplacement
-from thoughtmix.models.encoder_decoder import is_encoder_decoder
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -71,7 +70,7 @@ class PromptGroups:
         if any(s.offset is not None and not 0 <= s.offset < 1 for s in self.sequences):
             raise InputError("An offset is not in [0, 1).", "Use engine.rng.arithmetic_offset(seed, prompt).")
         check_prefixes(self.prefixes, self.prompts)
-        vocabulary, limit = vocabulary_size(model.model), model.context_length
+        vocabulary, limit = model.vocabulary, model.context_length
         for index, ids in enumerate(self.prompts):
             where = "The prompt" if len(self.prompts) == 1 else f"Prompt {index}"
             if not ids:
@@ -80,7 +79,7 @@ class PromptGroups:
                 raise InputError(f"{where} has token ids outside 0..{vocabulary - 1}.", "Use this model's tokenizer.")
             budgets = [s.max_new_tokens for p, s in zip(self.prompt, self.sequences, strict=True) if p == index]
             budget = max(budgets, default=0)
-            if limit is not None and is_encoder_decoder(model.model):
+            if limit is not None and model.encoder_decoder:
                 if max(len(ids), 1 + budget) > limit:
                     raise InputError(
                         f"{where} has {len(ids)} tokens and is to have {budget} new ones; the model reads {limit} and "
@@ -138,7 +137,7 @@ class Job:
         self.prefixes = known if row_state.is_lora and any(prefix is not None for prefix in known) else []
         # A prompt of which a prefix is known may give no logits: its last token is every row's own.
         # An encoder reads a prompt whole: there each row's own is the start token.
-        suffix = row_state.unshared_suffix if read == "shared" and not is_encoder_decoder(model.model) else 0
+        suffix = row_state.unshared_suffix if read == "shared" and not model.encoder_decoder else 0
         suffix = max(suffix, 1) if self.prefixes else suffix
         self.suffix = self.ahead = min(suffix, min(map(len, groups.prompts)) - 1)  # ahead: not read by the rows yet
         self.live = sorted(range(len(sequences)), key=lambda i: groups.prompt[i])  # neighbours share a prompt
@@ -151,7 +150,7 @@ class Job:
 
     def _prepare(self, model: LanguageModel) -> None:
         """What is known of the rows before they begin, in the order of `live`."""
-        device, sequences = model.model.device, self.sequences
+        device, sequences = model.device, self.sequences
         self.end_ids = [model.eos_ids if s.end_ids is None else s.end_ids for s in sequences]
         self.budget = [s.max_new_tokens for s in sequences]
         self.guides: list[Guide | None] = []  # of each sequence; [] where none has a grammar

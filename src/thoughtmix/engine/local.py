@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core import __version__
 from thoughtmix.core.request import OnStep, Prompt
-from thoughtmix.engine.backends.probe import PathName, Weights, choose
+from thoughtmix.engine.backends.known import path_of, prepare
+from thoughtmix.engine.backends.probe import PathName, Weights
 from thoughtmix.engine.engine import (
     ENCODER_DECODER,
     EVERYTHING,
@@ -39,6 +40,7 @@ class LocalEngine:
 
     def __init__(self, model: LanguageModel, path: PathName = "auto", weights: Weights = "auto") -> None:
         self.model, self.path, self.weights = model, path, weights
+        prepare(model, path, weights)
 
     @property
     def name(self) -> str:
@@ -91,7 +93,7 @@ class LocalEngine:
             without_replacement=without_replacement,
             on_step=on_step,
         )
-        path = choose(self.model.model, self.path, self.weights, row_state, read, len(job.groups.prompts))
+        path = path_of(self.model, self.path, self.weights, row_state, read, len(job.groups.prompts))
         return run(job, path)
 
     @contextmanager

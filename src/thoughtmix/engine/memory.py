@@ -27,12 +27,12 @@ def kv_bytes_per_token(lm: LanguageModel) -> int:
 
 def kv_tokens_that_fit(lm: LanguageModel) -> int:
     """Tokens whose keys and values a share of the memory that is free now would hold; at least 1."""
-    return max(1, int(free_bytes(str(lm.model.device)) * _SHARE) // kv_bytes_per_token(lm))
+    return max(1, int(free_bytes(str(lm.device)) * _SHARE) // kv_bytes_per_token(lm))
 
 
 def rows_that_fit(lm: LanguageModel, tokens: int) -> int:
     """Rows of so many own tokens each that a batch should have: as many as pay, and as the memory holds."""
-    most = MOST_ROWS.get(lm.model.device.type, MOST_ROWS["cpu"])
+    most = MOST_ROWS.get(lm.device.type, MOST_ROWS["cpu"])
     return max(1, min(most, kv_tokens_that_fit(lm) // max(1, tokens)))
 
 

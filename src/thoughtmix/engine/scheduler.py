@@ -23,7 +23,8 @@ import torch
 from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.core.request import OnStep, StepEvent
 from thoughtmix.engine.backends.base import KVPath
-from thoughtmix.engine.backends.probe import Weights, choose
+from thoughtmix.engine.backends.known import path_of
+from thoughtmix.engine.backends.probe import Weights
 from thoughtmix.engine.engine import Generation
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job
@@ -132,7 +133,7 @@ class Scheduler:
         self._beside = 0  # tokens of open-ended work beside the batch
         self._space = threading.Condition()
         # Only there memory that no token has reached yet is untouched (`kv_bucket.zeros`).
-        self._grows = lm.model.device.type == "cpu" and lm.model.dtype == torch.float32
+        self._grows = lm.device.type == "cpu" and lm.dtype == torch.float32
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
 
@@ -342,7 +343,7 @@ class Scheduler:
             caller, job = self._waiting[index]
             del self._waiting[index]
         try:
-            path = choose(self.lm.model, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
+            path = path_of(self.lm, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
             if not isinstance(path, KVPath) or not self._batch.fits(path):
                 raise _Beside
             return caller, job, ChunkedPrefill(path, job.heads, self._prefixes)

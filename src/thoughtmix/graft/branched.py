@@ -111,7 +111,7 @@ def branch_row_state(model: LanguageModel, seeds: Sequence[int], creativity: Seq
 def _load_packaged_graft(model: LanguageModel) -> None:
     """Put the graft of this package on the default model, in place, once. Whoever carries no thoughts through it, plain
     sampling say, still has the base model, bit for bit."""
-    from thoughtmix.models.language import load_adapter
+    from thoughtmix.models.loading import load_adapter
 
     with _LOCK:
         if not any(isinstance(module, GraftedModule) for module in model.model.modules()):

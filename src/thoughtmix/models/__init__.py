@@ -13,7 +13,8 @@ from thoughtmix.core.lazy import lazy_names
 if TYPE_CHECKING:
     from thoughtmix.models.cache import cache_dir
     from thoughtmix.models.embed import Embedder, load_embedder
-    from thoughtmix.models.language import LanguageModel, load_model, wrap_model
+    from thoughtmix.models.language import LanguageModel, wrap_model
+    from thoughtmix.models.loading import load_model
     from thoughtmix.models.packaged import pull, state
 
 _HOME = {  # public name -> module, imported at first use
@@ -21,7 +22,7 @@ _HOME = {  # public name -> module, imported at first use
     "LanguageModel": "language",
     "cache_dir": "cache",
     "load_embedder": "embed",
-    "load_model": "language",
+    "load_model": "loading",
     "pull": "packaged",
     "state": "packaged",
     "wrap_model": "language",

@@ -1,24 +1,20 @@
-"""A language model with its tokenizer: loaded with or without a PEFT adapter; prompts in, ids out, and back to text."""
+"""A language model with its tokenizer: prompts in, ids out, and back to text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.models.adapter import adapter_base, adapter_folder, put_adapter
 from thoughtmix.models.chat_template import render
-from thoughtmix.models.checkpoint import locate, predicts_masks, read_checkpoint
+from thoughtmix.models.checkpoint import predicts_masks
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
-from thoughtmix.models.gguf_files import dequantised_bytes
 from thoughtmix.models.grammar import GrammarCompiler
-from thoughtmix.models.hardware import DTYPES, auto_dtype, usable_device
-from thoughtmix.models.packaged import GENERATOR, Progress, loaded
 from thoughtmix.models.text_encoder import TextEncoder
 from thoughtmix.models.tools import CallForm, call_form
+from thoughtmix.models.tried import Pristine
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +39,8 @@ class LanguageModel:
     """Tokens that every sequence begins with, of no text: the virtual ones of a tuned prompt (PEFT's prompt tuning)."""
     languages: tuple[str, ...] = ()
     """What it was trained to write, as codes ("en"); (): not said."""
+    pristine: Pristine | None = field(default=None, repr=False)
+    """Of the default model: what its files say of it."""
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +65,12 @@ class LanguageModel:
             if isinstance(value, int) and value > 0:
                 return value
         return None
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """How many token ids it has an embedding for."""
+        embedding: Any = self.model.get_input_embeddings()
+        return len(embedding.weight)  # PEFT's wrappers have no num_embeddings
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
@@ -156,83 +160,6 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     model.eval()
     title = name or model.config.name_or_path or type(model).__name__
     return LanguageModel(model, tokenizer, title, causal=not predicts_masks(model.config))
-
-
-def load_model(
-    name: str | None = None,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    on_progress: Progress | None = None,
-) -> LanguageModel:
-    """Load a language model.
-
-    Args:
-        name: None, "default" or "SmolLM2-135M-Instruct" for that model from the user's cache (fetched on first use,
-            never from a hub); a model that is part of this package ("shakespeare-diffusion"); a GGUF file, whose
-            weights are dequantised; a local folder, of a model or of a PEFT adapter (a graft, say), which is put on
-            the base model that it names; or a Hugging Face id `org/name`, the only case in which a hub is asked.
-        dtype: float32, bfloat16, float16, or auto: bfloat16 on GPUs, and for large models on CPUs, that multiply it;
-            else float32.
-        device: As torch names it, or auto: cuda, else cpu.
-        on_progress: Called with one line before each long step.
-
-    Raises:
-        InputError: The dtype or device does not exist.
-        ModelError: The model cannot be loaded.
-    """
-    import torch
-
-    if dtype not in {"auto", *DTYPES}:
-        raise InputError(f"Unknown dtype {dtype!r}.", f"Pass auto, {', '.join(DTYPES)} (--dtype auto).")
-    device = usable_device(device)
-    adapter = adapter_folder(name)
-    if adapter is not None:
-        base = load_model(adapter_base(adapter), dtype=dtype, device=device, on_progress=on_progress)
-        return load_adapter(base, adapter)
-    default = name is None or name in {"default", GENERATOR.title}
-    if default:
-        title, kind = GENERATOR.title, auto_dtype(device) if dtype == "auto" else dtype
-        numbers = getattr(torch, kind)
-        model, tokenizer = loaded(
-            GENERATOR, kind, lambda folder: read_checkpoint(str(folder), title, numbers), on_progress
-        )
-    else:
-        source, title, hub = locate(str(name))
-        if hub and on_progress:
-            on_progress(f"{title}: asking the Hugging Face hub")
-        size = None if hub else _weight_bytes(Path(source))
-        kind = auto_dtype(device, size) if dtype == "auto" else dtype
-        model, tokenizer = read_checkpoint(source, title, getattr(torch, kind), hub=hub)
-    try:
-        model = model.to(device)
-    except torch.OutOfMemoryError:
-        raise ModelError(f"{title} does not fit on {device}.", "Pass --device cpu.") from None
-    causal = not predicts_masks(model.config)
-    languages = GENERATOR.languages if default else ()
-    return LanguageModel(
-        model.eval().requires_grad_(False), tokenizer, title, is_default=default, causal=causal, languages=languages
-    )
-
-
-def _weight_bytes(source: Path) -> int:
-    """Of a folder's weights, or of a GGUF file's once they are dequantised."""
-    if source.is_file():
-        return dequantised_bytes(source)
-    return sum(file.stat().st_size for file in source.glob("*.safetensors"))
-
-
-def load_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
-    """The base model with a PEFT adapter in place, which stays as PEFT injects it. Raises `ModelError`."""
-    put = put_adapter(base.model, base.tokenizer, folder, base.name)
-    return replace(
-        base,
-        model=put.model.eval().requires_grad_(False),
-        tokenizer=put.tokenizer,
-        name=folder.resolve().name,
-        is_default=False,
-        virtual=put.virtual,
-    )
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:

@@ -41,7 +41,8 @@ class MixtureThinker(Thinker):
 
     def made_for(self, engine: Engine) -> bool:
         """Not for the default model, which takes its packaged graft only when asked: README, "Graft"."""
-        return self.suits(engine) and isinstance(engine, TokenEngine) and not engine.model.is_default
+        # `suits` imports PEFT, and all of transformers with it: last.
+        return isinstance(engine, TokenEngine) and not engine.model.is_default and self.suits(engine)
 
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
         readers = n if self.Options.model_validate(options).read == "each" else 1

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+_PACKERS = 8
+"""Most threads that pack: memory is what they wait for then."""
 Kind = Literal["native", "fp16"]
 Linear = Callable[[Tensor], Tensor]  # (rows, inputs) -> (rows, outputs)
 
@@ -133,6 +137,19 @@ class _Layer:
     k_gain: Tensor | None
 
 
+def _made(makers: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
+    """What they make, in so many threads, which end here (engine/threads.py)."""
+
+    def make(maker: Callable[[], Any]) -> Any:
+        with torch.no_grad():  # a thread's own setting
+            return maker()
+
+    if threads == 1:
+        return [make(maker) for maker in makers]
+    with ThreadPoolExecutor(threads, "thoughtmix-pack") as pool:
+        return list(pool.map(make, makers))
+
+
 class FusedWeights:
     """Everything a step needs, made once for a model and a packing."""
 
@@ -151,16 +168,21 @@ class FusedWeights:
         self.frequencies = body.rotary_emb.inv_freq.float()  # (d / 2,)
         self.embed = body.embed_tokens.weight
         with torch.no_grad():
-            self.layers = [self._layer(layer) for layer in body.layers]
-            self.grafted = any(layer.update for layer in self.layers)
             self.gain = body.norm.weight.float()  # within the head; what the head of the model reads has it already
-            self.head = self._pack(model.lm_head.weight, model.lm_head.bias, gain=body.norm.weight)
+        head, layers = model.lm_head, [partial(self._layer, layer) for layer in body.layers]
+        # Packing is one core's work. The head, the largest, comes first: the threads end at about the same time.
+        threads = 1 if kind == "native" else min(torch.get_num_threads(), _PACKERS)
+        made = _made([partial(self._pack, head.weight, head.bias, gain=body.norm.weight), *layers], threads)
+        self.head, self.layers = made[0], made[1:]
+        self.grafted = any(layer.update for layer in self.layers)
 
     def _pack(self, weight: Tensor, bias: Tensor | None, gain: Tensor | None = None) -> Linear:
         if gain is not None:
             weight = (weight.float() * gain.float()).to(weight.dtype)
-        largest = float(weight.abs().max())
-        kind: Kind = "native" if self.kind == "fp16" and largest > 65504 else self.kind
+        kind = self.kind
+        if kind == "fp16":
+            low, high = weight.aminmax()
+            kind = "native" if max(-float(low), float(high)) > 65504 else kind
         return pack(weight if self.kind == "native" else weight.float(), bias, kind)
 
     def _layer(self, layer: Any) -> _Layer:
