@@ -103,6 +103,8 @@ def examine(*, verify: bool = False) -> dict[str, Any]:
     if not problems:
         report["device"] = _device()
     from thoughtmix.models import cache_dir, state
+    from thoughtmix.models.packaged import GENERATOR, folder_of
+    from thoughtmix.models.tried import described
 
     kept = state(every_byte=verify)
     parent = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
@@ -122,6 +124,8 @@ def examine(*, verify: bool = False) -> dict[str, Any]:
         problems.append(f"{parent} cannot be written. Type: THOUGHTMIX_CACHE=/path thoughtmix doctor")
     if not any(kept["ready"].values()):
         report["cache"]["default model"] = "comes at first use, or type: thoughtmix pull"
+    elif "device" in report and kept["ready"][folder_of(GENERATOR).name]:
+        report["cache"]["default model's path"] = described(folder_of(GENERATOR))
     report["problems"] = problems
     return report
 

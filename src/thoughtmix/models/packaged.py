@@ -27,6 +27,7 @@ from thoughtmix.models.cache import (
 )
 from thoughtmix.models.gguf_files import no_bar, unmark
 from thoughtmix.models.hardware import DTYPES, auto_dtype, quiet, usable_device
+from thoughtmix.models.tried import forget
 
 FORMAT = 1  # of a converted folder; raise it when what is written changes
 Progress = Callable[[str], None]
@@ -224,7 +225,7 @@ def loaded(artefact: Artefact, dtype: str, load: Callable[[Path], T], on_progres
 
 
 def pull(dtype: str | None = None, on_progress: Progress | None = None, embedder: bool = True) -> dict[str, Path]:
-    """Fetch and convert the default models, and repair what is damaged. Idempotent.
+    """Fetch and convert the default models, and repair what is damaged; have the decoding path tried anew. Idempotent.
 
     Args:
         dtype: None: what loading chooses.
@@ -243,6 +244,7 @@ def pull(dtype: str | None = None, on_progress: Progress | None = None, embedder
     if dtype is None or dtype == "auto":
         dtype = auto_dtype(usable_device("auto"))
     made = {GENERATOR.name: ensure(GENERATOR, dtype, on_progress, every_byte=True)}
+    forget(made[GENERATOR.name])
     if embedder:
         made[EMBEDDER.name] = ensure(EMBEDDER, on_progress=on_progress, every_byte=True)
     return made
