@@ -39,8 +39,8 @@ def requests(
             row.stop,
             end_ids,
             row.offset,
-            prefixes[row.prompt] if prefixes else None,
-            tuple(exclude[row.prompt]) if exclude else (),
+            prefix=prefixes[row.prompt] if prefixes else None,
+            exclude=tuple(exclude[row.prompt]) if exclude else (),
         )
         for row in rows
     ]
