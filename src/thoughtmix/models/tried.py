@@ -71,7 +71,7 @@ class Pristine:
             return None
         config, attention = model.config, model.model.layers[0].self_attn
         facts = FusedFacts(
-            kind="",
+            kind="native",  # until the path says how it packs them
             layers=len(model.model.layers),
             heads=int(config.num_attention_heads),
             kv_heads=int(config.num_key_value_heads),
@@ -85,7 +85,7 @@ class Pristine:
         )
         return cls(folder, facts, _marks(model))
 
-    def remember(self, model: Any, kind: str) -> None:
+    def remember(self, model: Any, kind: Literal["native", "fp16"]) -> None:
         """Note that the path with weights of this kind is right, unless the model was changed since."""
         if _marks(model) == self.marks:
             remember(self.folder, dataclasses.replace(self.facts, kind=kind))
