@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 import warnings
@@ -306,3 +308,90 @@ def test_a_set_prints_as_a_screenful(tinyland: Any) -> None:
     assert "\x1b" not in str(loud)
     html = loud._repr_html_() or ""
     assert "<script>alert" not in html and len(html) < 30_000
+
+
+# --- mistakes of newcomers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"max_tokens": 10}, "Did you mean 'max_new_tokens'?"), ({"n_thoughts": 3}, "Did you mean 'n'?"),
+        ({"temp": 1}, "Did you mean 'temperature'?"), ({"temperatur": 1}, "Did you mean 'temperature'?"),
+        ({"n": "3"}, "n is '3', which is no whole number"), ({"n": 2.5}, "Pass n=8"), ({"n": True}, "n is True"), ({"n": 0}, "n is 0"),
+        ({"seed": None}, "seed is None"), ({"seed": 1.5}, "seed is 1.5"), ({"max_new_tokens": "9"}, "no whole number"),
+        ({"creativity": "high"}, "creativity is 'high'"), ({"landing": "x"}, "landing is 'x'"), ({"stop": 3}, "stop is 3"),
+        ({"stop": [1]}, "stop is (1,)"), ({"on_step": 3}, "takes a StepEvent"), ({"options": "a=1"}, "options={'width': 6}"),
+        ({"model": 5}, "A model is a name"), 
+        ({"endpoint": 3}, "An endpoint is an address"), ({"prompt": None}, "not NoneType"), ({"prompt": b"x"}, "not bytes"),
+        ({"prompt": " "}, "prompt is empty"), ({"thinker": "samplng"}, "Did you mean 'sampling'?"),
+    ],
+)  # fmt: skip
+def test_wrong_values_in_a_program_are_one_line(tinyland: Any, how: dict[str, Any], says: str) -> None:
+    how = {"prompt": PROMPT, "max_new_tokens": 3, "measure": False, **how}
+    with pytest.raises(thoughtmix.ThoughtmixError) as caught:
+        thoughtmix.think(**how)
+    assert says in str(caught.value) and "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_numbers_of_numpy_are_numbers(tinyland: Any) -> None:
+    import numpy as np
+
+    made = thoughtmix.think(PROMPT, n=np.int64(2), seed=np.int32(3), max_new_tokens=np.int64(3), creativity=np.float32(1), measure=False)  # fmt: skip
+    assert ThoughtSet.from_json(made.to_json()).settings["seed"] == 3
+    with pytest.raises(InputError, match="k is 'a'"):
+        made.select("a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("think", PROMPT, "--max-tokens", "9"), "Did you mean --max-new-tokens?"), (("think", PROMPT, "--num", "3"), "Did you mean --n?"),
+        (("think", "Name", "a", "fruit"), "goes in quotes"), (("think", PROMPT, "-n", "1e3"), "it is no whole number"),
+        (("metrics", "--jsn"), "Did you mean --json?"), (("think", PROMPT, "--model", "NOTOK"), "no tokenizer (no tokenizer.json)"),
+        (("diffuse", "x", "--model", "NOTOK"), "no tokenizer (no tokenizer.json)"), (("think", "--prompts", "gone.jsonl", "--out", "-"), "gone.jsonl: No such file"),
+        (("measure", "gone.txt"), "Name a file of texts"), (("search", PROMPT, "--budget", "0"), "Pass --budget 1."),
+        (("train", "mixture", "--data", "gone.txt", "--out", "m"), "There is no file gone.txt"), (("think", PROMPT, "--html", "NOTOK"), "is a folder"),
+        (("show", "gone.json"), "gone.json: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_line_that_names_what_was_meant(
+    capsys: Any, tmp_path: Path, monkeypatch: Any, words: tuple[str, ...], says: str
+) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    if "NOTOK" in words:
+        config = LlamaConfig(
+            vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        )
+        LlamaForCausalLM(config).save_pretrained("NOTOK")
+        capsys.readouterr()
+    assert run(*words) in {1, 2}
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("thoughtmix: ") and err.count("\n") == 1 and says in err, err
+
+
+def test_a_file_where_a_prompt_is_asked_is_told(tinyland: Any, capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w5.txt").write_text("w9")
+    assert run("think", "w5.txt", "-n", "1", "--max-new-tokens", "3", "--no-measure") == 0
+    assert capsys.readouterr().err == "thoughtmix: w5.txt is a file; what stands in it: thoughtmix think - < w5.txt\n"
+
+
+def test_completion_knows_commands_flags_and_thinkers() -> None:
+    def complete(*words: str) -> list[str]:
+        typed = ["thoughtmix", *words]
+        env = {
+            **os.environ,
+            "_THOUGHTMIX_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(typed),
+            "COMP_CWORD": str(len(words)),
+        }
+        code = "from thoughtmix.cli import run; import sys; sys.argv = ['thoughtmix']; run()"
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.split()
+
+    assert complete("thi") == ["think", "thinkers"]
+    assert {"--select", "--seed", "--stop", "--stream"} <= set(complete("think", "--s"))
+    assert complete("think", "--thinker", "sa") == ["sampling"]
+    assert "--tokens" not in complete("cost", "--")

@@ -139,6 +139,8 @@ def _usage(error: Exception) -> tuple[str, int]:
     near = [MEANT[name]] if name in MEANT else difflib.get_close_matches(name, known, n=1)
     if name in ELSEWHERE:
         said = f"{said.partition(' (')[0].rstrip('.')}. {ELSEWHERE[name]}"
+    elif "unexpected extra argument" in said:
+        said = f"{said.rstrip('.')}: a text of several words goes in quotes."
     elif typed and near and near[0] in known and "No such option" in said:
         said = f"No such option: {typed}. Did you mean {known[near[0]]}?"
     return f"{said}{'' if said[-1:] in '.?' else '.'} Type: {path} --help", 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,6 +133,8 @@ def _think(
         )
     if prompt is None:
         raise InputError("There is no prompt.", 'Type one: thoughtmix think "Name a fruit.", or --prompts FILE')
+    if is_file(prompt):
+        report.note(f"thoughtmix: {prompt} is a file; what stands in it: thoughtmix think - < {shlex.quote(prompt)}")
     said: Any = read_prompt(prompt)
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
@@ -142,6 +145,14 @@ def _think(
 
 
 app.command("think", cls=ThinkCommand)(with_options(_think))
+
+
+def is_file(prompt: str) -> bool:
+    """Whether a prompt names a file here, whose content was meant perhaps."""
+    try:
+        return len(prompt.split()) == 1 and Path(prompt).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_prompt(prompt: str) -> str:

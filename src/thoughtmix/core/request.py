@@ -152,15 +152,18 @@ class Request:
             raise InputError("A stop string is empty.", "Leave it out, or pass a text (--stop '###').")
 
     def _check_kinds(self) -> None:
-        """Refuse values of another kind, which a program may pass. Raises `InputError`."""
+        """Take numpy's numbers as Python's, and refuse values of another kind. Raises `InputError`."""
         for name, example in (("n", 8), ("seed", 0), ("max_new_tokens", MAX_NEW_TOKENS)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise InputError(f"{name} is {value!r}, which is no whole number.", f"Pass {name}={example}.")
+            object.__setattr__(self, name, int(value))
         for name, optional in (("creativity", True), ("landing", False)):
             value = getattr(self, name)
             if isinstance(value, bool) or (not isinstance(value, numbers.Real) and not (optional and value is None)):
                 raise InputError(f"{name} is {value!r}, which is no number.", f"Pass one number ({name}=1).")
+            if value is not None and not isinstance(value, int):
+                object.__setattr__(self, name, float(value))
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
             raise InputError(f"stop is {self.stop!r}.", "Pass a text, or several: stop=['###'].")
         if self.on_step is not None and not callable(self.on_step):
