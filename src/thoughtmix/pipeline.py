@@ -249,7 +249,8 @@ class Pipeline:
     ) -> Request:
         """The checked settings of a call, and the thinker's options among them. Raises `InputError`, `UnknownName`."""
         own = {name: _frozen(settings.pop(name)) for name in (SETTINGS - {"n", "judge"}) & set(settings)}
-        stop = own.pop("stop", None) or ()
+        stop = own.pop("stop", ())
+        stop = () if stop is None else stop
         own.setdefault("landing", LANDING)
         form = Grammar.given(own.pop("json_schema", None), own.pop("regex", None))
         return Request(
