@@ -33,8 +33,8 @@ Each has options of its own beside the settings of the call (`thoughtmix think -
 _ENGINES = ("a decoder here", "an encoder-decoder here", "a mask predictor here", "vLLM here", "an endpoint")
 _SETTINGS = """
 **Results.** The same everywhere: `--json` prints the result as JSON and nothing else, `--out FILE` writes that into a
-file, `--html FILE` writes one self-contained page; `-` is standard output. A file that is there is replaced when the new
-one is whole; a folder with something of the kind in it is refused or gone on with, as the command says. What is written
+file, `--html FILE` writes one self-contained page; `-` is standard output. A file that is there is replaced when the
+new one is whole; a folder with something of the kind in it is refused or gone on with, as the command says. What is written
 is said on stderr, and so is how far long work has come: in one line on a terminal, with a line every five seconds in a
 pipe. `--quiet` leaves out both. An option that was renamed still works by its old name, and says the new one.
 
