@@ -34,9 +34,10 @@ _ENGINES = ("a decoder here", "an encoder-decoder here", "a mask predictor here"
 _SETTINGS = """
 **Results.** The same everywhere: `--json` prints the result as JSON and nothing else, `--out FILE` writes that into a
 file, `--html FILE` writes one self-contained page; `-` is standard output. A file that is there is replaced when the
-new one is whole; a folder with something of the kind in it is refused or gone on with, as the command says. What is written
-is said on stderr, and so is how far long work has come: in one line on a terminal, with a line every five seconds in a
-pipe. `--quiet` leaves out both. An option that was renamed still works by its old name, and says the new one.
+new one is whole; a folder with something of the kind in it is refused or gone on with, as the command says. What is
+written is said on stderr, and so is how far long work has come: in one line on a terminal, with a line every five
+seconds in a pipe. `--quiet` leaves out both. An option that was renamed still works by its old name, and says the new
+one.
 
 **Settings that stay.** A flag goes before its environment variable, that before the config file, that before the
 default. `--some-name` of the command `x` is `THOUGHTMIX_X_SOME_NAME`, and `some_name` in the table `[x]` of the file;
