@@ -10,6 +10,7 @@ import pytest
 
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.models import Embedder, load_embedder
+from thoughtmix.models.minilm import MiniLM
 
 TEXTS = [
     "A brick can hold a door open.",
@@ -60,6 +61,31 @@ def test_the_same_as_sentence_transformers(minilm: Embedder, capfd: pytest.Captu
     assert type(theirs).__name__ == "SentenceTransformerEmbedder"
     assert np.abs(theirs.encode(TEXTS) - minilm.encode(TEXTS)).max() < 1e-5
     assert "Loading" not in capfd.readouterr().err
+
+
+@pytest.mark.model
+def test_the_same_bits_as_transformers() -> None:
+    """Of the forward and of the tokenizer: the packaged embedder needs neither (models/minilm.py)."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from thoughtmix.models.hardware import quiet
+    from thoughtmix.models.packaged import EMBEDDER, ensure
+
+    folder = ensure(EMBEDDER)
+    minilm = MiniLM(folder)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    few = [*TEXTS[:9], "[SEP] x [MASK]", "A\u0301 \u00df ﬁ\u200b\x00"]
+    assert minilm.count_tokens(few) == [len(ids) for ids in tokenizer(few)["input_ids"]]
+    for texts in (few, ["one"], ["as long", "as this"]):  # padded, and not
+        some = sorted(texts, key=len)  # as `encode` goes through them
+        batch = tokenizer(some, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        with torch.inference_mode():
+            states, real = model(**batch).last_hidden_state, batch["attention_mask"][..., None].float()
+            want = torch.nn.functional.normalize((states * real).sum(1) / real.sum(1), dim=-1).numpy()
+        assert (minilm.encode(some) == want).all()
 
 
 def test_names_that_do_not_exist(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from thoughtmix.core.errors import ModelError
 from thoughtmix.models.checkpoint import locate
 from thoughtmix.models.endpoint import Endpoint
 from thoughtmix.models.hardware import quiet, usable_device
+from thoughtmix.models.minilm import MiniLM
 from thoughtmix.models.packaged import EMBEDDER, Progress, loaded
 
 
@@ -38,51 +38,6 @@ class CountingEmbedder(Embedder, Protocol):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text, with the special tokens, all of a text that is too long."""
         ...
-
-
-class MiniLM:
-    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019): mean of the token states, normalised; up to 256 tokens."""
-
-    name = EMBEDDER.title
-    max_tokens = 256
-
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-
-        automodel: Any = AutoModel
-        try:
-            with quiet():
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-                model = automodel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-                self.model: Any = model.to(device).eval().requires_grad_(False)
-        except Exception as error:  # parsers and safetensors each have errors of their own
-            reason = str(error).partition("\n")[0][:200].rstrip(".")
-            raise ModelError(f"Cannot load {self.name}: {reason}.", "Type: thoughtmix pull") from None
-
-    def encode(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
-        import torch
-
-        out = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths: little padding
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            batch = self.tokenizer(
-                [texts[i] for i in part],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(self.model.device)
-            with torch.inference_mode():
-                states = self.model(**batch).last_hidden_state  # (texts, tokens, d)
-                mask = batch["attention_mask"][..., None].to(states.dtype)
-                mean = (states * mask).sum(1) / mask.sum(1)  # never 0: [CLS] and [SEP] are always there
-                out[part] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
-        return out
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return _lengths(self.tokenizer, texts)
 
 
 class SentenceTransformerEmbedder:
