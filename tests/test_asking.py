@@ -111,7 +111,7 @@ class TestPool:
     def test_the_most_agreed_upon_are_kept(self) -> None:
         said = ["Fig", "a Pear.", "Kiwi", "pear", "Plum", "fig!", "Pear", "Lime"]
         engine = Scripted(lambda call, i, text: said[i])
-        made = think(engine, "pool", 2, source="sampling", factor=4)
+        made = think(engine, "pool", 2, source="sampling", factor=4, rank="likelihood")
         assert [(plain_answer(t.text), t.origin["agreement"]) for t in made] == [("pear", 3), ("fig", 2)]
         assert made.run["pool"] == {"drawn": 8, "groups": 5, "grouped_by": "words"}
         assert {t.origin["thinker"] for t in made} == {"pool"} and {t.origin["source"] for t in made} == {"sampling"}
@@ -119,7 +119,11 @@ class TestPool:
 
     def test_second_ones_fill_what_groups_do_not(self) -> None:
         engine = Scripted(lambda call, i, text: "Fig" if i else "Pear")
-        assert sorted(think(engine, "pool", 3, source="sampling", factor=2).texts) == ["Fig", "Fig", "Pear"]
+        assert sorted(think(engine, "pool", 3, source="sampling", factor=2, group="words").texts) == [
+            "Fig",
+            "Fig",
+            "Pear",
+        ]
 
     def test_likelihood_breaks_ties_and_whole_answers_come_first(self) -> None:
         def thought(text: str, logprob: float, finish: Any = "stop") -> Thought:
@@ -140,19 +144,28 @@ class TestPool:
     @pytest.mark.parametrize("source", ["sampling", "list", "iterate"])
     def test_any_source_draws_factor_times_as_many(self, source: str, global_state_untouched: None) -> None:
         engine = LocalEngine(chat_model())
-        made = think(engine, "pool", 2, source=source, factor=3, max_new_tokens=6)
-        assert len(made) == 2 and made.run["tokens"] <= 2 * 3 * 6
-        assert think(engine, "pool", 2, source=source, factor=3, max_new_tokens=6).texts == made.texts
+        how: dict[str, Any] = {"source": source, "factor": 3, "max_new_tokens": 6, "group": "words"}
+        made = think(engine, "pool", 2, **how)
+        assert len(made) <= 2 and made.run["missing"] == 2 - len(made) and made.run["tokens"] <= 2 * 3 * 6
+        assert think(engine, "pool", 2, **how).texts == made.texts
         thinker = thoughtmix.get_thinker("pool")
         assert thinker.texts(2, thinker.Options(source=source, factor=3)) == 6
 
     def test_routes_of_a_mixture_are_pooled(self) -> None:
-        made = think(LocalEngine(language_model("mixture")), "pool", 2, prompt="w5", source="mixture", max_new_tokens=2)
+        made = think(
+            LocalEngine(language_model("mixture")),
+            "pool",
+            2,
+            prompt="w5",
+            source="mixture",
+            max_new_tokens=2,
+            group="words",
+        )
         assert len(made) == 2 and all(t.origin["source"] == "mixture" and t.origin["creativity"] == 1 for t in made)
 
     def test_examples_go_before(self) -> None:
         engine = Scripted(lambda call, i, text: "Fig")
-        think(engine, "pool", 4, source="sampling", factor=2, examples="short")
+        think(engine, "pool", 4, factor=2, examples="short", group="words")
         asked = [engine.said(0, i) for i in range(8)]
         assert len(set(asked)) == 8 and all(f"user: {ASKED}" in text for text in asked)
         with pytest.raises(InputError, match="examples of its own"):

@@ -146,6 +146,15 @@ def test_ancestry_is_what_happened(select: str, config: DenoisingConfig) -> None
     assert seen[-1].lanes == tuple(n.lane for n in tree.levels()[-1])
 
 
+@pytest.mark.parametrize("moments", [(0.2, 0.4, 0.6), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)])
+def test_half_of_the_branches_of_diverse_have_ancestors_of_their_own(moments: tuple[float, ...]) -> None:
+    dm = tiny_diffusion()
+    for seed in range(3):
+        state = dm.prompt_state("To be", 20, list(range(8 * seed, 8 * seed + 8)))
+        tree = branch(dm, state, BranchingConfig("diverse", moments), CONFIG).trees[0]
+        assert len({tree.origin(row) for row in range(8)}) == 4
+
+
 def test_the_tree_drawn() -> None:
     tree = Ancestry((7, 8), (SelectionRound(0.5, (-1.0, -2.0), (0, 0), (0,)),), (-0.5, -0.25))
     assert tree.tree() == (

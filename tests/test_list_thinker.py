@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from tiny import language_model
 
 import thoughtmix
 from thoughtmix import InputError, Pipeline
-from thoughtmix.asking.answers import plain_answer
+from thoughtmix.asking.answers import near_copy, plain_answer
+from thoughtmix.asking.conversation import Conversation
 from thoughtmix.core.request import StepEvent
 from thoughtmix.engine.local import LocalEngine
 
@@ -127,7 +129,7 @@ def test_progress_is_told_and_the_texts_come_at_the_end() -> None:
 
 def test_on_a_local_model_tokens_are_those_of_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = chat_model()
-    monkeypatch.setattr("thoughtmix.asking.answers.list_items", lambda text: text.split()[:3])
+    monkeypatch.setattr("thoughtmix.asking.answers.list_items", lambda text: text.removeprefix("1.").split()[:3])
     made = think(LocalEngine(lm), 6, max_new_tokens=4, seed=3)
     assert 0 < made.run["tokens"] <= 24
     listed = [t for t in made if t.origin["form"] != "alone"]
@@ -142,7 +144,7 @@ def test_on_a_local_model_tokens_are_those_of_the_part(monkeypatch: pytest.Monke
 def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second round computes only what is new, and says the same as one that reads all again."""
     lm = chat_model()
-    monkeypatch.setattr("thoughtmix.asking.answers.list_items", lambda text: text.split()[:1])
+    monkeypatch.setattr("thoughtmix.asking.answers.list_items", lambda text: re.sub(r"^\d+\.", "", text).split()[:1])
 
     class Counting(LocalEngine):
         computed: list[int]
@@ -154,11 +156,10 @@ def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
     kept, again = Counting(lm), Counting(lm)
     kept.computed, again.computed = [], []
-    how: dict[str, Any] = {"max_new_tokens": 40, "rounds": 2, "temperature": 1.5}
+    how: dict[str, Any] = {"max_new_tokens": 40, "rounds": 2, "temperature": 1.5, "chains": 1}
     monkeypatch.setattr("thoughtmix.asking.enumerating._stops", lambda *given: ("w8", "w9", "w10", "w11", "w12", "w13"))
     one = think(kept, 3, **how)
-    without = LocalEngine(lm).capabilities - {thoughtmix.engine.Capability.PREFIXES}
-    monkeypatch.setattr(Counting, "capabilities", without)
+    monkeypatch.setattr(Conversation, "keeps", property(lambda self: False))
     two = think(again, 3, **how)
     assert one.texts == two.texts
     assert kept.computed[0] == again.computed[0] and kept.computed[1] < again.computed[1] / 2
@@ -179,6 +180,32 @@ def test_on_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
         made = think(EndpointEngine(Endpoint(server.url)), 3)
     assert made.texts == ["Fig", "Pear", "Plum"] and len(server.seen) == 1
     assert server.seen[0]["max_tokens"] == 3 * 96 and server.seen[0]["stop"] == ["\n4."]
+
+
+def test_the_answer_of_a_model_here_is_begun_and_says_how_long_each_is() -> None:
+    lm, seen = chat_model(), list[str]()
+
+    class Reading(LocalEngine):
+        def generate(self, sequences: Any, **more: Any) -> Any:
+            seen.extend(lm.decode(s.prompt) for s in sequences if isinstance(s.prompt, tuple))
+            return super().generate(sequences, **more)
+
+    made = think(Reading(lm), 6, max_new_tokens=3)
+    assert len({t.origin.get("list", 0) for t in made} | {0, 1, 2, 3}) == 4, "four lists, since small models copy"
+    assert seen and all(text.endswith(lm.decode(lm.encoder.text("1.", frame=False))) for text in seen[:4])
+    asked = Scripted(lambda call, i, said: numbered("Bake it.", "Burn it."))
+    think(asked, 2, prompt="Give me an idea for a party.")
+    assert asked.said(0) == "user: Give me an idea for a party.\n\n" \
+        "Give 2 different answers, numbered from 1 to 2, one short sentence each."  # fmt: skip
+
+
+def test_an_answer_with_a_word_changed_is_no_other_answer() -> None:
+    assert near_copy("a party with a birthday cake and a hat", "a party with a birthday cake and a dog")
+    assert not near_copy("a party with a birthday cake", "swim with the seals at night")
+    assert not near_copy("north carolina", "south carolina") and not near_copy("blue jay", "blue jays")
+    copies = ["Use it as a very heavy door stop", "Use it as a very heavy book stop", "Grind it to sand."]
+    engine = Scripted(lambda call, i, said: numbered(*copies) if call == 0 else f"Alone {i}")
+    assert think(engine, 3, rounds=1).texts == [copies[0], copies[2], "Alone 0"]
 
 
 def test_two_ways_to_write_one_answer() -> None:

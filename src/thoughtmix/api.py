@@ -10,7 +10,7 @@ from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, OnStep, PromptLike
 from thoughtmix.core.types import ThoughtSet
-from thoughtmix.pipeline import AUTO, Pipeline
+from thoughtmix.pipeline import Pipeline
 from thoughtmix.thinkers.base import Thinker
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def think(
     prompt: PromptLike,
     n: int = 8,
-    thinker: str | Thinker = AUTO,
+    thinker: str | Thinker | None = None,
     *,
     model: str | LanguageModel | Pipeline | None = None,
     endpoint: str | Endpoint | None = None,
@@ -50,7 +50,8 @@ def think(
         prompt: A text (for a chat model, one user message, unless raw=True) or a list of chat messages
             `{"role": ..., "content": ...}`.
         n: How many thoughts.
-        thinker: A name from `thoughtmix.thinker_names()`, a `Thinker`, or auto: what the model is made for.
+        thinker: A name from `thoughtmix.thinker_names()` or a `Thinker`; auto chooses for the prompt, as the command
+            line does (docs/ways.md). None: what the model is made for, sampling for most: thought i is its seed's own.
         model: None for the default model, a local folder, a Hugging Face id, or a loaded `Pipeline`.
         endpoint: An OpenAI-compatible server that writes in place of a model here; `model` is its model's name there.
         judge: A model that scores every thought, named like `model`, or an `Endpoint`.

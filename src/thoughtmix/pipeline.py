@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from thoughtmix.models.judge import EndpointJudge
 
 AUTO = "auto"
-"""A thinker's name: the one that the model is made for, `mixture` where it was trained or grafted to have thought
-branches, `diffusion` where it writes in any order, else `sampling`."""
+"""The name of the thinker that chooses another for each prompt: what the command line takes unless told otherwise."""
 PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16"]
 
@@ -141,21 +140,21 @@ class Pipeline:
 
     @overload
     def __call__(
-        self, prompt: PromptLike, n: int = 8, thinker: str | Thinker = AUTO, **settings: Any
+        self, prompt: PromptLike, n: int = 8, thinker: str | Thinker | None = None, **settings: Any
     ) -> ThoughtSet: ...
     @overload
     def __call__(
         self,
         prompt: list[str] | tuple[str, ...] | list[list[Message]],
         n: int = 8,
-        thinker: str | Thinker = AUTO,
+        thinker: str | Thinker | None = None,
         **settings: Any,
     ) -> list[ThoughtSet]: ...
     def __call__(
         self,
         prompt: Any,
         n: int = 8,
-        thinker: str | Thinker = AUTO,
+        thinker: str | Thinker | None = None,
         *,
         options: Mapping[str, Any] | ThinkerOptions | None = None,
         creativity: float | None = None,
@@ -209,7 +208,7 @@ class Pipeline:
         self,
         prompts: Iterable[PromptLike],
         n: int = 8,
-        thinker: str | Thinker = AUTO,
+        thinker: str | Thinker | None = None,
         *,
         ordered: bool = True,
         rows: int | None = None,
@@ -263,11 +262,13 @@ class Pipeline:
             judge=None if self._judge is None else lambda: self.judge,
         )
 
-    def thinker(self, thinker: str | Thinker = AUTO) -> Thinker:
-        """By name; auto: the one that the engine's model is made for. Raises `UnknownName`, `ThoughtmixError`."""
-        if not isinstance(thinker, str):
-            return as_thinker(thinker)
-        return auto_thinker(self.engine) if thinker == AUTO else get_thinker(thinker)
+    def thinker(self, thinker: str | Thinker | None = None) -> Thinker:
+        """By name; None: the one that the engine's model is made for, `mixture` where it was trained or grafted to have
+        thought branches, `diffusion` where it writes in any order, else `sampling`. Raises `UnknownName`,
+        `ThoughtmixError`."""
+        if thinker is None:
+            return auto_thinker(self.engine)
+        return get_thinker(thinker) if isinstance(thinker, str) else as_thinker(thinker)
 
     def run(
         self, thinker: Thinker, prompt: Prompt, request: Request, *, measure: bool = True, engine: Engine | None = None
@@ -287,6 +288,7 @@ class Pipeline:
             Interrupted: It was stopped; carries what was complete.
         """
         engine = self.engine if engine is None else engine
+        thinker, request, choice = thinker.resolve(engine, prompt, request)
         require(engine, thinker.needs, f"The thinker {thinker.name}")
         if request.grammar is not None:
             _require_guided(thinker, engine)
@@ -294,7 +296,12 @@ class Pipeline:
             _require_continuing(thinker, engine)
         began = time.perf_counter()
         thoughts, facts = thinker.think(engine, prompt, request)
-        facts = {**facts, **_language_warning(engine, prompt), "wall_seconds": round(time.perf_counter() - began, 4)}
+        facts = {
+            **facts,
+            **choice,
+            **_language_warning(engine, prompt),
+            "wall_seconds": round(time.perf_counter() - began, 4),
+        }
         interrupted = bool(facts.pop("interrupted", False))
         result = ThoughtSet(
             prompt=prompt.text,

@@ -12,6 +12,8 @@ from thoughtmix.core.selection import select_good
 from thoughtmix.core.types import Thought
 
 Group = Literal["auto", "words", "embedding"]
+Rank = Literal["relevance", "likelihood"]
+_SMALL = frozenset({"a", "an", "the", "of", "for", "and"})
 _SHORT = 5  # words up to which answers are compared by their words
 
 
@@ -37,7 +39,12 @@ class Agreement:
 
 
 def group_answers(
-    answers: Sequence[Thought], by: Group, near: float, embedder: Callable[[], TextEmbedder]
+    answers: Sequence[Thought],
+    by: Group,
+    near: float,
+    embedder: Callable[[], TextEmbedder],
+    prompt: str = "",
+    rank: Rank = "likelihood",
 ) -> Agreement:
     """Answers that say the same, together.
 
@@ -46,7 +53,9 @@ def group_answers(
         by: words: the first line's words, but for case, a leading article and punctuation around them; embedding: 1 -
             cosine below `near` to the group's first answer; auto: words where the median answer has up to five.
         near: See there.
-        embedder: Loads what `embedding` needs.
+        embedder: Loads what `embedding` needs, and relevance.
+        prompt: What they answer; one that only repeats its words comes after the others.
+        rank: What orders groups of one size by words: how near they are to the prompt, or how likely.
     """
     import numpy as np  # not on the way to `thoughtmix thinkers`
 
@@ -58,7 +67,14 @@ def group_answers(
         found: dict[str, list[Thought]] = {}
         for thought in likeliest:
             found.setdefault(plain_answer(_line(thought.text)) or thought.text, []).append(thought)
-        return Agreement(sorted(found.values(), key=len, reverse=True), "words", [])
+        groups = list(found.values())
+        if rank == "relevance" and prompt:
+            vectors = embedder().encode([prompt, *(group[0].text for group in groups)])
+            near_prompt = (vectors[1:] @ vectors[0]).tolist()
+            groups = [groups[i] for i in np.argsort([-value for value in near_prompt], kind="stable")]
+        asked = set(plain_answer(prompt).split()) | _SMALL
+        groups.sort(key=lambda group: (set(plain_answer(_line(group[0].text)).split()) <= asked, -len(group)))
+        return Agreement(groups, "words", [])
     from thoughtmix.metrics.answers import equivalence_classes
     from thoughtmix.metrics.answers import near as nearer
     from thoughtmix.metrics.embedding import pairwise_distances

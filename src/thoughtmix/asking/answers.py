@@ -65,6 +65,17 @@ def plain_answer(text: str) -> str:
     return _ARTICLE.sub("", flat, count=1) if _ARTICLE.match(flat) else flat
 
 
+_LONG = 4  # words from which on an answer can be another with a word changed
+
+
+def near_copy(a: str, b: str) -> bool:
+    """Whether of two plain answers of several words one is the other with a few words changed: three quarters of the
+    longer one's different words are in both. Small models make lists so."""
+    x, y = set(a.split()), set(b.split())
+    longest = max(len(x), len(y))
+    return min(len(x), len(y)) >= _LONG and 4 * len(x & y) >= 3 * longest
+
+
 def _spans(text: str, items: Sequence[str]) -> list[tuple[int, int] | None]:
     """Where each item stands in the text; None where it stands there in another form (an escape in JSON, say)."""
     out: list[tuple[int, int] | None] = []

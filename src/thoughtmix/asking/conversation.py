@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.core.errors import InputError, ModelError
 from thoughtmix.core.request import Prompt
 from thoughtmix.engine.engine import Capability, Engine, SequenceOutput, TokenEngine
@@ -21,8 +21,6 @@ Turns = Sequence[tuple[str, str]]
 """Questions with their answers."""
 PARAGRAPH = ("\n\n",)
 """Where an answer ends in a text without turns."""
-_NAMES = re.compile(r"\s*(?:name|which|who|where|when|what is the name|pick|choose)\b", re.IGNORECASE)
-_SENTENCES = re.compile(r"\b(?:uses?|ways?|ideas?|reasons?|facts?|advice|how|why|things? to)\b", re.IGNORECASE)
 TURN = 64
 """Tokens of a question that asks for more, at most."""
 
@@ -36,8 +34,8 @@ def wording() -> dict[str, Any]:
 def demonstrations(prompt: Prompt, count: int, kind: str = "") -> list[dict[str, Any]]:
     """`count` questions with answers: of a kind of wording.toml, else names where the prompt asks for a name, else
     sentences."""
-    names = _NAMES.match(prompt.text) and not _SENTENCES.search(prompt.text)
-    found: list[dict[str, Any]] = wording()[kind or ("name" if names else "sentence")]
+    short = kind_of_answer(prompt.text) in {"name", "phrase", "one"}
+    found: list[dict[str, Any]] = wording()[kind or ("name" if short else "sentence")]
     return found[len(found) - count :] if count else []
 
 
@@ -72,11 +70,21 @@ def restated(engine: Engine, prompt: Prompt, say: str, shown: Turns = (), openin
 _ROLES = ("user", "assistant")
 
 
+def short_prompt(engine: Engine, prompt: Prompt) -> Prompt:
+    """The prompt with a hint at the length of an answer, where it asks for something short that is to be invented. A
+    small model takes the hint; without it, its answers are paragraphs."""
+    hint = wording()["hint"].get(kind_of_answer(prompt.text))
+    if hint is None or is_text(engine, prompt):
+        return prompt
+    return restated(engine, prompt, hint.format(prompt=prompt.text))
+
+
 class Conversation:
     """A prompt that grows by answers and further questions.
 
-    Where the engine keeps what it has read (`Capability.PREFIXES`), the conversation goes on in tokens, and only what
-    is new of it is read. keep: False where the rows read it each in their own way.
+    Where the engine takes tokens and keeps what it has read (`Capability.PREFIXES`), the conversation goes on in
+    tokens: answers may be begun for the model, and only what is new is read. keep: False where the rows read it each
+    in their own way.
     """
 
     def __init__(self, engine: Engine, prompt: Prompt, keep: bool = True) -> None:
@@ -84,13 +92,24 @@ class Conversation:
         self.prefix: Prefix | None = None
         self._text = is_text(engine, prompt)
         self._ids: list[int] = []
-        if keep and Capability.PREFIXES in engine.capabilities and isinstance(engine, TokenEngine):
+        self._keep, self._opening = keep, ""
+        if Capability.PREFIXES in engine.capabilities and isinstance(engine, TokenEngine):
             self._ids = engine.encode(prompt)
 
     @property
     def keeps(self) -> bool:
-        """Whether it goes on in tokens: then its generations are to keep prefixes."""
-        return bool(self._ids)
+        """Whether its generations are to keep prefixes."""
+        return self._keep and bool(self._ids)
+
+    def begin_answer(self, opening: str) -> str:
+        """Begin the next answer for the model, which goes on with it. What its text then begins with: nothing where
+        the engine takes no tokens, as of an endpoint."""
+        if not self._ids:
+            return ""
+        assert isinstance(self.engine, TokenEngine)
+        self._ids += self.engine.model.encoder.text(opening, frame=False)
+        self._opening = opening
+        return opening
 
     @property
     def asked(self) -> Prompt | tuple[int, ...]:
@@ -99,8 +118,9 @@ class Conversation:
 
     def answered(self, output: SequenceOutput, prefix: Prefix | None = None) -> None:
         """Put an answer behind it; it is then to be asked on. prefix: what was kept of this very conversation."""
+        opening, self._opening = self._opening, ""
         text = output.text.strip() or "-"
-        self.prompt = _with_answer(self.prompt, text, self._text)
+        self.prompt = _with_answer(self.prompt, (opening + output.text).strip() or "-", self._text)
         if not self._ids:
             return
         assert isinstance(self.engine, TokenEngine)

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thoughtmix.asking.answers import ListedAnswer, listed_answers, plain_answer
+from thoughtmix.asking.answers import ListedAnswer, listed_answers, near_copy, plain_answer
 from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, demonstrations, is_text, restated, wording
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.progress import Progress
+from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.core.request import Prompt
 from thoughtmix.engine.engine import Engine, Generation, SequenceOutput, SequenceRequest, TokenEngine
 from thoughtmix.engine.requests import run_facts
@@ -19,7 +20,7 @@ from thoughtmix.engine.sampling_params import SamplingParams
 
 Form = Literal["plain", "json", "verbalized"]
 _OPENING: Mapping[Form, str] = {"plain": "1.", "json": "[", "verbalized": "["}
-"""How an answer begins that a model without turns is to continue."""
+"""How a list begins, which a model in this process goes on with."""
 DEMONSTRATION = 512
 """Tokens of a demonstration at most, in any form and tokenizer."""
 
@@ -34,7 +35,8 @@ class ListRequest:
         sampling: How.
         tokens: Most tokens of all lists and rounds together.
         form: How a list is written.
-        shown: How many demonstrations stand before it.
+        shown: How many demonstrations stand before it; None: two where a name is asked for, or another form than
+            plain, else none, since a small model takes its answers from them.
         rounds: How often a list is asked for, or for more, at most.
         stop: Strings that end a list.
         draws: How the lists are drawn beside each other.
@@ -48,7 +50,7 @@ class ListRequest:
     sampling: SamplingParams
     tokens: int
     form: Form = "plain"
-    shown: int = 2
+    shown: int | None = None
     rounds: int = 3
     stop: tuple[str, ...] = ()
     draws: DrawOptions = field(default_factory=DrawOptions)
@@ -68,6 +70,8 @@ class Listing:
     answers: list[ListedAnswer] = field(default_factory=list)
     cut: list[ListedAnswer] = field(default_factory=list)
     """An answer that the end of the tokens cut: taken when nothing better comes."""
+    opening: str = ""
+    """What the answer that is asked for was begun with."""
 
     @property
     def missing(self) -> int:
@@ -90,7 +94,7 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
     """Lists side by side, in one batch a round.
 
     A list that brings too few answers, or the same ones, is asked for the rest while there are tokens and rounds. No
-    answer stands twice in a list, whatever the case and punctuation.
+    answer stands twice in a list, whatever the case and punctuation, nor one that changes a word of another.
 
     Args:
         engine: What writes.
@@ -116,10 +120,9 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
             _ask_again(asked, one)
         done = _generate(engine, asked, open_lists, progress)
         runs.append(run_facts(done))
-        opening = "" if number else _opening(engine, asked)
         prefixes = done.prefixes or [None] * len(going)
         for i, output, prefix in zip(going, done.outputs, prefixes, strict=True):
-            _take(engine, lists[i], output, opening, known[i])
+            _take(engine, lists[i], output, known[i])
             lists[i].conversation.answered(output, prefix)
         if done.interrupted or all(output.error is not None for output in done.outputs):
             break
@@ -129,10 +132,12 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
 
 
 def _begin(engine: Engine, asked: ListRequest, count: int, seed: int, lists: int) -> Listing:
-    ask = (asked.ask or wording()[asked.form]["ask"]).format(prompt=asked.prompt.text, n=count)
-    prompt = restated(engine, asked.prompt, ask, _demonstrations(asked, count), _opening(engine, asked))
+    ask = _asking(asked, asked.prompt.text, count)
+    opening = _OPENING[asked.form]
+    prompt = restated(engine, asked.prompt, ask, _demonstrations(asked, count), opening)
     conversation = Conversation(engine, prompt, keep=not asked.draws.branches and asked.rounds > 1)
-    return Listing(conversation, seed, count, _within(engine, conversation, asked.tokens // lists))
+    begun = opening if is_text(engine, asked.prompt) else conversation.begin_answer(opening)
+    return Listing(conversation, seed, count, _within(engine, conversation, asked.tokens // lists), opening=begun)
 
 
 def _within(engine: Engine, conversation: Conversation, tokens: int) -> int:
@@ -142,18 +147,23 @@ def _within(engine: Engine, conversation: Conversation, tokens: int) -> int:
     return max(1, min(tokens, engine.model.context_length - len(engine.encode(conversation.asked))))
 
 
-def _opening(engine: Engine, asked: ListRequest) -> str:
-    return _OPENING[asked.form] if is_text(engine, asked.prompt) else ""
-
-
 def _demonstrations(asked: ListRequest, count: int) -> Turns:
     """Lists of as many answers as are asked for, as far as they are written."""
     out = []
-    for one in demonstrations(asked.prompt, asked.shown, asked.demonstrations):
+    shown = asked.shown
+    if shown is None:
+        shown = 2 if asked.form != "plain" or kind_of_answer(asked.prompt.text) in {"name", "one"} else 0
+    for one in demonstrations(asked.prompt, shown, asked.demonstrations):
         answers = one["answers"][:count]
-        ask = (asked.ask or wording()[asked.form]["ask"]).format(prompt=one["question"], n=len(answers))
-        out.append((ask, _written(answers, asked.form)))
+        out.append((_asking(asked, one["question"], len(answers)), _written(answers, asked.form)))
     return out
+
+
+def _asking(asked: ListRequest, prompt: str, count: int) -> str:
+    """The words that ask for a list; of a plain one they say how long an answer is, where that is known."""
+    each = wording()["each"].get(kind_of_answer(prompt), "")
+    said: str = (asked.ask or wording()[asked.form]["ask"]).format(prompt=prompt, n=count, each=each)
+    return said
 
 
 def _written(answers: Sequence[str], form: Form) -> str:
@@ -170,6 +180,7 @@ def _ask_again(asked: ListRequest, one: Listing) -> None:
     have = len(one.answers)
     again = wording()[asked.form]["again"]
     one.conversation.ask(again.format(n=one.missing, first=have + 1, last=one.wanted))
+    one.opening = one.conversation.begin_answer(f"{have + 1}." if asked.form == "plain" else _OPENING[asked.form])
 
 
 def _generate(engine: Engine, asked: ListRequest, lists: Sequence[Listing], progress: Progress) -> Generation:
@@ -202,13 +213,13 @@ def _stops(engine: Engine, asked: ListRequest, one: Listing) -> tuple[str, ...]:
     return (*asked.stop, *beyond, *(PARAGRAPH if is_text(engine, asked.prompt) else ()))
 
 
-def _take(engine: Engine, one: Listing, output: SequenceOutput, opening: str, known: set[str]) -> None:
+def _take(engine: Engine, one: Listing, output: SequenceOutput, known: set[str]) -> None:
     """The new answers of an output, and what they cost."""
     guess = one.budget if output.finish == "length" else len(output.text) // 3 + 1  # an endpoint counts for itself
     one.budget -= len(output.token_ids) or guess
-    for answer in listed_answers(engine, output, opening) if output.error is None else ():
+    for answer in listed_answers(engine, output, one.opening) if output.error is None else ():
         key = plain_answer(answer.text)
-        if not key or key in known:
+        if not key or key in known or any(near_copy(key, other) for other in known):
             continue
         known.add(key)
         answer = dataclasses.replace(answer, position=len(one.answers))

@@ -18,7 +18,7 @@ def map_dataset(
     dataset: Any,
     column: str | None = None,
     n: int = 8,
-    thinker: str = "auto",
+    thinker: str | None = None,
     *,
     system: str | None = None,
     raw: bool = False,

@@ -88,7 +88,7 @@ class BatchOptions:
 
 def think_batch(
     batch: BatchOptions,
-    thinker: str,
+    thinker: str | None,
     options: Any,
     settings: Mapping[str, Any],
     *,
@@ -128,7 +128,7 @@ def think_batch(
 def _load(
     engine: EngineOptions,
     model: str | None,
-    thinker: str,
+    thinker: str | None,
     options: Mapping[str, Any],
     settings: Mapping[str, Any],
     batch: BatchOptions,
@@ -167,7 +167,7 @@ def _selected(selection: SelectionOptions, thoughts: ThoughtSet) -> ThoughtSet:
 
 def _facts(
     settings: Mapping[str, Any],
-    thinker: str,
+    thinker: str | None,
     options: Mapping[str, Any],
     system: str | None,
     raw: bool,

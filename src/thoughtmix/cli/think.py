@@ -42,7 +42,7 @@ from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 
 def _complete_thinker(incomplete: str) -> list[str]:
-    return [name for name in (AUTO, *thinker_names()) if name.startswith(incomplete)]
+    return [name for name in thinker_names() if name.startswith(incomplete)]
 
 
 class ThinkCommand(GroupedCommand):
@@ -86,7 +86,7 @@ def _think(
         typer.Option(
             "-t",
             "--thinker",
-            help="How to explore: see `thoughtmix thinkers`; auto: what the model is made for.",
+            help="How to explore: see `thoughtmix thinkers`; auto chooses for the prompt.",
             autocompletion=_complete_thinker,
             metavar="NAME",
         ),
@@ -115,13 +115,16 @@ def _think(
         output.check()
     selection.check(sampling.n, output.measure)
     options: Any = _pairs(option or [])
+    named: str | None = thinker
     if thinker != AUTO:
         kind = get_thinker(thinker)
         options = typed_options(kind, options, given_options(kind.Options, own))
+    elif options:
+        named = None  # options are of a thinker that is known: the one that the model is made for
     if many.prompts is not None:
         return think_batch(
             many,
-            thinker,
+            named,
             options,
             sampling.settings(),
             system=system,
@@ -139,7 +142,7 @@ def _think(
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
     pipeline = engine.pipeline(model, report, output.live)
-    thoughts, code = explore(pipeline, said, thinker, options, sampling.settings(), output, report)
+    thoughts, code = explore(pipeline, said, named, options, sampling.settings(), output, report)
     finish(thoughts, output, report, selection)
     return code
 
@@ -163,7 +166,7 @@ def read_prompt(prompt: str) -> str:
 def explore(
     pipeline: Pipeline,
     prompt: PromptLike,
-    thinker: str | Thinker,
+    thinker: str | Thinker | None,
     options: Any,
     settings: dict[str, Any],
     output: OutputOptions,

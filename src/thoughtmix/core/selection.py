@@ -15,8 +15,9 @@ from statistics import fmean
 from typing import Literal
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.stock import is_stock_phrase
 
-Reason = Literal["blank", "copy", "loop", "quality", "near"]
+Reason = Literal["blank", "copy", "loop", "stock", "quality", "near"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,11 @@ def select_good(
 ) -> list[int]:
     """Indices of the k most different of the acceptable texts, the best of them first.
 
-    A text is acceptable when it is not blank, is no loop (`repetition`), is no copy of a better one, and its quality
-    reaches the `quality_floor` quantile of those of which all that is true: at 0 difference alone decides, at 1 quality
-    alone. Among the acceptable, quality counts no more: after the best one, each step adds the text that makes the set
-    most different (greedy MAP of a determinantal point process, `select_diverse`). Where fewer than k are acceptable,
-    the best of the others follow, loops and blank ones last.
+    A text is acceptable when it is not blank, is no loop (`repetition`), no stock phrase ("I'm sorry", unless none is better),
+    no copy of a better one, and its quality reaches the `quality_floor` quantile of those of which all that is true: at
+    0 difference alone decides, at 1 quality alone. Among the acceptable, quality counts no more: after the best one,
+    each step adds the text that makes the set most different (greedy MAP of a determinantal point process,
+    `select_diverse`). Where fewer than k are acceptable, the best of the others follow, loops and blank ones last.
 
     Args:
         texts: n of them.
@@ -88,7 +89,11 @@ def _faults(texts: Sequence[str], best_first: Sequence[int]) -> dict[int, LeftOu
             faults[i] = LeftOut(i, "copy", seen[plain])
         elif repetition(texts[i]) >= LOOPS:
             faults[i] = LeftOut(i, "loop")
+        elif is_stock_phrase(texts[i]):
+            faults[i] = LeftOut(i, "stock")
         seen.setdefault(plain, i)
+    if len(faults) == len(texts):  # a stock phrase is better than nothing
+        faults = {i: fault for i, fault in faults.items() if fault.why != "stock"}
     return faults
 
 

@@ -32,9 +32,10 @@ class BranchingConfig:
 
     Args:
         select: none; best (the `keep` of the highest score); diverse (good and unlike each other: greedy MAP of a
-            determinantal point process); smc (sequential Monte Carlo: rows are weighted samples of
-            p(text) exp(strength * score(text)), p the sampler at temperature 1, resampled when the effective number of
-            them falls below half; needs a policy that chooses positions without looking at the tokens drawn).
+            determinantal point process, one of each first ancestor before a second of any); smc (sequential Monte
+            Carlo: rows are weighted samples of p(text) exp(strength * score(text)), p the sampler at temperature 1,
+            resampled when the effective number of them falls below half; needs a policy that chooses positions without
+            looking at the tokens drawn).
         moments: Shares of the text decided at which that happens.
         keep: How many go on; None: half.
         refill: Copies of those that go on take the places of the others. False: the batch shrinks.
@@ -170,6 +171,7 @@ class _BranchingRun:
         self.size, self.groups = size, len(state) // size
         self.lanes, self.names = tuple(range(len(state))), tuple(str(i + 1) for i in range(len(state)))
         self.copies = dict.fromkeys(self.names, 0)
+        self.origins = tuple(range(len(state)))  # the first row that each came from
         self.score = selection.make_score(branching.score)
         self.seeds = state.seeds.view(self.groups, size)
         self.log_weights = torch.zeros(len(state), dtype=torch.float64, device=state.ids.device)
@@ -209,6 +211,7 @@ class _BranchingRun:
             parents += [rows.start + p for p in chosen.parents]
         self.lanes = tuple(next_lanes(parents, self.lanes))
         self.names = tuple(next_names(parents, self.names, self.copies))
+        self.origins = tuple(self.origins[p] for p in parents)
         self.state, self.stats = self.state.fork(parents), self.stats.select_rows(parents)
         self.log_weights, self.weighed = self.log_weights[parents], self.weighed[parents]
         self.size = len(parents) // self.groups
@@ -232,7 +235,8 @@ class _BranchingRun:
         if self.branching.select == "best":
             chosen = selection.best_rows(scores, keep)
         else:
-            chosen = select_diverse(self._distances(rows).tolist(), scores, keep, self.branching.weight)
+            order = select_diverse(self._distances(rows).tolist(), scores, n, self.branching.weight)
+            chosen = _of_each_origin_first(order, self.origins[rows])[:keep]
         parents = selection.refill(chosen, n) if self.branching.refill else sorted(chosen)
         return SelectionRound(level, tuple(scores), tuple(parents), tuple(chosen))
 
@@ -252,6 +256,13 @@ class _BranchingRun:
             for seeds, rounds, said in zip(self.seeds.tolist(), self.rounds, final, strict=True)
         )
         return BranchedRows(self.model, self.state, scores, weights, trees, self.cost)
+
+
+def _of_each_origin_first(order: Sequence[int], origins: Sequence[int]) -> list[int]:
+    """The first of each origin in this order, then the others: copies compete with each other, so that half of the
+    branches (as many as go on) end with different ancestors, however many moments there are."""
+    first = {origins[i]: i for i in reversed(order)}
+    return [*(i for i in order if first[origins[i]] == i), *(i for i in order if first[origins[i]] != i)]
 
 
 @dataclass(frozen=True)

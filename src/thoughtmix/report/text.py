@@ -74,7 +74,9 @@ def facts(thought: Thought) -> str:
 def summary(thoughts: ThoughtSet) -> str:
     """One line about the set."""
     m, run = thoughts.metrics, thoughts.run
-    parts = [f"{len(thoughts)} thoughts by {thoughts.thinker}"]
+    chosen = run.get("chosen")
+    why = f" (chosen: {printable(str(chosen.get('why')))})" if isinstance(chosen, dict) else ""
+    parts = [f"{len(thoughts)} thoughts by {thoughts.thinker}{why}"]
     if "vendi" in m:
         parts.append(f"worth {m['vendi']:.1f} different ones (Vendi)")
     parts += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thoughtmix.core.stock import is_stock_phrase
 from thoughtmix.search.evaluators import Distance, word_distance
 from thoughtmix.search.mcts import TreeSearch, select_different
 from thoughtmix.search.tree import DEAD, Node
@@ -13,8 +14,8 @@ def answers(
     """`want` leaves, good ones that lie far apart first (`selection.select_diverse` on values and distances).
 
     Leaves that a verifier accepts come before all others, and complete ones before partial and dead ones; two texts
-    with the same answer (the verifier's `answer`, else the text) count once. Only when there are too few different
-    leaves do copies fill the places.
+    with the same answer (the verifier's `answer`, else the text) count once, and so do all stock phrases ("I'm sorry
+    for any confusion"). Only when there are too few different leaves do copies fill the places.
     """
     ranks: list[list[Node]] = [[], [], []]
     seen: set[str] = set()
@@ -55,4 +56,4 @@ def _key(search: TreeSearch, node: Node) -> str:
         answer = verifier.answer(node.text) if verifier.answer is not None and node.finish is not None else None
         if answer is not None:
             return f"answer {answer}"
-    return f"text {' '.join(node.text.split())}"
+    return "stock phrase" if is_stock_phrase(node.text) else f"text {' '.join(node.text.split())}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, NumericsError, UnknownName
 from thoughtmix.core.request import TextEmbedder
+from thoughtmix.core.stock import is_stock_phrase
 from thoughtmix.metrics.verdict import LocalJudge
 from thoughtmix.models.judge import RUBRIC, EndpointJudge, question
 
@@ -150,6 +151,16 @@ class Repetition:
         return out
 
 
+class Substance:
+    """0 for a text that begins as a stock phrase does ("I'm sorry for any confusion"), else 1. Small models find those
+    likeliest of all, and a search for likelihood ends in them."""
+
+    name = "substance"
+
+    def scores(self, prompt: str, leaves: Sequence[Leaf], found: Sequence[str]) -> list[float]:
+        return [float(not is_stock_phrase(x.text)) for x in leaves]
+
+
 class Verifier:
     """A check of your own. check(text, done) -> how good, 0 to 1: 0 that it cannot become right any more, and for a
     complete text 1 that it is right. answer(text): what the text answers, so that two ways to say it count once."""
@@ -241,7 +252,7 @@ class Evaluators:
         return list(zip(totals, scores, strict=True))
 
 
-NAMES = ("judge", "length", "likelihood", "novelty", "relevance", "repetition")
+NAMES = ("judge", "length", "likelihood", "novelty", "relevance", "repetition", "substance")
 
 
 def parse_weights(text: str) -> dict[str, float]:
@@ -295,6 +306,7 @@ def evaluators(
         "novelty": Novelty(distance),
         "length": Length(least, most),
         "repetition": Repetition(),
+        "substance": Substance(),
     }
     if embedder is not None:
         made["relevance"] = Relevance(embedder)

@@ -27,7 +27,7 @@ from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models import LanguageModel
 from thoughtmix.models.embed import CountingEmbedder
-from thoughtmix.pipeline import AUTO, Pipeline
+from thoughtmix.pipeline import Pipeline
 from thoughtmix.serve.embedder import ExclusiveEmbedder
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import HELD, Limits, check_work, served_options, within
@@ -165,7 +165,7 @@ class Service:
             raise Refused(400, f"n is {n}, this server makes up to {limits.thoughts}. Ask for fewer.", param="n")
         if body.select is not None and body.select > n:
             raise Refused(400, f"Cannot select {body.select} of {n} thoughts. Pass select 1 to {n}.", param="select")
-        thinker = self.pipeline.thinker(AUTO if body.thinker is None else body.thinker)
+        thinker = self.pipeline.thinker(body.thinker)
         options = served_options(thinker, body.options, limits)
         if body.drawn and not thinker.continues:
             raise Refused(400, f"{thinker.name} continues no text. Name another thinker, sampling say.", param="drawn")

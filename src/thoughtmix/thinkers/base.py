@@ -113,6 +113,11 @@ class Thinker(ABC):
         alone do not make it so; and those that leave out what a benchmark does not ask."""
         return {}
 
+    def resolve(self, engine: Engine, prompt: Prompt, request: Request) -> tuple[Thinker, Request, Mapping[str, Any]]:
+        """Who is to serve a request, the request as that one takes it, and facts about the choice: for one that
+        chooses another."""
+        return self, request, {}
+
     @abstractmethod
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """n thoughts.

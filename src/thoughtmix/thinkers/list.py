@@ -6,19 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from thoughtmix.asking.answers import ListedAnswer
-from thoughtmix.asking.conversation import TURN
+from thoughtmix.asking.conversation import TURN, short_prompt
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.enumerating import DEMONSTRATION, Form, ListRequest, enumerate_answers
 from thoughtmix.asking.progress import Progress
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
 from thoughtmix.core.types import Thought
-from thoughtmix.engine.engine import Capability, Engine, SequenceRequest
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine, SequenceRequest
 from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, add_facts, one_temperature, sum_facts
 
 DEFAULT_TEMPERATURE = 0.8
+_LISTS = 4
 
 
 class ListThinker(Thinker):
@@ -35,17 +36,29 @@ class ListThinker(Thinker):
             "How the list is written: plain (numbered), json, or verbalized (JSON with stated probabilities)",
             served=True,
         )
-        demonstrations: int = option(2, "Lists that are shown before, which small models need", served=True, ge=0, le=2)
-        chains: int = option(
-            1, "Lists that are written side by side, each of a part of the n", served=True, served_max="thoughts", ge=1
+        demonstrations: int | None = option(
+            None,
+            "Lists that are shown before (left out: two where a name is asked for, which small models need, else none)",
+            served=True,
+            ge=0,
+            le=2,
+        )
+        chains: int | None = option(
+            None,
+            "Lists that are written side by side, each of a part of the n (left out: four of a model in this process, "
+            "since small models copy what stands in a long one; one elsewhere)",
+            served=True,
+            served_max="thoughts",
+            ge=1,
         )
         rounds: int = option(3, "How often a list may be asked for, or for what it lacks", served=True, ge=1, le=16)
         distinct: bool = option(True, "Leave out what another of the lists has, too", served=True)
+        fill: bool = option(True, "Ask for what no list gave by itself", served=True)
 
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
         given = self.Options.model_validate(options)
-        chains = min(given.chains, n)
-        first = chains * (read + given.demonstrations * DEMONSTRATION)
+        chains = _chains(engine, given, n)
+        first = chains * (read + (2 if given.demonstrations is None else given.demonstrations) * DEMONSTRATION)
         more = (given.rounds - 1) * chains * TURN
         kept = Capability.PREFIXES in engine.capabilities and not given.branches
         again = 0 if kept else (given.rounds - 1) * (first + n * length)
@@ -60,7 +73,7 @@ class ListThinker(Thinker):
         """
         options = self.Options.model_validate(request.options)
         sampling = one_sampling(request, one_temperature(request, self.name, DEFAULT_TEMPERATURE), self.name)
-        chains = min(options.chains, request.n)
+        chains = _chains(engine, options, request.n)
         counts = [request.n // chains + (i < request.n % chains) for i in range(chains)]
         tokens = request.n * request.max_new_tokens
         progress = Progress(request, tokens)
@@ -86,12 +99,17 @@ class ListThinker(Thinker):
             )
         ]
         facts = {**sum_facts(made.runs), "rounds": len(made.runs)}
-        if len(thoughts) < request.n and made.tokens_left and not facts["interrupted"]:
+        if options.fill and len(thoughts) < request.n and made.tokens_left and not facts["interrupted"]:
             more, spent = _alone(engine, prompt, request, sampling, len(thoughts), made.tokens_left, progress)
             thoughts += [replace(t, origin={**origin, **t.origin}) for t in more]
             facts = {**add_facts(facts, spent), "alone": len(more)}
         progress.finish([t.text for t in thoughts])
         return thoughts, {**facts, "missing": request.n - len(thoughts)}
+
+
+def _chains(engine: Engine, options: ListThinker.Options, n: int) -> int:
+    here = isinstance(engine, LocalModelEngine)
+    return min(options.chains or (_LISTS if here else 1), n)
 
 
 def _thought(answer: ListedAnswer, seed: int, origin: dict[str, Any]) -> Thought:
@@ -116,7 +134,8 @@ def _alone(
     tokens: int,
     progress: Progress,
 ) -> Thoughts:
-    """What no list gave, as answers of their own, of what tokens are left."""
+    """What no list gave, as answers of their own, of what tokens are left, with a hint at their length."""
+    prompt = short_prompt(engine, prompt)
     missing = min(request.n - have, tokens)
     each = min(request.max_new_tokens, tokens // missing)
     seeds = request.seeds[have : have + missing]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from thoughtmix.asking.agreement import Group, group_answers
-from thoughtmix.asking.conversation import PARAGRAPH, is_text, restated
+from thoughtmix.asking.agreement import Group, Rank, group_answers
+from thoughtmix.asking.conversation import PARAGRAPH, is_text, restated, short_prompt
 from thoughtmix.asking.draws import Draws, arithmetic_offsets
 from thoughtmix.asking.progress import Progress
+from thoughtmix.asking.question import Kind, kind_of_answer
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
@@ -18,7 +19,34 @@ from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, on
 from thoughtmix.thinkers.registry import get_thinker
 
 DEFAULT_TEMPERATURE = 0.9
+_FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4}
+_SENTENCE = 48  # tokens of an answer that a hint keeps short, at most
 _EXAMPLES = 4096  # tokens of all contexts' examples, at most
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The options, with what auto came to."""
+
+    given: PoolThinker.Options
+    source: str
+    factor: int
+
+    def source_options(self, engine: Engine) -> ThinkerOptions:
+        """The source's own options: drawn apart where it can; lists that need not differ from each other, since it is
+        counted how often they agree."""
+        own: dict[str, Any] = {"draws": self.draws(engine)}
+        if self.source == "iterate":
+            own["chains"] = self.factor
+        if self.source == "list":
+            own |= {"chains": self.given.lists, "distinct": False, "rounds": 1, "fill": False}
+        return get_thinker(self.source).Options(**own)
+
+    def draws(self, engine: Engine) -> Draws:
+        if self.given.draws != "auto":
+            return self.given.draws
+        apart = Capability.ARITHMETIC in engine.capabilities and self.source in {"sampling", "mixture"}
+        return "arithmetic" if apart else "independent"
 
 
 class PoolThinker(Thinker):
@@ -30,10 +58,21 @@ class PoolThinker(Thinker):
     elsewhere = "source=mixture and draws=arithmetic are refused"
 
     class Options(ThinkerOptions):
-        source: Literal["sampling", "mixture", "list", "iterate"] = option(
-            "list", "The thinker that draws", served=True
+        source: Literal["auto", "sampling", "mixture", "list", "iterate"] = option(
+            "auto",
+            "The thinker that draws; auto: list where a name is asked for, else sampling, with a hint at the length",
+            served=True,
         )
-        factor: int = option(4, "Answers drawn for each that is wanted", served=True, ge=1, le=16)
+        factor: int | None = option(
+            None,
+            f"Answers drawn for each that is wanted (left out: {_FACTOR['list']} in lists, else {_FACTOR['sampling']})",
+            served=True,
+            ge=1,
+            le=16,
+        )
+        lists: int = option(
+            8, "Lists that source=list writes them in, side by side", served=True, served_max="thoughts", ge=1
+        )
         draws: Literal["auto", "independent", "arithmetic"] = option(
             "auto", "How they are drawn: auto is arithmetic (apart) where the engine can", served=True
         )
@@ -43,35 +82,49 @@ class PoolThinker(Thinker):
         group: Group = option(
             "auto", "Which answers agree: words, the same but for case and the like; embedding, near ones", served=True
         )
-        near: float = option(0.3, "Distance (1 - cosine) below which two answers agree", served=True, gt=0, lt=2)
+        rank: Rank = option(
+            "relevance",
+            "What decides between short answers that equally many agree on: nearness to the prompt, or likelihood",
+            served=True,
+        )
+        near: float = option(0.15, "Distance (1 - cosine) below which two answers agree", served=True, gt=0, lt=2)
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
+        return max(
+            get_thinker(own.source).texts(n * own.factor, get_thinker(own.source).Options())
+            for own in self._possible(options)
+        )
+
+    def _possible(self, options: ThinkerOptions) -> list[_Chosen]:
         own = self.Options.model_validate(options)
-        source = get_thinker(own.source)
-        return source.texts(n * own.factor, source.Options())
+        sources = ("list", "sampling") if own.source == "auto" else (own.source,)
+        return [_Chosen(own, source, own.factor or _FACTOR[source]) for source in sources]
 
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
-        given = self.Options.model_validate(options)
-        source, many = get_thinker(given.source), n * given.factor
-        drawn = source.work(engine, many, read, length, _source_options(engine, given))
-        shown = Work(_EXAMPLES) if given.examples != "none" else Work()
-        return drawn + shown + (embedding_work(many, length) if given.group != "words" else Work())
+        works = []
+        for own in self._possible(options):
+            drawn = get_thinker(own.source).work(engine, n * own.factor, read, length, own.source_options(engine))
+            shown = Work(_EXAMPLES) if own.given.examples != "none" else Work()
+            works.append(drawn + shown + embedding_work(n * own.factor * (own.given.group != "words"), length))
+        return Work(max(work.tokens for work in works), max(work.side for work in works))
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """Thoughts are chosen beside each other: here the *set* depends on (prompt, settings, seed) alone, where n is
         one of the settings. `Thought.seed` is the seed by which its source drew it.
 
-        How many agree ranks them, then their likelihood; no scorer that reports does. Long answers (over five words)
+        How many agree ranks them, then their nearness to the prompt by the request's embedder (or their likelihood);
+        what only repeats the prompt comes last. Long answers (over five words)
         agree when the request's embedder finds them near, and of their groups the most different good ones are kept
         (`core.selection.select_good`): what that embedder then reports of the set, it has had a hand in, and
         `run["pool"]["grouped_by"]` says so.
         """
         options = self.Options.model_validate(request.options)
+        own = _chosen(prompt, options)
         warm = one_temperature(request, self.name, DEFAULT_TEMPERATURE)
         one_sampling(request, warm, self.name)  # refuses what differs by thought
         many = dataclasses.replace(
             request,
-            n=request.n * options.factor,
+            n=request.n * own.factor,
             temperature=warm,
             creativity=None,
             options=ThinkerOptions(),
@@ -79,16 +132,26 @@ class PoolThinker(Thinker):
         )
         progress = Progress(request, many.n * many.max_new_tokens)
         many = dataclasses.replace(many, on_step=progress.on_step)
-        source, used = get_thinker(options.source), _source_options(engine, options)
+        source = get_thinker(own.source)
         if options.examples == "none":
             require(engine, source.needs, f"source={source.name}")
-            drawn, facts = source.think(engine, prompt, dataclasses.replace(many, options=used))
+            asked = prompt if own.source in {"list", "iterate"} else short_prompt(engine, prompt)
+            if asked is not prompt:
+                many = _short(many, kind_of_answer(prompt.text))
+            drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
         else:
-            drawn, facts = _after_examples(engine, prompt, many, options)
+            drawn, facts = _after_examples(engine, prompt, many, own)
         whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
         if not whole:
             return drawn[: request.n], facts
-        agreement = group_answers(whole, options.group, options.near, request.embedder or packaged_embedder)
+        agreement = group_answers(
+            whole,
+            options.group,
+            options.near,
+            request.embedder or packaged_embedder,
+            prompt.text,
+            "likelihood" if options.group == "words" else options.rank,
+        )
         thoughts = [
             dataclasses.replace(t, origin={**t.origin, "thinker": self.name, "source": source.name, "agreement": count})
             for t, count in agreement.best(request.n)
@@ -98,33 +161,33 @@ class PoolThinker(Thinker):
         return thoughts, {**facts, "pool": pool, "missing": request.n - len(thoughts)}
 
 
-def _source_options(engine: Engine, options: PoolThinker.Options) -> ThinkerOptions:
-    """The source's own options: drawn apart where it can; lists that need not differ from each other, since it is
-    counted how often they agree."""
-    kind = get_thinker(options.source).Options
-    own: dict[str, Any] = {"draws": _draws(engine, options)}
-    if options.source in {"list", "iterate"}:
-        own["chains"] = options.factor
-    if options.source == "list":
-        own["distinct"] = False
-    return kind(**own)
+def _short(many: Request, kind: Kind) -> Request:
+    """With room for a sentence, which ends in the second half of it; a phrase ends with its line."""
+    length = min(many.max_new_tokens, _SENTENCE)
+    landing = max(many.landing, 0.5) if many.landing else 0.0
+    stop = (*many.stop, "\n") if kind == "phrase" else many.stop
+    return dataclasses.replace(many, max_new_tokens=length, landing=landing, stop=stop)
 
 
-def _draws(engine: Engine, options: PoolThinker.Options) -> Draws:
-    if options.draws != "auto":
-        return options.draws
-    apart = Capability.ARITHMETIC in engine.capabilities and options.source in {"sampling", "mixture"}
-    return "arithmetic" if apart else "independent"
+def _chosen(prompt: Prompt, options: PoolThinker.Options) -> _Chosen:
+    """What draws: lists where a name is asked for, whose items are short and known; the rest is invented one by one,
+    since a small model copies the items of its list. With examples: sampling."""
+    source = options.source
+    if source == "auto":
+        names = kind_of_answer(prompt.text) in {"name", "one"} and options.examples == "none"
+        source = "list" if names else "sampling"
+    return _Chosen(options, source, options.factor or _FACTOR[source])
 
 
-def _after_examples(engine: Engine, prompt: Prompt, many: Request, options: PoolThinker.Options) -> Thoughts:
+def _after_examples(engine: Engine, prompt: Prompt, many: Request, own: _Chosen) -> Thoughts:
     """Answer i after the examples of context i, in turns: those that taught the packaged graft. Raises `InputError`."""
     from thoughtmix.graft.tuning.prompts import built_in_contexts
 
-    if options.source != "sampling":
+    if own.source != "sampling":
         raise InputError(
-            f"source={options.source} shows examples of its own.", "Pass source=sampling, or leave out examples."
+            f"source={own.source} shows examples of its own.", "Pass source=sampling, or leave out examples."
         )
+    options = own.given
     contexts = built_in_contexts()
     asked = [
         restated(
@@ -137,7 +200,7 @@ def _after_examples(engine: Engine, prompt: Prompt, many: Request, options: Pool
     ]
     prompts = [asked[seed % len(asked)] for seed in many.seeds]
     params = sampling_params(many, many.temperature or 0.0)
-    offsets = arithmetic_offsets(engine, prompts, many.seeds, _draws(engine, options))
+    offsets = arithmetic_offsets(engine, prompts, many.seeds, own.draws(engine))
     stop = (*many.stop, *(PARAGRAPH if is_text(engine, prompt) else ()))
     done = engine.generate(thought_sequences(many, prompts, params, offsets, stop), on_step=many.on_step)
     origins = [

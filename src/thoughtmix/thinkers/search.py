@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from thoughtmix.search.proposals import Proposal
     from thoughtmix.search.tree import Node
 
-DEFAULT_WEIGHTS = "likelihood=1,repetition=1"
-TEXT_WEIGHTS, TEXT_STEP = "relevance=1,repetition=1", 24  # where there is only text, and a node is a request
+DEFAULT_WEIGHTS = "likelihood=1,repetition=1,substance=1"
+TEXT_WEIGHTS, TEXT_STEP = (
+    "relevance=1,repetition=1,substance=1",
+    24,
+)  # where there is only text, and a node is a request
 LOCAL_NEEDS = frozenset({Capability.TOKENS, Capability.PREFIXES, Capability.WITHOUT_REPLACEMENT, Capability.WEIGHTS})
 BUDGET = 4  # times n thoughts of full length
 

@@ -5,7 +5,7 @@ import { $, say } from "./dom.js";
 import { numeric } from "./form.js";
 import { number, t } from "./words.js";
 
-const WHY = ["blank", "copy", "loop", "quality", "near"]; // as `thoughtmix.core.selection` has them
+const WHY = ["blank", "copy", "loop", "stock", "quality", "near"]; // as `thoughtmix.core.selection` has them
 let actions = { session: () => null, redraw() {}, fail() {} };
 
 /** actions: session() what may be chosen from, or null; redraw(), fail(error, again). */

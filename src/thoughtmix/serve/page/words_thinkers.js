@@ -4,13 +4,13 @@ import { spaced, spoken } from "./words.js";
 
 const LABELS = {
   en: {
-    idea: "Text to rewrite", form: "Form of the list", distinct: "No repeats", sees: "What it sees", factor: "Times as many", group: "Which agree", draws: "How they are drawn", read: "Who reads the prompt",
+    idea: "Text to rewrite", form: "Form of the list", distinct: "No repeats", sees: "What it sees", factor: "Times as many", group: "Which agree", rank: "Between equals", fill: "Fill up", draws: "How they are drawn", read: "Who reads the prompt",
     keep: "Drafts kept", draft: "Seed of the draft", by: "Selected by", report: "Measure each stage", level: "Forgotten share", beta: "Push", ridge: "Slowness", head: "Experts kept", policy: "Decided first", remask: "Taken back", block: "Block",
     "noise.tokens": "Share of words", "hybrid.tokens": "Share of words", "search.tokens": "Token budget", apart: "Differences by", proposal: "Who draws", rollouts: "Judge to the end", standalone: "As a text of its own", mask: "Which words", order: "Order of directions",
   },
   fr: {
     idea: "Texte à réécrire", strength: "Force", language: "Langue", families: "Familles", directions: "Directions", order: "Ordre des directions", form: "Forme de la liste", demonstrations: "Exemples montrés", chains: "Chaînes", rounds: "Tours",
-    distinct: "Sans répétitions", sees: "Ce qu’elle voit", source: "Source", factor: "Combien de fois plus", examples: "Exemples", group: "Lesquelles s’accordent", near: "Proches", draws: "Tirages", read: "Qui lit la consigne", steps: "Étapes", branches: "Branches",
+    distinct: "Sans répétitions", sees: "Ce qu’elle voit", source: "Source", factor: "Combien de fois plus", examples: "Exemples", group: "Lesquelles s’accordent", lists: "Listes", rank: "Entre égales", fill: "Compléter", near: "Proches", draws: "Tirages", read: "Qui lit la consigne", steps: "Étapes", branches: "Branches",
     drafts: "Brouillons", keep: "Brouillons gardés", draft: "Graine du brouillon", stages: "Étages", by: "Choisi par", report: "Mesurer chaque étage", level: "Part oubliée", beta: "Poussée", layer: "Couche", width: "Largeur", ridge: "Lenteur", head: "Experts gardés", profiles: "Profils",
     policy: "Décidé d’abord", remask: "Repris", block: "Bloc", select: "Sélection", score: "Jugement", "noise.tokens": "Part des mots", "hybrid.tokens": "Part des mots", "search.tokens": "Budget de jetons", seconds: "Secondes", step: "Pas", batch: "Lot", rollouts: "Juger jusqu’au bout",
     exploration: "Exploration", evaluators: "Évaluateurs", proposal: "Qui tire", apart: "Écarts par", standalone: "Texte à part", mask: "Quels mots",
@@ -29,6 +29,7 @@ const VALUES = {
 
 /** A thinker's name and what it does. */
 const FRENCH = {
+  auto: ["automatique", "Choisit : listes mises en commun là où l’on demande une réponse courte parmi d’autres, tirage simple pour le reste."],
   sampling: ["tirage", "Tirage simple ; la créativité est la température (0 : la plus probable, 1 : la distribution du modèle), min-p 0,1."],
   mixture: ["mélange", "Routes, modes et bruit tenu dans les branches d’un mélange ou d’une greffe ; la créativité les règle (0 : aucun)."],
   experts: ["experts", "Dirige l’aiguillage d’un modèle à experts : chaque pensée a son profil ou son bruit."],
@@ -60,13 +61,13 @@ const HELP = {
     draws: DRAWS, beta: "De combien gagne un jeton que l’on dit plus ici que là où l’ensemble est passé ; multiplié par la créativité (0,25 si rien n’est dit).", layer: "Après combien de couches du modèle l’observateur regarde (1 si rien n’est dit).", width: "Directions de cet état qu’il regarde (128 si rien n’est dit).", ridge: "Lenteur de son apprentissage : les jetons vus pèsent peu contre ce nombre (100 si rien n’est dit).",
   },
   list: {
-    draws: DRAWS, branches: BRANCHES, form: "Comment la liste est écrite : simple (numérotée), JSON, ou avec des probabilités énoncées (simple si rien n’est dit).", demonstrations: "Listes montrées avant, dont les petits modèles ont besoin (2 si rien n’est dit).", chains: "Listes écrites côte à côte, chacune d’une partie des n (1 si rien n’est dit).",
-    rounds: "Combien de fois une liste peut être demandée, ou ce qui lui manque (3 si rien n’est dit).", distinct: "Écarter ce qu’une autre des listes contient aussi (oui si rien n’est dit).",
+    draws: DRAWS, branches: BRANCHES, form: "Comment la liste est écrite : simple (numérotée), JSON, ou avec des probabilités énoncées (simple si rien n’est dit).", demonstrations: "Listes montrées avant, dont les petits modèles ont besoin (si rien n’est dit, deux là où un nom est demandé, sinon aucune).", chains: "Listes écrites côte à côte, chacune d’une partie des n (si rien n’est dit, quatre d’un modèle d’ici, puisque les petits modèles recopient une longue liste ; une d’un modèle ailleurs).",
+    rounds: "Combien de fois une liste peut être demandée, ou ce qui lui manque (3 si rien n’est dit).", distinct: "Écarter ce qu’une autre des listes contient aussi (oui si rien n’est dit).", fill: "Demander à part ce qu’aucune liste n’a donné (oui si rien n’est dit).",
   },
   iterate: { draws: DRAWS, branches: BRANCHES, chains: "Conversations côte à côte ; la pensée i est dans la conversation i modulo ce nombre (4 si rien n’est dit).", sees: "Quelles pensées précédentes : celles de sa chaîne, ou toutes celles des tours d’avant (toutes si rien n’est dit).", demonstrations: "Conversations montrées avant, dont les petits modèles ont besoin (2 si rien n’est dit)." },
   pool: {
-    source: "Le penseur qui tire (liste si rien n’est dit).", factor: "Réponses tirées pour chacune de celles que l’on veut (4 si rien n’est dit).", draws: "Comment elles sont tirées : automatique veut dire arithmétiques là où c’est possible (automatique si rien n’est dit).", examples: "Montrer d’abord des exemples de réponses, courts ou longs, que les petits modèles prennent pour règle (aucun si rien n’est dit).",
-    group: "Quelles réponses s’accordent : par les mots, à la casse près ; par le plongement, les proches (automatique si rien n’est dit).", near: "Écart (1 − cosinus) au-dessous duquel deux réponses s’accordent (0,3 si rien n’est dit).",
+    source: "Le penseur qui tire ; automatique : liste là où un nom est demandé, sinon tirage, avec une indication de longueur (automatique si rien n’est dit).", factor: "Réponses tirées pour chacune de celles que l’on veut (4 en listes, sinon 3 si rien n’est dit).", lists: "Listes dans lesquelles elles sont écrites, côte à côte (8 si rien n’est dit).", rank: "Ce qui départage les réponses courtes aussi partagées : la proximité avec la consigne, ou la vraisemblance (pertinence si rien n’est dit).", draws: "Comment elles sont tirées : automatique veut dire arithmétiques là où c’est possible (automatique si rien n’est dit).", examples: "Montrer d’abord des exemples de réponses, courts ou longs, que les petits modèles prennent pour règle (aucun si rien n’est dit).",
+    group: "Quelles réponses s’accordent : par les mots, à la casse près ; par le plongement, les proches (automatique si rien n’est dit).", near: "Écart (1 − cosinus) au-dessous duquel deux réponses s’accordent (0,15 si rien n’est dit).",
   },
   plan: { draws: DRAWS, branches: BRANCHES, source: "D’où viennent les spécifications : du modèle, qui les écrit pour la consigne ; du catalogue ; des directions du bruit (le modèle si rien n’est dit).", factor: "Spécifications écrites pour chacune de celles qui servent : les plus différentes (2 si rien n’est dit).", demonstrations: "Listes de spécifications montrées avant (1 si rien n’est dit)." },
   noise: { ...DIRECTED, idea: "Un texte à déranger ; sans lui, une réponse à la consigne est d’abord rédigée.", standalone: "Réécrire l’idée comme un texte à part, et non comme une réponse à la consigne (non si rien n’est dit).", draft: "Une graine : le brouillon est tiré par elle à la température 1 ; sans elle, la réponse la plus probable." },
@@ -76,7 +77,7 @@ const HELP = {
   },
   search: {
     tokens: "Budget : jetons tirés en tout (4 fois n pensées entières si rien n’est dit).", seconds: "Durée limite de la recherche elle-même, hors chargement et mesure ; l’ensemble dépend alors aussi de la machine.", step: "Jetons d’un nœud (8 si rien n’est dit).", width: "Enfants tirés à une feuille (4 si rien n’est dit).", batch: "Feuilles qui poussent en même temps (4 si rien n’est dit).",
-    rollouts: "Juger un enfant par une suite jusqu’au bout (non si rien n’est dit).", exploration: "Constante de PUCT (0,5 si rien n’est dit).", evaluators: "Ce qui est bon, avec des poids ; aussi novelty, relevance, length, judge (likelihood=1,repetition=1 si rien n’est dit).", proposal: "Ce qui tire : tirage, ou mélange (tirage si rien n’est dit).", apart: "Comment les écarts de l’ensemble se mesurent : par les mots ou le plongement (mots si rien n’est dit).",
+    rollouts: "Juger un enfant par une suite jusqu’au bout (non si rien n’est dit).", exploration: "Constante de PUCT (0,5 si rien n’est dit).", evaluators: "Ce qui est bon, avec des poids ; aussi novelty, relevance, length, judge (likelihood=1,repetition=1,substance=1 si rien n’est dit).", proposal: "Ce qui tire : tirage, ou mélange (tirage si rien n’est dit).", apart: "Comment les écarts de l’ensemble se mesurent : par les mots ou le plongement (mots si rien n’est dit).",
   },
   diffusion: {
     steps: "Passes par pensée, ou une par jeton quand il y en a moins (128 si rien n’est dit).", policy: "Quelles places se décident d’abord (au hasard ; à créativité 0, par confiance).", remask: "Reprendre des jetons pour corriger des erreurs : plafond, mise à l’échelle, confiance ou boucle.", block: "Remplir tant de jetons à la fois, de gauche à droite ; 0 : tous (0 si rien n’est dit).",

@@ -1,0 +1,158 @@
+"""What a prompt asks for, the rule that chooses a thinker, stock phrases, and ways that are put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from askingland import Scripted, chat_model, numbered
+from tiny import language_model
+from tinyland import HashEmbedder
+
+import thoughtmix
+from thoughtmix import Pipeline
+from thoughtmix.asking.agreement import group_answers
+from thoughtmix.asking.question import kind_of_answer
+from thoughtmix.bench.tasks import coverage_tasks
+from thoughtmix.cli import main
+from thoughtmix.core.selection import select_good
+from thoughtmix.core.stock import is_stock_phrase
+from thoughtmix.core.types import Thought
+from thoughtmix.engine.local import LocalEngine
+from thoughtmix.report.text import summary
+from thoughtmix.search.evaluators import Leaf, Substance
+from thoughtmix.thinkers.auto import choose_thinker
+
+pytest_plugins = ["tinyland"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompts"),
+    [
+        ("name", ["Name a bird.", "What is a popular spice?", "Name one great dream job.", "Name a fruit, please"]),
+        ("phrase", ["Write a title for a mystery novel.", "Suggest a name for a boat.", "A slogan for a bakery?"]),
+        (
+            "sentence",
+            [
+                "Name an unusual use for a brick.",
+                "Give me an unusual idea for a birthday party.",
+                "A party idea?",
+                "What should I cook tonight?",
+                "Name a fruit and say why.",
+                "Write the first line of a novel about a lighthouse.",
+            ],
+        ),
+        ("one", ["What is the capital of France?", "Who wrote Hamlet?", "What is 2 + 2?"]),
+        (
+            "long",
+            [
+                "Write a story about a brick.",
+                "Write a poem about an idea.",
+                "Explain why a title matters.",
+                "Write a Python function that names a file.",
+                "Hello",
+                "Donne-moi une idée.",
+                "",
+                "Name a bird. " + "It flies. " * 60,
+            ],
+        ),
+    ],
+)
+def test_what_a_prompt_asks_for(kind: str, prompts: list[str]) -> None:
+    assert {prompt: kind_of_answer(prompt) for prompt in prompts} == dict.fromkeys(prompts, kind)
+
+
+def test_the_tasks_with_known_answers_ask_for_names() -> None:
+    assert {kind_of_answer(item.prompt) for item in coverage_tasks()} <= {"name", "sentence"}
+    assert sum(kind_of_answer(item.prompt) == "name" for item in coverage_tasks()) > 45
+
+
+def chosen(engine: Any, prompt: Any = "Name a bird.", n: int = 8, raw: bool = False, **how: Any) -> str:
+    pipeline = Pipeline(engine=engine)
+    auto = thoughtmix.get_thinker("auto")
+    request = pipeline.request(auto, n, **how)
+    return choose_thinker(engine, thoughtmix.core.request.Prompt.from_user(prompt, raw), request)[0].name
+
+
+def test_auto_chooses_by_engine_prompt_and_settings() -> None:
+    here, elsewhere = LocalEngine(chat_model()), Scripted(lambda call, i, said: "")
+    assert (chosen(here), chosen(elsewhere)) == ("pool", "list")
+    for prompt in ("Write a story.", "Who wrote Hamlet?"):
+        assert chosen(here, prompt) == chosen(elsewhere, prompt) == "sampling"
+    for how in ({"n": 1}, {"temperature": 0}, {"creativity": 0.0}, {"temperature": [0.5] * 8}, {"regex": "a+"}):
+        assert chosen(here, **how) == "sampling", how
+    assert chosen(here, raw=True) == chosen(LocalEngine(language_model("llama"))) == "sampling"
+    turns = [{"role": r, "content": "Name a bird."} for r in ("user", "assistant", "user")]
+    assert chosen(here, turns) == "sampling" and chosen(here, turns[:1]) == "pool"
+    assert chosen(LocalEngine(language_model("mixture"))) == "mixture"
+
+
+def test_what_was_chosen_and_why_is_told() -> None:
+    engine = Scripted(lambda call, i, said: numbered("Owl", "Wren"))
+    made = Pipeline(engine=engine)("Name a bird.", 2, "auto", measure=False)
+    assert made.texts == ["Owl", "Wren"] and made.thinker == "list"
+    assert made.run["chosen"] == {"thinker": "list", "why": "it asks for one of several short answers"}
+    assert summary(made).startswith("2 thoughts by list (chosen: it asks for one of several short answers)")
+    again = Pipeline(engine=engine)("Name a bird.", 2, made.thinker, measure=False, **made.settings["options"])
+    assert again.texts == made.texts and "chosen" not in again.run
+
+
+def test_python_keeps_law_5_unless_told_and_the_command_line_chooses(tinyland: Any, capsys: Any) -> None:
+    made = thoughtmix.think("w5 w6", 2, measure=False, max_new_tokens=2)
+    assert made.thinker == "sampling" and "chosen" not in made.run
+    assert main(["think", "w5 w6", "-n", "2", "--max-new-tokens", "2", "--json"]) == 0
+    assert '"why": "the text is to go on"' in capsys.readouterr().out
+    assert main(["think", "w5 w6", "-n", "2", "--max-new-tokens", "2", "-o", "draws=arithmetic", "--json"]) == 0
+    assert '"draws": "arithmetic"' in capsys.readouterr().out
+
+
+def test_answers_that_repeat_the_question_come_last_and_near_ones_first() -> None:
+    some = [Thought(t, (1,), 0, -1.0, "stop") for t in ("a bird", "brick", "black bird", "stone")]
+    found = group_answers(some, "words", 0.3, HashEmbedder, "Name a bird.", "relevance")
+    assert found.groups[0][0].text == "black bird" and found.groups[-1][0].text == "a bird"
+
+
+STOCK = [
+    "I'm sorry for any confusion, but",
+    "As an AI language model",
+    "I apologize.",
+    "Sorry, but I",
+    "Thank you for it.",
+]
+
+
+def test_stock_phrases() -> None:
+    assert all(is_stock_phrase(text) for text in STOCK)
+    assert not any(is_stock_phrase(t) for t in ("A door stop.", "I am a door.", "An apology of bricks.", "Sand.", ""))
+    texts = [*STOCK, "A door stop.", "A boat anchor."]
+    d = [[float(i != j) for j in range(7)] for i in range(7)]
+    quality = [float(-i) for i in range(7)]
+    assert set(select_good(texts, d, quality, 2)) == {5, 6}, "however likely they are"
+    assert len(select_good(STOCK, d, quality[:5], 3)) == 3
+    leaves = [Leaf(text, (1,), (-1.0,), True) for text in (STOCK[0], "A door stop.")]
+    assert Substance().scores("", leaves, ()) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("thinker", ["list", "iterate", "plan", "pool"])
+def test_ways_draw_apart(thinker: str, global_state_untouched: None) -> None:
+    engine = LocalEngine(chat_model())
+    own = {"group": "words"} if thinker == "pool" else {"source": "catalogue"} if thinker == "plan" else {}
+
+    def think(draws: str) -> list[str]:
+        settings: dict[str, Any] = {**own, "draws": draws, "max_new_tokens": 6, "measure": False}
+        pipeline = Pipeline(engine=engine, embedder=HashEmbedder())  # type: ignore[arg-type]
+        return pipeline("Name a fruit.", 4, thinker, **settings).texts
+
+    assert think("arithmetic") == think("arithmetic") != think("independent")
+
+
+@pytest.mark.parametrize("thinker", ["list", "iterate", "plan"])
+def test_ways_go_through_branches(thinker: str, global_state_untouched: None) -> None:
+    engine = LocalEngine(language_model("mixture"))
+    own = {"source": "catalogue"} if thinker == "plan" else {}
+    pipeline = Pipeline(engine=engine, embedder=HashEmbedder())  # type: ignore[arg-type]
+    how: dict[str, Any] = {**own, "max_new_tokens": 4, "temperature": 1.0}
+    made = [pipeline("w5 w6", 4, thinker, branches=branches, **how) for branches in (True, False, True)]
+    likely = [[thought.logprob for thought in one] for one in made]
+    assert likely[0] == likely[2] != likely[1], "a tiny mixture's branches move its texts little"
+    assert len(made[0].select(2)) == 2
