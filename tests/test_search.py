@@ -573,7 +573,7 @@ def test_thinker(tinyland: Any) -> None:
     assert think("w5 w9 w77", **{**ask, "seed": 10}).texts != got.texts
     assert {t.seed for t in got} == {9}
     assert len({tuple(t.origin["path"]) for t in got}) == 3
-    assert got.run["tokens"] <= 150 and got.run["evaluators"] == {"likelihood": 1.0, "repetition": 1.0}
+    assert got.run["tokens"] <= 150 and got.run["evaluators"] == {"likelihood": 1, "repetition": 1, "substance": 1}
     assert events[-1].finished == [True] * 3 and [e.done for e in events] == sorted(e.done for e in events)
     assert list(events[-1].pieces) == got.texts
     for t in got:

@@ -49,7 +49,7 @@ def select_good(
 ) -> list[int]:
     """Indices of the k most different of the acceptable texts, the best of them first.
 
-    A text is acceptable when it is not blank, is no loop (`repetition`), no stock phrase ("I'm sorry", unless none is better),
+    A text is acceptable when it is not blank, is no loop (`repetition`), no stock phrase (unless all are),
     no copy of a better one, and its quality reaches the `quality_floor` quantile of those of which all that is true: at
     0 difference alone decides, at 1 quality alone. Among the acceptable, quality counts no more: after the best one,
     each step adds the text that makes the set most different (greedy MAP of a determinantal point process,
