@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ def run(unpacked: Path, *words: str) -> str:
 
 
 def _env(unpacked: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1", "LLM_USER_PATH": str(unpacked / "llm")}
 
 
 def test_the_wheel_holds_all_that_runs_and_nothing_else(wheel: Path) -> None:
@@ -70,6 +71,8 @@ def test_it_runs_where_it_is_unpacked(unpacked: Path) -> None:
     assert run(
         unpacked, "timeit", "-n1", "-r1", "-s", "import thoughtmix", f"assert '{unpacked.name}' in thoughtmix.__file__"
     )
+    if importlib.util.find_spec("llm") is not None:
+        assert "Thoughtmix: thoughtmix" in run(unpacked, "llm", "models"), "found by its entry point"
     text = run(unpacked, "thoughtmix", "diffuse", "ROMEO:", "--steps", "4", "--max-new-tokens", "16", "--branches", "1",
                "--compete", "none", "-q", "--html", str(unpacked / "film.html"))  # fmt: skip
     assert "ROMEO:" in text and (unpacked / "film.html").stat().st_size > 5000

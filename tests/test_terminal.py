@@ -294,6 +294,20 @@ def test_commands_say_how_far_they_are(
     assert not said
 
 
+def test_training_tells_each_step_and_leaves_a_line_an_evaluation(capsys: Any) -> None:
+    from thoughtmix.cli.training import duration, training_words
+    from thoughtmix.training.trainer import TrainingProgress
+
+    said: list[str] = []
+    step = training_words(Reporter(), said.append)
+    step(TrainingProgress(1, 2000, 4.25, 900.0, 3725.0, {}))
+    step(TrainingProgress(250, 2000, 3.5, 900.0, 61.0, {"val_loss": 3.25}))
+    step(TrainingProgress(251, 2000, 3.5, 900.0, 60.0, {"val_loss": 3.25}))
+    assert said[0] == "Training: step 1 of 2,000, loss 4.250, 1 h 02 min left" and len(said) == 3
+    assert capsys.readouterr().err == "step 250 of 2,000: validation loss 3.2500, 900 tokens/s\n"
+    assert [duration(s) for s in (-1, 0.4, 59.6, 3600)] == ["0 s", "0 s", "1 min 00 s", "1 h 00 min"]
+
+
 # --- what a set looks like -------------------------------------------------------------------------------------------
 
 
