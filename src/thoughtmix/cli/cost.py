@@ -9,6 +9,7 @@ import typer
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import Json, option, with_options
 from thoughtmix.cli.output import print_either, print_json
+from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cost import CostRequest, estimate, load_machines
 
 
@@ -23,6 +24,7 @@ def cost(
     list_: Annotated[bool, option("List the kinds, with dated prices, and stop.", "--list")] = False,
     *,
     request: CostRequest,
+    report: Reporter,
 ) -> None:
     """Price pretraining, fine-tuning, graft tuning, calibration and no training, from a model's config alone."""
     from thoughtmix.report.cost import machines_plain, plain, render
@@ -35,7 +37,8 @@ def cost(
         return
     request.check()
     request.machine()  # before torch is imported: a typing mistake is answered at once
-    found = estimate(model, request=request)
+    with report.work("Counting the model's parameters"):
+        found = estimate(model, request=request)
     if json:
         print(found.to_json())
     else:

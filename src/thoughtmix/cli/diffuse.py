@@ -124,6 +124,7 @@ def diffuse(
     report: Reporter,
 ) -> None:
     """Write a text all at once out of noise, along branches that are judged, pruned, copied and merged."""
+    report.start("torch")
     from thoughtmix.core.files import read_stream
     from thoughtmix.report import branches as branches_report
 
@@ -181,6 +182,7 @@ def renoise(
     """Noise an idea: forget part of a text, and denoise it again in n directions."""
     text = read_text(text, "The text is empty.", 'Type one: thoughtmix renoise "To be, or not to be"')
     levels = _shares(level, "--level", most=True)
+    report.start("torch")
     config = denoising.denoising()
     _require_positive("-n", n)
     check_files(out, STDOUT if json else None)

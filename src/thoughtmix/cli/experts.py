@@ -54,6 +54,7 @@ def map_experts(
     labelled = None if texts is None else _texts(texts)
     output.check()
     check_files(save)
+    report.start("torch", "transformers")
     from thoughtmix.experts import analyze_expert_specialization
     from thoughtmix.experts.profile import save_profiles
     from thoughtmix.models import load_model

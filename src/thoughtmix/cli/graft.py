@@ -78,6 +78,7 @@ def graft_command(
     report: Reporter,
 ) -> int:
     """Put thought branches on a pretrained model. They do nothing until they are tuned."""
+    report.start("torch", "transformers", "peft")
     config = own.config()
     from peft import get_peft_model
 
@@ -129,6 +130,7 @@ def export(
     report: Reporter,
 ) -> int:
     """Write fixed thoughts of a graft as plain LoRA adapters, for engines that serve many of them at once."""
+    report.start("torch", "transformers")
     from thoughtmix.models.adapter import adapter_folder
 
     out = lora if vllm is None else vllm
@@ -257,6 +259,7 @@ def tune(
     report: Reporter,
 ) -> int:
     """Teach the thoughts of a graft; the base model stays as it is."""
+    report.start("torch", "transformers", "peft")
     from thoughtmix.graft.tuning.calibrate import calibrate
     from thoughtmix.graft.tuning.prompts import built_in_contexts, built_in_prompts, read_contexts, read_prompts
     from thoughtmix.models import load_model

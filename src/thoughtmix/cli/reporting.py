@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 EVERY = 5.0
 """Seconds between two lines of progress in a pipe. What is quicker says nothing there."""
@@ -38,6 +39,12 @@ class Reporter:
     def step(self, line: str) -> None:
         """A long step of loading begins: what `on_progress` of a `Pipeline` is told."""
         self.note(f"{line} ...")
+
+    def start(self, *modules: str) -> None:
+        """Import what takes its seconds, in view."""
+        with self.work("Starting"):
+            for module in modules:
+                import_module(module)
 
     def warn(self, line: str) -> None:
         """What went wrong; said to the quiet, too."""

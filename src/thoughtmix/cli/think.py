@@ -196,7 +196,7 @@ def explore(
             with LiveView(Console(), settings["n"]) as view:
                 made = pipeline(prompt, on_step=view.update, **settings)
         else:
-            with report.work("Reading the prompt") as say:
+            with report.work("Preparing the model, reading the prompt") as say:
                 made = pipeline(prompt, on_step=_saying(say, words or _tokens, output.measure), **settings)
         return _told(made, report)
     except Interrupted as interrupted:

@@ -130,6 +130,7 @@ def train(options: TrainOptions, report: Reporter) -> int:
         raise InputError(f"{out} already holds a model.", "Pass another --out, or --resume.")
     if (out / "training" / "state.pt").exists() and not options.resume:
         raise InputError(f"{out} holds a run that is not finished.", "Type the same with --resume, or another --out.")
+    report.start("torch", "transformers")
     from thoughtmix.core.files import writing
     from thoughtmix.training.data import read_text, split
 
@@ -199,6 +200,7 @@ def experiment(
     """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
     if limit < 12:
         raise InputError(f"{limit} prompts are too few.", "Pass --limit 12 or more.")
+    report.start("torch", "transformers")
     from thoughtmix.bench.experiment import Experiment, page
     from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig
     from thoughtmix.core.files import write_whole

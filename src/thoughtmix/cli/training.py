@@ -28,10 +28,15 @@ def training_words(report: Reporter, say: Callable[[str], None]) -> Callable[[Tr
 
 _EVALUATIONS = {
     "val_loss": "validation loss",
+    "val_loss_0": "of the deterministic output",
+    "val_loss_marginal": "averaged over modes",
+    "val_given": "with a prefix",
+    "val_recovered": "branches recovered",
     "val_valid": "valid",
     "val_distinct": "distinct valid",
     "val_valid_open": "valid of open prompts",
 }
+"""What evaluations call their values -> what to say."""
 
 
 def stopped(result: TrainingResult) -> str:
