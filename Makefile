@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint browser bench study screenshots clean
+.PHONY: demo test lint docs browser bench study screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
@@ -20,6 +20,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is in site/: open site/index.html."
 
 browser: $(VENV)/.dev
 	-@$(BIN)/python tests/browser.py
@@ -34,7 +38,7 @@ screenshots: $(VENV)/.dev
 	$(BIN)/python docs/pictures/make.py $(SCREENSHOTS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed. Type: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }

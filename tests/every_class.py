@@ -348,7 +348,7 @@ def experts(model: PreTrainedModel) -> str:
 _HEAD = """# Models
 
 Every class of transformers {version}'s table of causal language models, tiny and random, in this engine: the decoding path
-that it takes (README, "How it decodes"), and whether the laws of decoding hold there (4: the cache changes nothing; 5:
+that it takes ([how decoding works](explanation/decoding.md)), and whether the laws of decoding hold there (4: the cache changes nothing; 5:
 neighbours and rows that end change nothing; 6: greedy is `generate`). Graft: whether thought branches can be put on it, whose
 decoded thoughts are right by law 4. Experts: how many of the tiny model's two to four layers have some that can be steered.
 `tests/test_every_class.py` holds this; the table is made by `python tests/every_class.py > docs/models.md`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import pytest
 import torch
 from decoding import Row, decode
 
-from thoughtmix import Pipeline, ThoughtSet, cli, models
+from thoughtmix import Pipeline, ThoughtSet, models
 from thoughtmix.engine import SamplingParams
 
 pytestmark = pytest.mark.model
-pytest_plugins = ["tinyland"]
 README = (Path(__file__).parents[1] / "README.md").read_text()
 PROMPT = "Name a use for a brick."
 
@@ -92,37 +90,6 @@ def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocks
     for block in blocks:
         shorter = block.replace("max_new_tokens=48", "max_new_tokens=12")  # proves the same in a quarter of the time
+        shorter = shorter.replace("n=4)", "n=2, max_new_tokens=8)")
         exec(compile(shorter, "README.md", "exec"), {})
     assert len(ThoughtSet.from_json(tmp_path / "thoughts.json")) == 8
-
-
-def test_readme_commands_are_commands(tinyland: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """Every `thoughtmix think` line of the README runs (on a tiny model that cannot chat)."""
-    import io
-    import sys
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("w5 w6"))
-    lines = re.findall(r"^\$ (thoughtmix think .*?)(?:\s{2,}#.*)?$", README, re.M)
-    assert len(lines) >= 4
-    for line in lines:
-        words = shlex.split(re.sub(r"[<>] \S+", "", line))[1:]
-        if "-e" in words or "--prompts" in words:
-            continue  # a server, or a file, that is not there; tests/test_endpoint.py and tests/test_batch.py have them
-        if "--model" in words:
-            words[words.index("--model") + 1] = "mixture" if "mixture" in words else "gpt2"
-        elif "mixture" in words:
-            words += ["--model", "mixture"]
-        assert cli.main([*words, "--max-new-tokens", "3"]) == 0, line
-        assert capsys.readouterr().out
-    assert (tmp_path / "haiku.html").exists()
-    known = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
-    for line in re.findall(r"^\$ (thoughtmix .*?)(?:\s{2,}#.*)?$", README, re.M):
-        for option in re.findall(r"(--[a-z-]+)", line):
-            assert option in known, line
-    targets = re.findall(r"^\$ make (\w+)", README, re.M)
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
-    assert targets[0] == "demo"
-    assert "test" in targets
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.M)

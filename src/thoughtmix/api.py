@@ -62,7 +62,11 @@ def think(
         max_new_tokens: Longest thought, in tokens.
         landing: In this share of them, the last ones, a thought ends with its sentence; what is still unfinished at the
             last token is cut back to the last whole sentence. 0: exactly max_new_tokens.
-        temperature, top_k, top_p, min_p, top_nsigma: How tokens are drawn; each one value, or n.
+        temperature: Divides the logits; None: the thinker's own. This and the next four are one value, or n.
+        top_k: Keep the k likeliest tokens; 0: all.
+        top_p: Keep the likeliest tokens that together have this probability; 1: all.
+        min_p: Keep tokens at least this likely beside the likeliest; None: the thinker's own.
+        top_nsigma: Keep logits within so many standard deviations of the highest; 0: all.
         stop: Strings that end a thought.
         json_schema: What every thought must be: a JSON schema (a mapping, its JSON, or a pydantic model class). Every
             thought that ends (finish "stop") is valid; one that runs out of tokens is cut (finish "length").
@@ -71,6 +75,7 @@ def think(
             it is that token; else it is text, whoever wrote it.
         measure: False leaves out embedding and metrics.
         on_step: Called with a `StepEvent` after every step.
+        thinker_options: Options of the thinker (docs/thinkers.md), by name.
 
     Returns:
         The thoughts in order of their seeds, with distances, scores and metrics.

@@ -27,9 +27,12 @@ class SemanticNoiser:
         endpoint: The URL of an OpenAI-compatible server, or an `Endpoint`; the key comes from THOUGHTMIX_API_KEY or,
             for api.openai.com, OPENAI_API_KEY.
         files: TOML files with directions of your own.
-        strength, language: Defaults of `disturb`.
+        strength: precise, vague or chaotic, where `disturb` is not told.
+        language: Of the instructions, en or fr, where `disturb` is not told.
         embedder: For measuring and for order="different"; None: the packaged one.
-        dtype, device, on_progress: As in `thoughtmix.Pipeline`.
+        dtype: As in `thoughtmix.Pipeline`.
+        device: As in `thoughtmix.Pipeline`.
+        on_progress: As in `thoughtmix.Pipeline`.
 
     Models are loaded at the first call.
     """
@@ -79,7 +82,10 @@ class SemanticNoiser:
             text: What to disturb.
             noise_type: A direction ("metaphor"), several at once ("poem+critic", or a list), or a family ("creative":
                 one of its directions, by the seed).
-            strength, language, seed, settings: Those of `disturb`.
+            strength: As in `disturb`.
+            language: As in `disturb`.
+            seed: As in `disturb`.
+            settings: As in `disturb`.
 
         Raises:
             UnknownName: With the nearest name that exists.
@@ -130,7 +136,17 @@ class SemanticNoiser:
         Args:
             text: What to disturb.
             prompt: The question that the text answers, if there is one.
-            families, directions, strength, language, order, holes, mask: The options of the thinker `noise`.
+            families: style, angle, constraint, creative or your own; left out, all of them take turns.
+            directions: Single directions; poem+critic is both at once.
+            strength: precise, vague or chaotic.
+            language: Of the instructions: en or fr.
+            order: families take turns, or different: the n most different instructions first.
+            holes: Share of the words that become holes to fill in; None: none.
+            mask: Which words: random ones, or span (stretches of them).
+            seed: Of the first version.
+            max_new_tokens: Longest version, in tokens.
+            measure: False leaves out embedding and metrics.
+            on_step: Called with a `StepEvent` after every step.
             settings: creativity, temperature, top_p, stop ... as in `thoughtmix.think`.
 
         Returns:

@@ -223,7 +223,10 @@ class Pipeline:
 
         Args:
             prompts: Any number.
-            n, thinker, raw, measure: As for one prompt.
+            n: How many thoughts for each prompt.
+            thinker: As for one prompt.
+            raw: As for one prompt.
+            measure: As for one prompt.
             ordered: In the order of the prompts; else as they end (`run["index"]` says which it was).
             rows: Most rows in a step; None: as many as pay and as the memory holds.
             settings: The others of a call for one prompt, and the thinker's options.

@@ -38,7 +38,12 @@ def map_dataset(
         pipeline: A `Pipeline`.
         dataset: A `datasets.Dataset`, or an `IterableDataset`, whose rows are then made as they are asked for.
         column: Of texts or of conversations; None: the first there is of messages, prompt and text.
-        n, thinker, raw, measure, rows, settings: As of `Pipeline.stream`.
+        n: How many thoughts for each row.
+        thinker: As of `Pipeline.stream`.
+        raw: As of `Pipeline.stream`.
+        measure: As of `Pipeline.stream`.
+        rows: As of `Pipeline.stream`.
+        settings: As of `Pipeline.stream`.
         system: A message before each prompt.
         batch_size: Rows at a time; their rows share steps.
 

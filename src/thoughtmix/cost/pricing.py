@@ -25,7 +25,7 @@ TEACHER_ROWS = 32
 """Answers that the teacher writes at once."""
 DECODING = 0.5
 """Of the utilisation in training, the part that is reached when writing token by token. Measured on two CPU cores:
-264 to 330 tokens a second of SmolLM2-135M at 32 rows (README.md), where 1.0 would be 540."""
+264 to 330 tokens a second of SmolLM2-135M at 32 rows (docs/results/speed.md), where 1.0 would be 540."""
 
 
 def _setting(default: Any, about: str, *flags: str, otherwise: str | None = None, positive: bool = True) -> Any:

@@ -37,7 +37,8 @@ class DenoisingConfig:
         block: Tokens filled in at a time from left to right, more where there are fewer steps than blocks; 0: all.
         remask: How kept tokens are masked again; None: never.
         schedule: How much is masked at each time.
-        top_p, min_p: Truncation of token draws.
+        top_p: Keep this much of the probability of a token draw; 1: all.
+        min_p: Keep tokens at least this likely beside the likeliest; 0: all.
         guidance: 0 is off; log p = (1 + g) log p(. | prefix) - g log p(. | prefix hidden) (Ho and Salimans 2022), two
             row-passes a step.
 

@@ -17,7 +17,7 @@ POSITIONS = ("rope", "learned")
 class MixtureOfThoughtsConfig(LlamaConfig):
     """The fields of `LlamaConfig` and those below.
 
-    Args:
+    Attributes:
         intermediate_size: The feed-forward width that a token passes on average, all active branches together.
         num_branches: K; the original prototype's `num_thoughts` is the same. 1 is a standard transformer: no router, no
             noise, no combiner.

@@ -42,13 +42,17 @@ class Endpoint:
     Args:
         url: http://host:port, with /v1 or /v1/chat/completions after it or not.
         model: Its name there; None: the first that the server lists.
-        key, key_env, key_over_http: See `find_key`.
+        key: The key itself; it goes before `key_env`.
+        key_env: The environment variable that holds the key (see `find_key`).
+        key_over_http: Let a key go over plain http to another machine.
         stream: Answers come in pieces, so that what arrived before a connection broke is there to see.
         logprobs: Ask for log-probabilities, where the server gives them.
         prices: US dollars for a million tokens read, and for a million written; None: unknown.
         concurrency: Requests in flight.
         timeout: Seconds for one try.
-        tries, first_wait, longest_wait: See `Backoff`.
+        tries: How often a request is tried in all.
+        first_wait: Seconds before the second try; doubled, with jitter, before each further one (see `Backoff`).
+        longest_wait: Seconds between two tries at most.
 
     Raises:
         InputError: The URL is none, or a key would go over plain http to another machine.

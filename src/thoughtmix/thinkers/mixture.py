@@ -40,7 +40,7 @@ class MixtureThinker(Thinker):
         return offers_branches(engine)
 
     def made_for(self, engine: Engine) -> bool:
-        """Not for the default model, which takes its packaged graft only when asked: README, "Graft"."""
+        """Not for the default model, which takes its packaged graft only when asked: docs/results/graft.md."""
         # `suits` imports PEFT, and all of transformers with it: last.
         return isinstance(engine, TokenEngine) and not engine.model.is_default and self.suits(engine)
 
