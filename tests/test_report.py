@@ -8,13 +8,15 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_thoughts import some
 
+import thoughtmix.bench
 from thoughtmix.core.types import Thought, ThoughtSet
-from thoughtmix.report.html import HEIGHT, WIDTH, fragment, layout, page
+from thoughtmix.report.html import HEIGHT, THEME, WIDTH, fragment, in_words, layout, page, page_of_sets
 from thoughtmix.report.text import heat_rows, plain, printable
 
 NASTY = [
@@ -54,7 +56,7 @@ def test_the_page_asks_nothing_of_the_network() -> None:
     text = page(some(5))
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//)|@import|url\(""", text)
     assert text.startswith("<!doctype html>")
-    assert "prefers-color-scheme:dark" in text
+    assert "prefers-color-scheme: dark" in text
 
 
 def test_the_download_is_the_set() -> None:
@@ -72,6 +74,33 @@ def test_every_thought_has_a_card_a_dot_and_a_line_of_heat(n: int) -> None:
     dots = [t for t, _ in tags].count("circle")
     assert dots == (n if n > 1 else 0)
     assert [t for t, _ in tags].count("td") == (n * n if n > 1 else 0)
+
+
+def test_page_exports_and_reports_have_one_design() -> None:
+    """The stylesheet stands in one file; documents take it from there and add only what is their own."""
+    for text in (page(some(3)), fragment(some(3)), page_of_sets([some(2), some(3)])):
+        assert text.count(THEME.read_text().strip()) == 1
+    for folder in (THEME.parent, Path(thoughtmix.bench.__file__).parent / "templates"):
+        for file in folder.glob("*.html"):
+            text = file.read_text()
+            whole = text.startswith(("<!doctype", "{% extends"))
+            assert not whole or file.name == "base.html" or text.startswith('{% extends "base.html" %}'), file.name
+            assert not re.search(r":root|prefers-color-scheme|(?<![\w-])body\s*\{|#[0-9a-f]{6}", text), (
+                f"{file.name}: colours are the theme's"
+            )
+            assert "<dd>{{ value }}</dd>" not in text, "settings are words, no Python"
+
+
+def test_settings_are_words() -> None:
+    said = in_words(
+        {"step": 8, "rubric": None, "distinct": True, "near": 0.30000001, "names": ["a", "b"], "own": {"x": False}}
+    )
+    assert said == "step 8, rubric –, distinct yes, near 0.3, names a, b, own x no"
+
+
+def test_a_heat_map_of_many_shows_all_and_names_them() -> None:
+    text = page(some(40))
+    assert 'class="heat dense"' in text and text.count('title="3 and ') == 39
 
 
 def test_the_fragment_needs_no_document() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thoughtmix.bench.systems import get_system
 from thoughtmix.core.errors import UnknownName
+from thoughtmix.report.html import render_template
 from thoughtmix.report.text import printable
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _TITLES = {"open": "Open prompts", "coverage": "Tasks with known answers", "reasoning": "Countdown arithmetic"}
 _RATES = {
@@ -53,8 +50,9 @@ def page(result: Mapping[str, Any]) -> str:
         {**e, "texts": {s: [printable(text) for text in texts] for s, texts in e["texts"].items()}}
         for e in result["examples"]
     ]
-    template = _environment().get_template("bench.html")
-    return template.render(
+    return render_template(
+        "bench.html",
+        "thoughtmix.bench",
         result=result,
         plan=plan,
         systems=rows,
@@ -189,13 +187,6 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-@functools.cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader
-
-    return Environment(loader=PackageLoader("thoughtmix.bench"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def frontier_plot(result: Mapping[str, Any], systems: Sequence[str]) -> dict[str, Any]:

@@ -81,8 +81,6 @@ class SequenceRequest:
     continuations, read off token by token; sequences whose offsets lie apart draw apart, and each is still distributed
     as the model says. After `OFFSET_BITS` bits it is used up, and the seed's stream goes on; None: from the
     start."""
-    drawn: int = 0
-    """Tokens that the seed has drawn for the text before: its stream goes on behind them."""
     prefix: Prefix | None = None
     """What an earlier call kept of the prompt's beginning: only the tokens past it are computed."""
     exclude: tuple[Excluded, ...] = ()
@@ -94,6 +92,8 @@ class SequenceRequest:
     landing: int = 0
     """In its last so many tokens it ends with the first whole sentence; when none comes, it is cut back to the last
     one, if that leaves half of the text. Its finish is then "sentence", and its tokens are those of its text."""
+    drawn: int = 0
+    """Tokens that the seed has drawn for the text before: its stream goes on behind them."""
 
 
 OFFSET_BITS = 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,27 +35,45 @@ def page_of_sets(sets: Sequence[ThoughtSet]) -> str:
     """A whole document of several sets, one below the other."""
     from markupsafe import Markup
 
-    return render_template("sets.html", fragments=[Markup(fragment(one, f"{i}-")) for i, one in enumerate(sets, 1)])
+    shown = [render_template("set.html", prefix=f"{i}-", **_view(one)) for i, one in enumerate(sets, 1)]
+    return render_template("sets.html", fragments=[Markup(each) for each in shown])
 
 
-def fragment(thoughts: ThoughtSet, prefix: str = "") -> str:
-    """The same without the document around it, styles scoped to it: what a notebook shows. prefix: of the names of its
-    anchors, where several stand in one document."""
-    return render_template("thoughts.html", prefix=prefix, **_view(thoughts))
+def fragment(thoughts: ThoughtSet) -> str:
+    """The same without the document around it, styles scoped to it: what a notebook shows."""
+    return render_template("thoughts.html", **_view(thoughts))
 
 
-def render_template(name: str, **values: Any) -> str:
-    """One of templates/, filled in; whole documents extend base.html, which has the style that they share."""
-    return _environment().get_template(name).render(**values)
+def render_template(name: str, package: str = "thoughtmix.report", **values: Any) -> str:
+    """One of a package's templates/, filled in; whole documents extend base.html, which has the style that they share:
+    theme.css, the page's own."""
+    return _environment(package).get_template(name).render(**values)
 
 
 @functools.cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader
+def _environment(package: str) -> Environment:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader
 
-    made = Environment(loader=PackageLoader("thoughtmix.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("thoughtmix.report")])
+    made = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     made.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    made.filters["words"] = in_words
     return made
+
+
+def in_words(value: Any) -> str:
+    """A setting as people read it: yes and no, numbers without a tail of digits, names and values of a mapping."""
+    if value is None or value == "" or (isinstance(value, (Mapping, list, tuple)) and not value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(in_words(each) for each in value)
+    return str(value)
 
 
 def _view(thoughts: ThoughtSet) -> dict[str, Any]:
@@ -65,6 +84,7 @@ def _view(thoughts: ThoughtSet) -> dict[str, Any]:
         "summary": summary(thoughts),
         "cards": [{"number": i + 1, "hue": hue(i), "thought": t, "facts": facts(t)} for i, t in enumerate(thoughts)],
         "points": [{"number": i + 1, "hue": hue(i), "x": x, "y": y} for i, (x, y) in enumerate(points)],
+        "crowd": len(thoughts) > CROWD,
         "width": WIDTH,
         "height": HEIGHT,
         "heat": [[{"value": f"{v:.2f}", "share": round(v / largest, 3)} for v in row] for row in thoughts.distances],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.report.html import hue, render_template
-from thoughtmix.report.text import printable
+from thoughtmix.report.text import FINISH, printable
 from thoughtmix.search.saved import to_dict
 from thoughtmix.search.tree import DEAD
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from thoughtmix.search.mcts import TreeSearch
     from thoughtmix.search.tree import Node
 
-MOST_LINES, MOST_DOTS = 40, 600
-_COLUMN, _ROW, _EDGE = 92, 13, 26
+MOST_LINES, MOST_DOTS, MOST_WORDS = 40, 600, 160
+"""Lines in a terminal, nodes of a drawing, and nodes up to which each shows its words."""
+_COLUMN, _ROW, _EDGE = 138, 14, 26
+_SHORT = 18  # characters of a node's words, that its column has room for
 
 
 def summary(search: TreeSearch) -> str:
@@ -88,9 +90,8 @@ def page(search: TreeSearch, picked: Sequence[Node], thoughts: ThoughtSet, asked
             "number": i,
             "hue": hue(i - 1),
             "text": printable(thought.text),
-            "path": thought.origin["path"],
             "judged": ", ".join(f"{k} {v:.3g}" for k, v in node.scores.items()) or "not judged",
-            "finish": thought.finish,
+            "finish": FINISH[thought.finish],
         }
         for i, (node, thought) in enumerate(zip(picked, thoughts, strict=True), 1)
     ]
@@ -146,6 +147,12 @@ def _drawing(search: TreeSearch, picked: Sequence[Node]) -> dict[str, Any]:
     numbers = {id(node): i for i, node in enumerate(picked, 1)}
     places = _layout(search, picked)
     dots, lines = [], []
+
+    def words_of(node: Node) -> str:
+        """Beside its dot: of a large tree on the ways to the thoughts alone."""
+        told = len(places) <= MOST_WORDS or id(node) in hues
+        return _words(search, node, _SHORT) if told and node.parent is not None else ""
+
     for node, (x, y) in places.values():
         words = _words(search, node, 160) or search.prompt
         dots.append(
@@ -158,13 +165,14 @@ def _drawing(search: TreeSearch, picked: Sequence[Node]) -> dict[str, Any]:
                 "done": node.finish is not None,
                 "hue": hues.get(id(node)),
                 "number": numbers.get(id(node)),
+                "words": words_of(node),
                 "title": f"{node.visits} visits, mean {search.tree.mean(node):.2f}: {words}",
             }
         )
         if node.parent is not None:
             _, (x1, y1) = places[id(node.parent)]
             lines.append({"x1": x1, "y1": y1, "x2": x, "y2": y, "hue": hues.get(id(node))})
-    width = max(x for _, (x, _) in places.values()) + 2 * _EDGE  # room for a number beside the last dots
+    width = max(x for _, (x, _) in places.values()) + _COLUMN + _EDGE  # room for the words of the last dots
     height = max(y for _, (_, y) in places.values()) + _EDGE
     return {"dots": dots, "lines": lines, "width": width, "height": height}
 
