@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from thoughtmix.core.options import served_schema
 from thoughtmix.core.selection import left_out, select_good, selection_facts
 from thoughtmix.report.html import THEME, layout
+from thoughtmix.serve.limits import Limits, offered_schema
 from thoughtmix.thinkers.registry import get_thinker
 
 PAGE = Path(__file__).parents[1] / "src" / "thoughtmix" / "serve" / "page"
@@ -73,7 +73,7 @@ WORDS = [
 def _described(name: str, summary: str) -> dict[str, Any]:
     """A thinker as the server describes it: its options are the real ones."""
     thinker = get_thinker(name)
-    schema = served_schema(thinker.Options)
+    schema = offered_schema(thinker, Limits())
     return {
         "name": name,
         "summary": summary,
@@ -90,6 +90,7 @@ THINKERS = [
     _described("mixture", "Routes through branches."),
     _described("noise", "Disturbs an idea."),
     _described("hybrid", "Drafts, selects, refines."),
+    _described("plan", "Specifications first."),
 ]
 
 

@@ -638,7 +638,7 @@ def test_french_and_english(watch: Callable[..., Watched], land: Land) -> None:
     assert page.locator("#card-1 button").first.inner_text() == "Noise this one"
     english = set(map(str.strip, page.inner_text("body").splitlines()))
     same = {line for line in english & set(map(str.strip, french.splitlines())) if re.search(r"[A-Za-z]{3}", line)}
-    assert same <= {"thoughtmix", "pageland", *texts(page), "sampling", "mixture", "noise", "hybrid"}, (
+    assert same <= {"thoughtmix", "pageland", *texts(page), "sampling", "mixture", "noise", "hybrid", "plan"}, (
         "no line stays in the other language"
     )
     page.reload()

@@ -438,6 +438,11 @@ def test_french_has_its_spaces(watch: Callable[..., Watched]) -> None:
     shown = page.inner_text("#options")
     assert "Textes rédigés d’abord (8 si rien n’est dit)." in shown and re.search(r"Entre\s0\set\s1\.", shown)
     assert page.locator("#thinker option").all_inner_texts()[1] == "tirage (sampling)"
+    page.select_option("#thinker", "plan")
+    source = page.locator("#option-source option").all_inner_texts()
+    assert source == ["le modèle", "catalogue", "bruit"], "what a server takes of a text is a choice"
+    for name, bounds in {"factor": ("1", "16"), "demonstrations": ("0", "1")}.items():
+        assert (page.get_attribute(f"#option-{name}", "min"), page.get_attribute(f"#option-{name}", "max")) == bounds
 
 
 def test_the_words_of_the_page_are_no_more_than_it_says() -> None:

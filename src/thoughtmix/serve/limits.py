@@ -85,11 +85,17 @@ def check_work(work: Work, limits: Limits) -> None:
             raise Refused(400, message, code="too_much_work")
 
 
+_CHOICES = re.compile(r"\w+(\|\w+)+")
+"""A pattern of words to choose from."""
+
+
 def offered_schema(thinker: Thinker, limits: Limits) -> dict[str, Any]:
     """JSON schema of the options that a request may set, with the server's limits as `maximum`."""
     schema = served_schema(thinker.Options)
     for body in schema["properties"].values():
-        body.pop("served_pattern", None)  # the server's business
+        pattern = body.pop("served_pattern", "")  # the server's business,
+        if _CHOICES.fullmatch(pattern):
+            body["enum"] = pattern.split("|")  # unless it is a choice
         bound = body.pop("served_max", None)
         if bound is not None:
             body["maximum"] = min(getattr(limits, bound), body.get("maximum", float("inf")))

@@ -6,13 +6,13 @@ const LABELS = {
   en: {
     idea: "Text to rewrite", form: "Form of the list", distinct: "No repeats", sees: "What it sees", factor: "Times as many", group: "Which agree", rank: "Between equals", fill: "Fill up", draws: "How they are drawn", read: "Who reads the prompt",
     keep: "Drafts kept", draft: "Seed of the draft", by: "Selected by", report: "Measure each stage", level: "Forgotten share", beta: "Push", ridge: "Slowness", head: "Experts kept", policy: "Decided first", remask: "Taken back", block: "Block",
-    "noise.tokens": "Share of words", "hybrid.tokens": "Share of words", "search.tokens": "Token budget", apart: "Differences by", proposal: "Who draws", rollouts: "Judge to the end", standalone: "As a text of its own", mask: "Which words", order: "Order of directions",
+    holes: "Share of words", boost: "Boost", compete: "How they compete", budget: "Token budget", apart: "Differences by", proposal: "Who draws", rollouts: "Judge to the end", standalone: "As a text of its own", mask: "Which words", order: "Order of directions",
   },
   fr: {
     idea: "Texte à réécrire", strength: "Force", language: "Langue", families: "Familles", directions: "Directions", order: "Ordre des directions", form: "Forme de la liste", demonstrations: "Exemples montrés", chains: "Chaînes", rounds: "Tours",
     distinct: "Sans répétitions", sees: "Ce qu’elle voit", source: "Source", factor: "Combien de fois plus", examples: "Exemples", group: "Lesquelles s’accordent", lists: "Listes", rank: "Entre égales", fill: "Compléter", near: "Proches", draws: "Tirages", read: "Qui lit la consigne", steps: "Étapes", branches: "Branches",
     drafts: "Brouillons", keep: "Brouillons gardés", draft: "Graine du brouillon", stages: "Étages", by: "Choisi par", report: "Mesurer chaque étage", level: "Part oubliée", beta: "Poussée", layer: "Couche", width: "Largeur", ridge: "Lenteur", head: "Experts gardés", profiles: "Profils",
-    policy: "Décidé d’abord", remask: "Repris", block: "Bloc", select: "Sélection", score: "Jugement", "noise.tokens": "Part des mots", "hybrid.tokens": "Part des mots", "search.tokens": "Budget de jetons", seconds: "Secondes", step: "Pas", batch: "Lot", rollouts: "Juger jusqu’au bout",
+    policy: "Décidé d’abord", remask: "Repris", block: "Bloc", compete: "Concurrence", score: "Jugement", holes: "Part des mots", budget: "Budget de jetons", boost: "Poussée du profil", seconds: "Secondes", step: "Pas", batch: "Lot", rollouts: "Juger jusqu’au bout",
     exploration: "Exploration", evaluators: "Évaluateurs", proposal: "Qui tire", apart: "Écarts par", standalone: "Texte à part", mask: "Quels mots",
   },
 };
@@ -49,12 +49,12 @@ const BRANCHES = "Chaque suite passe par ses propres branches d’un mélange ou
 const DIRECTED = {
   families: "style, angle, constraint, creative, séparés par des virgules (toutes si rien n’est dit) ; leurs directions alternent.", directions: "Des noms séparés par des virgules (voir « thoughtmix noise --list ») ; poem+critic : les deux à la fois.",
   strength: "Comment les instructions sont formulées : précis, vague ou chaotique (précis si rien n’est dit).", language: "Langue des instructions (anglais si rien n’est dit).", order: "Les familles alternent, ou d’abord les n instructions les plus différentes (familles si rien n’est dit).",
-  tokens: "Part des mots de l’idée qui deviennent des trous à remplir ; seule, ou avec des directions.", mask: "Quels mots : au hasard, ou par passages (au hasard si rien n’est dit).",
+  holes: "Part des mots de l’idée qui deviennent des trous à remplir ; seule, ou avec des directions.", mask: "Quels mots : au hasard, ou par passages (au hasard si rien n’est dit).",
 };
 const HELP = {
   sampling: { draws: DRAWS }, mixture: { draws: DRAWS, read: "Qui lit la consigne : une fois pour toutes, ou chaque pensée par ses propres branches (partagée si rien n’est dit)." },
   experts: {
-    profiles: "noise, router, all, discovered, ou une étiquette fournie ; plusieurs avec des virgules (noise si rien n’est dit).", strength: "Multiplie les biais d’un profil (1 si rien n’est dit).", head: "Sous le bruit, tant d’experts d’un jeton restent comme l’aiguillage les veut (0 si rien n’est dit).",
+    profiles: "noise, router, all, discovered, ou une étiquette fournie ; plusieurs avec des virgules (noise si rien n’est dit).", boost: "Combien des biais d’un profil : 1, tels qu’ils ont été trouvés (1 si rien n’est dit).", head: "Sous le bruit, tant d’experts d’un jeton restent comme l’aiguillage les veut (0 si rien n’est dit).",
     read: "Qui lit la consigne : une fois, par l’aiguillage du modèle, ou chaque pensée par le sien (partagée si rien n’est dit).",
   },
   explore: {
@@ -76,12 +76,12 @@ const HELP = {
     by: "Ce qui choisit ; les deux : vraisemblance et différence (vraisemblance si rien n’est dit ; d’un modèle ailleurs, pertinence).", report: "Mesurer ce que chaque étage apporte (oui si rien n’est dit).", level: "Part des jetons d’un brouillon que le débruitage oublie (0,5 si rien n’est dit).",
   },
   search: {
-    tokens: "Budget : jetons tirés en tout (4 fois n pensées entières si rien n’est dit).", seconds: "Durée limite de la recherche elle-même, hors chargement et mesure ; l’ensemble dépend alors aussi de la machine.", step: "Jetons d’un nœud (8 si rien n’est dit).", width: "Enfants tirés à une feuille (4 si rien n’est dit).", batch: "Feuilles qui poussent en même temps (4 si rien n’est dit).",
+    budget: "Jetons tirés en tout (4 fois n pensées entières si rien n’est dit).", seconds: "Durée limite de la recherche elle-même, hors chargement et mesure ; l’ensemble dépend alors aussi de la machine.", step: "Jetons d’un nœud (8 si rien n’est dit).", width: "Enfants tirés à une feuille (4 si rien n’est dit).", batch: "Feuilles qui poussent en même temps (4 si rien n’est dit).",
     rollouts: "Juger un enfant par une suite jusqu’au bout (non si rien n’est dit).", exploration: "Constante de PUCT (0,5 si rien n’est dit).", evaluators: "Ce qui est bon, avec des poids ; aussi novelty, relevance, length, judge (likelihood=1,repetition=1,substance=1 si rien n’est dit).", proposal: "Ce qui tire : tirage, ou mélange (tirage si rien n’est dit).", apart: "Comment les écarts de l’ensemble se mesurent : par les mots ou le plongement (mots si rien n’est dit).",
   },
   diffusion: {
     steps: "Passes par pensée, ou une par jeton quand il y en a moins (128 si rien n’est dit).", policy: "Quelles places se décident d’abord (au hasard ; à créativité 0, par confiance).", remask: "Reprendre des jetons pour corriger des erreurs : plafond, mise à l’échelle, confiance ou boucle.", block: "Remplir tant de jetons à la fois, de gauche à droite ; 0 : tous (0 si rien n’est dit).",
-    branches: "Branches de chaque pensée, qui ne rivalisent qu’entre elles (1 si rien n’est dit).", select: "Comment elles rivalisent (les meilleures si rien n’est dit).", score: "Ce qui les juge en chemin (remplissage si rien n’est dit).",
+    branches: "Branches de chaque pensée, qui ne rivalisent qu’entre elles (1 si rien n’est dit).", compete: "Comment elles rivalisent (les meilleures si rien n’est dit).", score: "Ce qui les juge en chemin (remplissage si rien n’est dit).",
   },
 };
 
