@@ -113,8 +113,9 @@ def test_no_thinker_is_known_by_name() -> None:
     """What the page shows of thinkers it has from /api/info; only the words of both languages may speak of them."""
     names = "|".join(thinker_names())
     for file in PAGE.glob("*.js"):
+        text = re.sub(r'(dir:|"height",) "auto"', "", file.read_text())
         if file.name not in {"words.js", "words_thinkers.js"}:
-            assert not re.findall(rf"""["'`](?:{names})["'`]""", file.read_text()), file.name
+            assert not re.findall(rf"""["'`](?:{names})["'`]""", text), file.name
 
 
 # --- thinking ---------------------------------------------------------------------------------------------------
