@@ -684,7 +684,7 @@ INKS = [
     ".hint",
     ".readout",
     ".scale span",
-    "#map text",
+    "#map .dot text",
     ".snippet",
     ".segments span",
     ".dim .text",

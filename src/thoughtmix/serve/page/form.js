@@ -85,7 +85,7 @@ export function continuer(name) {
 
 function draw() {
   const chosen = $("thinker").value;
-  $("thinker").replaceChildren(h("option", { value: "" }, t("auto")), ...info.thinkers.map(({ name }) => h("option", { value: name }, thinkerName(name))));
+  $("thinker").replaceChildren(h("option", { value: "" }, t("ownThinker")), ...info.thinkers.map(({ name }) => h("option", { value: name }, thinkerName(name))));
   if (info.thinkers.some(({ name }) => name === chosen)) $("thinker").value = chosen;
   $("examples").replaceChildren(...["example1", "example2", "example3"].map((word) => h("li", {}, h("button", { type: "button", class: "chip" }, t(word)))));
   drawOptions();

@@ -249,7 +249,7 @@ export function point(thoughts) {
 /** The map as it stands, for an export: a copy without what only a live page needs. */
 export function picture() {
   const copy = $("map").cloneNode(true);
-  for (const [name, value] of [["id", null], ["class", null], ["role", "img"], ["width", size.width], ["height", size.height]]) {
+  for (const [name, value] of [["id", null], ["class", radius < 13 ? "crowd" : null], ["role", "img"], ["width", size.width], ["height", size.height]]) {
     if (value === null) copy.removeAttribute(name);
     else copy.setAttribute(name, value);
   }

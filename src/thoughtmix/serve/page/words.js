@@ -3,7 +3,7 @@
 const WORDS = {
   en: {
     skip: "Skip to the thoughts", views: "Views", tabThink: "Thoughts", tabCompare: "Compare", tabDiffuse: "Denoise",
-    prompt: "Prompt", promptHint: "Ask for something that has many good answers …", thinker: "Thinker", auto: "the model's own",
+    prompt: "Prompt", promptHint: "Ask for something that has many good answers …", thinker: "Thinker", ownThinker: "the model's own",
     autoNote: "What the loaded model is made for: {name}. {summary}", creativity: "Creativity", howMany: "How many", think: "Think",
     cancel: "Cancel", more: "More settings", temperature: "Temperature", ofThinker: "thinker's own", maxTokens: "Most tokens",
     seed: "Seed", ownOptions: "This thinker's own options", progress: "Progress",
@@ -69,7 +69,7 @@ const WORDS = {
   },
   fr: {
     skip: "Aller aux pensées", views: "Vues", tabThink: "Pensées", tabCompare: "Comparer", tabDiffuse: "Débruiter",
-    prompt: "Consigne", promptHint: "Demandez quelque chose qui a beaucoup de bonnes réponses…", thinker: "Penseur", auto: "celui du modèle",
+    prompt: "Consigne", promptHint: "Demandez quelque chose qui a beaucoup de bonnes réponses…", thinker: "Penseur", ownThinker: "celui du modèle",
     autoNote: "Ce pour quoi le modèle chargé est fait : {name}. {summary}", creativity: "Créativité", howMany: "Combien", think: "Penser",
     cancel: "Annuler", more: "Autres réglages", temperature: "Température", ofThinker: "du penseur", maxTokens: "Jetons au plus",
     seed: "Graine", ownOptions: "Options propres à ce penseur", progress: "Avancement",
