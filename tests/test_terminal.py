@@ -267,6 +267,11 @@ def test_long_work_says_so_in_a_pipe_and_on_a_terminal(monkeypatch: pytest.Monke
     shown = terminal.getvalue()
     assert "\r\x1b[2Ka line that stays\n" in shown and shown.endswith("\r\x1b[2K"), "the line vanishes in the end"
 
+    with report.work("Fetching"):
+        report.step("Converting")
+        wait_for("Converting · 0 s", terminal)
+    assert "Converting ..." not in terminal.getvalue(), "the line says it"
+
     monkeypatch.setattr(sys, "stderr", quiet := io.StringIO())
     with Reporter(quiet=True).work("Loading") as say:
         say("Writing")

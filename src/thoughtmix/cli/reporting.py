@@ -13,6 +13,8 @@ from importlib import import_module
 
 EVERY = 5.0
 """Seconds between two lines of progress in a pipe. What is quicker says nothing there."""
+RARER = 60.0
+"""After so many seconds lines come a third as often."""
 REDRAWN = 0.15
 """Seconds between two looks of the line on a terminal."""
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -37,8 +39,12 @@ class Reporter:
             self._print(line)
 
     def step(self, line: str) -> None:
-        """A long step of loading begins: what `on_progress` of a `Pipeline` is told."""
-        self.note(f"{line} ...")
+        """A long step begins: what `on_progress` of a `Pipeline` is told. It stays as a line, unless one on a terminal
+        can say it."""
+        if self._line is not None:
+            self._line.say(line)
+        if self._line is None or not self._line.terminal:
+            self.note(f"{line} ...")
 
     def start(self, *modules: str) -> None:
         """Import what takes its seconds, in view."""
@@ -90,7 +96,7 @@ class _Line:
     def __init__(self, words: str) -> None:
         self.words, self._stream = words, sys.stderr
         self._began = time.monotonic()
-        self._terminal = self._stream.isatty()
+        self.terminal = self._stream.isatty()
         self._ended, self._lock, self._shown = threading.Event(), threading.Lock(), False
         self._thread = threading.Thread(target=self._show_now_and_then, name="thoughtmix-progress", daemon=True)
         self._thread.start()
@@ -112,13 +118,14 @@ class _Line:
 
     def _show_now_and_then(self) -> None:
         looks = 0
-        while not self._ended.wait(REDRAWN if self._terminal else EVERY):
+        seconds = 0.0
+        while not self._ended.wait(REDRAWN if self.terminal else EVERY * (1 if seconds < RARER else 3)):
             looks += 1
             with self._lock:
                 if self._ended.is_set():
                     return
                 seconds = time.monotonic() - self._began
-                if not self._terminal:
+                if not self.terminal:
                     self._write(f"{self.words} ({seconds:.0f} s)\n")
                     continue
                 room = shutil.get_terminal_size().columns - 1
