@@ -12,6 +12,7 @@ import torch
 from test_models_packaged import _own_cache, mind  # noqa: F401  fixtures: a cache of its own, a tiny default model
 
 from thoughtmix import Pipeline
+from thoughtmix.engine.backends.known import path_of
 from thoughtmix.models import load_model, packaged, tried
 from thoughtmix.models.tried import FusedFacts, recall
 from thoughtmix.models.unloaded import UnloadedModel
@@ -47,7 +48,14 @@ def test_the_second_process_has_the_same_thoughts_and_lays_nothing_out() -> None
     )  # fmt: skip
     assert (lm.vocabulary, lm.context_length, lm.eos_ids) == (known.vocabulary, known.context_length, known.eos_ids)
     assert type(lm.model) is type(known.model) and lm.is_loaded
-    assert lm.model is lm.model and thoughts(second) == want, "the model itself, once somebody has asked for it"
+    assert lm.model is lm.model and lm.kv_numbers == known.kv_numbers
+    path: Any = path_of(lm)
+    assert thoughts(second) == want and path_of(lm).home is path.home, "loaded and as it was: nothing is packed again"
+    weight: Any = lm.model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight.mul_(1.5)
+    assert lm.is_changed and path_of(lm).home is not path.home
+    assert thoughts(second) != want, "once somebody has changed it, it is the changed model that decodes"
 
 
 def test_its_tokenizer_is_the_one_that_transformers_chooses() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -15,14 +15,8 @@ _SHARE = 0.5
 
 
 def kv_bytes_per_token(lm: LanguageModel) -> int:
-    """Bytes of a token's keys and values, by the config; a guess where it does not say."""
-    config: Any = lm.model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None) or 1
-    width = getattr(config, "hidden_size", None) or 1024
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_width = getattr(config, "head_dim", None) or width // heads
-    layers = getattr(config, "num_hidden_layers", None) or 1
-    return int(2 * layers * kv_heads * head_width * 4)
+    """Bytes of a token's keys and values, in float32."""
+    return 4 * lm.kv_numbers
 
 
 def kv_tokens_that_fit(lm: LanguageModel) -> int:

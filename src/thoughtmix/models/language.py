@@ -73,6 +73,17 @@ class LanguageModel:
         return len(embedding.weight)  # PEFT's wrappers have no num_embeddings
 
     @cached_property
+    def kv_numbers(self) -> int:
+        """Numbers that a token's keys and values are, by the config; a guess where it does not say."""
+        config: Any = self.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None) or 1
+        width = getattr(config, "hidden_size", None) or 1024
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        head_width = getattr(config, "head_dim", None) or width // heads
+        layers = getattr(config, "num_hidden_layers", None) or 1
+        return int(2 * layers * kv_heads * head_width)
+
+    @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the generation config's, the tokenizer's, and a chat turn's end."""
         config: Any = self.model.generation_config  # None where somebody took it away

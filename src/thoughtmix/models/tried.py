@@ -85,9 +85,13 @@ class Pristine:
         )
         return cls(folder, facts, _marks(model))
 
+    def fits(self, model: Any) -> bool:
+        """Whether it has the weights that it was loaded with."""
+        return _marks(model) == self.marks
+
     def remember(self, model: Any, kind: Literal["native", "fp16"]) -> None:
         """Note that the path with weights of this kind is right, unless the model was changed since."""
-        if _marks(model) == self.marks:
+        if self.fits(model):
             remember(self.folder, dataclasses.replace(self.facts, kind=kind))
 
 

@@ -41,6 +41,7 @@ class UnloadedModel(LanguageModel):
         known = {"context_length": facts.context_length, "eos_ids": frozenset(facts.eos_ids)}
         given = {"name": title, "is_default": True, "causal": True, "virtual": (), "languages": languages}
         vars(self).update(given, **known, encoder_decoder=False, vocabulary=facts.vocabulary)
+        vars(self)["kv_numbers"] = 2 * facts.layers * facts.kv_heads * facts.head_width
         vars(self).update(facts=facts, folder=folder, _load=load, _lock=threading.Lock(), _loaded=None)
         vars(self).update(_tokenizer=None)
 
@@ -53,8 +54,14 @@ class UnloadedModel(LanguageModel):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether somebody has asked for the model itself, and may have changed it."""
+        """Whether somebody has asked for the model itself."""
         return self._loaded is not None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it was loaded, and weights were replaced or written in place since, or put in."""
+        lm = self._loaded
+        return lm is not None and (lm.pristine is None or not lm.pristine.fits(lm.model))
 
     def _whole(self) -> LanguageModel:
         with self._lock:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine.backends.base import DecodingPath
-from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
+from thoughtmix.engine.backends.fused import FusedPath, FusedWeights, fits
 from thoughtmix.engine.backends.probe import PathName, Weights, choose
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.threads import EphemeralThreadExecutor
@@ -57,12 +57,13 @@ def path_of(
 
 def prepare(lm: LanguageModel, path: PathName, weights: Weights) -> Future[FusedWeights] | None:
     """The packed weights of a model that is not loaded, begun in threads that end with it; None where they would not
-    be used, or where somebody has asked for the model itself and may have changed it."""
-    if not isinstance(lm, UnloadedModel) or lm.is_loaded:
-        return None
-    if path not in {"auto", "fused"} or weights not in {"auto", lm.facts.kind}:
+    be used, or where somebody has asked for the model itself and has changed it."""
+    if not isinstance(lm, UnloadedModel) or path not in {"auto", "fused"} or weights not in {"auto", lm.facts.kind}:
         return None
     with _LOCK:
+        if lm.is_loaded and (lm.is_changed or not fits(lm.model)):
+            _PACKED.pop(lm, None)
+            return None
         if lm not in _PACKED:
             _PACKED[lm] = _begun(lm)
         return _PACKED[lm]
