@@ -7,7 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+<<<<<<< HEAD
 .PHONY: demo test lint docs browser bench study screenshots clean
+=======
+.PHONY: demo test lint browser bench study vllm screenshots clean
+>>>>>>> 1651048 (make vllm: which laws hold in vLLM, think -e against foreign servers; batch.py beside vLLM on the same file)
 
 demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
@@ -33,6 +37,11 @@ bench: $(VENV)/.dev
 
 study: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -s
+
+# Which laws hold in vLLM (its CPU build), and `think -e` against its server and llama.cpp's; prints what was measured.
+vllm: $(VENV)/.vllm $(VENV)/.llama
+	$(BIN)/thoughtmix pull
+	$(VENV)/vllm/bin/python -m pytest -s -p no:logging -p no:warnings $(VLLM) tests/test_vllm_laws.py tests/test_foreign_servers.py
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python docs/pictures/make.py $(SCREENSHOTS)
@@ -61,4 +70,18 @@ $(VENV)/.older: tests/clients/older.txt | $(VENV)/.run
 $(VENV)/.inspect: tests/clients/inspect.txt | $(VENV)/.run
 	@test -d $(VENV)/inspect || $(PYTHON) -m venv $(VENV)/inspect
 	$(VENV)/inspect/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/clients/inspect.txt
+	@touch $@
+
+# vLLM sees what .venv has, and has older packages of its own before them.
+$(VENV)/.vllm: tests/vllm/needs.txt tests/vllm/itself.txt | $(VENV)/.dev
+	@test -d $(VENV)/vllm || $(PYTHON) -m venv $(VENV)/vllm
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > "$$($(VENV)/vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_beside.pth"
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/vllm/needs.txt
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/vllm/itself.txt
+	@touch $@
+
+$(VENV)/.llama: tests/vllm/llama.txt | $(VENV)/.run
+	@test -d $(VENV)/llama || $(PYTHON) -m venv $(VENV)/llama
+	$(VENV)/llama/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/vllm/llama.txt
 	@touch $@

@@ -2,13 +2,15 @@
 
     python benchmarks/batch.py                                  # 200 prompts x 8 thoughts x 48 tokens, 64 rows
     python benchmarks/batch.py --prompts 40 --pairs 3           # a shorter run
+    python benchmarks/batch.py --vllm .venv/vllm/bin/python     # beside vLLM's CPU build (make .venv/.vllm), same run
     python benchmarks/batch.py --memory 5000                    # a tiny model: memory alone
 
 The engine's best is one `generate` after another, each of as many whole prompts as the rows hold, all their rows from
 the first step to the last token (no prompt waits, nothing is written, nobody listens). Both take turns (A B, B A, ...)
 in one process, each in a thread that ends, so that no idle thread keeps a team of workers; the ratio is the median over
 pairs, with the smallest and largest beside it. Ended rows count for what they drew. `measured` is the batch with
-embeddings and metrics, which the engine does not compute.
+embeddings and metrics, which the engine does not compute. vLLM (`peers/vllm_batch.py`) gets the same prompts and
+end tokens in one call, in a process of its own that waits while we run; number type and rows are its own choice.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -45,6 +49,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--measured", action="store_true", help="also with embeddings and metrics, once")
+    parser.add_argument("--vllm", type=Path, help="the Python of an environment with vLLM, to be run beside")
+    parser.add_argument(
+        "--vllm-more", default="{}", help='of its worker: {"dtype": "float32", "rows": 64, "eager": true}'
+    )
     parser.add_argument("--memory", type=int, default=0, help="prompts of a tiny model, for memory alone")
     asked = parser.parse_args()
     if asked.memory:
@@ -54,23 +62,27 @@ def main() -> None:
     pipeline = Pipeline(asked.model)
     in_thread(lambda: (pipeline.engine, pipeline.embedder if asked.measured else None))
     engine = pipeline.local_engine
-    runs: dict[str, Callable[[], int]] = {
+    runs: dict[str, Callable[[], Any]] = {
         "engine": lambda: alone(engine, prompts, asked.n, asked.new_tokens, asked.rows),
         "batch": lambda: batch(pipeline, prompts, asked.n, asked.new_tokens, asked.rows, False),
     }
+    if asked.vllm is not None:
+        runs["vllm"] = beside(asked.vllm, engine, prompts, asked.n, asked.new_tokens, json.loads(asked.vllm_more))
     # warm: weights packed, paths tried
     in_thread(lambda: alone(engine, prompts[:2], asked.n, 4, asked.rows))
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for pair in range(asked.pairs):
         for name in (list(runs), list(runs)[::-1])[pair % 2]:
-            tokens, seconds = timed(runs[name])
+            tokens, seconds = timed(runs[name]) if name != "vllm" else runs[name]()
             speeds[name].append(tokens / seconds)
             print(f"{name:8} {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s", flush=True)
-    ratios = [b / a for a, b in zip(speeds["engine"], speeds["batch"], strict=True)]
-    print(
-        f"{len(prompts)} prompts x {asked.n} x {asked.new_tokens}, {asked.rows} rows: batch / engine "
-        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    )
+    for other in ("engine", "vllm"):
+        ratios = [b / a for a, b in zip(speeds.get(other, []), speeds["batch"], strict=False)]
+        if ratios:
+            print(
+                f"{len(prompts)} prompts x {asked.n} x {asked.new_tokens}, {asked.rows} rows: batch / {other} "
+                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            )
     if asked.measured:
         tokens, seconds = timed(lambda: batch(pipeline, prompts, asked.n, asked.new_tokens, asked.rows, True))
         print(f"measured {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s")
@@ -81,6 +93,46 @@ def some_prompts(file: Path | None, count: int) -> list[str]:
         return [ASKS[i % 5].format(f"{NOUNS[i // 5 % 10]} of number {i}") for i in range(count)]
     given = [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()]
     return [given[i % len(given)] for i in range(count)]
+
+
+def beside(
+    python: Path, engine: LocalEngine, prompts: list[str], n: int, new_tokens: int, more: dict[str, Any]
+) -> Callable[[], tuple[int, float]]:
+    """A run of all prompts by vLLM: tokens and seconds."""
+    from thoughtmix.models.packaged import GENERATOR, ensure
+
+    if not engine.model.is_default and not Path(engine.model.name).is_dir():
+        raise SystemExit("Beside vLLM the model is the default one, or a folder in the current one.")
+    asked = {
+        "model": str(ensure(GENERATOR, "float32")) if engine.model.is_default else engine.model.name,
+        "prompts": [engine.encode(Prompt(prompt)) for prompt in prompts],
+        "n": n,
+        "new_tokens": new_tokens,
+        "ends": sorted(engine.model.eos_ids),
+        **more,
+    }
+    worker = Path(__file__).parent / "peers" / "vllm_batch.py"
+    process = subprocess.Popen(
+        [str(python), str(worker)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+    def answer(line: str) -> dict[str, Any]:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+        said: dict[str, Any] = json.loads(process.stdout.readline() or '{"unavailable": "it ended"}')
+        if "unavailable" in said:
+            raise SystemExit(f"No vLLM of {python}: {said['unavailable']}. Type: make .venv/.vllm")
+        return said
+
+    print(f"vllm     {answer(json.dumps(asked))}", flush=True)
+
+    def run() -> tuple[int, float]:
+        said = answer("go")
+        return said["tokens"], said["seconds"]
+
+    return run
 
 
 def in_thread(work: Callable[[], object]) -> None:
@@ -109,7 +161,9 @@ def alone(engine: LocalEngine, prompts: list[str], n: int, new_tokens: int, rows
 
 
 def batch(pipeline: Pipeline, prompts: list[str], n: int, new_tokens: int, rows: int, measure: bool) -> int:
-    sets = pipeline.stream(prompts, n, "sampling", max_new_tokens=new_tokens, rows=rows, measure=measure, ordered=False)
+    """Without landing, which would cut back what was drawn."""
+    how: dict[str, Any] = {"max_new_tokens": new_tokens, "landing": 0, "measure": measure}
+    sets = pipeline.stream(prompts, n, "sampling", rows=rows, ordered=False, **how)
     return sum(len(thought.token_ids) for one in sets for thought in one)
 
 

@@ -172,7 +172,7 @@ def _engines() -> dict[str, str]:
     return {
         "local": "always there",
         "endpoint": "always there; -e http://host:port",
-        "vllm": f"{version}; --engine vllm" if version else f"not installed. {INSTALL.partition(',')[0]}",
+        "vllm": f"{version}; --engine vllm" if version else f"not installed. {INSTALL.partition(' (')[0]}",
     }
 
 

