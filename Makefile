@@ -73,15 +73,15 @@ $(VENV)/.inspect: tests/clients/inspect.txt | $(VENV)/.run
 	@touch $@
 
 # vLLM sees what .venv has, and has older packages of its own before them.
-$(VENV)/.vllm: tests/vllm/needs.txt tests/vllm/itself.txt | $(VENV)/.dev
+$(VENV)/.vllm: tests/with_vllm/needs.txt tests/with_vllm/itself.txt | $(VENV)/.dev
 	@test -d $(VENV)/vllm || $(PYTHON) -m venv $(VENV)/vllm
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$($(VENV)/vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_beside.pth"
-	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/vllm/needs.txt
-	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/vllm/itself.txt
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/with_vllm/needs.txt
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/with_vllm/itself.txt
 	@touch $@
 
-$(VENV)/.llama: tests/vllm/llama.txt | $(VENV)/.run
+$(VENV)/.llama: tests/with_vllm/llama.txt | $(VENV)/.run
 	@test -d $(VENV)/llama || $(PYTHON) -m venv $(VENV)/llama
-	$(VENV)/llama/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/vllm/llama.txt
+	$(VENV)/llama/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/with_vllm/llama.txt
 	@touch $@

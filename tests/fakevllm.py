@@ -164,7 +164,7 @@ def put(monkeypatch: pytest.MonkeyPatch, on_cpu: bool = True) -> Loaded:
 
     def module(name: str, **what: Any) -> ModuleType:
         made = ModuleType(name)
-        made.__spec__ = ModuleSpec(name, None)
+        made.__spec__ = ModuleSpec(name, None, origin=__file__)
         made.__dict__.update(what)
         monkeypatch.setitem(sys.modules, name, made)
         return made

@@ -61,7 +61,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def require_installed() -> None:
     """Raises `InputError` where it is not."""
-    if importlib.util.find_spec("vllm") is None:
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:  # a folder of that name is none
         raise InputError("vLLM is not installed.", INSTALL)
 
 

@@ -11,7 +11,7 @@ from thoughtmix.asking.conversation import is_text
 from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Engine, LocalModelEngine
+from thoughtmix.engine.engine import Engine, TokenEngine
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 from thoughtmix.thinkers.registry import auto_thinker, get_thinker
 
@@ -67,7 +67,7 @@ def choose_thinker(engine: Engine, prompt: Prompt, request: Request) -> tuple[Th
     kind = kind_of_answer(prompt.text)
     if kind in {"one", "long"}:
         return made, _WHY[kind]
-    return get_thinker(_HERE if isinstance(engine, LocalModelEngine) else _ELSEWHERE), _WHY[kind]
+    return get_thinker(_HERE if isinstance(engine, TokenEngine) else _ELSEWHERE), _WHY[kind]
 
 
 def _only_sampling(engine: Engine, prompt: Prompt, request: Request) -> str:
