@@ -7,11 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-<<<<<<< HEAD
-.PHONY: demo test lint docs browser bench study screenshots clean
-=======
-.PHONY: demo test lint browser bench study vllm screenshots clean
->>>>>>> 1651048 (make vllm: which laws hold in vLLM, think -e against foreign servers; batch.py beside vLLM on the same file)
+.PHONY: demo test lint docs browser bench study vllm screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
