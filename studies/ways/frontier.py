@@ -9,7 +9,7 @@ settings, in studies/ways/settings.json. A setting is chosen on development prom
 kept, a prompt a line, and the same command goes on.
 
 Known answers: the tasks of `thoughtmix bench`, 24 tokens a thought; valid answers, and distinct valid ones, of 8. Open:
-the prompts of the file, 64 tokens a thought, the last third for landing; different answers of 8 by their words (which
+the prompts of the file, 96 tokens a thought, the last third for landing; different answers of 8 by their words (which
 choose nothing), by the embedder, whole ones, and nearness to the prompt.
 """
 
@@ -40,7 +40,7 @@ from thoughtmix.core.request import Prompt
 from thoughtmix.thinkers.registry import get_thinker
 
 N = 8
-TOKENS = {"known": 24, "open": 64}
+TOKENS = {"known": 24, "open": 96}
 LANDING = {"known": 0.0, "open": 0.33}
 DIVERSITY = {"known": "coverage", "open": "distinct_words"}
 QUALITY = {"known": ("valid",), "open": ("complete", "relevance")}
@@ -99,20 +99,27 @@ class Study:
         self.pipeline = BenchPipeline()
 
     def settings(self, way: str, kind: str) -> list[dict[str, Any]]:
-        given = self.ways[way]
-        return list(given[kind] if kind in given else given["settings"])
+        return list(self.ways[way][kind])
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The ways that are tried on such prompts."""
+        return [way for way, given in self.ways.items() if kind in given]
+
+    def is_chosen(self, kind: str) -> bool:
+        """Whether there is anything to choose."""
+        return any(len(self.settings(way, kind)) > 1 for way in self.of_kind(kind))
 
     def run(self) -> None:
         """What lacks: the development prompts, then seed by seed the chosen settings on the others."""
         kinds = [kind for kind in self.items if self.items[kind]["held out"]]
         for kind in kinds:
-            for way in self.ways:
-                for setting in range(len(self.settings(way, kind))):
+            for way in self.of_kind(kind):
+                for setting in range(len(self.settings(way, kind)) * self.is_chosen(kind)):
                     self._do(Job(kind, way, setting, 0, "development"))
         for seed in range(self.seeds):
             for kind in kinds:
                 chosen = self.choose(kind)
-                for way in self.ways:
+                for way in self.of_kind(kind):
                     self._do(Job(kind, way, chosen[way], seed, "held out"))
 
     def _do(self, job: Job) -> None:
@@ -161,6 +168,8 @@ class Study:
     def choose(self, kind: str) -> dict[str, int]:
         """Of each way the setting with the most different answers on development prompts, among those of at least
         sampling's best quality; where none is, that of the best quality. Sampling itself: the most different."""
+        if not self.is_chosen(kind):
+            return dict.fromkeys(self.of_kind(kind), 0)
         table = {
             way: [
                 {
@@ -169,7 +178,7 @@ class Study:
                 }
                 for i in range(len(self.settings(way, kind)))
             ]
-            for way in self.ways
+            for way in self.of_kind(kind)
         }
         best = {name: max(row[name] for row in table[BASELINE]) - SLACK[kind] for name in QUALITY[kind]}
         chosen = {}
@@ -184,7 +193,7 @@ class Study:
         count = 0
         while count < self.seeds and all(
             Job(kind, way, chosen[way], count, "held out").key(item) in self.done
-            for way in self.ways
+            for way in self.of_kind(kind)
             for item in self.items[kind]["held out"]
         ):
             count += 1
@@ -210,10 +219,10 @@ class Study:
         rng = np.random.default_rng(31)
         at = {
             way: {name: self.values(kind, way, chosen[way], "held out", name, seeds) for name in COLUMNS[kind]}
-            for way in self.ways
+            for way in self.of_kind(kind)
         }
         base = at[BASELINE]
-        main, others = DIVERSITY[kind], [way for way in self.ways if way != BASELINE]
+        main, others = DIVERSITY[kind], [way for way in self.of_kind(kind) if way != BASELINE]
         ratios = {way: st.ratio_of_means(at[way][main], base[main], rng) for way in others}
         differences = {(way, q): st.mean_difference(at[way][q], base[q], rng) for way in others for q in QUALITY[kind]}
         p = st.holm([ratios[way].p for way in others] + [differences[key].p for key in differences])
@@ -222,7 +231,7 @@ class Study:
         cells = ["way", "setting", *COLUMNS[kind].values(), f"{COLUMNS[kind][main]}, ratio (95%)"]
         cells += [f"{COLUMNS[kind][q]}, difference (95%)" for q in QUALITY[kind]]
         out += ["| " + " | ".join(cells) + " |", "|---" * len(cells) + "|"]
-        for way in self.ways:
+        for way in self.of_kind(kind):
             setting = self.settings(way, kind)[chosen[way]]
             row = [way, ", ".join(f"{k} {v}" for k, v in setting.items())]
             row += [

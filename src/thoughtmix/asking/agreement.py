@@ -8,7 +8,7 @@ from typing import Literal
 
 from thoughtmix.asking.answers import plain_answer
 from thoughtmix.core.request import TextEmbedder
-from thoughtmix.core.selection import select_good
+from thoughtmix.core.selection import repeats, select_good
 from thoughtmix.core.types import Thought
 
 Group = Literal["auto", "words", "embedding"]
@@ -19,7 +19,8 @@ _SHORT = 5  # words up to which answers are compared by their words
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Answers in groups that agree, the most agreed upon first; in a group, the likeliest first."""
+    """Answers in groups that agree, the most agreed upon first; in a group, the likeliest first, and last those that were
+    cut or repeat themselves."""
 
     groups: list[list[Thought]]
     grouped_by: Literal["words", "embedding"]
@@ -62,7 +63,7 @@ def group_answers(
     lengths = [len(_line(t.text).split()) for t in answers]
     if by == "auto":
         by = "words" if not lengths or float(np.median(lengths)) <= _SHORT else "embedding"
-    likeliest = sorted(answers, key=lambda t: (t.finish == "length", -_likelihood(t, by == "words")))
+    likeliest = sorted(answers, key=lambda t: (t.finish == "length" or repeats(t.text), -_likelihood(t, by == "words")))
     if by == "words":
         found: dict[str, list[Thought]] = {}
         for thought in likeliest:
