@@ -112,6 +112,18 @@ def test_answers_that_repeat_the_question_come_last_and_near_ones_first() -> Non
     assert found.groups[0][0].text == "black bird" and found.groups[-1][0].text == "a bird"
 
 
+def test_a_pool_asks_for_something_short_and_takes_a_phrase_out_of_its_quotes() -> None:
+    said = ['"The Owl"', "“Night”", "A very long title that does not end…", "the owl", *["Wren"] * 2]
+    engine = Scripted(lambda call, i, text: said[i])
+    made = Pipeline(engine=engine)("Write a title for a novel.", 2, "pool", measure=False, rank="likelihood")
+    assert [(t.text, t.origin["agreement"]) for t in made] == [("The Owl", 2), ("Wren", 2)]
+    assert engine.said(0) == "user: Write a title for a novel.\n\nAnswer in a few words."
+    assert {(s.max_new_tokens, s.stop) for s in engine.calls[0]} == {(20, ("\n",))}
+    idea = Scripted(lambda call, i, text: "Bake it.")
+    Pipeline(engine=idea)("Give me an idea.", 2, "pool", measure=False, group="words")
+    assert idea.said(0).endswith("Answer in one short sentence.") and idea.calls[0][0].landing == 24
+
+
 STOCK = [
     "I'm sorry for any confusion, but",
     "As an AI language model",

@@ -19,8 +19,8 @@ _SHORT = 5  # words up to which answers are compared by their words
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Answers in groups that agree, the most agreed upon first; in a group, the likeliest first, and last those that were
-    cut or repeat themselves."""
+    """Answers in groups that agree, the most agreed upon first; in a group, the likeliest first, and last those that
+    were cut or repeat themselves."""
 
     groups: list[list[Thought]]
     grouped_by: Literal["words", "embedding"]

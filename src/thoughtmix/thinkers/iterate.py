@@ -25,7 +25,7 @@ from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, one_temperature, sum_facts
 
-DEFAULT_TEMPERATURE = 0.8
+DEFAULT_TEMPERATURE = 0.7
 _SHOWN = 3  # answers of a demonstration
 
 

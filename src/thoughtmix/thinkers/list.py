@@ -18,7 +18,7 @@ from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, add_facts, one_temperature, sum_facts
 
-DEFAULT_TEMPERATURE = 0.8
+DEFAULT_TEMPERATURE = 1.0
 _LISTS = 4
 
 

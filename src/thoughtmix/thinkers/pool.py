@@ -13,6 +13,7 @@ from thoughtmix.asking.question import Kind, kind_of_answer
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
+from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, require
 from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sampling_params, thought_sequences
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
@@ -20,7 +21,7 @@ from thoughtmix.thinkers.registry import get_thinker
 
 DEFAULT_TEMPERATURE = 0.9
 _FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4}
-_SENTENCE = 48  # tokens of an answer that a hint keeps short, at most
+_SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
 _EXAMPLES = 4096  # tokens of all contexts' examples, at most
 
 
@@ -136,9 +137,12 @@ class PoolThinker(Thinker):
         if options.examples == "none":
             require(engine, source.needs, f"source={source.name}")
             asked = prompt if own.source in {"list", "iterate"} else short_prompt(engine, prompt)
+            kind = kind_of_answer(prompt.text)
             if asked is not prompt:
-                many = _short(many, kind_of_answer(prompt.text))
+                many = _short(many, kind)
             drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
+            if asked is not prompt and kind == "phrase":
+                drawn = [_unquoted(t) for t in drawn]
         else:
             drawn, facts = _after_examples(engine, prompt, many, own)
         whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
@@ -162,11 +166,17 @@ class PoolThinker(Thinker):
 
 
 def _short(many: Request, kind: Kind) -> Request:
-    """With room for a sentence, which ends in the second half of it; a phrase ends with its line."""
+    """With room for a sentence, which ends in the second half of it; or for a phrase, which ends with its line."""
+    if kind == "phrase":
+        length = min(many.max_new_tokens, _PHRASE)
+        return dataclasses.replace(many, max_new_tokens=length, landing=0.0, stop=(*many.stop, "\n"))
     length = min(many.max_new_tokens, _SENTENCE)
-    landing = max(many.landing, 0.5) if many.landing else 0.0
-    stop = (*many.stop, "\n") if kind == "phrase" else many.stop
-    return dataclasses.replace(many, max_new_tokens=length, landing=landing, stop=stop)
+    return dataclasses.replace(many, max_new_tokens=length, landing=max(many.landing, 0.5) if many.landing else 0.0)
+
+
+def _unquoted(thought: Thought) -> Thought:
+    """A phrase without the quotation marks around it."""
+    return dataclasses.replace(thought, text=thought.text.strip(' "“”'))
 
 
 def _chosen(prompt: Prompt, options: PoolThinker.Options) -> _Chosen:
