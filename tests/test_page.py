@@ -894,6 +894,11 @@ def test_the_page_and_the_real_server_understand_each_other(watch: Callable[...,
         direct = running.service.pipeline(BRICK, n=4, thinker="sampling", creativity=1.0, max_new_tokens=24)
         assert [t.text for t in again] == [t.text for t in direct], "whole and unchanged, by the seeds alone"
         assert np.allclose([t.logprob for t in again], [t.logprob for t in direct], atol=1e-3)
+        page.locator("#card-2").get_by_role("button", name="Continue").click()
+        page.wait_for_selector("#cancel", state="hidden")
+        longer = running.service.pipeline(BRICK, 1, "sampling", seed=1, creativity=1.0, max_new_tokens=48, landing=0)
+        assert texts(page)[1].split() == longer[0].text.split(), "continued, it is what a longer budget had made"
+        made[1] = texts(page)[1]
         page.fill("#max_tokens", "1000")
         page.click("#think")
         page.wait_for_selector("#notice:not([hidden])")

@@ -106,6 +106,16 @@ def thoughts(page: Any) -> None:
     page.click("#theme")
 
 
+def many(page: Any) -> None:
+    """64 thoughts: the groups of the map, and who differs from whom."""
+    page.click("#tab-think")
+    page.select_option("#thinker", "sampling")
+    think(page, 64, 32)
+    page.evaluate("window.scrollTo(0, 0)")
+    page.mouse.move(4, 4)
+    shoot(page, "many")
+
+
 def tree(page: Any) -> None:
     if not page.locator("#thinker option[value=noise]").count():
         print("tree.png: left as it is, this server has no noise thinker")
@@ -161,7 +171,7 @@ def film(page: Any) -> None:
     shoot(page.locator("#film"), "diffusion")
 
 
-STEPS = {"thoughts": thoughts, "tree": tree, "compare": compare, "film": film}
+STEPS = {"thoughts": thoughts, "tree": tree, "compare": compare, "film": film, "many": many}
 
 
 def main() -> None:
