@@ -193,6 +193,7 @@ def test_sets_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: Pat
         )
 
         def see(progress: Any) -> None:
+            assert all(name.startswith("val_") for name in progress.last_evaluation)
             if stop and progress.step == stop:
                 raise KeyboardInterrupt
 

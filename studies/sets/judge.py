@@ -1,9 +1,10 @@
 """Grafts beside plain sampling on questions with known answers of three origins: the bench's held-out tasks (a),
 categories of WordNet that no graft practised (b), and questions of another wording and subject (c, questions.toml).
 
-    python studies/sets/judge.py DRAWN.jsonl --wordnet DIR --graft old=DIR --graft new=DIR [--seeds 2] [--only a,b]
+    python studies/sets/judge.py DRAWN.jsonl --wordnet DIR --graft old=DIR --graft new=DIR
+        [--seeds 2] [--only a,b] [--temperatures 0.5,0.8,1.1,1.5] [--categories 60]
 
-Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature (0.5, 0.8, 1.1, 1.5), at most 24 tokens each,
+Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature, at most 24 tokens each,
 and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and beside the
 graft named old the ratio of hypervolumes of the mean frontiers, and of distinct valid answers at the validity that the
 other has where it is most diverse. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
@@ -36,16 +37,15 @@ from thoughtmix.models import load_model
 from thoughtmix.practice.wordnet import SYSTEM, WordNet
 from thoughtmix.practice.world import DEVELOPMENT, build_world
 
-TEMPERATURES = (0.5, 0.8, 1.1, 1.5)
 N, LONGEST, AT_ONCE = 8, 24, 16
 Question = tuple[str, str, AnswerParser]  # origin/name, prompt, parser
 
 
-def questions(wordnet: Path) -> list[Question]:
+def questions(wordnet: Path, categories: int) -> list[Question]:
     _, held_out = split_items([*coverage_tasks(), *puzzle_tasks()], DEVELOPMENT)
     out: list[Question] = [(f"a/{item.id}", item.prompt, answer_parser(item)) for item in held_out]
     world = build_world(WordNet.read(wordnet))
-    out += [(f"b/{c.name}", c.ways[0], c.parse) for c in world.reported]
+    out += [(f"b/{c.name}", c.ways[0], c.parse) for c in world.reported[:categories]]
     text = tomllib.loads((Path(__file__).parent / "questions.toml").read_text(encoding="utf-8"))
     for name, task in text.items():
         answers = _answer_lines(task["answers"])
@@ -75,19 +75,21 @@ def draw(
             yield question, [o.text.strip() for o in own], sum(len(o.token_ids) for o in own)
 
 
-def fill(path: Path, systems: dict[str, str | None], asked: list[Question], seeds: int) -> None:
+def fill(
+    path: Path, systems: dict[str, str | None], asked: list[Question], seeds: int, temperatures: list[float]
+) -> None:
     """Draw what the file lacks."""
     there = {(r["system"], r["id"], r["temperature"], r["seed"]) for r in read(path)}
     for name, folder in systems.items():
         engine = None
         for seed in range(seeds):
-            for temperature in TEMPERATURES:
+            for temperature in temperatures:
                 left = [q for q in asked if (name, q[0], temperature, seed) not in there]
                 if not left:
                     continue
                 engine = engine or LocalEngine(load_model(folder or "default"))
                 apart = folder is not None or name.endswith("apart")
-                with path.open("a", encoding="utf-8") as stream:
+                with path.open("a", buffering=1, encoding="utf-8") as stream:
                     for (id, _, parse), texts, tokens in draw(
                         engine, folder is not None, apart, left, temperature, seed
                     ):
@@ -102,13 +104,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def curve(rows: list[dict[str, Any]], system: str, ids: list[str], seeds: int) -> st.Curve:
+def curve(rows: list[dict[str, Any]], system: str, ids: list[str], seeds: int, temperatures: list[float]) -> st.Curve:
     found = {(r["id"], r["temperature"], r["seed"]): r for r in rows if r["system"] == system}
     each = [
-        [[found[i, t, s][name] for t in TEMPERATURES for s in range(seeds)] for i in ids]
+        [[found[i, t, s][name] for t in temperatures for s in range(seeds)] for i in ids]
         for name in ("valid", "coverage")
     ]
-    q, d = (np.array(x).reshape(len(ids), len(TEMPERATURES), seeds).mean(-1) for x in each)
+    q, d = (np.array(x).reshape(len(ids), len(temperatures), seeds).mean(-1) for x in each)
     return st.Curve(q, d)
 
 
@@ -130,14 +132,14 @@ def ratio_at(a: st.Curve, b: st.Curve, rng: np.random.Generator) -> tuple[float,
     return level, st.bootstrap(statistic, len(a.quality), rng, null=1.0)
 
 
-def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], seeds: int) -> None:
+def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], seeds: int, at: list[float]) -> None:
     compared: list[tuple[str, st.Interval]] = []
     for origin in ("a", "b", "c", "bc"):
         ids = [q[0] for q in asked if q[0][0] in origin]
         if not ids:
             continue
-        curves = {name: curve(rows, name, ids, seeds) for name in names}
-        print(f"\n{origin}: {len(ids)} questions; valid, distinct valid of eight at T {TEMPERATURES}")
+        curves = {name: curve(rows, name, ids, seeds, at) for name in names}
+        print(f"\n{origin}: {len(ids)} questions; valid, distinct valid of eight at T {at}")
         for name, c in curves.items():
             cells = "  ".join(f"{q:.3f} {d:.3f}" for q, d in zip(c.quality.mean(0), c.diversity.mean(0), strict=True))
             tokens = np.mean([r["tokens"] for r in rows if r["system"] == name and r["id"][0] in origin])
@@ -164,14 +166,17 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, default=SYSTEM)
     parser.add_argument("--graft", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--temperatures", default="0.5,0.8,1.1,1.5")
+    parser.add_argument("--categories", type=int, default=60)
     parser.add_argument("--only", default="a,b,c")
     parser.add_argument("--apart", action="store_true", help="also sampling with draws=arithmetic")
     given = parser.parse_args()
     systems: dict[str, str | None] = {"sampling": None, **({"sampling apart": None} if given.apart else {})}
     systems |= dict(entry.split("=", 1) for entry in given.graft)
-    asked = [q for q in questions(given.wordnet) if q[0][0] in given.only]
-    fill(given.drawn, systems, asked, given.seeds)
-    table(read(given.drawn), list(systems), asked, given.seeds)
+    asked = [q for q in questions(given.wordnet, given.categories) if q[0][0] in given.only]
+    at = [float(t) for t in given.temperatures.split(",")]
+    fill(given.drawn, systems, asked, given.seeds, at)
+    table(read(given.drawn), list(systems), asked, given.seeds, at)
 
 
 if __name__ == "__main__":

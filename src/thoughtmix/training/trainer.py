@@ -192,7 +192,8 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         """What training changes: all but frozen parameters."""
-        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        named = self.model.named_parameters(remove_duplicate=False)  # a tied head is a second name of the embedding
+        frozen = {name for name, p in named if not p.requires_grad}
         return {name: x for name, x in self.model.state_dict().items() if name not in frozen}
 
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
@@ -268,7 +269,7 @@ class Trainer:
         loss = self.log[-1].get("lm_loss", self.log[-1]["loss"])
         speed, left = tokens * count / max(elapsed, 1e-9), (steps - step) * elapsed / max(count, 1)
         evaluated = next((entry for entry in reversed(self.log) if "val_loss" in entry), {})
-        last_evaluation = {name: value for name, value in evaluated.items() if name.startswith("val")}
+        last_evaluation = {name: value for name, value in evaluated.items() if name.startswith("val_")}
         self.on_step(TrainingProgress(step, steps, loss, speed, left, last_evaluation))
 
     def _save(self, **position: Any) -> int | None:
