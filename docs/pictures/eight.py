@@ -1,7 +1,7 @@
 """The picture at the top of the README: the same model, prompt and seeds, thought by plain sampling and by another way.
 
     python docs/pictures/eight.py                                  # eight.svg, as it stands in the README
-    python docs/pictures/eight.py --thinker list --prompt "Name a bird."
+    python docs/pictures/eight.py --thinker list --prompt "Name one colour."
 
 Runs the model; what stands on the picture is what it wrote, all of it, in the order of the seeds.
 """
@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WIDTH, COLUMN, TOP, LINE, WRAP = 960, 456, 96, 22, 50
+WIDTH, COLUMN, TOP, LINE, WRAP = 760, 366, 100, 24, 37
 COLOURS = ("#0f6b66", "#b4501e", "#3557a8", "#8a3b8f", "#5d7a12", "#a3262f", "#7a5c00", "#33566b")
 
 
@@ -44,8 +44,8 @@ def drawing(prompt: str, sides: list[tuple[str, list[str]]]) -> str:
     columns = [column(28 + i * COLUMN, title, texts) for i, (title, texts) in enumerate(sides)]
     height = max(tall for _, tall in columns)
     style = (
-        "text{font:15px system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif;fill:#1d2b2b}"
-        ".t{font-weight:600;font-size:15px}.p{font-size:19px;font-weight:600}"
+        "text{font:17px system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif;fill:#1d2b2b}"
+        ".t{font-weight:600;font-size:17px}.p{font-size:22px;font-weight:600}"
     )
     size = f'width="{WIDTH}" height="{height}"'
     said = "; ".join(f"{title}: {' / '.join(texts)}" for title, texts in sides)
@@ -64,13 +64,14 @@ def drawing(prompt: str, sides: list[tuple[str, list[str]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt", default="What is a good gift for a friend? Answer in five words.")
-    parser.add_argument("--thinker", default="pool")
+    parser.add_argument("--prompt", default="Name one musical instrument.")
+    parser.add_argument("--thinker", default="auto")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--out", type=Path, default=HERE / "eight.svg")
     args = parser.parse_args()
     sides = []
-    for title, thinker in (("Eight samples", "sampling"), (f"Eight thoughts (--thinker {args.thinker})", args.thinker)):
+    chosen = "" if args.thinker == "auto" else f" (--thinker {args.thinker})"
+    for title, thinker in (("Plain sampling", "sampling"), (f"thoughtmix{chosen}", args.thinker)):
         texts, seconds = answers(args.prompt, thinker, args.tokens)
         print(f"{thinker}: {seconds:.1f} s", *texts, sep="\n  ")
         sides.append((title, texts))
