@@ -82,9 +82,9 @@ def _wrong(program: str, words: list[str], parsed: Any) -> str:
         targets = re.findall(r"^([\w.$()/]+):", read(ROOT / "Makefile"), re.M)
         named = [word.replace(".venv", "$(VENV)") for word in words if "=" not in word]
         return "".join(f"no target {name}" for name in named if name not in targets)
-    if program in {"python", "python3", ".venv/bin/python", ".venv/bin/pytest", "pytest"}:
+    if Path(program).name in {"python", "python3", "pytest"}:
         return _wrong_script(words)
-    if program == "pip":
+    if Path(program).name == "pip":
         extras = re.findall(r"(?:thoughtmix|\.)\[(\w+)\]", " ".join(words))
         known = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
         return "".join(f"no extra {extra}" for extra in extras if extra not in known)
