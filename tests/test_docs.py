@@ -116,7 +116,11 @@ def test_the_light_commands_of_the_readme_run(
     ran = 0
     for block in blocks(ROOT / "README.md", "console"):
         for program, *words in (call for command in block.commands for call in calls(command)):
-            if program == "thoughtmix" and words[0] == "think" and not {"-e", "--prompts", "--regex"} & set(words):
+            if (
+                program == "thoughtmix"
+                and words[0] == "think"
+                and not {"-e", "--engine", "--prompts", "--regex"} & set(words)
+            ):
                 if "--model" in words:
                     words[words.index("--model") + 1] = "gpt2"
                 if "--max-new-tokens" in words:
