@@ -59,7 +59,7 @@ def test_two_ray_workers_give_what_one_process_gives(ray_for_tests: Any, tmp_pat
 
 
 def test_ray_needs_a_worker() -> None:
-    with pytest.raises(InputError, match="--ray 2"):
+    with pytest.raises(InputError, match="--ray-workers 2"):
         next(answer_over_ray([], lambda: lambda records: iter(()), 0))
 
 
