@@ -77,7 +77,7 @@ def chosen(engine: Any, prompt: Any = "Name a bird.", n: int = 8, raw: bool = Fa
 def test_auto_chooses_by_engine_prompt_and_settings() -> None:
     here, elsewhere = LocalEngine(chat_model()), Scripted(lambda call, i, said: "")
     assert (chosen(here), chosen(elsewhere)) == ("pool", "list")
-    for prompt in ("Write a story.", "Who wrote Hamlet?"):
+    for prompt in ("Write a story.", "Who wrote Hamlet?", "Name a use for a brick."):
         assert chosen(here, prompt) == chosen(elsewhere, prompt) == "sampling"
     for how in ({"n": 1}, {"temperature": 0}, {"creativity": 0.0}, {"temperature": [0.5] * 8}, {"regex": "a+"}):
         assert chosen(here, **how) == "sampling", how
@@ -91,8 +91,8 @@ def test_what_was_chosen_and_why_is_told() -> None:
     engine = Scripted(lambda call, i, said: numbered("Owl", "Wren"))
     made = Pipeline(engine=engine)("Name a bird.", 2, "auto", measure=False)
     assert made.texts == ["Owl", "Wren"] and made.thinker == "list"
-    assert made.run["chosen"] == {"thinker": "list", "why": "it asks for one of several short answers"}
-    assert summary(made).startswith("2 thoughts by list (chosen: it asks for one of several short answers)")
+    assert made.run["chosen"] == {"thinker": "list", "why": "it asks for one of several names"}
+    assert summary(made).startswith("2 thoughts by list (chosen: it asks for one of several names)")
     again = Pipeline(engine=engine)("Name a bird.", 2, made.thinker, measure=False, **made.settings["options"])
     assert again.texts == made.texts and "chosen" not in again.run
 

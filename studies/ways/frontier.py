@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.batch.prompts import think_many
 from thoughtmix.batch.records import Record
 from thoughtmix.bench import statistics as st
@@ -85,7 +86,7 @@ class Study:
         known = [*family("coverage"), *family("puzzles")]
         self.items = {
             "known": _split(known, args.known),
-            "open": _split(read_prompts(args.prompts), args.open)
+            "open": _split([i for i in read_prompts(args.prompts) if _asks(i, args.asks)], args.open)
             if args.prompts
             else {"development": [], "held out": []},
         }
@@ -251,6 +252,10 @@ def _told(interval: st.Interval, p: float, digits: int) -> str:
     return f"**{text}**" if p < 0.05 else text
 
 
+def _asks(item: Item, kind: str | None) -> bool:
+    return kind is None or kind_of_answer(item.prompt) == kind
+
+
 def _split(items: list[Item], sizes: str) -> dict[str, list[Item]]:
     """Development and held-out items, drawn by the bench's own split. sizes: "12,36"."""
     first, second = (int(size) for size in sizes.split(","))
@@ -267,6 +272,7 @@ def main() -> None:
     parser.add_argument("--known", default="14,47", help="development and held-out tasks with known answers")
     parser.add_argument("--open", default="10,30", help="development and held-out open prompts")
     parser.add_argument("--only", choices=("known", "open"), help="one kind of prompts alone")
+    parser.add_argument("--asks", help="open prompts that ask for a name, phrase, sentence, one or long alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--report", action="store_true", help="print the table of what is done, and stop")
     args = parser.parse_args()

@@ -16,11 +16,11 @@ from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 from thoughtmix.thinkers.registry import auto_thinker, get_thinker
 
 _HERE, _ELSEWHERE, _ELSE = "pool", "list", "sampling"
-"""Where several short answers are asked for, of a model in this process and of one elsewhere; and for all the rest."""
+"""Where one of several names is asked for, of a model in this process and of one elsewhere; and for all the rest."""
 _WHY = {
-    "name": "it asks for one of several short answers",
-    "phrase": "it asks for one of several short answers",
-    "sentence": "it asks for one of several short answers",
+    "name": "it asks for one of several names",
+    "phrase": "it asks for one of several phrases",
+    "sentence": "it asks for a sentence or more",
     "one": "it asks for one answer, not for one of several",
     "long": "it asks for a text, or for what no rule knows",
 }
@@ -28,7 +28,7 @@ _WHY = {
 
 class AutoThinker(Thinker):
     name = "auto"
-    summary = "Chooses: pooled lists where one of several short answers is asked for, plain sampling for the rest."
+    summary = "Chooses: a pool where one of several names or titles is asked for, plain sampling for the rest."
     creativity_is_temperature = True
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
@@ -55,9 +55,10 @@ def choose_thinker(engine: Engine, prompt: Prompt, request: Request) -> tuple[Th
     1. A model that was made for a thinker (a mixture, a graft, a mask predictor) has that one.
     2. Plain sampling, whose thought i is its seed's own, where only that can serve: one thought, a grammar, a setting a
        thought, creativity or temperature 0, a raw prompt, a model without turns, a conversation of several turns.
-    3. Where one of several short answers is asked for (`asking.question`): pooled lists, or one list of an endpoint,
-       which then reads and writes least.
-    4. Plain sampling for the rest: long texts, one right answer, languages that the rule does not read.
+    3. Where one of several names or titles is asked for (`asking.question`): a pool, or one list of an endpoint, which
+       then reads and writes least.
+    4. Plain sampling for the rest: sentences (a pool of them differs no more), long texts, one right answer, languages
+       that the rule does not read.
     """
     made = auto_thinker(engine)
     if made.name != _ELSE:
@@ -65,7 +66,7 @@ def choose_thinker(engine: Engine, prompt: Prompt, request: Request) -> tuple[Th
     if why := _only_sampling(engine, prompt, request):
         return made, why
     kind = kind_of_answer(prompt.text)
-    if kind in {"one", "long"}:
+    if kind not in {"name", "phrase"}:
         return made, _WHY[kind]
     return get_thinker(_HERE if isinstance(engine, TokenEngine) else _ELSEWHERE), _WHY[kind]
 

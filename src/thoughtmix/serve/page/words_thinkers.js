@@ -29,7 +29,7 @@ const VALUES = {
 
 /** A thinker's name and what it does. */
 const FRENCH = {
-  auto: ["automatique", "Choisit : listes mises en commun là où l’on demande une réponse courte parmi d’autres, tirage simple pour le reste."],
+  auto: ["automatique", "Choisit : mise en commun là où l’on demande un nom ou un titre parmi d’autres, tirage simple pour le reste."],
   sampling: ["tirage", "Tirage simple ; la créativité est la température (0 : la plus probable, 1 : la distribution du modèle), min-p 0,1."],
   mixture: ["mélange", "Routes, modes et bruit tenu dans les branches d’un mélange ou d’une greffe ; la créativité les règle (0 : aucun)."],
   experts: ["experts", "Dirige l’aiguillage d’un modèle à experts : chaque pensée a son profil ou son bruit."],
