@@ -445,7 +445,7 @@ def test_what_a_model_writes_cannot_write_the_page(tinyland: Any, tmp_path: Path
         (("--thinkers", ""), "Unknown thinker"), (("--thinkers", "sampling,sampling"), "named twice"), (("-n", "0"), "n=0"),
         (("--budget", "3"), "0 tokens a thought"), (("--seeds", "0"), "0 seeds"), (("--settings", "0"), "0 settings"),
         (("--keep", "9"), "Cannot keep 9 of 5"), (("--limit", "2"), "too few"), (("--development", "1"), "share of 1"),
-        (("--ladders", "/missing"), "Cannot read the settings"), (("--workers", "0"), "0 workers"), (("--out", "/dev/null/x"), "Cannot make the folder"),
+        (("--grids", "/missing"), "Cannot read the settings"), (("--workers", "0"), "0 workers"), (("--out", "/dev/null/x"), "Cannot make the folder"),
         (("--pairs", "/missing"), "Cannot read the labelled pairs"), (("--limit", "0"), "too few"),
     ],
 )  # fmt: skip

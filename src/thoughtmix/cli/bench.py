@@ -175,15 +175,11 @@ def bench(
     models = Models(model, judge, embedder, device.dtype, device.device, judge_endpoint, judge_by, reward, equivalence)
     with report.work("Laying out the settings"):
         config = own.config(models, report)
-    result = _run(config, out, workers, ray, report)
-    if json:
-        print_json(result)
-    else:
-        _print_result(result)
+    _run(config, out, workers, ray, json, report)
 
 
-def _run(config: BenchConfig, out: Path, workers: int, ray: bool, report: Reporter) -> dict[str, Any]:
-    """Run what the folder lacks, and write the record and the page into it."""
+def _run(config: BenchConfig, out: Path, workers: int, ray: bool, json: bool, report: Reporter) -> None:
+    """Run what the folder lacks, write the record and the page into it, and print the record or what it comes to."""
     from thoughtmix.bench.report import page
     from thoughtmix.bench.study import run_bench
     from thoughtmix.bench.trials import TrialStore
@@ -196,8 +192,11 @@ def _run(config: BenchConfig, out: Path, workers: int, ray: bool, report: Report
         result = run_bench(config, store, workers=workers, ray=ray, on_progress=lambda progress: say(str(progress)))
     write_whole(out / "result.json", codec.dumps(result, indent=1, ensure_ascii=False, allow_nan=False))
     write_whole(out / "report.html", page(result))
+    if json:
+        print_json(result)
+    else:
+        _print_result(result)
     report.note(f"Wrote {out / 'report.html'} and {out / 'result.json'}")
-    return result
 
 
 def _list(json: bool) -> None:
