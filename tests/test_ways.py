@@ -19,7 +19,7 @@ from thoughtmix.core.selection import select_good
 from thoughtmix.core.stock import is_stock_phrase
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.local import LocalEngine
-from thoughtmix.report.text import summary
+from thoughtmix.report.text import in_words, summary
 from thoughtmix.search.evaluators import Leaf, Substance
 from thoughtmix.thinkers.auto import choose_thinker
 
@@ -92,6 +92,7 @@ def test_what_was_chosen_and_why_is_told() -> None:
     made = Pipeline(engine=engine)("Name a bird.", 2, "auto", measure=False)
     assert made.texts == ["Owl", "Wren"] and made.thinker == "list"
     assert made.run["chosen"] == {"thinker": "list", "why": "it asks for one of several names"}
+    assert in_words(made) == "2 answers by list. Chosen since it asks for one of several names."
     assert summary(made).startswith("2 thoughts by list (chosen: it asks for one of several names)")
     again = Pipeline(engine=engine)("Name a bird.", 2, made.thinker, measure=False, **made.settings["options"])
     assert again.texts == made.texts and "chosen" not in again.run

@@ -118,6 +118,9 @@ def in_words(thoughts: ThoughtSet) -> str:
         parts.append(
             f"{cut} {'was' if cut == 1 else 'were'} cut at {thoughts.settings.get('max_new_tokens', 'the')} tokens"
         )
+    chosen = thoughts.run.get("chosen")
+    if isinstance(chosen, dict):
+        parts.append(f"Chosen since {printable(str(chosen.get('why')))}")
     return f"{'. '.join(parts)}."
 
 
