@@ -109,17 +109,21 @@ def test_a_note_of_other_circumstances_does_not_count(monkeypatch: pytest.Monkey
     assert recall(folder()) == "" and "not tried" in tried.described(folder())
 
 
-def test_only_what_may_count_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installations_that_share_a_cache_leave_each_other_their_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     thoughts(Pipeline())
-    (old,) = notes(tmp_path)
+    (mine,) = notes(tmp_path)
     facts = recall(folder())
     assert isinstance(facts, FusedFacts)
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setattr(tried, "_sources", lambda: "another's")
     tried.remember(folder(), facts)
-    assert old in notes(tmp_path) and len(notes(tmp_path)) == 2, "the user may unset it again"
-    monkeypatch.setattr(tried, "_sources", lambda: "newer")
-    tried.remember(folder(), facts)
-    assert old not in notes(tmp_path) and len(notes(tmp_path)) == 1
+    assert mine in notes(tmp_path) and len(notes(tmp_path)) == 2
+    for number in range(tried._KEPT):
+        monkeypatch.setattr(tried, "_sources", lambda number=number: str(number))
+        tried.remember(folder(), facts)
+    assert mine not in notes(tmp_path) and len(notes(tmp_path)) == tried._KEPT, "the oldest went"
+    assert recall(folder()) == facts
     tried.forget(folder())
     assert not notes(tmp_path)
 

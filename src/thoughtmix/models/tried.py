@@ -29,9 +29,9 @@ from thoughtmix.models.cache import cache_dir, digest
 
 _FORMAT = 1
 _LIMIT = 2**20  # bytes of a note
+_KEPT = 16  # notes of a model
 _KERNELS = ("ATEN_", "DNNL_", "FBGEMM_", "KMP_", "MKL_", "ONEDNN_", "OPENBLAS_")
 """Beginnings of environment variables that change which kernels run."""
-_HERE = ("environment", "processor", "threads")  # what of the circumstances may be this way today and that tomorrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +123,16 @@ def recall(folder: Path) -> FusedFacts | str:
 
 
 def remember(folder: Path, facts: FusedFacts) -> None:
-    """Note that the path was tried and is right. Where the cache cannot be written to it will be tried again. Notes of
-    other versions and of earlier files of the model go."""
+    """Note that the path was tried and is right. Where the cache cannot be written to, it will be tried again. The
+    oldest notes go once there are many: several installations may share a cache."""
     with contextlib.suppress(OSError, ThoughtmixError):
         now = _circumstances(folder)
         body = {"circumstances": now, "facts": dataclasses.asdict(facts)}
         place = _place(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_whole(place, json.dumps({**body, "sha256": _digest(body)}, indent=1))
-        for other in _notes(folder):
-            if other != place and not _may_count_again(other, now):
-                other.unlink(missing_ok=True)
+        for old in sorted(_notes(folder), key=lambda note: note.stat().st_mtime_ns)[:-_KEPT]:
+            old.unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:
@@ -157,15 +156,6 @@ def _notes(folder: Path) -> list[Path]:
 
 def _place(folder: Path) -> Path:
     return cache_dir() / "paths" / f"{folder.name}-{_digest(_circumstances(folder))[:16]}.json"
-
-
-def _may_count_again(note: Path, now: dict[str, Any]) -> bool:
-    """Whether a note differs in nothing but what a user may set this way today and that way tomorrow."""
-    try:
-        then = parse_json(bounded_text(note, _LIMIT))["circumstances"]
-        return {k: v for k, v in then.items() if k not in _HERE} == {k: v for k, v in now.items() if k not in _HERE}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def _digest(value: Any) -> str:
