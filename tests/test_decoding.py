@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from thoughtmix.engine.backends import probe
 from thoughtmix.engine.backends import shared as shared_module
 from thoughtmix.engine.backends.expanded import ExpandedPath
 from thoughtmix.engine.kv_cache import KVCache
+from thoughtmix.models import LanguageModel
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 OTHER = [44, 17, 3]
@@ -35,9 +35,9 @@ ALL_WAYS = [
 
 
 def lm(model: Any, context: int | None = 256, eos: frozenset[int] = frozenset()) -> Any:
-    return SimpleNamespace(
-        model=model, tokenizer=tokenizer(), context_length=context, eos_ids=eos, name="tiny", causal=True, begun=list
-    )
+    made = LanguageModel(model, tokenizer(), "tiny")
+    vars(made).update(context_length=context, eos_ids=eos)
+    return made
 
 
 def run(model: Any, prompts: list[list[int]], rows: list[Row], tokens: int = 12, **more: Any) -> Any:
@@ -143,13 +143,13 @@ def test_rows_end_at_end_tokens_and_stop_strings_and_leave_the_batch() -> None:
             sizes.append(len(tokens))
             return self.path.step(tokens)  # type: ignore[no-any-return]
 
-    import thoughtmix.engine.local as engine
+    from thoughtmix.engine.backends import known
 
     try:
-        engine.choose = lambda *a: Counting(original(*a))  # type: ignore[assignment]
+        known.choose = lambda *a: Counting(original(*a))  # type: ignore[assignment]
         got = decode(lm(model), [PROMPT], rows, max_new_tokens=20, end_ids=frozenset({end}), weights="native").outputs
     finally:
-        engine.choose = original
+        known.choose = original
     cut = free[0].token_ids.index(end) + 1
     assert got[0].token_ids == free[0].token_ids[:cut]
     assert got[0].finish == "stop"

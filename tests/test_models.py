@@ -12,7 +12,7 @@ import torch
 from tiny import fresh, language_model, tokenizer
 
 from thoughtmix.core.errors import InputError, ModelError
-from thoughtmix.models import LanguageModel, hardware, language, load_model, wrap_model
+from thoughtmix.models import LanguageModel, hardware, load_model, loading, wrap_model
 
 TURNS = (
     "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
@@ -127,7 +127,7 @@ def test_settings_that_do_not_exist(settings: dict[str, str], said: str) -> None
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere/at/all", "a/b/c", "", "~nobody/x", "x" * 5000, "a\0b"])
 def test_a_name_that_is_neither_a_folder_nor_an_id_asks_no_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "read_checkpoint", None)
+    monkeypatch.setattr(loading, "read_checkpoint", None)
     with pytest.raises(ModelError, match="There is no model folder") as at:
         load_model(name)
     assert one_line(at)

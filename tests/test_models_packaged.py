@@ -568,7 +568,7 @@ def test_doctor_finds_damage_and_pull_repairs_it(mind: Artefact, capsys: pytest.
     damage(weights, body[:-4] + bytes(4), behind_its_back=True)
     assert cli.main(["doctor"]) == 0
     capsys.readouterr()
-    assert cli.main(["doctor", "--verify"]) == 1
+    assert cli.main(["doctor", "--verify", "--details"]) == 1
     said = capsys.readouterr().out
     assert "model tiny-bfloat16 damaged" in " ".join(said.split())
     assert "problem: The model tiny-bfloat16 is damaged. Type: thoughtmix pull --dtype bfloat16\n" in said

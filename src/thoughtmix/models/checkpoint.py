@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -132,7 +132,7 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
             if not predicts_masks(config):
                 require_causal(config, title)
                 automodel = AutoModelForSeq2SeqLM if config.is_encoder_decoder else automodel
-            tokenizer = AutoTokenizer.from_pretrained(where, **settings)
+            tokenizer = _tokenizer(AutoTokenizer, where, source, settings)
             model, info = automodel.from_pretrained(
                 where, config=config, dtype=dtype, output_loading_info=True, **settings
             )
@@ -141,12 +141,22 @@ def read_checkpoint(source: str, title: str, dtype: torch.dtype, *, hub: bool = 
     except ModelError:
         raise
     except Exception as error:  # the hub client, parsers and safetensors each have errors of their own
-        raise lacks_tokenizer(source) or _explained(error, title, hub) from None
+        raise _explained(error, title, hub) from None
     missing = sorted(info["missing_keys"])
     if missing:  # transformers fills them at random, and only warns
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{title} lacks the weights {missing[0]}{more}.", _ANOTHER)
     return model, tokenizer
+
+
+def _tokenizer(auto: Any, where: str, source: str, settings: Mapping[str, Any]) -> Any:
+    try:
+        return auto.from_pretrained(where, **settings)
+    except Exception:
+        lacking = lacks_tokenizer(source)
+        if lacking is None:
+            raise
+        raise lacking from None
 
 
 def lacks_tokenizer(source: str) -> ModelError | None:
