@@ -2,7 +2,7 @@
 # versions of constraints.txt, and the default model in the user's cache. PYTHON=python3.12 chooses an interpreter,
 # CHROMIUM=/path/to/chrome the browser of the page's tests.
 PYTHON ?= python3
-PROMPT ?= Name an unusual use for a brick.
+PROMPT ?= Name a bird.
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt

@@ -64,7 +64,7 @@ def drawing(prompt: str, sides: list[tuple[str, list[str]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt", default="Name one musical instrument.")
+    parser.add_argument("--prompt", default="Name a bird.")
     parser.add_argument("--thinker", default="auto")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--out", type=Path, default=HERE / "eight.svg")

@@ -206,6 +206,7 @@ class Service:
             options=options,
             embedder=lambda: self.embedder,
         )
+        chosen, _, _ = thinker.resolve(SharedEngine(self.scheduler), prompt, request)
         return CheckedRequest(
             prompt=prompt,
             thinker=thinker,
@@ -214,7 +215,7 @@ class Service:
             quality_floor=body.quality_floor,
             measure=measure,
             top_logprobs=top_logprobs,
-            streams=thinker.streams and body.select is None,
+            streams=chosen.streams and body.select is None,
             fit=max_tokens is None,
             cost=0 if max_tokens is None else cost,
             work=work,

@@ -5,6 +5,7 @@ import * as options from "./options.js";
 import { number, spoken, t } from "./words.js";
 import { thinkerName, thinkerSummary } from "./words_thinkers.js";
 
+const CHOOSES = "auto"; // the thinker that chooses one for the prompt
 let info = { thinkers: [], limits: {} };
 
 /** actions: submit(), changed(). */
@@ -51,11 +52,17 @@ export function fit(area) {
 
 /** What the server offers. */
 export function offer(given) {
+  const first = info.thinkers.length === 0;
   info = given;
   const most = info.limits ?? {};
   if (most.thoughts) $("n").max = most.thoughts;
   if (most.tokens) $("max_tokens").max = most.tokens;
   draw();
+  if (first && info.thinkers.some(({ name }) => name === CHOOSES)) {
+    $("thinker").value = CHOOSES; // what a newcomer sees first is what the command line does
+    drawOptions();
+    shown();
+  }
 }
 
 /** The thinker of a name; of no name, the one that the server takes then. */
