@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tiny import tokenizer
+
 from thoughtmix.engine import Generation, LocalEngine, SamplingParams, SequenceRequest
+from thoughtmix.models import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,12 @@ def suffix(tokens: int) -> Any:
     state = NoRowState()
     state.unshared_suffix = tokens
     return state
+
+
+def language_model_of(
+    model: Any, context: int | None = 256, eos: frozenset[int] = frozenset(), name: str = "tiny"
+) -> LanguageModel:
+    """A model with the tests' tokenizer, and a window and end tokens as the test wants them."""
+    made = LanguageModel(model, tokenizer(), name)
+    vars(made).update(context_length=context, eos_ids=eos)
+    return made

@@ -254,7 +254,7 @@ class TestSystems:
         request = TrialRequest(OPEN[0], 4, 0, 9)
         assert equal_budget(get_thinker("noise"), {}, request) == {"max_new_tokens": 36 // 5}
         assert equal_budget(get_thinker("noise"), {"idea": "w5"}, request) == {"max_new_tokens": 9, "idea": "w5"}
-        assert equal_budget(get_thinker("search"), {"tokens": 999}, request) == {"max_new_tokens": 9, "tokens": 36}
+        assert equal_budget(get_thinker("search"), {"budget": 999}, request) == {"max_new_tokens": 9, "budget": 36}
         assert equal_budget(Plain(), {"creativity": 1.0}, request) == {"max_new_tokens": 9, "creativity": 1.0}
         assert equal_budget(Own(), {"tries": 3}, request) == {"max_new_tokens": 3, "tries": 3}
         assert equal_budget(Capped(), {}, request) == {"max_new_tokens": 9, "most": 36}

@@ -358,9 +358,11 @@ def test_rows_whose_length_nobody_named_share_the_memory(monkeypatch: pytest.Mon
         scheduler._batch.step = counted  # type: ignore[method-assign]
         with ThreadPoolExecutor(8) as pool:
             engines = [SharedEngine(scheduler, Caller(open_ended=True)) for _ in calls]
-            got = [
-                d.outputs[0] for d in pool.map(lambda both: call_of(both[0], both[1]), zip(engines, calls, strict=True))
-            ]
+            with scheduler.turns:  # nobody begins before all have come
+                coming = [pool.submit(call_of, *both) for both in zip(engines, calls, strict=True)]
+                while scheduler.waiting < 8:
+                    time.sleep(0.001)
+            got = [one.result(60).outputs[0] for one in coming]
         assert max(held) <= memory and max(rows) == 8  # two fit with all that they may hold
         assert len({len(output.token_ids) for output in got}) > 1
         for output, whole in zip(got, want, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import Row, decode
+from decoding import Row, decode, language_model_of
 from tiny import VOCABULARY, fresh, tiny, tokenizer
 
 from thoughtmix.core.errors import InputError, ModelError, NumericsError, SlowPathWarning
@@ -16,7 +16,6 @@ from thoughtmix.engine.backends import probe
 from thoughtmix.engine.backends import shared as shared_module
 from thoughtmix.engine.backends.expanded import ExpandedPath
 from thoughtmix.engine.kv_cache import KVCache
-from thoughtmix.models import LanguageModel
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 OTHER = [44, 17, 3]
@@ -35,9 +34,7 @@ ALL_WAYS = [
 
 
 def lm(model: Any, context: int | None = 256, eos: frozenset[int] = frozenset()) -> Any:
-    made = LanguageModel(model, tokenizer(), "tiny")
-    vars(made).update(context_length=context, eos_ids=eos)
-    return made
+    return language_model_of(model, context, eos)
 
 
 def run(model: Any, prompts: list[list[int]], rows: list[Row], tokens: int = 12, **more: Any) -> Any:

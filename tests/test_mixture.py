@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import Row, decode
+from decoding import Row, decode, language_model_of
 from tiny import tokenizer
 
 from thoughtmix import mixture
@@ -71,15 +71,7 @@ def build(kind: str = "whole", **more: Any) -> MixtureOfThoughtsTransformer:
 
 
 def lm(model: Any) -> Any:
-    return SimpleNamespace(
-        model=model,
-        tokenizer=tokenizer(),
-        context_length=256,
-        eos_ids=frozenset(),
-        name="tiny-mot",
-        causal=True,
-        begun=list,
-    )
+    return language_model_of(model, name="tiny-mot")
 
 
 def ids(b: int, t: int, seed: int = 0) -> torch.Tensor:

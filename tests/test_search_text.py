@@ -20,7 +20,7 @@ from thoughtmix.search import mcts
 from thoughtmix.search.writers import GO_ON, _new_text, joined
 
 pytest_plugins = ["tinyland"]
-SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "step": 6, "width": 2, "batch": 2, "tokens": 400}
+SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "step": 6, "width": 2, "batch": 2, "budget": 400}
 
 
 def there(url: str, **how: Any) -> Pipeline:
@@ -43,7 +43,7 @@ def test_a_tree_of_texts_grows_by_going_on() -> None:
         assert (question["content"], said["role"], asked["content"]) == ("Tell me.", "assistant", GO_ON)
     facts = got.run["endpoint"]
     assert facts["requests"] > 4 and got.run["tokens"] <= 400 and facts["failed"] == 0
-    assert got.run["evaluators"] == {"relevance": 1.0, "repetition": 1.0} and "vendi" in got.metrics
+    assert got.run["evaluators"] == {"relevance": 1.0, "repetition": 1.0, "substance": 1.0} and "vendi" in got.metrics
 
 
 def test_seconds_are_kept_while_a_server_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_seconds_are_kept_while_a_server_says_nothing(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(EndpointEngine, "generate", generate)
     with serving(lambda number, body: "words" if number < 4 else "slow") as server:
-        got = there(server.url)("Tell me.", 2, "search", **{**SETTINGS, "tokens": 10**5, "seconds": 90.0})
+        got = there(server.url)("Tell me.", 2, "search", **{**SETTINGS, "budget": 10**5, "seconds": 90.0})
     assert any(silent) and len(got) == 2 and all(got.texts)
 
 

@@ -476,6 +476,7 @@ def test_health_metrics_info(here: Running) -> None:
     info = httpx.get(here.url + "/api/info").json()
     assert {t["name"] for t in info["thinkers"]} == {
         "sampling",
+        "auto",
         "explore",
         "list",
         "iterate",

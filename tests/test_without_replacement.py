@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from decoding import Row, decode
-from tiny import VOCABULARY, tiny, tokenizer
+from decoding import Row, decode, language_model_of
+from tiny import VOCABULARY, tiny
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import Excluded, SamplingParams
@@ -19,15 +18,7 @@ PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
 
 
 def run(family: str, prompts: list[list[int]], rows: list[Row], tokens: int, **more: Any) -> Any:
-    lm = SimpleNamespace(
-        model=tiny(family),
-        tokenizer=tokenizer(),
-        context_length=256,
-        eos_ids=frozenset(),
-        name="tiny",
-        causal=True,
-        begun=list,
-    )
+    lm = language_model_of(tiny(family))
     return decode(lm, prompts, rows, max_new_tokens=tokens, weights="native", **more)
 
 

@@ -136,13 +136,13 @@ def _think(
         )
     if prompt is None:
         raise InputError("There is no prompt.", 'Type one: thoughtmix think "Name a fruit.", or --prompts FILE')
-    if is_file(prompt):
-        report.note(f"thoughtmix: {prompt} is a file; what stands in it: thoughtmix think - < {shlex.quote(prompt)}")
     said: Any = read_prompt(prompt)
     if system is not None:
         said = [{"role": "system", "content": system}, {"role": "user", "content": said}]
     pipeline = engine.pipeline(model, report, output.live)
     thoughts, code = explore(pipeline, said, named, options, sampling.settings(), output, report)
+    if is_file(prompt):  # told where it went well: an error is one line
+        report.note(f"thoughtmix: {prompt} is a file; what stands in it: thoughtmix think - < {shlex.quote(prompt)}")
     finish(thoughts, output, report, selection)
     return code
 
