@@ -125,6 +125,15 @@ def test_a_pool_asks_for_something_short_and_takes_a_phrase_out_of_its_quotes() 
     assert idea.said(0).endswith("Answer in one short sentence.") and idea.calls[0][0].landing == 24
 
 
+def test_a_list_of_names_in_a_pool_cannot_ramble_on() -> None:
+    """One list of eight that tells a story would keep all others waiting for its end."""
+    engine = Scripted(lambda call, i, text: "1. Owl\n2. Wren")
+    Pipeline(engine=engine)("Name a bird.", 2, "pool", measure=False, lists=4)
+    Pipeline(engine=engine)("Describe a bird.", 2, "pool", measure=False, lists=4, source="list")
+    name, text = (max(s.max_new_tokens for s in call) for call in (engine.calls[0], engine.calls[-1]))
+    assert name <= 3 * 24 < text
+
+
 STOCK = [
     "I'm sorry for any confusion, but",
     "As an AI language model",

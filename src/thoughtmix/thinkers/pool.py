@@ -22,6 +22,7 @@ from thoughtmix.thinkers.registry import get_thinker
 DEFAULT_TEMPERATURE = 0.9
 _FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4}
 _SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
+_NAME = 24  # of a name in a list: one list that rambles on would keep all others waiting for its end
 _EXAMPLES = 4096  # tokens of all contexts' examples, at most
 
 
@@ -140,6 +141,8 @@ class PoolThinker(Thinker):
             kind = kind_of_answer(prompt.text)
             if asked is not prompt:
                 many = _short(many, kind)
+            elif kind == "name":
+                many = dataclasses.replace(many, max_new_tokens=min(many.max_new_tokens, _NAME))
             drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
             if asked is not prompt and kind == "phrase":
                 drawn = [_unquoted(t) for t in drawn]
