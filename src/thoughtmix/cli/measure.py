@@ -13,7 +13,7 @@ import typer
 from thoughtmix.cli.app import app
 from thoughtmix.cli.options import MEASURING, DeviceOptions, SelectionOptions, ShownOptions, option, with_options
 from thoughtmix.cli.output import print_either, write_file
-from thoughtmix.cli.remote import EngineOptions
+from thoughtmix.cli.remote import Embedder, EmbedEndpoint, EngineOptions, JudgeEndpoint
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cli.think import finish
 from thoughtmix.core.errors import InputError
@@ -59,33 +59,9 @@ class MeasureOptions(DeviceOptions):
             metavar="NAME",
         ),
     ] = None
-    judge_endpoint: Annotated[
-        str | None,
-        option(
-            "An endpoint that judges each text, URL or @profile; --judge is its model.",
-            group=MEASURING,
-            default="nobody judges",
-            metavar="URL",
-        ),
-    ] = None
-    embedder: Annotated[
-        str | None,
-        option(
-            "What embeds: a folder or a Hugging Face id.",
-            group=MEASURING,
-            default="all-MiniLM-L6-v2, which comes along",
-            metavar="NAME",
-        ),
-    ] = None
-    embed_endpoint: Annotated[
-        str | None,
-        option(
-            "An endpoint that embeds, URL or @profile; --embedder is its model.",
-            group=MEASURING,
-            default="the embedder runs here",
-            metavar="URL",
-        ),
-    ] = None
+    judge_endpoint: JudgeEndpoint = None
+    embedder: Embedder = None
+    embed_endpoint: EmbedEndpoint = None
 
 
 @app.command()

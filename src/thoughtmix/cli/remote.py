@@ -17,6 +17,35 @@ if TYPE_CHECKING:
     from thoughtmix.pipeline import Pipeline
 
 
+JudgeEndpoint = Annotated[
+    str | None,
+    option(
+        "An endpoint that judges each text, URL or @profile; --judge is its model.",
+        group=MEASURING,
+        default="nobody judges",
+        metavar="URL",
+    ),
+]
+Embedder = Annotated[
+    str | None,
+    option(
+        "What embeds: a folder or a Hugging Face id.",
+        group=MEASURING,
+        default="all-MiniLM-L6-v2, which comes along",
+        metavar="NAME",
+    ),
+]
+EmbedEndpoint = Annotated[
+    str | None,
+    option(
+        "An endpoint that embeds, URL or @profile; --embedder is its model.",
+        group=MEASURING,
+        default="the embedder runs here",
+        metavar="URL",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions(LocalOptions):
     """Which model, here or elsewhere, and who judges and embeds."""
@@ -86,33 +115,9 @@ class EngineOptions(LocalOptions):
             metavar="X,X",
         ),
     ] = None
-    judge_endpoint: Annotated[
-        str | None,
-        option(
-            "An endpoint that judges each thought, URL or @profile; --judge is its model.",
-            group=MEASURING,
-            default="nobody judges",
-            metavar="URL",
-        ),
-    ] = None
-    embedder: Annotated[
-        str | None,
-        option(
-            "What embeds: a folder or a Hugging Face id.",
-            group=MEASURING,
-            default="all-MiniLM-L6-v2, which comes along",
-            metavar="NAME",
-        ),
-    ] = None
-    embed_endpoint: Annotated[
-        str | None,
-        option(
-            "An endpoint that embeds, URL or @profile; --embedder is its model.",
-            group=MEASURING,
-            default="the embedder runs here",
-            metavar="URL",
-        ),
-    ] = None
+    judge_endpoint: JudgeEndpoint = None
+    embedder: Embedder = None
+    embed_endpoint: EmbedEndpoint = None
     typed: frozenset[str] | None = None
 
     def pipeline(self, model: str | None, report: Reporter, stream: bool = False) -> Pipeline:

@@ -6,6 +6,7 @@ engine is not made for several, and on CPUs each thread that computes would keep
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -77,11 +78,14 @@ class StepThread:
         self._engine: Any = llm.llm_engine
         loaded.set_result(llm)
         del llm
-        while self._obey():
+        going = True
+        while going:
             try:
-                with self._isolated():
-                    self._tell(self._engine.step())
-            except BaseException as error:
+                going = self._obey()
+                if going:
+                    with self._isolated():
+                        self._tell(self._engine.step())
+            except BaseException as error:  # of a step or of what a caller asked for: the thread outlives both
                 self._fail(error)
         with self._isolated():
             self._engine.engine_core.shutdown()
@@ -128,7 +132,8 @@ class StepThread:
         """Whatever is at work ends with it."""
         for submission in {submission for submission, _ in self._owner.values()}:
             submission.news.put(error)
-        self._abort(list(self._owner))
+        with contextlib.suppress(Exception):  # an engine that is broken ends nothing, and they have been told
+            self._abort(list(self._owner))
 
 
 def _wait(loaded: Future[Any]) -> Any:
