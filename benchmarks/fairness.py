@@ -1,9 +1,10 @@
 """Seconds that a small chat takes alone, and beside the largest request of each route that the server admits.
 
-    python benchmarks/fairness.py [--times 5]
+    python benchmarks/fairness.py [--times 5] [--only map]
 
 The chat: two tokens, a prompt of one sentence. A refused request is made smaller by halves until it is admitted, and is
 left as soon as the chat has been measured. What a machine without other load gives is what counts; tests count turns.
+turns: how many the request had beside the batch, their mean, and how many were longer than a tenth of a second.
 """
 
 from __future__ import annotations
@@ -79,6 +80,25 @@ def beside(url: str, path: str, body: dict[str, Any], times: int) -> list[float]
         thread.join()
 
 
+def turns(url: str) -> dict[float, float]:
+    """Of work beside the batch, by the server's own count: how many of up to so many seconds each, and in all (-1: the
+    sum of seconds)."""
+    found: dict[float, float] = {}
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line.startswith("thoughtmix_beside_seconds_bucket"):
+            found[float(line.split('"')[1].replace("+Inf", "inf"))] = float(line.split()[-1])
+        elif line.startswith("thoughtmix_beside_seconds_sum"):
+            found[-1.0] = float(line.split()[-1])
+    return found
+
+
+def between(before: dict[float, float], after: dict[float, float]) -> dict[str, float]:
+    got = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    count = got.get(float("inf"), 0.0)
+    mean = round(got.get(-1.0, 0.0) / count, 4) if count else 0.0
+    return {"count": count, "mean_s": mean, "over_0.1_s": count - got.get(0.1, 0.0)}
+
+
 STREAM: dict[str, dict[str, Any]] = {"/v1/chat/completions": {"stream": True}, "/v1/completions": {"stream": True}}
 
 
@@ -95,10 +115,13 @@ def main() -> None:
         for name in args.only or HEAVY:
             path, body, halve = HEAVY[name]
             body, said = admitted(server.url, path, body, halve)
+            before = turns(server.url)
             took = beside(server.url, path, body, args.times)
+            held = between(before, turns(server.url))
             figures = {"median_s": round(statistics.median(took), 3), "worst_s": round(max(took), 3)}
             times = round(statistics.median(took) / alone, 1)
-            print(json.dumps({"beside": name, **figures, "times_alone": times, "refused": said[:1]}), flush=True)
+            figures = {"beside": name, **figures, "times_alone": times, "turns": held, "refused": said[:1]}
+            print(json.dumps(figures), flush=True)
     finally:
         server.stop()
 

@@ -20,12 +20,13 @@ from thoughtmix.engine import SamplingParams
 from thoughtmix.engine import loop as loop_module
 from thoughtmix.engine import scheduler as scheduler_module
 from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.caller import Caller, Cancelled, TimedOut
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill, Pace
 from thoughtmix.engine.prefix_cache import PrefixCache
-from thoughtmix.engine.scheduler import Caller, Cancelled, Scheduler, TimedOut
+from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.mixture.state import BranchRowState
 

@@ -15,13 +15,14 @@ from thoughtmix.core.request import Prompt, Request
 from thoughtmix.engine import SamplingParams, SequenceRequest
 from thoughtmix.engine.backends.base import DecodingPath
 from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.row_state import LogitsAdjuster
 from thoughtmix.engine.sampling import SamplingTensors, candidates, draw, truncated
-from thoughtmix.engine.scheduler import Caller, Scheduler
+from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.explore.distiller import Distiller, rms
 from thoughtmix.explore.head import OutputHead

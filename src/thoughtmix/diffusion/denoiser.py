@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -79,23 +78,12 @@ class MaskPredictor:
         self.forbidden = sorted({mask_id, *forbidden})
         own = getattr(model, "device", None)  # a plain function has none
         self.device = torch.device(device or (own if isinstance(own, (str, torch.device)) else "cpu"))
-        self.pause: Callable[[], None] | None = None
         if len(self.forbidden) >= vocab:
             raise InputError("Every token is forbidden.", "Forbid fewer.")
 
-    def pausing(self, pause: Callable[[], None]) -> MaskPredictor:
-        """The same, which calls `pause` between the parts of a forward: whoever shares the machine has a turn then."""
-        made = copy.copy(self)
-        made.pause = pause
-        return made
-
     def __call__(self, ids: Tensor, attention_mask: Tensor, memory: Memory) -> Tensor:
         rows = len(ids) if ids.device.type != "cpu" else rows_at_once(ids.shape[1])
-        parts: list[Any] = []
-        for part in zip(ids.split(rows), attention_mask.split(rows), strict=True):
-            if parts and self.pause is not None:
-                self.pause()
-            parts.append(self.model(*part))
+        parts = [self.model(*part) for part in zip(ids.split(rows), attention_mask.split(rows), strict=True)]
         logits = [part if isinstance(part, Tensor) else part.logits for part in parts]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,6 @@ class DiffusionModel:
     context: int | None = None  # most tokens of a row; None: no limit
     before: tuple[int, ...] = ()  # tokens that a text stands between: [CLS] and [SEP] of a BERT
     after: tuple[int, ...] = ()
-
-    def pausing(self, pause: Callable[[], None]) -> DiffusionModel:
-        """The same, which calls `pause` between the parts of each forward, where it is done in parts."""
-        pauses = getattr(self.denoiser, "pausing", None)
-        return self if pauses is None else replace(self, denoiser=pauses(pause))
 
     @property
     def fill(self) -> int:

@@ -19,12 +19,13 @@ from typing import Any, Generic, TypeVar
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.waiting import NothingYet
+from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.endpoint import EndpointEngine
 from thoughtmix.engine.engine import Capability, Engine
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.memory import kv_tokens_that_fit, rows_that_fit
-from thoughtmix.engine.scheduler import Caller, Scheduler
+from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.engine.vllm import VllmEngine

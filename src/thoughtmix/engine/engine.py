@@ -246,9 +246,9 @@ class TokenEngine(Engine, Protocol):
 class LocalModelEngine(TokenEngine, Protocol):
     """An engine with `Capability.WEIGHTS` and `Capability.TOKENS`."""
 
-    def exclusive(self) -> AbstractContextManager[Callable[[], None]]:
-        """The model to oneself, for work on it that is not `generate`. Gives a function to be called between steps of
-        that work, so that others have their turn; it raises when nobody waits for the result any more."""
+    def exclusive(self) -> AbstractContextManager[None]:
+        """The model, for work on it that is not `generate`. Where others share the machine they have their turns
+        between two of torch's operations, and the work ends by an error when nobody waits for its result any more."""
         ...
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 
 class FairLock:
     """`with lock:` waits for everybody who asked before. Python's own locks promise no order, and a thread that steps
-    a batch in a loop would never let anyone else in."""
+    a batch in a loop would never let anyone else in.
 
-    def __init__(self) -> None:
+    Args:
+        observe: Called with the seconds of every turn but those of `next`, by who had it.
+    """
+
+    def __init__(self, observe: Callable[[float], None] | None = None) -> None:
+        self._observe, self._since = observe, 0.0
         self._guard = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
         self._held = False
 
     def __enter__(self) -> None:
         self._acquire(first=False)
+        self._since = time.perf_counter()
 
     @contextmanager
     def next(self) -> Iterator[None]:
@@ -29,7 +36,7 @@ class FairLock:
         try:
             yield
         finally:
-            self.__exit__(None, None, None)
+            self._release()
 
     def _acquire(self, first: bool) -> None:
         with self._guard:
@@ -45,6 +52,11 @@ class FairLock:
         mine.acquire()  # given by whoever leaves
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._observe is not None:
+            self._observe(time.perf_counter() - self._since)
+        self._release()
+
+    def _release(self) -> None:
         with self._guard:
             if self._waiting:
                 self._waiting.popleft().release()  # stays held, by them

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core import __version__
@@ -94,8 +94,11 @@ class LocalEngine:
             on_step=on_step,
         )
         path = path_of(self.model, self.path, self.weights, row_state, read, len(job.groups.prompts))
-        return run(job, path)
+        return run(job, path, self._while_reading())
 
-    @contextmanager
-    def exclusive(self) -> Iterator[Callable[[], None]]:
-        yield lambda: None
+    def _while_reading(self) -> AbstractContextManager[object]:
+        """Around the reading of prompts."""
+        return nullcontext()
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -9,6 +9,7 @@ different heights).
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -25,11 +26,13 @@ from thoughtmix.engine.sampling import Drawn, SamplingTensors, draw, not_finite
 
 
 @torch.no_grad()
-def run(job: Job, path: DecodingPath) -> Generation:
-    """A job in a batch of its own, along a path that nobody else uses. Ctrl-C returns what is there."""
+def run(job: Job, path: DecodingPath, while_reading: AbstractContextManager[object] | None = None) -> Generation:
+    """A job in a batch of its own, along a path that nobody else uses. Ctrl-C returns what is there. while_reading: the
+    context in which its prompts are read."""
     batch = Batch()
     try:
-        batch.start(job, path)
+        with while_reading or nullcontext():
+            batch.start(job, path)
         while batch.jobs:
             batch.step()
     except KeyboardInterrupt:

@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
-from thoughtmix.core.request import OnStep, StepEvent
 from thoughtmix.engine.backends.base import KVPath
 from thoughtmix.engine.backends.known import path_of
 from thoughtmix.engine.backends.probe import Weights
+from thoughtmix.engine.caller import Caller, Cancelled
 from thoughtmix.engine.engine import Generation
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill, Pace
 from thoughtmix.engine.prefix_cache import PrefixCache
+from thoughtmix.engine.slices import TimeSlices
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -44,14 +45,6 @@ EXPECTED = 256
 
 _OVERTAKEN = 256
 """Turns that a job at the head of the line may see short ones pass."""
-
-
-class Cancelled(ThoughtmixError):
-    """Nobody waits for this any more."""
-
-
-class TimedOut(ThoughtmixError):
-    """The time is up and there is nothing whole to give."""
 
 
 class _Beside(Exception):
@@ -70,44 +63,13 @@ class Tick:
     read_seconds: float
 
 
-@dataclass(eq=False)
-class Caller:
-    """Somebody for whom is decoded: when the time is up, and whether anybody still waits.
-
-    deadline: by `time.monotonic`. first_token: when the first one was drawn, by the same clock. open_ended: nobody
-    named the length of its rows; they end, of length, where memory is short and they have `EXPECTED` tokens."""
-
-    deadline: float = float("inf")
-    cancelled: bool = False
-    late: bool = False
-    first_token: float | None = None
-    open_ended: bool = False
-
-    def check(self) -> None:
-        """Raises `Cancelled` or `TimedOut`."""
-        self.check_cancelled()
-        if self.overdue():
-            raise TimedOut("The request's time is up.", "Ask for fewer or shorter thoughts, or try again later.")
-
-    def check_cancelled(self) -> None:
-        if self.cancelled:
-            raise _cancelled()
-
-    def overdue(self) -> bool:
-        if time.monotonic() >= self.deadline:
-            self.late = True
-        return self.late
-
-    def begun(self) -> None:
-        self.first_token = self.first_token or time.monotonic()
-
-
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many, and
     then runs when the batch is empty; a quarter more is for jobs of few rows); tokens: most tokens whose keys and
-    values it holds. chunk: most prompt tokens read between two steps, four times as many while more rows wait than run;
-    fewer where they would take longer than `pause` seconds (`Pace`). observe: called after every turn, in the
-    scheduler's thread. weights: of the steps."""
+    values it holds. chunk: most prompt tokens read between two steps, four times as many while more jobs wait than run;
+    fewer where they would take longer than `pause` seconds (`Pace`), which is also how long other work may hold a turn
+    (`TimeSlices`). observe: called after every turn, in the scheduler's thread. observe_beside: called with the seconds
+    of every turn of work beside the batch. weights: of the steps."""
 
     def __init__(
         self,
@@ -118,10 +80,11 @@ class Scheduler:
         observe: Callable[[Tick], None] | None = None,
         weights: Weights = "auto",
         pause: float = 0.06,
+        observe_beside: Callable[[float], None] | None = None,
     ) -> None:
         self.lm, self.most_rows, self.most_tokens, self.chunk, self.observe = lm, rows, tokens, chunk, observe
-        self.weights = weights
-        self.turns = FairLock()
+        self.weights, self.pause = weights, pause
+        self.turns = FairLock(observe_beside)
         self._batch = Batch()
         self._prefixes = PrefixCache()
         self._pace = Pace(pause)
@@ -182,7 +145,7 @@ class Scheduler:
         """Decode a job in the batch; None where its rows cannot join."""
         with self._wake:
             if self._closed:
-                raise Cancelled("The server stops.", "Send it to another.")
+                raise Cancelled.by_server()
             self._waiting.append((caller, job))
             self._wake.notify()
         try:
@@ -190,24 +153,15 @@ class Scheduler:
         except _Beside:
             return None
 
-    def between(self, caller: Caller, listener: OnStep | None = None) -> OnStep:
-        """An `on_step` for work beside the batch, which holds the turn: others have theirs at each step. Raises
-        `Cancelled`, or KeyboardInterrupt when the time is up, which gives what is there."""
+    def slices(self, check: Callable[[], None]) -> TimeSlices:
+        """For work of this thread that holds the turn: passed on to others after each slice of time, once `check` has
+        said, by raising nothing, that the work is still wanted."""
 
-        def step(event: StepEvent) -> None:
-            caller.begun()
-            if listener is not None:
-                listener(event)
-            self.let_others(caller)
+        def let_others() -> None:
+            check()
+            self.turns.pass_on()
 
-        return step
-
-    def let_others(self, caller: Caller) -> None:
-        """Between steps of work that holds the turn."""
-        caller.check_cancelled()
-        if caller.overdue():
-            raise KeyboardInterrupt
-        self.turns.pass_on()
+        return TimeSlices(let_others, self.pause)
 
     @contextmanager
     def room_beside(self, caller: Caller, tokens: int) -> Iterator[None]:
@@ -265,7 +219,7 @@ class Scheduler:
         """Let go who was cancelled or is late."""
         for job, caller in list(self._callers.items()):
             if caller.cancelled:
-                self._batch.remove(job, _cancelled())
+                self._batch.remove(job, Cancelled.by_caller())
             elif caller.overdue():
                 self._batch.remove(job)
         with self._wake:
@@ -297,9 +251,9 @@ class Scheduler:
 
     def _prefill(self) -> int:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
-        chunk, or four while more rows wait than run. A short one need not wait for a long one's end."""
-        with self._wake:
-            ahead = sum(len(job.sequences) for _, job in self._waiting) > self._batch.rows
+        chunk, or four while more jobs wait than run (jobs: one that wants many rows is one who waits). A short one need
+        not wait for a long one's end."""
+        ahead = len(self._waiting) > len(self._batch.jobs)
         read, most = self._overtake(), self._pace.at_most(self.chunk) * (4 if ahead else 1)
         while read < most or not self._batch.jobs:
             if self._prefilling is None and not self._begin():
@@ -391,7 +345,7 @@ class Scheduler:
         return held + self._counted(caller, job, 0) <= self.most_tokens
 
     def _abandon(self) -> None:
-        error = Cancelled("The server stops.", "Send it to another.")
+        error = Cancelled.by_server()
         self._batch.fail(error)
         with self._wake:
             left = [job for _, job in self._waiting] + ([self._prefilling[1]] if self._prefilling else [])
@@ -399,7 +353,3 @@ class Scheduler:
             self._prefilling = None
         for job in left:
             job.result.set_exception(error)
-
-
-def _cancelled() -> Cancelled:
-    return Cancelled("The request was cancelled.", "Send it again.")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
-from thoughtmix.core.request import OnStep
+from thoughtmix.core.request import OnStep, StepEvent
+from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.engine import Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
-from thoughtmix.engine.scheduler import Caller, Scheduler
+from thoughtmix.engine.scheduler import Scheduler
 
 
 class SharedEngine(LocalEngine):
@@ -65,15 +65,38 @@ class SharedEngine(LocalEngine):
                     top_logprobs=top,
                     keep_prefixes=keep_prefixes,
                     without_replacement=without_replacement,
-                    on_step=self.scheduler.between(self.caller, on_step),
+                    on_step=self._between(on_step),
                 )
         self.outputs += done.outputs
         self.computed += done.computed
         return done
 
-    @contextmanager
-    def exclusive(self) -> Iterator[Callable[[], None]]:
-        self.caller.check()
-        with self.scheduler.turns:
+    def _between(self, listener: OnStep | None) -> OnStep:
+        """An `on_step` for decoding beside the batch, which holds the turn: others have theirs at each step. Raises as
+        `_still_wanted`; the loop then gives what is there."""
+
+        def step(event: StepEvent) -> None:
             self.caller.begun()
-            yield partial(self.scheduler.let_others, self.caller)
+            if listener is not None:
+                listener(event)
+            self._still_wanted()
+            self.scheduler.turns.pass_on()
+
+        return step
+
+    def _while_reading(self) -> AbstractContextManager[object]:
+        """A prompt that is read beside the batch may be long."""
+        return self.scheduler.slices(self.caller.check)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        self.caller.check()
+        with self.scheduler.turns, self.scheduler.slices(self._still_wanted):
+            self.caller.begun()
+            yield
+
+    def _still_wanted(self) -> None:
+        """Raises `Cancelled`, or KeyboardInterrupt when the time is up."""
+        self.caller.check_cancelled()
+        if self.caller.overdue():
+            raise KeyboardInterrupt

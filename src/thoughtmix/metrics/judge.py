@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,10 @@ from thoughtmix.core.errors import InputError, NumericsError
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
-PAUSED = 256
-"""Tokens of a forward between two pauses, or one text where that is longer."""
+_TOKENS = 1024
+"""Of a forward, or one text where that is longer: logits of a vocabulary of 50,000 are 200 MB."""
+_SCORED = 256
+"""Tokens whose probabilities are worked out at once."""
 
 
 def judge_nll(prompt: str, texts: Sequence[str], judge: LanguageModel, batch_size: int = 8) -> NDArray[np.float64]:
@@ -38,9 +40,8 @@ def ids_nll(
     texts: Sequence[str],
     judge: LanguageModel,
     batch_size: int = 8,
-    pause: Callable[[], None] | None = None,
 ) -> NDArray[np.float64]:
-    """`judge_nll` after the judge's own tokens of a prompt. pause: called between forwards, each then of few tokens."""
+    """`judge_nll` after the judge's own tokens of a prompt."""
     import torch
     import torch.nn.functional as F
 
@@ -62,21 +63,20 @@ def ids_nll(
         )
     out = np.zeros(len(texts))
     order = sorted(range(len(texts)), key=lambda i: len(bodies[i]))
+    batch_size = max(1, min(batch_size, _TOKENS // longest))
     with torch.inference_mode():
-        if pause is not None:
-            batch_size = max(1, min(batch_size, PAUSED // longest))
         for at in range(0, len(order), batch_size):
-            if at and pause is not None:
-                pause()
             part = order[at : at + batch_size]
             width = max(len(bodies[i]) for i in part)
             # Padding on the right, after everything a causal model can see: no mask is needed.
             rows = [bodies[i] + [end] * (width - len(bodies[i])) for i in part]
             ids = torch.tensor(rows, device=judge.device)
-            logits = answer_logits(judge.model, start, ids).float()
-            loss = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")  # (part, width)
-            for i, row in zip(part, loss, strict=True):
-                out[i] = float(row[: len(bodies[i])].mean())
+            logits = answer_logits(judge.model, start, ids)
+            for i, own, row in zip(part, ids, logits, strict=True):
+                own, row = own[: len(bodies[i])], row[: len(bodies[i])]
+                some = zip(own.split(_SCORED), row.split(_SCORED), strict=True)
+                loss = [F.cross_entropy(each.float(), wanted, reduction="none") for wanted, each in some]
+                out[i] = float(torch.cat(loss).mean())
     if not np.isfinite(out).all():
         raise NumericsError(f"The judge {judge.name} gave NaN or infinity.", "Try --dtype float32.")
     return out

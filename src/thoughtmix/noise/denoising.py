@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ def renoise_texts(
     level: float,
     mask: str = "random",
     temperature: float = 1.0,
-    pause: Callable[[], None] | None = None,
 ) -> tuple[list[Thought], dict[str, Any]]:
     """Text i with a share of its tokens forgotten and written anew by seed i; equal texts are denoised in one batch.
 
@@ -31,7 +30,6 @@ def renoise_texts(
         level: That share, above 0 and up to 1.
         mask: Which tokens: as in `forget`.
         temperature: At 0 nothing is drawn: the texts come back as they are.
-        pause: Called between steps, and between the parts of one.
 
     Returns:
         The thoughts (a token's log-probability is the model's at the step that decided it, 0 where it was kept), and
@@ -40,7 +38,6 @@ def renoise_texts(
     Raises:
         InputError: The model cannot read a text.
     """
-    model = model if pause is None else model.pausing(pause)
     out: dict[int, Thought] = {}
     cost, tokens = ForwardCost(), 0
     for text in dict.fromkeys(texts):
@@ -54,8 +51,6 @@ def renoise_texts(
         done, config = start, DenoisingConfig(Random(), steps=STEPS)
         for state, _ in denoise_steps(model.denoiser, start, config, cost):
             done = state
-            if pause is not None:
-                pause()
         logprobs = torch.where(start.masked, done.confidence.double().clamp(min=1e-30).log(), 0.0)  # (rows, t)
         for i, written, ids, logs in zip(own, model.texts(done), done.ids.tolist(), logprobs.tolist(), strict=True):
             out[i] = Thought(written, tuple(ids), seeds[i], float(sum(logs)), "stop", tuple(logs), origin)

@@ -8,10 +8,14 @@ from typing import Any
 
 from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.threads import EphemeralThreadExecutor
-from thoughtmix.metrics.judge import PAUSED
 from thoughtmix.models.embed import CountingEmbedder
 from thoughtmix.thinkers.base import MOST_EMBEDDED
 from thoughtmix.thinkers.noise import most_tokens
+
+_TOKENS = 256
+"""Of a batch: activations of more fall out of a CPU's cache."""
+_COUNTED = 16
+"""Texts whose tokens are counted in one turn."""
 
 
 class ExclusiveEmbedder:
@@ -40,15 +44,14 @@ class ExclusiveEmbedder:
         """See `Embedder.encode`; a turn for each few texts. check: called before each; what it raises ends it."""
         import numpy as np
 
-        embedder = self.loaded
-        parts = batches_of(texts, batch_size, PAUSED)
+        embedder, check = self.loaded, check or _nothing
+        parts = batches_of(texts, batch_size)
 
         def encode_parts() -> Any:
             vectors = []
             for part in parts:
-                if check is not None:
-                    check()
-                with self._scheduler.turns:
+                check()
+                with self._scheduler.turns, self._scheduler.slices(check):
                     vectors.append(embedder.encode([texts[i] for i in part], batch_size))
             return np.concatenate(vectors)
 
@@ -58,12 +61,18 @@ class ExclusiveEmbedder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text; in turns, too: a tokenizer that pads in another thread cannot be used meanwhile."""
-        embedder = self.loaded
-        with self._scheduler.turns:
-            return embedder.count_tokens(texts)
+        embedder, counts = self.loaded, list[int]()
+        for at in range(0, len(texts), _COUNTED):
+            with self._scheduler.turns:
+                counts += embedder.count_tokens(texts[at : at + _COUNTED])
+        return counts
 
 
-def batches_of(texts: Sequence[str], most: int, tokens: int) -> list[list[int]]:
+def _nothing() -> None:
+    """Nobody minds."""
+
+
+def batches_of(texts: Sequence[str], most: int, tokens: int = _TOKENS) -> list[list[int]]:
     """Texts by number, like lengths together: up to `most`, and about so many tokens, a batch; one text at least."""
     lengths = [min(most_tokens(text), MOST_EMBEDDED) for text in texts]
     out: list[list[int]] = []

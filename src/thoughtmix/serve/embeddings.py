@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StrictInt
 
-from thoughtmix.engine.scheduler import Caller
+from thoughtmix.engine.caller import Caller
 from thoughtmix.serve import schemas
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.forms import Strict
 from thoughtmix.serve.service import Service
-from thoughtmix.thinkers.base import Work, embedding_work
-from thoughtmix.thinkers.noise import most_tokens
+from thoughtmix.serve.streaming import answer_beside
 
 MOST_TEXTS = 2048
 """Of a request, as at OpenAI."""
-_BATCH = 32
-"""Texts between two looks at whether the client is still there."""
 
 TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
 
@@ -62,23 +60,10 @@ def router(service: Service) -> APIRouter:
     """The route."""
     api = APIRouter(prefix="/v1", responses=schemas.ERROR_RESPONSES)
 
-    @api.post("/embeddings")
-    async def embeddings(body: EmbeddingRequest, http: Request) -> Embeddings:
+    @api.post("/embeddings", response_model=Embeddings)
+    async def embeddings(body: EmbeddingRequest, http: Request) -> Response:
         """Unit vectors of texts, from the sentence embedder that the server has for `measure` and `select`."""
-        texts = _texts(body)
-        slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
-        try:
-            work = asyncio.get_running_loop().run_in_executor(
-                service.threads, _embed, service, slot.caller, texts, body.dimensions
-            )
-            vectors, tokens = await slot.unless_disconnected(http, work)
-        finally:
-            slot.release()
-        return Embeddings(
-            data=[Embedding(index=i, embedding=_written(v, body.encoding_format)) for i, v in enumerate(vectors)],
-            model=service.embedder.name,
-            usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
-        )
+        return await answer_beside(service, http, _texts(body), partial(_embedded, service, body))
 
     return api
 
@@ -96,22 +81,16 @@ def _texts(body: EmbeddingRequest) -> list[str]:
     return given
 
 
-def _embed(
-    service: Service, caller: Caller, texts: list[str], dimensions: int | None
-) -> tuple[NDArray[np.float32], int]:
-    """(texts, d) and the tokens of all texts; in a thread."""
-    embedder = service.embedder
+def _embedded(service: Service, body: EmbeddingRequest, caller: Caller) -> Embeddings:
+    """In a thread."""
+    embedder, texts, dimensions = service.embedder, _texts(body), body.dimensions
     counts = embedder.count_tokens(texts)
     most = embedder.loaded.max_tokens
     for i, count in enumerate(counts):
         if most is not None and count > most:
             message = f"Text {i} has {count} tokens, {embedder.name} reads up to {most}. Send it in parts."
             raise Refused(400, message, param="input", code="too_many_tokens")
-    parts = []
-    for start in range(0, len(texts), _BATCH):
-        caller.check()
-        parts.append(embedder.encode(texts[start : start + _BATCH], _BATCH))
-    vectors = np.concatenate(parts)
+    vectors = embedder.encode(texts, check=caller.check)
     width = vectors.shape[1]
     if dimensions is not None and dimensions > width:
         message = f"dimensions is {dimensions}, {embedder.name} has {width}. Ask for up to {width}."
@@ -120,7 +99,12 @@ def _embed(
         vectors = vectors[:, :dimensions]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.where(lengths > 0, lengths, 1)
-    return vectors, sum(counts)
+    tokens = sum(counts)
+    return Embeddings(
+        data=[Embedding(index=i, embedding=_written(v, body.encoding_format)) for i, v in enumerate(vectors)],
+        model=embedder.name,
+        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+    )
 
 
 def _written(vector: NDArray[np.float32], form: str) -> list[float] | str:

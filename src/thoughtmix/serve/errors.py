@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from thoughtmix.core.errors import InputError, ThoughtmixError, UnknownName
-from thoughtmix.engine.scheduler import Cancelled, TimedOut
+from thoughtmix.engine.caller import Cancelled, TimedOut
 from thoughtmix.serve.forms import Body
 
 LOG = logging.getLogger("thoughtmix.serve")

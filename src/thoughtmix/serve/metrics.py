@@ -45,6 +45,9 @@ class Metrics:
         self.read = Histogram(
             f"{name}_read_seconds", "Of reading prompts between two steps.", buckets=_QUICK, registry=registry
         )
+        self.beside = Histogram(
+            f"{name}_beside_seconds", "Of a turn of work beside the batch.", buckets=_QUICK, registry=registry
+        )
 
     def record_step(self, tick: Tick) -> None:
         """After every turn of the scheduler."""

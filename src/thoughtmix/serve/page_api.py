@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.selection import left_out, select_good, selection_facts
-from thoughtmix.engine.scheduler import Caller
+from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
@@ -25,9 +26,9 @@ from thoughtmix.serve.answers import DONE, server_sent_event
 from thoughtmix.serve.errors import Refused, error_body
 from thoughtmix.serve.limits import offered_schema
 from thoughtmix.serve.service import AdmissionSlot, Service
+from thoughtmix.serve.streaming import answer_beside
 from thoughtmix.serve.threads import EventStream
-from thoughtmix.thinkers.base import Work, embedding_work
-from thoughtmix.thinkers.noise import most_tokens
+from thoughtmix.thinkers.base import Work
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
 
 if TYPE_CHECKING:
@@ -55,38 +56,21 @@ def router(service: Service) -> APIRouter:
             languages=LANGUAGES,
         )
 
-    @api.post("/map")
-    async def map_(body: schemas.MapRequest, http: Request) -> schemas.Map:
+    @api.post("/map", response_model=schemas.Map)
+    async def map_(body: schemas.MapRequest, http: Request) -> Response:
         """Texts as points of a plane, near ones near (classical scaling of their embeddings' distances)."""
         texts = body.texts if body.prompt is None else [*body.texts, body.prompt]
-        vectors, used = await _vectors(service, http, texts)
-        near = None if body.prompt is None else relevance(vectors[:-1], vectors[-1]).round(6).tolist()
-        d = pairwise_distances(vectors[: len(body.texts)])
-        first = min(body.first or len(d), len(d))
-        figures = {"vendi": vendi(vectors[:first]), "mean_distance": mean_distance(vectors[:first])}
-        if near is not None:
-            figures["relevance"] = float(np.mean(near[:first]))
-        rounded = [[round(float(v), 6) for v in row] for row in d]
-        return schemas.Map(points=_points(d), distances=rounded, relevance=near, metrics=figures, usage=used)
+        return await _of_vectors(service, http, texts, partial(_mapped, body))
 
-    @api.post("/select")
-    async def select(body: schemas.SelectRequest, http: Request) -> schemas.Selection:
+    @api.post("/select", response_model=schemas.Selection)
+    async def select(body: schemas.SelectRequest, http: Request) -> Response:
         """The k most different of the texts that are good enough, best first."""
         n = len(body.texts)
         if body.k > n:
             raise Refused(400, f"Cannot select {body.k} of {n} texts. Pass k 1 to {n}.", param="k")
         if body.logprobs and len(body.logprobs) != n:
             raise Refused(400, f"{len(body.logprobs)} logprobs for {n} texts. Pass one a text.", param="logprobs")
-        vectors, used = await _vectors(service, http, body.texts)
-        d = pairwise_distances(vectors)
-        values = np.clip(body.logprobs or [0.0] * n, -1e6, 1e6).tolist()
-        told = (body.texts, d.tolist(), values)
-        chosen = select_good(*told, body.k, body.quality_floor)
-        others = [
-            schemas.LeftOutText(**dataclasses.asdict(each)) for each in left_out(*told, chosen, body.quality_floor)
-        ]
-        facts = selection_facts(*told, chosen)
-        return schemas.Selection(indices=chosen, left_out=others, facts=facts, usage=used)
+        return await _of_vectors(service, http, body.texts, partial(_selected, body))
 
     @api.post("/diffuse", responses=schemas.STREAM_RESPONSES, response_class=Response)
     async def diffuse(body: schemas.DiffuseRequest, http: Request) -> Response:
@@ -137,27 +121,44 @@ def _suitable_thinkers(service: Service) -> list[schemas.ThinkerInfo]:
     return found
 
 
-# --- maps ---
+# --- maps and selections ---
 
 
-async def _vectors(service: Service, http: Request, texts: Sequence[str]) -> tuple[Any, schemas.SideUsage]:
-    """(texts, d), rows of length 1, and what they took."""
+async def _of_vectors(
+    service: Service, http: Request, texts: Sequence[str], made_of: Callable[[Any, schemas.SideUsage], BaseModel]
+) -> Response:
+    """What is made of the texts' vectors (texts, d), rows of length 1, and of what they took; all of it in a thread."""
     if len(texts) > service.limits.texts:
         raise Refused(400, f"{len(texts)} texts; this server maps up to {service.limits.texts}.", param="texts")
-    slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
-    try:
-        work = asyncio.get_running_loop().run_in_executor(service.threads, _embedded, service, slot.caller, list(texts))
-        vectors, tokens = await slot.unless_disconnected(http, work)
-        return vectors, schemas.SideUsage(total_tokens=tokens)
-    finally:
-        slot.release()
+
+    def make(caller: Caller) -> BaseModel:
+        vectors = service.embedder.encode(texts, 32, caller.check)
+        most = service.embedder.loaded.max_tokens or math.inf
+        tokens = int(sum(min(count, most) for count in service.embedder.count_tokens(texts)))
+        return made_of(vectors, schemas.SideUsage(total_tokens=tokens))
+
+    return await answer_beside(service, http, texts, make)
 
 
-def _embedded(service: Service, caller: Caller, texts: list[str]) -> tuple[Any, int]:
-    """(texts, d) and the tokens that were read, of a long text its beginning; in a thread."""
-    vectors = service.embedder.encode(texts, 32, caller.check)
-    most = service.embedder.loaded.max_tokens or math.inf
-    return vectors, int(sum(min(count, most) for count in service.embedder.count_tokens(texts)))
+def _mapped(body: schemas.MapRequest, vectors: Any, used: schemas.SideUsage) -> schemas.Map:
+    """vectors: of the texts, and of the prompt behind them if there is one."""
+    near = None if body.prompt is None else relevance(vectors[:-1], vectors[-1]).round(6).tolist()
+    d = pairwise_distances(vectors[: len(body.texts)])
+    first = min(body.first or len(d), len(d))
+    figures = {"vendi": vendi(vectors[:first]), "mean_distance": mean_distance(vectors[:first])}
+    if near is not None:
+        figures["relevance"] = float(np.mean(near[:first]))
+    rounded = np.asarray(d, dtype=np.float64).round(6).tolist()
+    return schemas.Map(points=_points(d), distances=rounded, relevance=near, metrics=figures, usage=used)
+
+
+def _selected(body: schemas.SelectRequest, vectors: Any, used: schemas.SideUsage) -> schemas.Selection:
+    d = pairwise_distances(vectors)
+    values = np.clip(body.logprobs or [0.0] * len(body.texts), -1e6, 1e6).tolist()
+    told = (body.texts, d.tolist(), values)
+    chosen = select_good(*told, body.k, body.quality_floor)
+    others = [schemas.LeftOutText(**dataclasses.asdict(each)) for each in left_out(*told, chosen, body.quality_floor)]
+    return schemas.Selection(indices=chosen, left_out=others, facts=selection_facts(*told, chosen), usage=used)
 
 
 def _points(distances: Any) -> list[list[float]]:
@@ -216,14 +217,11 @@ class _Denoising:
         body, self.model = self.body, _diffusion_model(self.service)
         self.steps = min(body.steps, body.length)
         denoising = DenoisingConfig(Random(), self.steps)
-        with SharedEngine(self.service.scheduler, self.caller).exclusive() as let_others:
-            diffusion = MultiBranchDiffusion(body.branches, self.model.pausing(let_others), denoising=denoising)
-
-            def on_frame(frame: Frame) -> None:
-                emit(self._frame(frame))
-                let_others()
-
-            diffusion.generate_parallel(body.prompt, body.length, seed=body.seed, on_frame=on_frame)
+        with SharedEngine(self.service.scheduler, self.caller).exclusive():
+            diffusion = MultiBranchDiffusion(body.branches, self.model, denoising=denoising)
+            diffusion.generate_parallel(
+                body.prompt, body.length, seed=body.seed, on_frame=lambda frame: emit(self._frame(frame))
+            )
 
     def _frame(self, frame: Frame) -> dict[str, Any]:
         self._step += 1

@@ -19,10 +19,11 @@ from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.request import OnStep, Prompt, Request
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.backends.probe import Weights
+from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.engine import SequenceRequest
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.engine.memory import kv_bytes_per_token
-from thoughtmix.engine.scheduler import EXPECTED, Caller, Scheduler
+from thoughtmix.engine.scheduler import EXPECTED, Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models import LanguageModel
@@ -98,7 +99,15 @@ class Service:
         self.created = int(time.time())
         self.bytes_per_token = kv_bytes_per_token(lm)
         most = max(1, self.limits.memory * 2**20 // self.bytes_per_token)
-        self.scheduler = Scheduler(lm, self.limits.rows, most, self.limits.chunk, self.metrics.record_step, weights)
+        self.scheduler = Scheduler(
+            lm,
+            self.limits.rows,
+            most,
+            self.limits.chunk,
+            self.metrics.record_step,
+            weights,
+            observe_beside=self.metrics.beside.observe,
+        )
         self.embedder = ExclusiveEmbedder(embedder, self.scheduler)
         self.pipeline = Pipeline(lm, embedder=self.embedder, weights=weights)
         self.draining = False

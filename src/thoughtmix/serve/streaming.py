@@ -10,12 +10,16 @@ from typing import Any, TypeAlias
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 
 from thoughtmix.core.request import StepEvent
 from thoughtmix.core.types import Thought
+from thoughtmix.engine.caller import Caller
 from thoughtmix.serve.logprobs import HALF, Draw, PlacedToken, TokenPlacer, Vocabulary
 from thoughtmix.serve.service import AdmissionSlot, Answer, CheckedRequest, Service
 from thoughtmix.serve.threads import EventStream
+from thoughtmix.thinkers.base import Work, embedding_work
+from thoughtmix.thinkers.noise import most_tokens
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,21 @@ async def answer_whole(
     finally:
         slot.release()
     return JSONResponse(body(answers))
+
+
+async def answer_beside(
+    service: Service, http: Request, texts: Sequence[str], make: Callable[[Caller], BaseModel]
+) -> Response:
+    """What is made of texts that are embedded, in a thread, and written as JSON there: thousands of numbers in the loop
+    would keep everybody's next word waiting."""
+    slot = service.admit(work=sum((embedding_work(1, most_tokens(text)) for text in texts), Work()))
+    try:
+        work = asyncio.get_running_loop().run_in_executor(
+            service.threads, lambda: make(slot.caller).model_dump_json().encode()
+        )
+        return Response(await slot.unless_disconnected(http, work), media_type="application/json")
+    finally:
+        slot.release()
 
 
 async def answer_in_chunks(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
-from thoughtmix.engine.scheduler import Caller
+from thoughtmix.engine.caller import Caller
 from thoughtmix.serve.errors import Refused, as_refused
 
 T = TypeVar("T")

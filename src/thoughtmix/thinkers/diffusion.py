@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from thoughtmix.core.errors import InputError
@@ -81,18 +80,10 @@ class DiffusionThinker(Thinker):
             state = state.fork([i for i in range(request.n) for _ in range(branches)])
         cost, interrupted = ForwardCost(), False
         done: BranchedRows | None = None
-        with local.exclusive() as let_others:
-            latest = _Latest(request, branches, let_others)
+        with local.exclusive():
+            latest = _Latest(request, branches)
             try:
-                done = branch(
-                    diffusion.pausing(let_others),
-                    state,
-                    branching,
-                    denoising,
-                    group=branches,
-                    cost=cost,
-                    on_frame=latest,
-                )
+                done = branch(diffusion, state, branching, denoising, group=branches, cost=cost, on_frame=latest)
             except KeyboardInterrupt:
                 interrupted = True
         if done is not None:
@@ -204,8 +195,8 @@ class _Latest:
     """Keeps the newest state, and tells the caller how far it is. Text appears everywhere at once: its pieces are told
     when all is decided."""
 
-    def __init__(self, request: Request, branches: int, let_others: Callable[[], None]) -> None:
-        self.request, self.branches, self.let_others = request, branches, let_others
+    def __init__(self, request: Request, branches: int) -> None:
+        self.request, self.branches = request, branches
         self.state: Any = None
 
     def __call__(self, frame: Frame) -> None:
@@ -216,7 +207,6 @@ class _Latest:
             done = total - int(left.sum()) // self.branches
             ready = (left.view(n, -1) == 0).all(1).tolist()
             self.request.on_step(StepEvent([""] * n, done, total, ready))
-        self.let_others()
 
 
 THINKER = DiffusionThinker()

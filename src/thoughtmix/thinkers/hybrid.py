@@ -10,7 +10,7 @@ What each stage added is in `run["stages"]`, by scorers that selected nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -275,8 +275,8 @@ class _Run:
         try:
             if not isinstance(self.engine, LocalModelEngine):
                 return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm)
-            with self.engine.exclusive() as pause:
-                return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm, pause=pause)
+            with self.engine.exclusive():
+                return renoise_texts(model, texts, request.seeds, self.options.level, temperature=warm)
         except InputError as error:  # a draft, not the user, says what the mask predictor cannot read
             hint = "Name one that can: --option mask_model=... (or drop renoise)."
             raise InputError(error.message, hint) from None
@@ -303,8 +303,8 @@ class _Run:
 
     def _likelihood(self, texts: Sequence[str]) -> list[float]:
         local = local_model(self.engine, "by=likelihood")
-        with local.exclusive() as let_others:
-            return _likelihood(local.model, local.encode(self.prompt), texts, let_others)
+        with local.exclusive():
+            return _likelihood(local.model, local.encode(self.prompt), texts)
 
     def _measure(self, stage: str, pool: Sequence[Thought], facts: Mapping[str, Any]) -> None:
         """Add up what the stage cost, and measure what it gave.
@@ -345,14 +345,12 @@ class _Run:
         return [dataclasses.replace(pool[s % len(pool)], finish="cancelled") for s in self.request.seeds]
 
 
-def _likelihood(
-    model: LanguageModel, prompt_ids: Sequence[int], texts: Sequence[str], pause: Callable[[], None] | None = None
-) -> list[float]:
+def _likelihood(model: LanguageModel, prompt_ids: Sequence[int], texts: Sequence[str]) -> list[float]:
     """Log-likelihood of a token of each text as an answer to the prompt, in nats: alike for drafts and for what was
     rewritten under another prompt. Raises `InputError` for a model that does not read from left to right."""
     from thoughtmix.metrics.judge import ids_nll
 
-    return [-float(v) for v in ids_nll(prompt_ids, texts, model, pause=pause)]
+    return [-float(v) for v in ids_nll(prompt_ids, texts, model)]
 
 
 def _mean(values: Sequence[float]) -> float:

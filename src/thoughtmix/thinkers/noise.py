@@ -137,7 +137,7 @@ def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThi
         text, spent = made[0].text, dict(facts)
         if request.creativity == 0 or spent["interrupted"] or not text.strip():
             return _copies(made[0], request), spent
-    with local.exclusive() as let_others:
+    with local.exclusive():
         thoughts, facts = renoise_texts(
             wrap_diffusion(model.model, model.tokenizer, model.name),
             [text] * request.n,
@@ -145,7 +145,6 @@ def _denoise(engine: Engine, prompt: Prompt, request: Request, options: NoiseThi
             LEVEL if options.holes is None else options.holes,
             options.mask,
             1.0 if temperature is None else float(temperature),
-            let_others,
         )
     return thoughts, add_facts(spent, facts)
 
