@@ -468,12 +468,28 @@ def test_the_token() -> None:
             client.models.list()
 
 
+def test_auto_chooses_once(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoughtmix.thinkers.auto import AutoThinker
+
+    asked: list[int] = []
+    real = AutoThinker.resolve
+
+    def counted(self: AutoThinker, *given: Any) -> Any:
+        asked.append(1)
+        return real(self, *given)
+
+    monkeypatch.setattr(AutoThinker, "resolve", counted)
+    got = chat(here, thinker="auto", n=2, max_tokens=3).json()["thoughtmix"]
+    assert len(asked) == 1 and got["thinker"] == "sampling" == got["run"]["chosen"]["thinker"]
+
+
 # --- beside OpenAI ---
 
 
 def test_health_metrics_info(here: Running) -> None:
     assert httpx.get(here.url + "/healthz").json() == {"status": "ok"}
     info = httpx.get(here.url + "/api/info").json()
+    assert (info["thinker"], info["suggested"]) == ("sampling", "auto")
     assert {t["name"] for t in info["thinkers"]} == {
         "sampling",
         "auto",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -45,7 +46,7 @@ class TimeSlices(TorchFunctionMode):
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W^T + b, x (..., inputs), some rows at a time where it is large."""
         many = input.numel() // max(1, input.shape[-1]) * weight.numel() > _LARGEST
-        if not many or input.device.type != "cpu" or input.requires_grad or weight.requires_grad:
+        if not many or input.device.type != "cpu" or torch.is_grad_enabled():
             return F.linear(input, weight, bias)
         flat = input.reshape(-1, input.shape[-1])
         rows, out = max(1, _LARGEST // weight.numel()), flat.new_empty(len(flat), weight.shape[0])

@@ -11,8 +11,9 @@ from typing import Any
 
 from thoughtmix import __version__
 from thoughtmix.core.types import Thought
+from thoughtmix.serve.checked import Answer
 from thoughtmix.serve.logprobs import Draw, PlacedToken, TokenPlacer, draws_of
-from thoughtmix.serve.service import Answer, Service
+from thoughtmix.serve.service import Service
 from thoughtmix.serve.tools import HeldBack, ToolPlan
 
 FINGERPRINT = f"thoughtmix-{__version__}"

@@ -25,9 +25,10 @@ from thoughtmix.serve.answers import (
     set_facts,
     usage,
 )
+from thoughtmix.serve.checked import Answer, CheckedRequest
 from thoughtmix.serve.errors import Refused, error_body
 from thoughtmix.serve.forms import Function, NamedTool, form_of
-from thoughtmix.serve.service import Answer, CheckedRequest, Service, random_seed
+from thoughtmix.serve.service import Service, random_seed
 from thoughtmix.serve.streaming import Event, Events, SentText, StreamStep, answer_in_chunks, answer_whole
 from thoughtmix.serve.tools import ToolPlan, described
 

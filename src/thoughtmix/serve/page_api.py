@@ -20,6 +20,7 @@ from thoughtmix.core.selection import left_out, select_good, selection_facts
 from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
+from thoughtmix.pipeline import AUTO
 from thoughtmix.report.html import HEIGHT, WIDTH, layout
 from thoughtmix.serve import schemas
 from thoughtmix.serve.answers import DONE, server_sent_event
@@ -49,6 +50,7 @@ def router(service: Service) -> APIRouter:
             version=__version__,
             model=service.lm.name,
             thinker=service.pipeline.thinker().name,
+            suggested=AUTO,
             thinkers=_suitable_thinkers(service),
             limits=dataclasses.asdict(service.limits),
             diffusion=True,

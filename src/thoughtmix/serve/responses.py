@@ -17,12 +17,13 @@ from thoughtmix.core.types import Thought
 from thoughtmix.models import LanguageModel
 from thoughtmix.serve import schemas
 from thoughtmix.serve.answers import ChatFormat, progress_comment, server_sent_event, set_facts, thought_facts
+from thoughtmix.serve.checked import Answer
 from thoughtmix.serve.errors import Refused, error_body
 from thoughtmix.serve.forms import NamedResponseTool, form_of
 from thoughtmix.serve.logprobs import PlacedToken, TokenPlacer
 from thoughtmix.serve.openai import Asked, conversation
 from thoughtmix.serve.response_schemas import ResponseAnswer, ResponseRequest, messages_of
-from thoughtmix.serve.service import Answer, Service, random_seed
+from thoughtmix.serve.service import Service, random_seed
 from thoughtmix.serve.streaming import Event, Events, SentText, StreamStep, answer_in_chunks, answer_whole
 from thoughtmix.serve.tools import ToolPlan
 

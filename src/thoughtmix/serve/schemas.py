@@ -315,6 +315,7 @@ class Info(BaseModel):
     version: str
     model: str
     thinker: str = Field(description="What a request without one gets.")
+    suggested: str = Field(description="What a form may begin with, and the command line does.")
     thinkers: list[ThinkerInfo]
     limits: dict[str, float]
     diffusion: bool

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,8 +15,8 @@ from fastapi import Request as HttpRequest
 
 from thoughtmix.core.errors import Interrupted, UnknownName
 from thoughtmix.core.grammar import Grammar
-from thoughtmix.core.request import OnStep, Prompt, Request
-from thoughtmix.core.types import ThoughtSet
+from thoughtmix.core.options import ThinkerOptions
+from thoughtmix.core.request import OnStep, Prompt
 from thoughtmix.engine.backends.probe import Weights
 from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.engine import SequenceRequest
@@ -29,6 +28,7 @@ from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models import LanguageModel
 from thoughtmix.models.embed import CountingEmbedder
 from thoughtmix.pipeline import Pipeline
+from thoughtmix.serve.checked import Answer, CheckedRequest, check_counts, most_prompt_tokens, settings_of
 from thoughtmix.serve.embedder import ExclusiveEmbedder
 from thoughtmix.serve.errors import Refused
 from thoughtmix.serve.limits import HELD, Limits, check_work, served_options, within
@@ -45,41 +45,6 @@ _SHARES = 16
 allows them."""
 _FEWEST = 16
 """Tokens of a thought where a request names no number and its thinker does much."""
-_SMALLEST_NUCLEUS = 1e-9
-"""OpenAI's top_p may be 0: the likeliest token alone."""
-
-
-@dataclass(frozen=True)
-class CheckedRequest:
-    """One prompt's request, checked against the limits."""
-
-    prompt: Prompt
-    thinker: Thinker
-    request: Request
-    select: int | None
-    quality_floor: float
-    measure: bool
-    top_logprobs: int
-    streams: bool
-    """Whether its pieces may be shown as they come; else its progress is, and its thoughts when they stand."""
-    fit: bool
-    """Whether it named no length, and may be made to fit behind its prompt."""
-    cost: int
-    """Bytes of keys and values that are set aside for it: of one that names no length none, it waits for room."""
-    work: Work
-    """What it may cost at most."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The thoughts, in the order they are answered."""
-
-    thoughts: ThoughtSet
-    prompt_tokens: int
-    completion_tokens: int
-    """All that were drawn, of drafts and of thoughts that were not selected, too."""
-    top: Mapping[tuple[int, ...], list[tuple[list[int], list[float]]]]
-    """Token ids of a thought -> of each token the likeliest ids and their log-probabilities."""
 
 
 class Service:
@@ -169,56 +134,21 @@ class Service:
             Refused: 400 for what this server does not take.
             InputError: What no thinker takes.
         """
-        limits, n = self.limits, body.n
-        if n > limits.thoughts:
-            raise Refused(400, f"n is {n}, this server makes up to {limits.thoughts}. Ask for fewer.", param="n")
-        if body.select is not None and body.select > n:
-            raise Refused(400, f"Cannot select {body.select} of {n} thoughts. Pass select 1 to {n}.", param="select")
+        check_counts(body, self.limits)
         thinker = self.pipeline.thinker(body.thinker)
-        options = served_options(thinker, body.options, limits)
+        options = served_options(thinker, body.options, self.limits)
         if body.drawn and not thinker.continues:
             raise Refused(400, f"{thinker.name} continues no text. Name another thinker, sampling say.", param="drawn")
-        texts = max(n, thinker.texts(n, options))
-        tokens = max_tokens or min(self._default_tokens(texts), default or limits.tokens)
-        if texts * tokens > limits.tokens:
-            drafts = "" if texts == n else f" ({thinker.name} writes {texts} texts for n = {n})"
-            message = f"n x max_tokens is {texts * tokens}{drafts}, the limit is {limits.tokens}. Ask for less."
-            raise Refused(400, message, param="max_tokens", code="too_many_tokens")
-        read = min(_most_tokens(prompt), self.lm.context_length or 2**20)
-        cost = (read + texts * tokens) * self.bytes_per_token
-        if cost > limits.memory * 2**20:
-            message = "The request would need more memory than this server has. Ask for less."
-            raise Refused(400, message, code="too_large")
         measure = body.measure or body.select is not None
-
-        def declared(length: int) -> Work:
-            done = thinker.work(SharedEngine(self.scheduler), n, read, length, options)
-            return done + embedding_work((n + 1) * measure, max(read, length))
-
-        while max_tokens is None and tokens > _FEWEST and not within(declared(tokens), limits):
-            tokens = max(_FEWEST, tokens // 2)  # nobody asked for so many
-        work = declared(tokens)
-        check_work(work, limits)
-        request = Request(
-            n=n,
-            seed=seed,
-            max_new_tokens=tokens,
-            creativity=body.creativity,
-            temperature=body.temperature,
-            top_k=body.top_k or 0,
-            min_p=body.min_p,
-            top_p=1.0 if body.top_p is None else max(body.top_p, _SMALLEST_NUCLEUS),
-            stop=body.stops,
-            landing=body.landing,
-            drawn=body.drawn,
-            grammar=grammar,
-            options=options,
-            embedder=lambda: self.embedder,
-        )
-        chosen, _, _ = thinker.resolve(SharedEngine(self.scheduler), prompt, request)
+        asked = (thinker, body.n, prompt, options, measure)
+        tokens, cost, work = self._priced(*asked, max_tokens, default or self.limits.tokens)
+        request = dataclasses.replace(settings_of(body), seed=seed, max_new_tokens=tokens, grammar=grammar)
+        request = dataclasses.replace(request, options=options, embedder=lambda: self.embedder)
+        chosen, request, choice = thinker.resolve(SharedEngine(self.scheduler), prompt, request)
         return CheckedRequest(
             prompt=prompt,
-            thinker=thinker,
+            thinker=chosen,
+            choice=choice,
             request=request,
             select=body.select,
             quality_floor=body.quality_floor,
@@ -229,6 +159,51 @@ class Service:
             cost=0 if max_tokens is None else cost,
             work=work,
         )
+
+    def _priced(
+        self,
+        thinker: Thinker,
+        n: int,
+        prompt: Prompt,
+        options: ThinkerOptions,
+        measure: bool,
+        max_tokens: int | None,
+        default: int,
+    ) -> tuple[int, int, Work]:
+        """What a request may take at most.
+
+        Args:
+            thinker, n, prompt, options, measure: What is asked.
+            max_tokens: Of a text; None: as many as the server gives to who does not say.
+            default: Of those no more than so many.
+
+        Returns:
+            Tokens of a text, bytes of keys and values, and the work.
+
+        Raises:
+            Refused: 400 for more than the limits.
+        """
+        limits, texts = self.limits, max(n, thinker.texts(n, options))
+        tokens = max_tokens or min(self._default_tokens(texts), default)
+        if texts * tokens > limits.tokens:
+            drafts = "" if texts == n else f" ({thinker.name} writes {texts} texts for n = {n})"
+            message = f"n x max_tokens is {texts * tokens}{drafts}, the limit is {limits.tokens}. Ask for less."
+            raise Refused(400, message, param="max_tokens", code="too_many_tokens")
+        read = min(most_prompt_tokens(prompt), self.lm.context_length or 2**20)
+        cost = (read + texts * tokens) * self.bytes_per_token
+        if cost > limits.memory * 2**20:
+            message = "The request would need more memory than this server has. Ask for less."
+            raise Refused(400, message, code="too_large")
+
+        def declared(length: int) -> Work:
+            done = thinker.work(SharedEngine(self.scheduler), n, read, length, options)
+            return done + embedding_work((n + 1) * measure, max(read, length))
+
+        while max_tokens is None and tokens > _FEWEST and not within(declared(tokens), limits):
+            tokens = max(_FEWEST, tokens // 2)  # nobody asked for so many
+        work = declared(tokens)
+        check_work(work, limits)
+        return tokens, cost, work
 
     def _default_tokens(self, texts: int) -> int:
         """Of each text where a request names no length: all that --request-tokens and a share of --memory hold, so that
@@ -298,7 +273,7 @@ class Service:
             caller.check_cancelled()
             made = stopped.thoughts
         drawn = max(sum(len(t.token_ids) for t in made), sum(len(o.token_ids) for o in engine.outputs))
-        made = dataclasses.replace(made, run={"computed": engine.computed, **made.run})
+        made = dataclasses.replace(made, run={"computed": engine.computed, **checked.choice, **made.run})
         if checked.select is not None and made.distances:
             metrics = made.metrics
             made = made.select(min(checked.select, len(made)), quality_floor=checked.quality_floor)
@@ -350,15 +325,6 @@ class AdmissionSlot:
             for task in tasks:
                 if not task.done():
                     task.cancel()
-
-
-def _most_tokens(prompt: Prompt) -> int:
-    """Tokens of a prompt at most, or nearly: two characters each."""
-    texts = [prompt.content] if isinstance(prompt.content, str) else [m["content"] for m in prompt.content]
-    texts += [value for value in prompt.template_kwargs.values() if isinstance(value, str)]
-    told = [*prompt.tools, *(m["tool_calls"] for m in prompt.messages if "tool_calls" in m)]
-    texts += [json.dumps(each) for each in told]
-    return sum(len(t) for t in texts) // 2 + 16 * len(texts) + 8
 
 
 def random_seed() -> int:

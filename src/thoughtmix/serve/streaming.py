@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from thoughtmix.core.request import StepEvent
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.caller import Caller
+from thoughtmix.serve.checked import Answer, CheckedRequest
 from thoughtmix.serve.logprobs import HALF, Draw, PlacedToken, TokenPlacer, Vocabulary
-from thoughtmix.serve.service import AdmissionSlot, Answer, CheckedRequest, Service
+from thoughtmix.serve.service import AdmissionSlot, Service
 from thoughtmix.serve.threads import EventStream
 from thoughtmix.thinkers.base import Work, embedding_work
 from thoughtmix.thinkers.noise import most_tokens

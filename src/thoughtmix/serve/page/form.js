@@ -5,7 +5,6 @@ import * as options from "./options.js";
 import { number, spoken, t } from "./words.js";
 import { thinkerName, thinkerSummary } from "./words_thinkers.js";
 
-const CHOOSES = "auto"; // the thinker that chooses one for the prompt
 let info = { thinkers: [], limits: {} };
 
 /** actions: submit(), changed(). */
@@ -58,8 +57,8 @@ export function offer(given) {
   if (most.thoughts) $("n").max = most.thoughts;
   if (most.tokens) $("max_tokens").max = most.tokens;
   draw();
-  if (first && info.thinkers.some(({ name }) => name === CHOOSES)) {
-    $("thinker").value = CHOOSES; // what a newcomer sees first is what the command line does
+  if (first && info.thinkers.some(({ name }) => name === info.suggested)) {
+    $("thinker").value = info.suggested; // what a newcomer sees first is what the command line does
     drawOptions();
     shown();
   }
