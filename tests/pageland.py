@@ -160,6 +160,7 @@ class Land:
             "version": "0",
             "model": "pageland",
             "thinker": "mixture",
+            "suggested": "auto",
             "thinkers": THINKERS,
             "limits": {"thoughts": 64, "tokens": 8192},
             "diffusion": self.diffusion,

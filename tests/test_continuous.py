@@ -183,6 +183,25 @@ def test_more_is_read_while_more_rows_wait_than_run() -> None:
     assert any(t.read > 8 for t in ticks[1:])
 
 
+def test_one_who_wants_many_rows_is_one_who_waits() -> None:
+    """Beside a small chat no more than a chunk is read a turn, however many rows the next job wants."""
+    model, ticks = lm(tiny("llama")), list[Any]()
+    with scheduled(model, chunk=8, observe=ticks.append) as scheduler, ThreadPoolExecutor(2) as pool:
+        chat = {"prompts": [[5, 6]], "rows": [Row(seed=0)], "max_new_tokens": 60}
+        rows = [Row(seed=s, prompt=s) for s in range(12)]
+        hybrid = {"prompts": [[7 + i] * 20 for i in range(12)], "rows": rows, "max_new_tokens": 2}
+        with scheduler.turns:
+            waiting = [pool.submit(call_of, SharedEngine(scheduler), chat)]
+            while scheduler.waiting < 1:
+                time.sleep(0.001)
+            waiting.append(pool.submit(call_of, SharedEngine(scheduler), hybrid))
+            while scheduler.waiting < 2:
+                time.sleep(0.001)
+        for future in waiting:
+            future.result(20)
+    assert sum(t.read for t in ticks) == 2 + 12 * 20 and max(t.read for t in ticks[1:]) == 8
+
+
 def test_who_cancels_leaves_at_once_and_hurts_nobody() -> None:
     model = lm(tiny("llama"))
     call = {"prompts": [[5, 9, 77]], "rows": [Row(seed=s) for s in range(4)], "max_new_tokens": 40}

@@ -33,7 +33,10 @@ class EventStream(Generic[T]):
             self._work(self._put)
             self._put(None)
         except BaseException as error:
-            self._put(as_refused(error))
+            refused = as_refused(error)
+            # Its frames hold the job, which holds the error: keys and values would wait for the garbage collector.
+            error.__traceback__ = None
+            self._put(refused)
 
     def _put(self, event: T | Refused | None) -> None:
         try:
@@ -44,6 +47,9 @@ class EventStream(Generic[T]):
     async def next(self) -> T | None:
         """The next event; None after the last. Raises `Refused`."""
         event = await self._queue.get()
-        if isinstance(event, Refused):
-            raise event
-        return event
+        try:
+            if isinstance(event, Refused):
+                raise event
+            return event
+        finally:
+            del event  # an error whose frame held it would hold itself
