@@ -6,7 +6,6 @@ Data flows one way: prompt -> engine -> thinker -> ThoughtSet -> metrics.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from thoughtmix.batch.prompts import think_many
 from thoughtmix.batch.records import Record
-from thoughtmix.core.errors import InputError, Interrupted, ModelError, UnknownName
+from thoughtmix.core.errors import InputError, Interrupted, ModelError
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.languages import NAMES, language_of
 from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, SETTINGS, Message, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.engine import Capability, Engine, TokenEngine, require
+from thoughtmix.engine.named import model_name, named_engine
 from thoughtmix.thinkers.base import Thinker
 from thoughtmix.thinkers.call import typed_options
 from thoughtmix.thinkers.registry import as_thinker, auto_thinker, get_thinker, thinker_names
@@ -77,19 +77,18 @@ class Pipeline:
         endpoint: str | Endpoint | None = None,
         on_progress: Callable[..., None] | None = None,
     ) -> None:
-        asked = model = _model_name(model)
-        _check_engine(engine, engine_options, endpoint)
-        if engine == "vllm":
-            engine, model = _vllm(model, dtype, device, weights, path, engine_options, on_progress), None
-        elif isinstance(engine, str):
-            engine = None
-        elif engine is not None and (model is not None or endpoint is not None):
-            raise InputError("An engine was given, and a model or an endpoint.", "Pass one of them.")
-        if endpoint is not None:
-            engine, model = _elsewhere(endpoint, model), None
+        asked = model_name(model)
+        made = named_engine(
+            engine,
+            asked,
+            endpoint,
+            engine_options,
+            {"dtype": dtype, "device": device, "weights": weights, "path": path},
+            on_progress,
+        )
         self.asked = (asked, endpoint, judge)
         """Model, endpoint and judge as they were given."""
-        self._model, self._embedder, self._judge, self._engine = model, embedder, judge, engine
+        self._model, self._embedder, self._judge, self._engine = asked, embedder, judge, made
         self.dtype, self.device, self.weights, self.path = dtype, device, weights, path
         self._on_progress = on_progress
 
@@ -350,67 +349,6 @@ def _require_guided(thinker: Thinker, engine: Engine) -> None:
         can = ", ".join(name for name in thinker_names() if get_thinker(name).guided)
         raise InputError(f"{thinker.name} holds its texts to no grammar.", f"Pass one that does: --thinker {can}.")
     require(engine, {Capability.GUIDED}, "A JSON schema or regular expression")
-
-
-ENGINES = ("local", "endpoint", "vllm")
-"""Where thoughts may be written, by name."""
-
-
-def _check_engine(
-    engine: str | Engine | None, options: Mapping[str, Any] | None, endpoint: str | Endpoint | None
-) -> None:
-    """Raises `InputError`, `UnknownName` for what does not go together."""
-    if isinstance(engine, str):
-        if engine not in ENGINES:
-            raise UnknownName("engine", engine, ENGINES)
-        if (engine == "endpoint") != (endpoint is not None):
-            raise InputError(
-                f"The engine is {engine}, and {'an' if endpoint is not None else 'no'} endpoint was given.",
-                "Pass --endpoint URL alone." if endpoint is None else "Drop one of the two.",
-            )
-    if options and engine != "vllm":
-        raise InputError("Options of an engine are for vLLM.", "Pass --engine vllm, or drop --engine-option.")
-
-
-def _vllm(
-    model: Any, dtype: str, device: str, weights: str, path: str, options: Mapping[str, Any] | None, tell: Any
-) -> Engine:
-    from thoughtmix.engine.vllm import VllmEngine
-
-    if model is not None and not isinstance(model, str):
-        raise InputError("vLLM loads models itself, and a loaded one was given.", "Pass its folder or Hugging Face id.")
-    for name, value in (("device", device), ("weights", weights), ("path", path)):
-        if value != "auto":
-            raise InputError(f"--{name} is for our own loop.", "Drop it, or type --engine local.")
-    return VllmEngine(model, dtype=dtype, options=options, on_progress=tell)
-
-
-def _model_name(model: Any) -> Any:
-    """A path as text; a name, a loaded model and None as they are. Raises `InputError` for anything else."""
-    if isinstance(model, os.PathLike):
-        return os.fspath(model)
-    if model is None or isinstance(model, str) or hasattr(model, "tokenizer"):
-        return model
-    raise InputError(
-        f"A model is a name, a folder or a loaded LanguageModel, not {type(model).__name__}.",
-        "Pass where it was saved: model='FOLDER', or its Hugging Face id.",
-    )
-
-
-def _elsewhere(endpoint: str | Endpoint, model: str | LanguageModel | None) -> Engine:
-    from thoughtmix.engine.endpoint import EndpointEngine
-    from thoughtmix.models.profile import connect
-
-    if isinstance(endpoint, str):
-        if model is not None and not isinstance(model, str):
-            raise InputError("A loaded model and an endpoint were given.", "Pass one, or the model's name there.")
-        return EndpointEngine(connect(endpoint, model, logprobs=True))
-    if not hasattr(endpoint, "complete"):
-        hint = "Pass http://host:port, @profile, or a thoughtmix.models.endpoint.Endpoint."
-        raise InputError(f"An endpoint is an address or an Endpoint, not {type(endpoint).__name__}.", hint)
-    if model is not None:
-        raise InputError("A model was given beside an Endpoint.", "Give it to that: Endpoint(url, model).")
-    return EndpointEngine(endpoint)
 
 
 def _frozen(value: Any) -> Any:
