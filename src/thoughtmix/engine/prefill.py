@@ -3,12 +3,12 @@ tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from thoughtmix.engine.backends.base import KVPath
+from thoughtmix.engine.backends.base import KVPath, Piece
 from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import PrefixCache
 
@@ -47,40 +47,81 @@ class ChunkedPrefill:
 
     def __init__(self, path: KVPath, prompts: Sequence[Sequence[int]], cache: PrefixCache | None = None) -> None:
         self.path, self.prompts, self.cache = path, [list(p) for p in prompts], cache or PrefixCache()
-        self.read: list[PromptKV] = []
-        self.logits: list[Tensor] = []  # (vocabulary,) after each prompt
+        self._read: list[PromptKV | None] = [None] * len(prompts)  # what is read of each
+        self.logits: list[Tensor | None] = [None] * len(prompts)  # (vocabulary,) after those that are read whole
         self.computed = 0  # tokens that went through the model
-        self._at = 0  # tokens of the current prompt that are read
-        self._part: PromptKV | None = None  # their keys and values
 
     @property
     def done(self) -> bool:
-        return len(self.read) == len(self.prompts)
+        return all(logits is not None for logits in self.logits)
 
-    @torch.no_grad()
+    @property
+    def read(self) -> list[PromptKV]:
+        """Keys and values of all prompts, once they are read."""
+        return [kv for kv in self._read if kv is not None]
+
     def advance(self, tokens: int) -> int:
         """Read up to so many tokens more; how many were read."""
-        left, path = tokens, self.path
-        while left > 0 and not self.done:
-            ids = self.prompts[len(self.read)]
-            if self._at == 0 and path.reuses:
-                known = self.cache.longest(ids, path.home)
-                self._part = known.prompt() if known else None
-                self._at = known.length if known else 0
-            piece = ids[self._at : self._at + left]
-            logits, self._part = path.prefill(piece, self._part)
-            left -= len(piece)
-            self.computed += len(piece)
-            self._at += len(piece)
-            if self._at == len(ids):
-                if path.reuses:
-                    self.cache.keep(ids, self._part, path.home)
-                self.logits.append(logits)
-                self.read.append(self._part)
-                self._at, self._part = 0, None
-        return tokens - left
+        return advance([self], tokens)
+
+    def pieces(self, tokens: int) -> Iterator[tuple[int, Piece]]:
+        """What comes next of its prompts, together up to so many tokens: (number of the prompt, piece)."""
+        for number, ids in enumerate(self.prompts):
+            if tokens <= 0:
+                return
+            if self.logits[number] is not None:
+                continue
+            part = self._read[number]
+            if part is None and self.path.reuses and (known := self.cache.longest(ids, self.path.home)):
+                part = self._read[number] = known.prompt()
+            at = 0 if part is None else part.length
+            piece = ids[at : at + tokens]
+            tokens -= len(piece)
+            yield number, Piece(piece, part)
+
+    def took(self, number: int, piece: Piece, logits: Tensor, read: PromptKV) -> None:
+        """A piece was read: the logits after it, and keys and values up to its end."""
+        ids = self.prompts[number]
+        self._read[number] = read
+        self.computed += len(piece.ids)
+        if read.length == len(ids):
+            self.logits[number] = logits
+            if self.path.reuses:
+                self.cache.keep(ids, read, self.path.home)
 
     def by_row(self, counts: Sequence[int]) -> Tensor:
         """The logits (rows, vocabulary) of each row's first token, of so many rows a prompt."""
-        logits = torch.stack(self.logits)
+        logits = torch.stack([each for each in self.logits if each is not None])
         return logits.repeat_interleave(torch.tensor(list(counts), device=logits.device), 0)
+
+
+@torch.no_grad()
+def advance(prefills: Sequence[ChunkedPrefill], tokens: int) -> int:
+    """Read on in all of them, the first ones first, together up to so many tokens; how many were read.
+
+    Where paths read over the same weights, pieces of all prompts go through the model at once (packed prefill): short
+    prompts cost little more than reading the weights once. A prompt that was never begun may begin with what another
+    has just read, so while nothing is known of a cache, the first prompt is read alone.
+    """
+    left = tokens
+    while left > 0:
+        work: list[tuple[ChunkedPrefill, int, Piece]] = []
+        together = 0
+        for prefill in prefills:
+            if work and prefill.path.home is not work[0][0].path.home:
+                break
+            for number, piece in prefill.pieces(left - together):
+                work.append((prefill, number, piece))
+                together += len(piece.ids)
+                if prefill.path.reuses and not prefill.cache.known(prefill.path.home):
+                    break
+            else:
+                continue
+            break
+        if not work:
+            break
+        made = work[0][0].path.prefill_packed([piece for *_, piece in work])
+        for (prefill, number, piece), (logits, read) in zip(work, made, strict=True):
+            prefill.took(number, piece, logits, read)
+        left -= together
+    return tokens - left

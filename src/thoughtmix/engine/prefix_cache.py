@@ -107,6 +107,10 @@ class PrefixCache:
     def __init__(self) -> None:
         self._last: Prefix | None = None
 
+    def known(self, home: Any) -> bool:
+        """Whether there is anything that a prompt could begin with."""
+        return usable(self._last, home) is not None
+
     def longest(self, ids: Sequence[int], home: Any) -> Prefix | None:
         """What is known of a prompt, at most all but its last token."""
         last = usable(self._last, home)

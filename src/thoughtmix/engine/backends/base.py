@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +94,13 @@ class DecodingPath(Protocol):
         ...
 
 
+class Piece(NamedTuple):
+    """Tokens of one prompt that are read together, and the keys and values of those before them."""
+
+    ids: list[int]
+    past: PromptKV | None
+
+
 class KVPath(NotesHidden, ABC):
     """A path over the batch KV cache. Its prompts can be read in pieces, begin from prefixes, and join other rows."""
 
@@ -130,6 +137,10 @@ class KVPath(NotesHidden, ABC):
     @abstractmethod
     def prefill(self, ids: list[int], past: PromptKV | None) -> tuple[Tensor, PromptKV]:
         """Read tokens that follow `past`: the logits (vocabulary,) after them, and keys and values of all."""
+
+    def prefill_packed(self, pieces: Sequence[Piece]) -> list[tuple[Tensor, PromptKV]]:
+        """`prefill` of each, at once where the path can."""
+        return [self.prefill(piece.ids, piece.past) for piece in pieces]
 
     @abstractmethod
     def step(self, tokens: Tensor) -> Tensor: ...

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thoughtmix.engine.backends.base import KVPath, Start
+from thoughtmix.engine.backends.base import KVPath, Piece, Start
 from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix
@@ -316,27 +316,41 @@ class FusedPath(KVPath):
             return self._read_each(asked.prompts[0], asked.counts[0], asked.capacity)
         return super().start(asked)
 
-    @torch.inference_mode()
     def prefill(self, ids: list[int], past: PromptKV | None) -> tuple[Tensor, PromptKV]:
         """With the same packed weights as a step."""
+        return self.prefill_packed([Piece(ids, past)])[0]
+
+    @torch.inference_mode()
+    def prefill_packed(self, pieces: Sequence[Piece]) -> list[tuple[Tensor, PromptKV]]:
+        """All pieces as rows of the same products; each looks at its own prompt alone."""
         w = self.weights
         device = w.embed.device
-        t, before = len(ids), 0 if past is None else past.length
-        prompt = PromptKV([], [], before + t)
-        seen = None if past is None else torch.ones(t, before + t, dtype=torch.bool, device=device).tril(before)
+        lengths = [len(piece.ids) for piece in pieces]
+        before = [0 if piece.past is None else piece.past.length for piece in pieces]
+        prompts = [PromptKV([], [], b + t) for b, t in zip(before, lengths, strict=True)]
+        seen = [
+            torch.ones(t, b + t, dtype=torch.bool, device=device).tril(b) if b else None
+            for b, t in zip(before, lengths, strict=True)
+        ]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # (heads, t, d)
-            if past is not None:
-                k, v = torch.cat([past.keys[layer], k], 1), torch.cat([past.values[layer], v], 1)
-            prompt.keys.append(k.contiguous())
-            prompt.values.append(v.contiguous())
-            k, v = (x.repeat_interleave(w.g, 0)[None] for x in (k, v))
-            mixed = F.scaled_dot_product_attention(q[None], k, v, seen, is_causal=seen is None, scale=1.0)
-            return mixed[0].transpose(0, 1).flatten(1)
+            parts = zip(*(x.transpose(0, 1).split(lengths, 1) for x in (q, k, v)), strict=True)  # (heads, t, d) each
+            mixed = []
+            for (q, k, v), piece, prompt, mask in zip(parts, pieces, prompts, seen, strict=True):
+                if piece.past is not None:
+                    k, v = torch.cat([piece.past.keys[layer], k], 1), torch.cat([piece.past.values[layer], v], 1)
+                prompt.keys.append(k.contiguous())
+                prompt.values.append(v.contiguous())
+                k, v = (x.repeat_interleave(w.g, 0)[None] for x in (k, v))
+                own = F.scaled_dot_product_attention(q[None], k, v, mask, is_causal=mask is None, scale=1.0)
+                mixed.append(own[0].transpose(0, 1).flatten(1))
+            return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
 
-        hidden = w.run(torch.tensor(ids, device=device), torch.arange(before, before + t, device=device), attend)
-        return w.head(w.norm(hidden[-1:]))[0], prompt
+        tokens = torch.tensor([token for piece in pieces for token in piece.ids], device=device)
+        positions = torch.cat([torch.arange(b, b + t, device=device) for b, t in zip(before, lengths, strict=True)])
+        hidden = w.run(tokens, positions, attend)
+        last = torch.tensor(lengths, device=device).cumsum(0) - 1
+        return list(zip(w.head(w.norm(hidden[last])), prompts, strict=True))
 
     def _read_each(self, ids: list[int], n: int, capacity: int) -> tuple[Tensor, int]:
         """One prompt, by each of its n rows. To the cache these are tokens of the rows' own, after a prompt of none."""
