@@ -19,12 +19,13 @@ from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.engine import SamplingParams
 from thoughtmix.engine import loop as loop_module
 from thoughtmix.engine import scheduler as scheduler_module
+from thoughtmix.engine.backends.fused import FusedPath
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.caller import Caller, Cancelled, TimedOut
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job, PromptGroups
 from thoughtmix.engine.loop import Batch
-from thoughtmix.engine.prefill import ChunkedPrefill, Pace
+from thoughtmix.engine.prefill import ChunkedPrefill, Pace, advance
 from thoughtmix.engine.prefix_cache import PrefixCache
 from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
@@ -357,6 +358,58 @@ def test_a_beginning_that_prompts_share_is_read_once(most: int, monkeypatch: pyt
         torch.testing.assert_close(got.keys[-1], want.keys[-1], atol=1e-3, rtol=1e-3)
     assert new == ([23, 1, 1, 5, 9] if most == 512 else [23, 9, 3, 8, 9])
     assert known.longest(shared, object()) is None, "other weights"
+
+
+@pytest.mark.parametrize("family", JOINING)
+def test_a_packed_prefill_is_each_prompts_own(family: str) -> None:
+    """Prompts of several jobs in one pass, cut anywhere: logits, keys and values are those of a prompt read alone."""
+    model, dice = tiny(family), random.Random(family)
+    prompts = [[dice.randrange(3, VOCABULARY) for _ in range(dice.choice([1, 4, 9, 30]))] for _ in range(7)]
+    prompts.append([*prompts[0], 5, 6])
+    path: Any = choose(model, "auto", "native", prompts=2)
+    known = PrefixCache()
+    some = [ChunkedPrefill(path, prompts[:3], known), *(ChunkedPrefill(path, [ids], known) for ids in prompts[3:])]
+    while not all(prefill.done for prefill in some):
+        assert 1 <= advance([prefill for prefill in some if not prefill.done], 13) <= 13
+    read = [kv for prefill in some for kv in prefill.read]
+    logits = [each for prefill in some for each in prefill.logits]
+    for ids, kv, last in zip(prompts, read, logits, strict=True):
+        alone = ChunkedPrefill(path, [ids])
+        assert alone.advance(100) == len(ids) == kv.length
+        torch.testing.assert_close(last, alone.logits[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(kv.keys[-1], alone.read[0].keys[-1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(kv.values[0], alone.read[0].values[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [None, 3])
+def test_prompts_that_wait_together_are_read_together(bad: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of sixteen jobs take two passes, as the first one's beginning may be theirs. One that cannot be read fails
+    alone."""
+    model = lm(tiny("llama"))
+    calls = [{"prompts": [[5, 6, 7, 8, 9 + n]], "rows": [Row(seed=n)], "max_new_tokens": 4} for n in range(16)]
+    want = [decode(model, weights="native", **call).outputs[0].token_ids for call in calls]
+    passes: list[int] = []
+    packed = FusedPath.prefill_packed
+
+    def counted(self: FusedPath, pieces: Any) -> Any:
+        if bad is not None and any(9 + bad in piece.ids for piece in pieces):
+            raise RuntimeError("no memory")
+        passes.append(len(pieces))
+        return packed(self, pieces)
+
+    monkeypatch.setattr(FusedPath, "prefill_packed", counted)
+    jobs = [job_of(model, {"end_ids": None, "top_logprobs": 0, **call}) for call in calls]
+    scheduler = scheduled(model, pause=math.inf)
+    for job in jobs:
+        scheduler._waiting.append((Caller(), job))
+    with scheduler:
+        got: list[Any] = [job.result.exception(30) or job.result.result().outputs[0].token_ids for job in jobs]
+    if bad is None:
+        assert passes == [1, 15]
+    else:
+        assert str(got.pop(bad)) == "no memory"
+        del want[bad]
+    assert got == want
 
 
 def test_rows_whose_length_nobody_named_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,15 @@ class ChunkedPrefill:
         return all(logits is not None for logits in self.logits)
 
     @property
+    def left(self) -> int:
+        """Tokens that have not been read; before a prompt is begun, all of it counts."""
+        return sum(
+            len(ids) - (0 if kv is None else kv.length) for ids, kv in zip(self.prompts, self._read, strict=True)
+        )
+
+    @property
     def read(self) -> list[PromptKV]:
-        """Keys and values of all prompts, once they are read."""
+        """Keys and values of the prompts, as far as they are read."""
         return [kv for kv in self._read if kv is not None]
 
     def advance(self, tokens: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from thoughtmix.engine.engine import Generation
 from thoughtmix.engine.fair_lock import FairLock
 from thoughtmix.engine.job import Job
 from thoughtmix.engine.loop import Batch
-from thoughtmix.engine.prefill import ChunkedPrefill, Pace
+from thoughtmix.engine.prefill import ChunkedPrefill, Pace, advance
 from thoughtmix.engine.prefix_cache import PrefixCache
 from thoughtmix.engine.slices import TimeSlices
 
@@ -63,6 +63,15 @@ class Tick:
     read_seconds: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """A job whose prompts are being read."""
+
+    caller: Caller
+    job: Job
+    prefill: ChunkedPrefill
+
+
 class Scheduler:
     """The thread, and who waits for it. rows: most rows in the batch (a single job may have four times as many, and
     then runs when the batch is empty; a quarter more is for jobs of few rows); tokens: most tokens whose keys and
@@ -91,7 +100,7 @@ class Scheduler:
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Caller, Job]] = deque()
         self._callers: dict[Job, Caller] = {}
-        self._prefilling: tuple[Caller, Job, ChunkedPrefill] | None = None
+        self._reading: list[_Reading] = []  # out of the line, and not in the batch yet; the first may be a long one
         self._blocked = 0  # turns that the first in line has been overtaken or kept waiting
         self._beside = 0  # tokens of open-ended work beside the batch
         self._space = threading.Condition()
@@ -108,7 +117,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Jobs that are not in it yet."""
-        return len(self._waiting) + (self._prefilling is not None)
+        return len(self._waiting) + len(self._reading)
 
     def __enter__(self) -> Scheduler:
         self._closed = False
@@ -187,7 +196,7 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._closed or self._batch.jobs or self._waiting or self._prefilling):
+                while not (self._closed or self._batch.jobs or self._waiting or self._reading):
                     self._wake.wait()
                 if self._closed:
                     break
@@ -212,7 +221,7 @@ class Scheduler:
         if self.observe is not None:
             now = time.perf_counter()
             self.observe(Tick(rows, self.waiting, tokens, read, now - middle, middle - began))
-            if not (self._batch.jobs or self._waiting or self._prefilling):  # idle from now on: no turn would say so
+            if not (self._batch.jobs or self._waiting or self._reading):  # idle from now on: no turn would say so
                 self.observe(Tick(0, 0, 0, 0, 0.0, 0.0))
 
     def _leave(self) -> None:
@@ -228,8 +237,7 @@ class Scheduler:
             for caller, job in waiting:
                 if not self._refused(caller, job):
                     self._waiting.append((caller, job))
-        if self._prefilling is not None and self._refused(*self._prefilling[:2]):
-            self._prefilling = None
+        self._reading = [each for each in self._reading if not self._refused(each.caller, each.job)]
 
     def _make_room(self) -> None:
         """End open-ended jobs, longest first, where running rows outgrow the memory."""
@@ -251,56 +259,67 @@ class Scheduler:
 
     def _prefill(self) -> int:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
-        chunk, or four while more jobs wait than run (jobs: one that wants many rows is one who waits). A short one need
-        not wait for a long one's end."""
-        ahead = len(self._waiting) > len(self._batch.jobs)
+        chunk, or four while more rows wait than run. A short one need not wait for a long one's end."""
+        with self._wake:
+            ahead = sum(len(job.sequences) for _, job in self._waiting) > self._batch.rows
         read, most = self._overtake(), self._pace.at_most(self.chunk) * (4 if ahead else 1)
         while read < most or not self._batch.jobs:
-            if self._prefilling is None and not self._begin():
+            tokens = max(1, most - read) if self._batch.jobs else self._pace.at_most(self.chunk)
+            self._begin(tokens)
+            if not self._reading:
                 break
-            assert self._prefilling is not None
-            read += self._read(max(1, most - read) if self._batch.jobs else self._pace.at_most(self.chunk))
-            if self._prefilling is not None and not self._batch.jobs:
+            read += self._read(self._reading, tokens)
+            if self._reading and not self._batch.jobs:
                 break  # come back after a look at who was cancelled
         return read
 
-    def _read(self, tokens: int) -> int:
-        """So many tokens of what is being read; when that is all, its rows join."""
-        assert self._prefilling is not None
-        caller, job, prefill = self._prefilling
-        read, began = 0, time.perf_counter()
+    def _read(self, some: Sequence[_Reading], tokens: int) -> int:
+        """So many tokens of their prompts, in one pass; rows whose prompts are read join."""
+        began = time.perf_counter()
         try:
-            read = prefill.advance(tokens)
-            self._pace.took(read, time.perf_counter() - began)
-            if prefill.done:
-                self._prefilling = None
-                self._batch.join(job, prefill)
-                self._callers[job] = caller
-                caller.begun()
+            read = advance([each.prefill for each in some], tokens)
         except Exception as error:  # out of memory, say
-            self._prefilling = None
-            job.result.set_exception(error)
+            if len(some) > 1:  # whose failure it is shows when they are read one by one
+                return sum(self._read([each], tokens) for each in list(some))
+            self._failed(some[0], error)
+            return 0
+        self._pace.took(read, time.perf_counter() - began)
+        for each in [each for each in some if each.prefill.done]:
+            try:
+                self._batch.join(each.job, each.prefill)
+            except Exception as error:
+                self._failed(each, error)
+                continue
+            self._reading.remove(each)
+            self._callers[each.job] = each.caller
+            each.caller.begun()
         return read
 
-    def _begin(self) -> bool:
-        """Take the first in line, if there is room for it."""
-        while self._waiting and self._room(*self._waiting[0]):
-            self._blocked = 0
-            self._prefilling = self._take(0)
-            if self._prefilling is not None:
-                return True
-        return False
+    def _failed(self, reading: _Reading, error: Exception) -> None:
+        self._reading.remove(reading)
+        reading.job.result.set_exception(error)
 
-    def _take(self, index: int) -> tuple[Caller, Job, ChunkedPrefill] | None:
-        """Out of the line; None: its rows cannot join, or there is something wrong with it, and it has been told."""
+    def _begin(self, tokens: int) -> None:
+        """Take from the front of the line those for whom there is room, while this many tokens reach their prompts."""
+        while self._waiting and sum(each.prefill.left for each in self._reading) < tokens:
+            if not self._room(*self._waiting[0]):
+                return
+            self._blocked = 0
+            self._take(0)
+
+    def _take(self, index: int) -> _Reading | None:
+        """Out of the line and among those that are read; None: its rows cannot join, or there is something wrong with
+        it, and it has been told."""
         with self._wake:
             caller, job = self._waiting[index]
             del self._waiting[index]
         try:
             path = path_of(self.lm, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
-            if not isinstance(path, KVPath) or not self._batch.fits(path):
+            alike = all(type(each.prefill.path) is type(path) for each in self._reading)
+            if not isinstance(path, KVPath) or not self._batch.fits(path) or not alike:
                 raise _Beside
-            return caller, job, ChunkedPrefill(path, job.heads, self._prefixes)
+            self._reading.append(_Reading(caller, job, ChunkedPrefill(path, job.heads, self._prefixes)))
+            return self._reading[-1]
         except Exception as error:
             job.result.set_exception(error)
             return None
@@ -308,20 +327,17 @@ class Scheduler:
     def _overtake(self) -> int:
         """Where the first in line is being read in pieces, or waits for room: read a short prompt of few rows behind
         it. One a turn, and not for ever: else a stream of short ones would keep out who needs much room."""
-        if self._prefilling is None and (not self._waiting or self._room(*self._waiting[0])):
+        if not self._reading and (not self._waiting or self._room(*self._waiting[0])):
             return 0
         self._blocked += 1
         if self._blocked > _OVERTAKEN:
             return 0
-        long = self._prefilling
         with self._wake:
             line = list(self._waiting)
         for index, (caller, job) in enumerate(line):
             if self._short(job) and self._room(caller, job):
-                self._prefilling = self._take(index)
-                read = self._read(self.chunk) if self._prefilling is not None else 0
-                self._prefilling = long
-                return read
+                short = self._take(index)
+                return 0 if short is None else self._read([short], self.chunk)
         return 0
 
     def _short(self, job: Job) -> bool:
@@ -334,10 +350,10 @@ class Scheduler:
     def _room(self, caller: Caller, job: Job) -> bool:
         """Beside rows that run or are being read. A quarter more rows is kept for jobs of few: a request that fills the
         batch keeps nobody out who wants little."""
-        if not self._batch.jobs and self._prefilling is None:
+        if not self._batch.jobs and not self._reading:
             return True
         others = [(self._callers[other], other) for other in self._batch.jobs]
-        others += [self._prefilling[:2]] if self._prefilling else []
+        others += [(each.caller, each.job) for each in self._reading]
         most = self.most_rows + (self.most_rows // 4 if self._short(job) else 0)
         if sum(len(other.live) for _, other in others) + len(job.sequences) > most:
             return False
@@ -348,8 +364,8 @@ class Scheduler:
         error = Cancelled.by_server()
         self._batch.fail(error)
         with self._wake:
-            left = [job for _, job in self._waiting] + ([self._prefilling[1]] if self._prefilling else [])
+            left = [job for _, job in self._waiting] + [each.job for each in self._reading]
             self._waiting.clear()
-            self._prefilling = None
+            self._reading.clear()
         for job in left:
             job.result.set_exception(error)
