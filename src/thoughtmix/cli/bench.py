@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import MEASURING, DeviceOptions, Json, Model, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import MEASURING, DeviceOptions, Json, Model, option
 from thoughtmix.cli.output import print_json
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError

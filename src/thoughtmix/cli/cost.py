@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Json, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import Json, option
 from thoughtmix.cli.output import print_either, print_json
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cost import CostRequest, estimate, load_machines

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import COMMON, Device, Json, Out, ResultOptions, option, read_text, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import COMMON, Device, Json, Out, ResultOptions, option, read_text
 from thoughtmix.cli.output import STDOUT, as_json, check_files, print_json, write_file
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError

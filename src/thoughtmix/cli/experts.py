@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from thoughtmix.cli.app import app, group
+from thoughtmix.cli.flags import with_options
 from thoughtmix.cli.options import (
     DeviceOptions,
     LocalOptions,
@@ -17,7 +18,6 @@ from thoughtmix.cli.options import (
     SamplingOptions,
     SelectionOptions,
     option,
-    with_options,
 )
 from thoughtmix.cli.output import check_files, write_file
 from thoughtmix.cli.reporting import Reporter

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Count, DeviceOptions, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import Count, DeviceOptions, option
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.cli.training import stopped, training_words
 from thoughtmix.core.errors import InputError

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from thoughtmix import __version__
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Json, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import Json, option
 from thoughtmix.cli.output import print_json
 from thoughtmix.cli.reporting import Reporter
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Json, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import Json
 from thoughtmix.cli.output import print_json
 from thoughtmix.cli.renamed import flag
 from thoughtmix.core.errors import ThoughtmixError, UnknownName

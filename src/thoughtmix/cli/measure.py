@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import MEASURING, DeviceOptions, SelectionOptions, ShownOptions, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import MEASURING, DeviceOptions, SelectionOptions, ShownOptions, option
 from thoughtmix.cli.output import print_either, write_file
 from thoughtmix.cli.remote import Embedder, EmbedEndpoint, EngineOptions, JudgeEndpoint
 from thoughtmix.cli.reporting import Reporter

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from thoughtmix.cli.app import app
+from thoughtmix.cli.flags import with_options
 from thoughtmix.cli.options import (
     MaxNewTokens,
     Model,
@@ -17,7 +18,6 @@ from thoughtmix.cli.options import (
     SelectionOptions,
     option,
     read_text,
-    with_options,
 )
 from thoughtmix.cli.output import print_json
 from thoughtmix.cli.remote import EngineOptions

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import Count, Model, OutputOptions, SamplingOptions, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import Count, Model, OutputOptions, SamplingOptions, option
 from thoughtmix.cli.output import check_files, print_either, write_file
 from thoughtmix.cli.remote import EngineOptions
 from thoughtmix.cli.reporting import Reporter

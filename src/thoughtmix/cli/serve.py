@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from thoughtmix.cli.app import app
-from thoughtmix.cli.options import DeviceOptions, Model, option, with_options
+from thoughtmix.cli.flags import with_options
+from thoughtmix.cli.options import DeviceOptions, Model, option
 from thoughtmix.cli.reporting import Reporter
 from thoughtmix.core.errors import InputError
 from thoughtmix.serve.limits import Limits

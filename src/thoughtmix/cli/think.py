@@ -14,6 +14,7 @@ import typer
 
 from thoughtmix.cli.app import app
 from thoughtmix.cli.batch import BatchOptions, think_batch
+from thoughtmix.cli.flags import given_options, parameters_of_options, with_options
 from thoughtmix.cli.help import GroupedCommand
 from thoughtmix.cli.options import (
     FORM,
@@ -22,11 +23,8 @@ from thoughtmix.cli.options import (
     SamplingOptions,
     SelectionOptions,
     ShownOptions,
-    given_options,
     option,
-    parameters_of_options,
     read_text,
-    with_options,
 )
 from thoughtmix.cli.output import show_set, write_file
 from thoughtmix.cli.remote import EngineOptions

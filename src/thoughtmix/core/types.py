@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,17 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.fields import (
+    HINT,
+    as_list,
+    integer,
+    kind_of,
+    list_field,
+    mapping_field,
+    number,
+    numbers_field,
+    text_field,
+)
 from thoughtmix.core.files import bounded_text, parse_json, require_whole_characters, why_unread, write_whole
 from thoughtmix.core.selection import QUALITY_FLOOR, check_floor, select_good, selection_facts
 
@@ -210,7 +220,7 @@ class ThoughtSet(Sequence[Thought]):
             raise InputError("There is no text.", "Pass at least one.")
         for i, text in enumerate(given):
             if not isinstance(text, str):
-                raise InputError(f"Text {i} is {_kind(text)}.", "Pass texts: from_texts([...]).")
+                raise InputError(f"Text {i} is {kind_of(text)}.", "Pass texts: from_texts([...]).")
             try:
                 require_whole_characters(text)
             except ValueError as error:
@@ -268,12 +278,12 @@ class ThoughtSet(Sequence[Thought]):
     def from_dict(cls, body: Any) -> ThoughtSet:
         """The inverse of `to_dict`. Raises `InputError` naming the first field that does not fit."""
         if not isinstance(body, Mapping):
-            raise InputError(f"A thought set is a JSON object, not {_kind(body)}.", _HINT)
+            raise InputError(f"A thought set is a JSON object, not {kind_of(body)}.", HINT)
         if body.get("schema") != SCHEMA:
-            raise InputError(f"Not a thought set: schema is {body.get('schema')!r}.", _HINT)
+            raise InputError(f"Not a thought set: schema is {body.get('schema')!r}.", HINT)
         version = body.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise InputError(f"Not a thought set: version is {version!r}.", _HINT)
+            raise InputError(f"Not a thought set: version is {version!r}.", HINT)
         if version > SCHEMA_VERSION:
             raise InputError(
                 f"This thought set has version {version}; this thoughtmix reads up to {SCHEMA_VERSION}.",
@@ -282,21 +292,21 @@ class ThoughtSet(Sequence[Thought]):
         try:
             require_whole_characters(body)
         except ValueError as error:
-            raise InputError(f"Not a thought set: {error}.", _HINT) from None
-        thoughts = _list(body, "thoughts")
+            raise InputError(f"Not a thought set: {error}.", HINT) from None
+        thoughts = list_field(body, "thoughts")
         return cls(
-            prompt=_text(body, "prompt"),
+            prompt=text_field(body, "prompt"),
             thoughts=tuple(_thought(t, f"thoughts[{i}]") for i, t in enumerate(thoughts)),
-            messages=tuple(_messages(_list(body, "messages"))),
-            thinker=_text(body, "thinker"),
-            model=_text(body, "model"),
-            settings=_mapping(body, "settings"),
-            metrics=_numbers(body, "metrics"),
+            messages=tuple(_messages(list_field(body, "messages"))),
+            thinker=text_field(body, "thinker"),
+            model=text_field(body, "model"),
+            settings=mapping_field(body, "settings"),
+            metrics=numbers_field(body, "metrics"),
             distances=tuple(
-                tuple(_number(v, f"distances[{i}]") for v in _as_list(row, f"distances[{i}]"))
-                for i, row in enumerate(_list(body, "distances"))
+                tuple(number(v, f"distances[{i}]") for v in as_list(row, f"distances[{i}]"))
+                for i, row in enumerate(list_field(body, "distances"))
             ),
-            run=_mapping(body, "run"),
+            run=mapping_field(body, "run"),
         )
 
     @classmethod
@@ -307,11 +317,11 @@ class ThoughtSet(Sequence[Thought]):
             try:
                 text = bounded_text(Path(source))
             except (OSError, ValueError) as error:
-                raise InputError(f"Cannot read the thought set: {why_unread(error)}.", _HINT) from None
+                raise InputError(f"Cannot read the thought set: {why_unread(error)}.", HINT) from None
         try:
             body = parse_json(text)
         except ValueError as error:
-            raise InputError(f"Not JSON: {error}.", _HINT) from None
+            raise InputError(f"Not JSON: {error}.", HINT) from None
         return cls.from_dict(body)
 
     def _repr_html_(self) -> str | None:
@@ -342,86 +352,33 @@ def register_measure(measure: Callable[[ThoughtSet, Any, Any], ThoughtSet]) -> N
     _measure = measure
 
 
-_HINT = "Write one with: thoughtmix think PROMPT --json > thoughts.json"
-
-
 def _line(text: str, most: int = 60) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}…"
 
 
-def _kind(value: Any) -> str:
-    return {type(None): "null", dict: "an object", list: "a list", str: "a text"}.get(type(value), repr(value)[:40])
-
-
-def _as_list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"{where} must be a list, not {_kind(value)}.", _HINT)
-    return list(value)
-
-
-def _list(body: Mapping[str, Any], key: str) -> list[Any]:
-    return _as_list(body.get(key, []), key)
-
-
-def _text(body: Mapping[str, Any], key: str, where: str = "") -> str:
-    value = body.get(key)
-    if not isinstance(value, str):
-        raise InputError(f"{where}{key} must be a text, not {_kind(value)}.", _HINT)
-    return value
-
-
-def _mapping(body: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
-    value = body.get(key, {})
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where}{key} must be an object, not {_kind(value)}.", _HINT)
-    return dict(value)
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{where} must hold numbers, not {_kind(value)}.", _HINT)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"{where} must hold finite numbers.", _HINT)
-    return number
-
-
-def _integer(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where} must be a whole number, not {_kind(value)}.", _HINT)
-    return value
-
-
-def _numbers(body: Mapping[str, Any], key: str, where: str = "") -> dict[str, float]:
-    return {name: _number(v, f"{where}{key}.{name}") for name, v in _mapping(body, key, where).items()}
-
-
 def _messages(items: list[Any]) -> Iterator[dict[str, str]]:
     for i, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise InputError(f"messages[{i}] must be an object, not {_kind(item)}.", _HINT)
-        yield {key: _text(item, key, f"messages[{i}].") for key in item}
+            raise InputError(f"messages[{i}] must be an object, not {kind_of(item)}.", HINT)
+        yield {key: text_field(item, key, f"messages[{i}].") for key in item}
 
 
 def _thought(body: Any, where: str) -> Thought:
     if not isinstance(body, Mapping):
-        raise InputError(f"{where} must be an object, not {_kind(body)}.", _HINT)
+        raise InputError(f"{where} must be an object, not {kind_of(body)}.", HINT)
     finish = body.get("finish", "length")
     if not isinstance(finish, str) or finish not in _FINISH:
         raise InputError(f"{where}.finish is {finish!r}.", f"Known: {', '.join(sorted(_FINISH))}.")
-    ids = _as_list(body.get("token_ids", []), f"{where}.token_ids")
-    logprobs = _as_list(body.get("token_logprobs", []), f"{where}.token_logprobs")
+    ids = as_list(body.get("token_ids", []), f"{where}.token_ids")
+    logprobs = as_list(body.get("token_logprobs", []), f"{where}.token_logprobs")
     return Thought(
-        text=_text(body, "text", f"{where}."),
-        token_ids=tuple(_integer(v, f"{where}.token_ids") for v in ids),
-        seed=_integer(body.get("seed", 0), f"{where}.seed"),
-        logprob=None if (logprob := body.get("logprob", 0.0)) is None else _number(logprob, f"{where}.logprob"),
+        text=text_field(body, "text", f"{where}."),
+        token_ids=tuple(integer(v, f"{where}.token_ids") for v in ids),
+        seed=integer(body.get("seed", 0), f"{where}.seed"),
+        logprob=None if (logprob := body.get("logprob", 0.0)) is None else number(logprob, f"{where}.logprob"),
         finish=finish,  # type: ignore[arg-type]  # checked against _FINISH above
-        token_logprobs=tuple(_number(v, f"{where}.token_logprobs") for v in logprobs),
-        origin=_mapping(body, "origin", f"{where}."),
-        scores=_numbers(body, "scores", f"{where}."),
+        token_logprobs=tuple(number(v, f"{where}.token_logprobs") for v in logprobs),
+        origin=mapping_field(body, "origin", f"{where}."),
+        scores=numbers_field(body, "scores", f"{where}."),
     )
