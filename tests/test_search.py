@@ -37,6 +37,7 @@ from thoughtmix.search.evaluators import (
     word_distance,
 )
 from thoughtmix.search.tree import DEAD, Node, Tree, exploration_bonus, rescaled
+from thoughtmix.thinkers.search import as_thought
 
 pytest_plugins = ["tinyland"]
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
@@ -807,3 +808,23 @@ def test_a_damaged_tree_is_refused(damage: dict[str, Any], tmp_path: Path) -> No
     body["nodes"][2] |= damage
     with pytest.raises(InputError, match="damaged"):
         saved.restore(small(), body)
+
+
+def test_a_leaf_of_each_beginning_comes_before_a_second_of_any() -> None:
+    """A search for likelihood grows most leaves under one beginning, and those begin alike."""
+    search = small(settings={"width": 6})
+    search.explore(Limits(3000), 5)
+    search.finish(Limits(3000), 5)
+    begun = {node.beginning for node in search.tree.complete()} | {node.beginning for node in search.ended}
+    got = answers(search, 5)
+    assert len({node.beginning for node in got}) == min(5, len(begun)) > 1
+
+
+def test_a_leaf_that_its_length_has_cut_ends_with_a_sentence() -> None:
+    search = small()
+    ids = search.writer.engine.model.encoder.text("w5 w6 w7", frame=False)
+    node = Node(-1, search.tree.root, 0, 1, tuple(ids), (-1.0,) * len(ids), (), "length", "An owl. It sat")
+    object.__setattr__(search.writer.engine.model, "decode", lambda some: "An owl. It sat"[: 5 * len(some)])
+    whole = as_thought(search, node, whole=True)
+    assert (whole.text, whole.finish, len(whole.token_ids), whole.logprob) == ("An owl.", "sentence", 2, -2.0)
+    assert as_thought(search, node).finish == "length"

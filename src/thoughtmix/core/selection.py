@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -196,6 +196,22 @@ def wording_distances(texts: Sequence[str]) -> list[list[float]]:
         ]
         for i, a in enumerate(counts)
     ]
+
+
+def each_origin_first(order: Sequence[int], origins: Sequence[Hashable], taken: Iterable[Hashable] = ()) -> list[int]:
+    """The first of each origin in this order, then the others: what grew from one beginning competes with itself, so
+    that as many origins as there is room for come through.
+
+    Args:
+        order: Indices, the best first.
+        origins: Of each index.
+        taken: Origins that are there already.
+    """
+    known, first, rest = set(taken), list[int](), list[int]()
+    for i in order:
+        (rest if origins[i] in known else first).append(i)
+        known.add(origins[i])
+    return [*first, *rest]
 
 
 def select_diverse(

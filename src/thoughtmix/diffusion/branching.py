@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError, UnknownName
-from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.selection import each_origin_first, select_diverse
 from thoughtmix.diffusion import selection
 from thoughtmix.diffusion.ancestry import Ancestry, SelectionRound, next_lanes, next_names
 from thoughtmix.diffusion.load import DiffusionModel, load_diffusion
@@ -236,7 +236,7 @@ class _BranchingRun:
             chosen = selection.best_rows(scores, keep)
         else:
             order = select_diverse(self._distances(rows).tolist(), scores, n, self.branching.weight)
-            chosen = _of_each_origin_first(order, self.origins[rows])[:keep]
+            chosen = each_origin_first(order, self.origins[rows])[:keep]
         parents = selection.refill(chosen, n) if self.branching.refill else sorted(chosen)
         return SelectionRound(level, tuple(scores), tuple(parents), tuple(chosen))
 
@@ -256,13 +256,6 @@ class _BranchingRun:
             for seeds, rounds, said in zip(self.seeds.tolist(), self.rounds, final, strict=True)
         )
         return BranchedRows(self.model, self.state, scores, weights, trees, self.cost)
-
-
-def _of_each_origin_first(order: Sequence[int], origins: Sequence[int]) -> list[int]:
-    """The first of each origin in this order, then the others: copies compete with each other, so that half of the
-    branches (as many as go on) end with different ancestors, however many moments there are."""
-    first = {origins[i]: i for i in reversed(order)}
-    return [*(i for i in order if first[origins[i]] == i), *(i for i in order if first[origins[i]] != i)]
 
 
 @dataclass(frozen=True)

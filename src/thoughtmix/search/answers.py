@@ -11,7 +11,8 @@ from thoughtmix.search.tree import DEAD, Node
 def answers(
     search: TreeSearch, want: int, distance: Distance = word_distance, quality_weight: float = 1.0
 ) -> list[Node]:
-    """`want` leaves, good ones that lie far apart first (`selection.select_diverse` on values and distances).
+    """`want` leaves, good ones that lie far apart first (`selection.select_diverse` on values and distances), and of each
+    beginning one before a second of any.
 
     Leaves that a verifier accepts come before all others, and complete ones before partial and dead ones; two texts
     with the same answer (the verifier's `answer`, else the text) count once, and so do all stock phrases ("I'm sorry
@@ -33,7 +34,7 @@ def answers(
             ranks[2 if not done else 0 if _accepted(search, node) else 1].append(node)
     picked: list[Node] = []
     for rank in ranks:
-        picked += select_different(rank, want - len(picked), distance, quality_weight)
+        picked += select_different(rank, want - len(picked), distance, quality_weight, beside=picked)
     picked += spare[: want - len(picked)]
     return [picked[i % len(picked)] for i in range(want)] if picked else []
 

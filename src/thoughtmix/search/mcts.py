@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thoughtmix.core.selection import select_diverse
+from thoughtmix.core.selection import each_origin_first, select_diverse
 from thoughtmix.engine.engine import Generation, LocalModelEngine, SequenceOutput
 from thoughtmix.engine.local import LocalEngine
 from thoughtmix.search.evaluators import Distance, Evaluators, Leaf, word_distance
@@ -110,8 +110,9 @@ class TreeSearch:
         if not missing or self.interrupted:
             return
         began = time.perf_counter()
-        leaves = select_different(list(self.tree.leaves()), missing, self.distance, quality_weight=0.5)
-        if not leaves and self.tree.complete():  # nothing is left to go on with
+        complete = self.tree.complete()
+        leaves = select_different(list(self.tree.leaves()), missing, self.distance, 0.5, beside=complete)
+        if not leaves and complete:  # nothing is left to go on with
             return
         leaves = leaves or [self.tree.root]  # all is dead: there is an answer, if a wrong one
         each = max((limits.tokens - self.spent.drawn) // missing, 1)
@@ -330,8 +331,16 @@ class _Expansion:
         return [self.rollouts.get(child, child) for child in self.children]
 
 
-def select_different(nodes: Sequence[Node], k: int, distance: Distance, quality_weight: float = 1.0) -> list[Node]:
-    """Up to k nodes, good ones that lie far apart first."""
+def select_different(
+    nodes: Sequence[Node],
+    k: int,
+    distance: Distance,
+    quality_weight: float = 1.0,
+    beside: Sequence[Node] = (),
+) -> list[Node]:
+    """Up to k nodes, good ones that lie far apart first, and one of each beginning before a second of any: a search for
+    what is likely grows most of its leaves under one ("Let's think outside the box"). beside: Nodes whose beginnings
+    are there already."""
     k = min(k, len(nodes))
     if k < 1:
         return []
@@ -339,8 +348,10 @@ def select_different(nodes: Sequence[Node], k: int, distance: Distance, quality_
     least = min((v for v in values if v != DEAD), default=0.0)
     values = [least - 1 if v == DEAD else v for v in values]
     best = np.argsort([-v for v in values], kind="stable")[: max(8 * k, 64)].tolist()  # all would cost n^2
-    distances = distance([nodes[i].text for i in best])
-    return [nodes[best[i]] for i in select_diverse(distances.tolist(), [values[i] for i in best], k, quality_weight)]
+    distances = distance([nodes[i].text for i in best]).tolist()
+    order = select_diverse(distances, [values[i] for i in best], len(best), quality_weight)
+    order = each_origin_first(order, [nodes[i].beginning for i in best], [node.beginning for node in beside])
+    return [nodes[best[i]] for i in order[:k]]
 
 
 def _drawn_tokens(done: Generation) -> int:

@@ -112,6 +112,12 @@ class Node:
         return out[::-1]
 
     @property
+    def beginning(self) -> Node:
+        """The first node on the way here, where it parted from the others: a child of the root."""
+        lineage = self.lineage
+        return lineage[min(1, len(lineage) - 1)]
+
+    @property
     def path(self) -> tuple[int, ...]:
         """The places of the nodes that lead here."""
         return tuple(node.place for node in self.lineage[1:])

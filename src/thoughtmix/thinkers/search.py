@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request, StepEvent
-from thoughtmix.core.types import Thought
+from thoughtmix.core.sentences import sentence_end
+from thoughtmix.core.types import FinishReason, Thought
 from thoughtmix.engine.engine import Capability, Engine, lacking, local_model, require
 from thoughtmix.engine.requests import one_sampling
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
@@ -99,7 +100,7 @@ class SearchThinker(Thinker):
         search.finish(limits, request.n)
         nodes = answers(search, request.n, search.distance)
         self.picked(nodes)
-        thoughts = [as_thought(search, node) for node in nodes]
+        thoughts = [as_thought(search, node, request.landing > 0) for node in nodes]
         if not search.interrupted:
             _report_progress(request, search.spent.drawn, most, [t.text for t in thoughts])
         return thoughts, {**search.facts, "interrupted": search.interrupted}
@@ -187,15 +188,26 @@ def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
     return MixtureProposal(creativity, one_sampling(request, temperature, "a search"))
 
 
-def as_thought(search: TreeSearch, node: Node) -> Thought:
-    """A leaf as a thought."""
-    logprobs, tokens = node.token_logprobs, bool(search.writer.prompt_ids)  # else they are words
+def as_thought(search: TreeSearch, node: Node, whole: bool = False) -> Thought:
+    """A leaf as a thought. whole: one that the length has cut ends with its last sentence, if that leaves half of it."""
+    from thoughtmix.search.writers import TokenWriter
+
+    ids, logprobs, text = node.tokens, node.token_logprobs, node.text
+    finish: FinishReason = node.finish or "cancelled"
+    tokens = bool(search.writer.prompt_ids)  # else they are words
+    end = sentence_end(text) if whole and finish == "length" else 0
+    if end and 2 * end >= len(text):
+        text, finish = text[:end], "sentence"
+        if isinstance(search.writer, TokenWriter):
+            decode = search.writer.engine.model.decode
+            count = next(i for i in range(len(ids) + 1) if len(decode(ids[:i])) >= end)
+            ids, logprobs = ids[:count], logprobs[:count]
     return Thought(
-        text=node.text,
-        token_ids=tuple(node.tokens) if tokens else (),
+        text=text,
+        token_ids=tuple(ids) if tokens else (),
         seed=search.tree.seed,
         logprob=float(sum(logprobs)) if tokens else None,
-        finish=node.finish or "cancelled",
+        finish=finish,
         token_logprobs=tuple(logprobs) if tokens else (),
         origin={
             "thinker": "search",
