@@ -151,6 +151,34 @@ class TestPool:
         thinker = thoughtmix.get_thinker("pool")
         assert thinker.texts(2, thinker.Options(source=source, factor=3)) == 6
 
+    def test_of_long_answers_the_sound_and_different_are_kept(self) -> None:
+        """What is cut, loops, stutters or says nothing is drawn again, as far as the draws go."""
+        said = [
+            "I'm sorry for any confusion about a party.",
+            "a party with a dragon and a party",
+            "a party with a dragon and a party",
+            "a party on the the old ship",
+            "a party that never comes to its end and so is…",
+            "a party under water for an idea",
+        ]
+        engine = Scripted(lambda call, i, text: said[i])
+        asked = "Give me an idea for a party."
+        made = think(engine, "pool", 2, asked, factor=3)
+        assert set(made.texts) == {said[1], said[5]} and {t.origin["thinker"] for t in made} == {"pool"}
+        assert made.run["pool"] == {"drawn": 6, "left_out": {"copy": 1, "cut": 1, "repeats": 1, "stock": 1}}
+        assert engine.said(0) == f"user: {asked}", "no hint at the length"
+        assert {s.sampling.temperature for s in engine.calls[0]} == {1.0}
+        few = think(Scripted(lambda call, i, text: said[4]), "pool", 3, asked)
+        assert len(few) == 3, "a bad one is better than none"
+
+    def test_an_idea_for_each_first(self) -> None:
+        ideas = numbered("a ship", "a dragon", "a cave", "a circus")
+        engine = Scripted(lambda call, i, said: ideas if call == 0 else f"{said.rpartition(': ')[2]} with cake")
+        made = think(engine, "pool", 2, "Give me an idea for a party.", source="plan")
+        assert len(engine.calls[0]) == 1 and len(engine.calls[1]) == 4, "twice as many are written out"
+        assert all(t.text == f"{t.origin['specification']} with cake" for t in made)
+        assert {t.origin["specified_by"] for t in made} == {"ideas"} and made.run["missing"] == 0
+
     def test_routes_of_a_mixture_are_pooled(self) -> None:
         made = think(
             LocalEngine(language_model("mixture")),
@@ -191,6 +219,14 @@ class TestPlan:
         assert {t.origin["specified_by"] for t in made} == {"model"} and made.run["specifications"] == 6
         assert "Give 6 very different directions" in engine.said(0)
         assert engine.said(1).startswith(f"user: {ASKED}\n\nTake this direction: with water")
+
+    def test_ideas_are_drawn_in_short_lists_and_written_out(self) -> None:
+        lists = [numbered("**a ship**", "A ship.", "a cave"), numbered('"a dragon"', "a circus", "a tree", "a moon")]
+        engine = Scripted(lambda call, i, said: lists[i] if call == 0 else said.rpartition(": ")[2])
+        made = think(engine, "plan", 4, source="ideas")
+        assert len(engine.calls[0]) == 2 and "Give 4 different answers" in engine.said(0)
+        assert engine.said(1).startswith(f"user: {ASKED}\n\nUse this idea: a ship")
+        assert len(set(made.texts)) == 4 and {t.origin["specified_by"] for t in made} == {"ideas"}
 
     def test_what_the_model_cannot_write_comes_from_the_catalogue(self) -> None:
         engine = Scripted(lambda call, i, said: "I cannot " * 30 if "directions" in said else "Fig")

@@ -9,57 +9,84 @@ settings, in studies/ways/settings.json. A setting is chosen on development prom
 kept, a prompt a line, and the same command goes on.
 
 Known answers: the tasks of `thoughtmix bench`, 24 tokens a thought; valid answers, and distinct valid ones, of 8. Open:
-the prompts of the file, 96 tokens a thought, the last third for landing; different answers of 8 by their words (which
-choose nothing), by the embedder, whole ones, and nearness to the prompt.
+the prompts of the file; the last third of a thought is for landing. Different answers of 8: by an embedder that chose
+nothing (second.py), at the distance at which plain sampling has as many on development prompts as by the packaged
+embedder at 0.3; by that one; and by words. Whole ones, nearness to the prompt by both embedders, and the share that
+neither repeats itself nor is a stock phrase. Nobody judges.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import second
 
+from thoughtmix import Pipeline
 from thoughtmix.asking.question import kind_of_answer
-from thoughtmix.batch.prompts import think_many
-from thoughtmix.batch.records import Record
+from thoughtmix.batch.records import SEED_STRIDE
 from thoughtmix.bench import statistics as st
 from thoughtmix.bench.config import SEED_STEP, split_items
-from thoughtmix.bench.pipeline import BenchPipeline
 from thoughtmix.bench.record import environment, finite_json
 from thoughtmix.bench.scoring import score
 from thoughtmix.bench.systems import equal_budget
 from thoughtmix.bench.tasks import Item, family, read_prompts
 from thoughtmix.bench.trials import TrialRequest
+from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.files import append_line, write_whole
 from thoughtmix.core.request import Prompt
+from thoughtmix.engine.concurrent import ConcurrentEngines, concurrent_engines
+from thoughtmix.engine.engine import Engine
+from thoughtmix.metrics import measure
+from thoughtmix.models import Embedder
 from thoughtmix.thinkers.registry import get_thinker
 
 N = 8
 TOKENS = {"known": 24, "open": 96}
 LANDING = {"known": 0.0, "open": 0.33}
-DIVERSITY = {"known": "coverage", "open": "distinct_words"}
-QUALITY = {"known": ("valid",), "open": ("complete", "relevance")}
+DIVERSITY = {"known": "coverage", "open": "distinct_2"}
+QUALITY = {"known": ("valid",), "open": ("complete", "relevance_2", "clean")}
 SLACK = {"known": 0.0, "open": 0.02}
 """How far below sampling's best a chosen setting may be in quality, on development prompts."""
 COLUMNS = {
     "known": {"valid": "valid", "coverage": "distinct valid", "tokens": "tokens"},
     "open": {
-        "distinct_words": "distinct (words)",
-        "distinct_k": "distinct (embedder)",
+        "distinct_2": "different (second embedder)",
+        "distinct_k": "(packaged embedder)",
+        "distinct_words": "(words)",
         "complete": "whole",
-        "relevance": "relevance",
-        "repetition": "repetition",
+        "clean": "clean",
+        "relevance_2": "nearness (second)",
+        "relevance": "(packaged)",
         "tokens": "tokens",
     },
 }
 BASELINE = "sampling"
-ROWS = 64  # in a step, about
+ROWS = 192  # in a step, about
+
+
+class _Shown:
+    """The embedder for a thinker, in turns with the steps; whether it was asked for."""
+
+    def __init__(self, embedder: Embedder, engines: ConcurrentEngines) -> None:
+        self.embedder, self.engines, self.asked = embedder, engines, False
+        self.name = embedder.name
+
+    def __call__(self) -> _Shown:
+        self.asked = True
+        return self
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> Any:
+        with self.engines.turns:
+            return self.embedder.encode(texts, batch_size)
 
 
 @dataclass(frozen=True)
@@ -86,7 +113,7 @@ class Study:
         known = [*family("coverage"), *family("puzzles")]
         self.items = {
             "known": _split(known, args.known),
-            "open": _split([i for i in read_prompts(args.prompts) if _asks(i, args.asks)], args.open)
+            "open": _split([i for i in read_prompts(args.prompts) if _asks(i, args.asks)], args.open, args.development)
             if args.prompts
             else {"development": [], "held out": []},
         }
@@ -97,7 +124,30 @@ class Study:
         self.file = self.folder / "trials.jsonl"
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.done: dict[str, dict[str, Any]] = {row["key"]: row for row in map(json.loads, lines)}
-        self.pipeline = BenchPipeline()
+        self.pipeline = Pipeline(dtype=args.dtype)
+        if "open" in self.items and self.items["open"]["held out"]:
+            self._score_again()
+
+    def _score_again(self) -> None:
+        """Scores by the second embedder, and which distance counts as the same, for all that is done."""
+        if not second.is_there():
+            raise SystemExit('The second embedder is not here. Type: pip install "thoughtmix[studies]"')
+        prompts = {item.id: item.prompt for part in self.items["open"].values() for item in part}
+        for key, row in self.done.items():
+            kind, _, _, item, _ = key.split("|")
+            if kind == "open" and item in prompts and "clean" not in row["scores"]:
+                row["scores"] |= second.scores(prompts[item], [text for text, _ in row["texts"]], N)
+        base = [
+            self.done[key]["scores"]
+            for item in self.items["open"]["development"]
+            if (key := Job("open", BASELINE, 0, 0, "development").key(item)) in self.done
+        ]
+        by_first = np.mean([row["distinct_k"] for row in base]) if base else 0.0
+        means = {t: np.mean([row[f"distinct_2@{t:g}"] for row in base]) if base else 0.0 for t in second.THRESHOLDS}
+        self.threshold = min(means, key=lambda t: abs(means[t] - by_first)) if base else second.THRESHOLDS[0]
+        for row in self.done.values():
+            if "clean" in row["scores"]:
+                row["scores"]["distinct_2"] = row["scores"][f"distinct_2@{self.threshold:g}"]
 
     def settings(self, way: str, kind: str) -> list[dict[str, Any]]:
         return list(self.ways[way][kind])
@@ -114,50 +164,58 @@ class Study:
         """What lacks: the development prompts, then seed by seed the chosen settings on the others."""
         kinds = [kind for kind in self.items if self.items[kind]["held out"]]
         for kind in kinds:
-            for way in self.of_kind(kind):
-                for setting in range(len(self.settings(way, kind)) * self.is_chosen(kind)):
-                    self._do(Job(kind, way, setting, 0, "development"))
+            if self.is_chosen(kind):
+                tried = [(way, i) for way in self.of_kind(kind) for i in range(len(self.settings(way, kind)))]
+                self._do([Job(kind, way, i, 0, "development") for way, i in tried])
         for seed in range(self.seeds):
             for kind in kinds:
+                if kind == "open":
+                    self._score_again()
                 chosen = self.choose(kind)
-                for way in self.of_kind(kind):
-                    self._do(Job(kind, way, chosen[way], seed, "held out"))
+                self._do([Job(kind, way, chosen[way], seed, "held out") for way in self.of_kind(kind)])
 
-    def _do(self, job: Job) -> None:
-        items = [item for item in self.items[job.kind][job.part] if job.key(item) not in self.done]
-        if not items:
+    def _do(self, jobs: list[Job]) -> None:
+        """What of the jobs is not done yet, all ways and prompts in shared steps."""
+        items = [(job, i, item) for job in jobs for i, item in enumerate(self.items[job.kind][job.part])]
+        todo = sorted((one for one in items if one[0].key(one[2]) not in self.done), key=lambda one: one[1])
+        if not todo:
             return
         began, tokens = time.monotonic(), 0
-        for item, record in self._answers(job, items):
-            self.done[job.key(item)] = record
-            append_line(self.file, json.dumps(record, ensure_ascii=False))
-            tokens += int(record["scores"]["tokens"])
-        spent = time.monotonic() - began
-        print(f"{job.kind} {job.way} {job.setting} seed {job.seed} {job.part}: {len(items)} items, {spent:.0f} s, "
-              f"{tokens / spent:.0f} tokens/s", flush=True)  # fmt: skip
+        _ = self.pipeline.engine, self.pipeline.embedder
+        with concurrent_engines(self.pipeline.engine, N, max(TOKENS.values()), ROWS) as engines:
+            for number, (_, record) in enumerate(engines.map(partial(self._one, engines), todo, False), 1):
+                self.done[record["key"]] = record
+                append_line(self.file, json.dumps(record, ensure_ascii=False))
+                tokens += int(record["scores"]["tokens"])
+                spent = time.monotonic() - began
+                print(
+                    f"{number} of {len(todo)}: {record['key']}, {spent:.0f} s, {tokens / spent:.0f} tokens/s",
+                    flush=True,
+                )
 
-    def _answers(self, job: Job, items: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
+    def _one(self, engines: ConcurrentEngines, engine: Engine, one: tuple[Job, int, Item]) -> dict[str, Any]:
+        """One prompt's answers by one way, measured and scored."""
+        job, number, item = one
         setting = dict(self.settings(job.way, job.kind)[job.setting])
         thinker = get_thinker(setting.pop("thinker", self.ways[job.way].get("thinker", job.way)))
-        asked = TrialRequest(items[0], N, SEED_STEP * job.seed, TOKENS[job.kind])
+        asked = TrialRequest(item, N, SEED_STEP * job.seed + number * SEED_STRIDE, TOKENS[job.kind])
         how = equal_budget(thinker, {"landing": LANDING[job.kind], **thinker.repetition(asked.seed), **setting}, asked)
+        shown = _Shown(self.pipeline.embedder, engines)
         request = self.pipeline.request(thinker, N, seed=asked.seed, **how)
-        by_id = {item.id: item for item in items}
-        records = [Record(i, Prompt.from_user(item.prompt), {"id": item.id}) for i, item in enumerate(items)]
-        rows = ROWS * self.ways[job.way].get("texts_a_row", 1)
-        self.pipeline.asked_embedder = False
-        made = think_many(
-            self.pipeline, thinker, request, records, measure=job.kind == "open", ordered=False, rows=rows
+        request = dataclasses.replace(request, embedder=shown)
+        try:
+            made = self.pipeline.run(thinker, Prompt.from_user(item.prompt), request, measure=False, engine=engine)
+        except ThoughtmixError as error:
+            raise SystemExit(f"{job}: {item.id}: {error}") from None
+        chose = shown.asked
+        if job.kind == "open":
+            with engines.turns:
+                made = measure(made, embedder=self.pipeline.embedder)
+        raw = {"key": job.key(item), "set": made.to_dict()}
+        texts = [[t.text, t.finish] for t in made]
+        return finite_json(
+            {"key": raw["key"], "scores": score(raw, item, N), "texts": texts, "chose_by_embedder": chose}
         )
-        for record, thoughts in made:
-            item = by_id[record.fields["id"]]
-            if "error" in thoughts.run:
-                raise SystemExit(f"{job}: {item.id}: {thoughts.run['error']}")
-            raw = {"key": job.key(item), "set": thoughts.to_dict()}
-            scores = score(raw, item, N)
-            texts = [[t.text, t.finish] for t in thoughts]
-            chose = self.pipeline.asked_embedder
-            yield item, finite_json({"key": raw["key"], "scores": scores, "texts": texts, "chose_by_embedder": chose})
 
     def values(self, kind: str, way: str, setting: int, part: str, name: str, seeds: int) -> st.Floats:
         """(items,) of one score, seeds averaged."""
@@ -244,7 +302,10 @@ class Study:
                 row += [_told(differences[way, q], adjusted[way, q], 3) for q in QUALITY[kind]]
             out.append("| " + " | ".join(row) + " |")
         chose = sorted({key.split("|")[1] for key, r in self.done.items() if r["chose_by_embedder"]})
-        return [*out, f"chose by the embedder: {', '.join(chose) or 'nobody'}", ""]
+        said = f"chose by the packaged embedder: {', '.join(chose) or 'nobody'}"
+        if kind == "open":
+            said += f"; the second one counts answers as the same below {self.threshold:g}"
+        return [*out, said, ""]
 
 
 def _told(interval: st.Interval, p: float, digits: int) -> str:
@@ -253,14 +314,19 @@ def _told(interval: st.Interval, p: float, digits: int) -> str:
 
 
 def _asks(item: Item, kind: str | None) -> bool:
-    return kind is None or kind_of_answer(item.prompt) == kind
+    return kind is None or kind_of_answer(item.prompt) in kind.split(",")
 
 
-def _split(items: list[Item], sizes: str) -> dict[str, list[Item]]:
-    """Development and held-out items, drawn by the bench's own split. sizes: "12,36"."""
-    first, second = (int(size) for size in sizes.split(","))
-    development, held_out = split_items(items, first / len(items))
-    return {"development": list(development)[:first], "held out": list(held_out)[:second]}
+def _split(items: list[Item], sizes: str, named: str | None = None) -> dict[str, list[Item]]:
+    """Development and held-out items, drawn by the bench's own split. sizes: "12,36". named: ids of development ones,
+    those that somebody has looked at."""
+    first, count = (int(size) for size in sizes.split(","))
+    ids = [f"open/{name}" for name in named.split(",")] if named else []
+    seen = [item for item in items if item.id in ids]
+    development, held_out = split_items([item for item in items if item.id not in ids], first / len(items))
+    if named:
+        return {"development": seen, "held out": [*held_out, *development][:count]}
+    return {"development": list(development)[:first], "held out": list(held_out)[:count]}
 
 
 def main() -> None:
@@ -271,8 +337,12 @@ def main() -> None:
     parser.add_argument("--ways", help="some of the settings' ways, by commas; the first is the baseline")
     parser.add_argument("--known", default="14,47", help="development and held-out tasks with known answers")
     parser.add_argument("--open", default="10,30", help="development and held-out open prompts")
+    parser.add_argument("--development", help="ids of development open prompts, by commas, in place of drawn ones")
     parser.add_argument("--only", choices=("known", "open"), help="one kind of prompts alone")
-    parser.add_argument("--asks", help="open prompts that ask for a name, phrase, sentence, one or long alone")
+    parser.add_argument(
+        "--asks", help="open prompts that ask for a name, phrase, sentence, one or long alone, by commas"
+    )
+    parser.add_argument("--dtype", default="auto", help="the model's number type")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--report", action="store_true", help="print the table of what is done, and stop")
     args = parser.parse_args()

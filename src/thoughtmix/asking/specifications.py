@@ -17,14 +17,14 @@ from thoughtmix.core.request import TextEmbedder
 
 @dataclass(frozen=True, slots=True)
 class Specification:
-    """What an answer is to be like. source: model, catalogue, noise or file."""
+    """What an answer is to be like. source: model, ideas (the model's, too), catalogue, noise or file."""
 
     text: str
     source: str
 
     def asked(self, prompt: str) -> str:
         """The prompt with it. What the model wrote is a few words; the others are whole instructions."""
-        form = "follow" if self.source == "model" else "instruct"
+        form = {"model": "follow", "ideas": "use"}.get(self.source, "instruct")
         filled: str = wording()["plan"][form].format(prompt=prompt, specification=self.text)
         return filled
 

@@ -11,8 +11,8 @@ from thoughtmix.search.tree import DEAD, Node
 def answers(
     search: TreeSearch, want: int, distance: Distance = word_distance, quality_weight: float = 1.0
 ) -> list[Node]:
-    """`want` leaves, good ones that lie far apart first (`selection.select_diverse` on values and distances), and of each
-    beginning one before a second of any.
+    """`want` leaves: good ones that lie far apart first (`selection.select_diverse` on values and distances), one of
+    each beginning before a second of any.
 
     Leaves that a verifier accepts come before all others, and complete ones before partial and dead ones; two texts
     with the same answer (the verifier's `answer`, else the text) count once, and so do all stock phrases ("I'm sorry

@@ -11,7 +11,7 @@ from thoughtmix.asking.progress import Progress
 from thoughtmix.asking.specifications import Specification, most_different, specifications
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
-from thoughtmix.engine.engine import Capability, Engine
+from thoughtmix.engine.engine import Capability, Engine, LocalModelEngine
 from thoughtmix.engine.requests import as_thoughts, run_facts, sampling_params, thought_sequences
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.thinkers.base import (
@@ -27,6 +27,8 @@ from thoughtmix.thinkers.base import (
 
 DEFAULT_TEMPERATURE = 0.8
 _WORDS = 16  # tokens of a specification
+_LISTED = 4  # ideas of a list: what follows in a longer one is copied
+_WRITTEN = frozenset({"auto", "model", "ideas"})
 
 
 class PlanThinker(Thinker):
@@ -40,11 +42,12 @@ class PlanThinker(Thinker):
 
     class Options(DrawOptions):
         source: str = option(
-            "model",
-            "Where specifications come from: model, which writes them for the prompt; catalogue; noise, its "
-            "directions; or FILE, one a line",
+            "auto",
+            "Where specifications come from: ideas, short answers of the model's, each then written out; model, which "
+            "writes directions for the prompt; catalogue; noise, its directions; or FILE, one a line; auto: ideas of a "
+            "model in this process, else model",
             served=True,
-            served_pattern="model|catalogue|noise",
+            served_pattern="auto|ideas|model|catalogue|noise",
         )
         factor: int = option(
             2, "Specifications written for each that is used: the most different are", served=True, ge=1, le=16
@@ -54,19 +57,20 @@ class PlanThinker(Thinker):
     def texts(self, n: int, options: ThinkerOptions) -> int:
         """Specifications are short: all of them together count as a quarter of the answers."""
         own = self.Options.model_validate(options)
-        return n + (-(-n * own.factor // 8) if own.source == "model" else 0)
+        return n + (-(-n * own.factor // 8) if own.source in _WRITTEN else 0)
 
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
         given = self.Options.model_validate(options)
         count = n * given.factor
-        writes = given.source == "model"
+        writes = given.source in _WRITTEN
         first = (read + given.demonstrations * DEMONSTRATION + TURN + count * _WORDS) * writes
         return Work(first + n * (read + TURN + _WORDS + length)) + embedding_work(max(count, 64), _WORDS)
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
         """The specifications depend on (prompt, settings, n, seed); thought i then draws by its own seed, so the *set*
         depends on all of these. `origin` has the specification and where it came from. The specifications together
-        have at most 16 tokens each, n * factor of them; what is missing of them comes from the catalogue."""
+        have at most 16 tokens each, n * factor of them; what is missing of them comes from the catalogue. Ideas are
+        drawn in short lists side by side."""
         options = self.Options.model_validate(request.options)
         params = sampling_params(request, one_temperature(request, self.name, DEFAULT_TEMPERATURE))
         progress = Progress(request, request.n * (request.max_new_tokens + options.factor * _WORDS))
@@ -105,21 +109,27 @@ class PlanThinker(Thinker):
     ) -> tuple[list[Specification], list[dict[str, Any]]]:
         """n * factor specifications, or as many as the source has, n at least; and facts about the runs."""
         wanted = request.n * options.factor
-        if options.source != "model":
-            return specifications(options.source, request.n), []
+        source = options.source
+        if source == "auto":
+            source = "ideas" if isinstance(engine, LocalModelEngine) else "model"
+        if source not in _WRITTEN:
+            return specifications(source, request.n), []
+        ideas = source == "ideas"
         asked = ListRequest(
             prompt=prompt,
             seed=request.seed,
             sampling=sampling,
             tokens=wanted * _WORDS,
-            shown=options.demonstrations,
-            rounds=2,
-            ask=wording()["plan"]["ask"],
-            demonstrations="direction",
+            shown=0 if ideas else options.demonstrations,
+            rounds=1 if ideas else 2,
+            ask=wording()["plan"]["ideas" if ideas else "ask"],
+            demonstrations="" if ideas else "direction",
         )
-        made = enumerate_answers(engine, asked, [wanted], progress)
-        texts = [answer.text.split("\n")[0].rstrip(" .:;,") for answer in made.lists[0] if answer.finish == "stop"]
-        written = [Specification(text, "model") for text in texts if text and len(text.split()) <= _WORDS]
+        counts = [min(_LISTED, wanted - begun) for begun in range(0, wanted, _LISTED)] if ideas else [wanted]
+        made = enumerate_answers(engine, asked, counts, progress)
+        answers = [answer for one in made.lists for answer in one if answer.finish == "stop"]
+        texts = [answer.text.split("\n")[0].strip(' .:;,*"“”') for answer in answers]
+        written = [Specification(text, source) for text in texts if text and len(text.split()) <= _WORDS]
         if len(written) < request.n:
             written += specifications("catalogue", request.n - len(written))[: request.n - len(written)]
         return written, made.runs

@@ -1,4 +1,5 @@
-"""More answers than are wanted, drawn in one batch; those that agree are joined, and the most agreed upon are kept."""
+"""More answers than are wanted, drawn in one batch. Short ones that agree are joined, and the most agreed upon kept; of
+long ones those that are sound and differ most."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 from thoughtmix.asking.agreement import Group, Rank, group_answers
 from thoughtmix.asking.conversation import PARAGRAPH, is_text, restated, short_prompt
+from thoughtmix.asking.drafts import keep_sound
 from thoughtmix.asking.draws import Draws, arithmetic_offsets
 from thoughtmix.asking.progress import Progress
 from thoughtmix.asking.question import Kind, kind_of_answer
@@ -19,8 +21,9 @@ from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sam
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
 from thoughtmix.thinkers.registry import get_thinker
 
-DEFAULT_TEMPERATURE = 0.9
-_FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4}
+DEFAULT_TEMPERATURE = 0.9  # of short answers
+_DRAFTS = 2  # texts of full length for each that is wanted, at sampling's own temperature
+_FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4, "plan": 2}
 _SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
 _NAME = 24  # of a name in a list: one list that rambles on would keep all others waiting for its end
 _EXAMPLES = 4096  # tokens of all contexts' examples, at most
@@ -28,11 +31,12 @@ _EXAMPLES = 4096  # tokens of all contexts' examples, at most
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The options, with what auto came to."""
+    """The options, with what auto came to. sound: texts of full length are drawn, and the sound ones kept."""
 
     given: PoolThinker.Options
     source: str
     factor: int
+    sound: bool = False
 
     def source_options(self, engine: Engine) -> ThinkerOptions:
         """The source's own options: drawn apart where it can; lists that need not differ from each other, since it is
@@ -40,6 +44,8 @@ class _Chosen:
         own: dict[str, Any] = {"draws": self.draws(engine)}
         if self.source == "iterate":
             own["chains"] = self.factor
+        if self.source == "plan":
+            own |= {"source": "ideas", "factor": 1}
         if self.source == "list":
             own |= {"chains": self.given.lists, "distinct": False, "rounds": 1, "fill": False}
         return get_thinker(self.source).Options(**own)
@@ -53,21 +59,22 @@ class _Chosen:
 
 class PoolThinker(Thinker):
     name = "pool"
-    summary = "Draws several times n answers, joins those that agree, keeps the n most agreed upon."
+    summary = "Draws several times n answers; keeps short ones that agree, of long ones the sound and most different."
     creativity_is_temperature = True
     needs = frozenset({Capability.LEFT_TO_RIGHT})
     in_vllm = "draws=arithmetic is refused"
     elsewhere = "source=mixture and draws=arithmetic are refused"
 
     class Options(ThinkerOptions):
-        source: Literal["auto", "sampling", "mixture", "list", "iterate"] = option(
+        source: Literal["auto", "sampling", "mixture", "list", "iterate", "plan"] = option(
             "auto",
-            "The thinker that draws; auto: list where a name is asked for, else sampling, with a hint at the length",
+            "The thinker that draws; auto: list where a name is asked for, else sampling; plan: an idea for each first",
             served=True,
         )
         factor: int | None = option(
             None,
-            f"Answers drawn for each that is wanted (left out: {_FACTOR['list']} in lists, else {_FACTOR['sampling']})",
+            f"Answers drawn for each that is wanted (left out: {_FACTOR['list']} in lists, {_DRAFTS} where keep is "
+            f"sound, else {_FACTOR['sampling']})",
             served=True,
             ge=1,
             le=16,
@@ -87,6 +94,13 @@ class PoolThinker(Thinker):
         rank: Rank = option(
             "relevance",
             "What decides between short answers that equally many agree on: nearness to the prompt, or likelihood",
+            served=True,
+        )
+        keep: Literal["auto", "agreed", "sound"] = option(
+            "auto",
+            "What is kept: agreed, the answers that most agree on, which are asked to be short; sound, of texts of "
+            "full length the most different that are whole, repeat nothing and keep to the prompt; auto: sound where a "
+            "sentence or more is asked for",
             served=True,
         )
         near: float = option(0.15, "Distance (1 - cosine) below which two answers agree", served=True, gt=0, lt=2)
@@ -118,11 +132,12 @@ class PoolThinker(Thinker):
         what only repeats the prompt comes last. Long answers (over five words)
         agree when the request's embedder finds them near, and of their groups the most different good ones are kept
         (`core.selection.select_good`): what that embedder then reports of the set, it has had a hand in, and
-        `run["pool"]["grouped_by"]` says so.
+        `run["pool"]["grouped_by"]` says so. Of texts of full length (keep=sound) it has chosen, too, and
+        `run["pool"]["left_out"]` counts why others were left out.
         """
         options = self.Options.model_validate(request.options)
         own = _chosen(prompt, options)
-        warm = one_temperature(request, self.name, DEFAULT_TEMPERATURE)
+        warm = one_temperature(request, self.name, 1.0 if own.sound else DEFAULT_TEMPERATURE)
         one_sampling(request, warm, self.name)  # refuses what differs by thought
         many = dataclasses.replace(
             request,
@@ -137,7 +152,8 @@ class PoolThinker(Thinker):
         source = get_thinker(own.source)
         if options.examples == "none":
             require(engine, source.needs, f"source={source.name}")
-            asked = prompt if own.source in {"list", "iterate"} else short_prompt(engine, prompt)
+            long = own.sound or own.source in {"list", "iterate", "plan"}
+            asked = prompt if long else short_prompt(engine, prompt)
             kind = kind_of_answer(prompt.text)
             if asked is not prompt:
                 many = _short(many, kind)
@@ -151,21 +167,29 @@ class PoolThinker(Thinker):
         whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
         if not whole:
             return drawn[: request.n], facts
+        embedder = request.embedder or packaged_embedder
+        if own.sound:
+            kept, why = keep_sound(whole, request.n, prompt.text, embedder)
+            thoughts = [_named(t, self.name, source.name) for t in kept]
+            pool: dict[str, Any] = {"drawn": len(drawn), "left_out": why}
+            progress.finish([t.text for t in thoughts])
+            return thoughts, {**facts, "pool": pool, "missing": request.n - len(thoughts)}
         agreement = group_answers(
             whole,
             options.group,
             options.near,
-            request.embedder or packaged_embedder,
+            embedder,
             prompt.text,
             "likelihood" if options.group == "words" else options.rank,
         )
-        thoughts = [
-            dataclasses.replace(t, origin={**t.origin, "thinker": self.name, "source": source.name, "agreement": count})
-            for t, count in agreement.best(request.n)
-        ]
+        thoughts = [_named(t, self.name, source.name, agreement=count) for t, count in agreement.best(request.n)]
         progress.finish([t.text for t in thoughts])
         pool = {"drawn": len(drawn), "groups": len(agreement.groups), "grouped_by": agreement.grouped_by}
         return thoughts, {**facts, "pool": pool, "missing": request.n - len(thoughts)}
+
+
+def _named(thought: Thought, thinker: str, source: str, **more: Any) -> Thought:
+    return dataclasses.replace(thought, origin={**thought.origin, "thinker": thinker, "source": source, **more})
 
 
 def _short(many: Request, kind: Kind) -> Request:
@@ -185,11 +209,16 @@ def _unquoted(thought: Thought) -> Thought:
 def _chosen(prompt: Prompt, options: PoolThinker.Options) -> _Chosen:
     """What draws: lists where a name is asked for, whose items are short and known; the rest is invented one by one,
     since a small model copies the items of its list. With examples: sampling."""
-    source = options.source
+    source, keep = options.source, options.keep
+    kind = kind_of_answer(prompt.text)
     if source == "auto":
-        names = kind_of_answer(prompt.text) in {"name", "one"} and options.examples == "none"
+        names = kind in {"name", "one"} and keep != "sound" and options.examples == "none"
         source = "list" if names else "sampling"
-    return _Chosen(options, source, options.factor or _FACTOR[source])
+    if keep == "auto":
+        told = options.examples == "none" and options.group == "auto" and source in {"sampling", "mixture", "plan"}
+        keep = "sound" if told and kind in {"sentence", "long"} else "agreed"
+    factor = options.factor or (_DRAFTS if keep == "sound" else _FACTOR[source])
+    return _Chosen(options, source, factor, keep == "sound")
 
 
 def _after_examples(engine: Engine, prompt: Prompt, many: Request, own: _Chosen) -> Thoughts:

@@ -189,7 +189,7 @@ def make_proposal(request: Request, options: SearchThinker.Options) -> Proposal:
 
 
 def as_thought(search: TreeSearch, node: Node, whole: bool = False) -> Thought:
-    """A leaf as a thought. whole: one that the length has cut ends with its last sentence, if that leaves half of it."""
+    """A leaf as a thought. whole: one that the length has cut ends with its last sentence, if that leaves half."""
     from thoughtmix.search.writers import TokenWriter
 
     ids, logprobs, text = node.tokens, node.token_logprobs, node.text

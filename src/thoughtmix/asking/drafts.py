@@ -1,0 +1,47 @@
+"""Of more texts than are wanted, those that a reader would keep: whole ones that repeat nothing, say something, keep to
+the prompt, and differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from thoughtmix.core.request import TextEmbedder
+from thoughtmix.core.selection import left_out, repeats, select_good
+from thoughtmix.core.types import Thought
+
+RELEVANCE_FLOOR = 0.25
+"""The quantile of nearness to the prompt that a kept text reaches: the farthest quarter strays."""
+_WHY = {"quality": "strays", "near": "alike", "loop": "repeats"}
+
+
+def keep_sound(
+    drafts: Sequence[Thought], n: int, prompt: str, embedder: Callable[[], TextEmbedder]
+) -> tuple[list[Thought], dict[str, int]]:
+    """n of the drafts, the nearest to the prompt first, then those that make the set most different; and how many were
+    left out for what: cut, repeats (a loop or a stutter), stock (a phrase that answers nothing), copy, strays (far from
+    the prompt), alike.
+
+    What was cut or repeats itself comes only where there are too few others, so a bad draw is drawn again, as far as
+    the drafts go (`core.selection.select_good` does the rest). None of the drafts is blank.
+    """
+    from thoughtmix.metrics.embedding import pairwise_distances  # numpy: not on the way to `thoughtmix thinkers`
+
+    texts = [draft.text for draft in drafts]
+    vectors = embedder().encode([prompt, *texts])
+    near = (vectors[1:] @ vectors[0]).tolist()
+    faults = {i: "cut" for i, draft in enumerate(drafts) if draft.finish == "length"}
+    faults |= {i: "repeats" for i, text in enumerate(texts) if repeats(text)}
+    good = [i for i in range(len(drafts)) if i not in faults]
+    picked: list[int] = []
+    if good:
+        some, quality = [texts[i] for i in good], [near[i] for i in good]
+        d = pairwise_distances(vectors[1:][good]).tolist()
+        chosen = select_good(some, d, quality, min(n, len(good)), RELEVANCE_FLOOR)
+        picked = [good[j] for j in chosen]
+        others = left_out(some, d, quality, chosen, RELEVANCE_FLOOR)
+        faults |= {good[one.index]: _WHY.get(one.why, one.why) for one in others}
+    rest = sorted(set(range(len(drafts))) - set(picked), key=lambda i: (faults[i] == "cut", -near[i]))
+    kept = [*picked, *rest][:n]
+    why = Counter(faults[i] for i in range(len(drafts)) if i not in kept)
+    return [drafts[i] for i in kept], dict(sorted(why.items()))
