@@ -23,14 +23,18 @@ from thoughtmix.bench.tasks.puzzles import puzzle_tasks
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import LocalEngine
+from thoughtmix.engine.backends.fused import FusedWeights
 from thoughtmix.engine.sampling import SamplingTensors, truncated
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.graft import routed
 from thoughtmix.graft.tuning.distillation import DistillationSample
-from thoughtmix.graft.tuning.objectives import Student, answer_logprobs, collate
+from thoughtmix.graft.tuning.known import ask_graft, within_reach
+from thoughtmix.graft.tuning.objectives import Student, collate
+from thoughtmix.graft.tuning.practise import tune_sets, tune_spread
+from thoughtmix.graft.tuning.set_loss import set_loss
 from thoughtmix.graft.tuning.set_prompts import PracticePrompt, drawn_prompts
 from thoughtmix.graft.tuning.set_reward import Credit, advantages, determinant_credit, relevance, shapley_credit
-from thoughtmix.graft.tuning.set_task import SetConfig, SetTask, drawn_logprobs, tune_sets
+from thoughtmix.graft.tuning.set_task import SetConfig, SetTask
 from thoughtmix.models import LanguageModel, load_model
 from thoughtmix.practice.puzzles import number_puzzles, word_puzzles
 from thoughtmix.practice.wordnet import SYSTEM, WordNet
@@ -94,16 +98,25 @@ def test_credits() -> None:
 
 
 def test_what_is_scored_is_what_the_engine_draws_from() -> None:
-    logits = torch.randn(3, 2, 50, generator=torch.Generator().manual_seed(2)) * 3
+    """The loss, and its gradient beside that which autograd finds."""
+    random = torch.Generator().manual_seed(2)
+    logits, base = (3 * torch.randn(40, 50, generator=random) for _ in range(2))
     answer = logits.argmax(-1)
-    batch = {"answer": answer, "counted": torch.tensor([[True, True], [True, False], [True, True]])}
-    got = drawn_logprobs(logits.log_softmax(-1), batch, 0.7, 0.1)
-    own = SamplingTensors.of([SamplingParams(temperature=0.7, min_p=0.1)] * 6)
-    want = (truncated(logits.flatten(0, 1), own) / 0.7).log_softmax(-1).view(3, 2, 50)
-    each = want.gather(-1, answer[..., None])[..., 0] * batch["counted"]
-    assert torch.allclose(got, each.sum(1), atol=1e-5)
-    unlikely = {**batch, "answer": logits.argmin(-1)}
-    assert bool(torch.isfinite(drawn_logprobs(logits.log_softmax(-1), unlikely, 0.7, 0.1)).all())
+    answer[::7] = logits[::7].argmin(-1)  # which rounding put below the border
+    advantage, weight = torch.randn(40, generator=random), torch.rand(40, generator=random)
+    leaf = logits.clone().requires_grad_()
+    loss, kl = set_loss(leaf, base, answer, advantage, weight, 0.7, 0.1)
+    (2 * loss).backward()
+    plain = logits.clone().requires_grad_()
+    own = SamplingTensors.of([SamplingParams(temperature=0.7, min_p=0.1)] * 40)
+    out = torch.isinf(truncated(logits, own)).scatter(-1, answer[:, None], False)
+    q = (plain / 0.7).masked_fill(out, -torch.inf).log_softmax(-1).gather(-1, answer[:, None])[:, 0]
+    p = plain.log_softmax(-1)
+    apart = (p.exp() * (p - base.log_softmax(-1))).sum(-1)
+    want = -(advantage * q).sum() + (weight * apart).sum()
+    (2 * want).backward()
+    assert torch.allclose(loss, want, rtol=1e-5) and torch.allclose(kl, apart, atol=1e-5)
+    assert leaf.grad is not None and plain.grad is not None and torch.allclose(leaf.grad, plain.grad, atol=1e-5)
 
 
 def even(text: str) -> str | None:
@@ -139,14 +152,17 @@ def test_prompts_take_turns() -> None:
     assert seen == [drawn_prompts(PRACTICE, step, 5, seed=1) for step in range(8)]
     flat = [entry for step in seen for entry in step]
     kinds = [PRACTICE[i].kind for i, _, _ in flat]
-    assert kinds[:8] == ["category"] * 3 + ["open"] + ["category"] * 3 + ["open"]
+    assert kinds[:16] == 2 * [*["category"] * 7, "open"]
     asked = Counter(i for i, _, _ in flat if PRACTICE[i].kind == "category")
-    assert set(asked.values()) == {5} and len({seed for _, _, seed in flat}) == len(flat)
+    assert set(asked.values()) == {5, 6} and len({seed for _, _, seed in flat}) == len(flat)
 
 
-def test_draws_are_the_branches_own_after_a_step_too() -> None:
+def test_draws_are_the_branches_own_after_a_step_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine keeps packed weights: what it draws after a step has the probability that the student says, noise of
-    the same seeds included."""
+    the same seeds included. The base is packed once, however many steps move the branches."""
+    packed: list[str] = []
+    pack = FusedWeights._layer
+    monkeypatch.setattr(FusedWeights, "_layer", lambda *of: packed.append("layer") or pack(*of))
     lm = grafted()
     task = SetTask(lm, PRACTICE, VALIDATION, Letters(), WARM)
     task.engine = LocalEngine(lm, weights="native")
@@ -163,20 +179,29 @@ def test_draws_are_the_branches_own_after_a_step_too() -> None:
         ]
         batch = collate(samples, 2)
         student = Student(lm.model, batch, K)
-        logprobs = student(batch["branch"], torch.tensor([seed for s in sets for seed in s.seeds]))
-        noted = torch.tensor([sum(o.logprobs) for s in sets for o in s.outputs])
-        assert torch.allclose(answer_logprobs(logprobs, batch).detach(), noted, atol=1e-3)
+        seeds = torch.tensor([seed for s in sets for seed in s.seeds])
+        noted = torch.tensor([p for s in sets for o in s.outputs for p in o.logprobs])
+        tokens = batch["answer"][batch["counted"]][:, None]
+        said = student.counted(batch["branch"], seeds).log_softmax(-1).gather(-1, tokens)[:, 0]
+        assert torch.allclose(said.detach(), noted, atol=1e-3)
+        few = torch.tensor([5, 1, 7])  # by themselves they are what they were among others
+        part = student.of_rows(few)
+        lengths = batch["counted"].sum(1).tolist()
+        alone = part.counted(batch["branch"][few], seeds[few]).log_softmax(-1)
+        alone = alone.gather(-1, part.batch["answer"][part.batch["counted"]][:, None])[:, 0]
+        assert torch.allclose(alone, torch.cat([said.split(lengths)[i] for i in few.tolist()]), atol=1e-5)
         optimizer.zero_grad()
-        answer_logprobs(logprobs, batch).sum().backward()
+        said.sum().backward()
         optimizer.step()
         increment_version(moved)  # as the trainer does: fused AdamW does not count what it writes
+    assert len(packed) == lm.model.config.num_hidden_layers
     base = grafted()  # with other branches, say: the base model is the same
     with torch.no_grad():
         for name, p in base.model.named_parameters():
             if "mot_B" in name:
                 p.zero_()
     same = Student(base.model, batch, K)
-    assert torch.allclose(student.base(), same(batch["branch"]).detach(), atol=1e-5)
+    assert torch.allclose(student.base(), same.counted(batch["branch"], seeds).detach(), atol=1e-5)
 
 
 def test_sets_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -198,7 +223,8 @@ def test_sets_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: Pat
                 raise KeyboardInterrupt
 
         lm = ending_often(load_model(str(where)))
-        return tune_sets(lm, where, PRACTICE, VALIDATION, Letters(), WARM, config, resume=resume, on_step=see)
+        what: Any = (lm, where, PRACTICE, VALIDATION, WARM, config)
+        return tune_sets(*what, embedder=Letters(), resume=resume, on_step=see)
 
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -218,6 +244,24 @@ def test_sets_learn_and_a_resumed_run_is_the_same(folder: Path, base_folder: Pat
             assert torch.equal(model(ids).logits, plain(ids).logits)
         with routed(model, torch.eye(K)[:1]):
             assert not torch.equal(model(ids).logits, plain(ids).logits)
+
+
+def test_what_it_knows_is_asked_once_and_spread_evenly(folder: Path) -> None:  # noqa: F811
+    """Of each right answer as often as of any other: the odds among them come closer to even."""
+    lm = ending_often(load_model(str(folder)))
+    asked: list[int] = []
+    known = ask_graft(lm, folder, PRACTICE, VALIDATION, WARM, lambda done, total: asked.append(done))
+    assert asked[-1] == len(known) == 7 and any(k.answers for k in known.values())
+    before = (folder / "training" / "known.jsonl").read_bytes()
+    assert ask_graft(lm, folder, PRACTICE, VALIDATION, WARM, asked.append) == known  # from the file
+    assert (folder / "training" / "known.jsonl").read_bytes() == before
+    (folder / "training" / "known.jsonl").write_bytes(before[: len(before) // 2])  # a run that was killed
+    assert ask_graft(lm, folder, PRACTICE, VALIDATION, WARM) == known
+    low = dataclasses.replace(next(iter(known.values())), valid=0.0)
+    assert [p.name for p in within_reach(PRACTICE[:1] + PRACTICE[-1:], {"c30": low})] == ["o42"]
+    config = TrainConfig(steps=12, batch_size=8, learning_rate=0.02, warmup=1, precision="no", evaluate_every=12)
+    done = tune_spread(lm, folder, PRACTICE, VALIDATION, WARM, config)
+    assert done.log[-1]["loss"] < done.log[0]["loss"]
 
 
 def test_what_does_not_end_is_worth_nothing() -> None:

@@ -2,13 +2,14 @@
 categories of WordNet that no graft practised (b), and questions of another wording and subject (c, questions.toml).
 
     python studies/sets/judge.py DRAWN.jsonl --wordnet DIR --graft old=DIR --graft new=DIR
-        [--seeds 2] [--only a,b] [--temperatures 0.5,0.8,1.1,1.5] [--categories 60]
+        [--seeds 2] [--only a,b] [--temperatures 0.5,0.8,1.1,1.5] [--categories 60] [--dtype bfloat16] [--one]
 
 Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature, at most 24 tokens each,
 and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and beside the
 graft named old the ratio of hypervolumes of the mean frontiers, and of distinct valid answers at the validity that the
 other has where it is most diverse. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
-Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently.
+Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently. The system
+"NAME one" (--one) is the same graft with all eight thoughts of a question through one branch, questions taking turns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from thoughtmix.asking.draws import arithmetic_offsets
 from thoughtmix.bench import statistics as st
@@ -54,7 +56,7 @@ def questions(wordnet: Path, categories: int) -> list[Question]:
 
 
 def draw(
-    engine: LocalEngine, graft: bool, apart: bool, asked: list[Question], temperature: float, seed: int
+    engine: LocalEngine, graft: bool, apart: bool, one: bool, asked: list[Question], temperature: float, seed: int
 ) -> Iterator[Any]:
     """(question, eight texts, tokens)"""
     for at in range(0, len(asked), AT_ONCE):
@@ -68,15 +70,18 @@ def draw(
         ]
         state = NO_ROW_STATE
         if graft:
-            state = require_graft(engine.model.model).row_state(seeds, [1.0] * len(seeds), engine.model.device)
+            own = require_graft(engine.model.model)
+            branches = torch.arange(at, at + len(part)).repeat_interleave(N) % own.config.num_branches
+            weights = torch.eye(own.config.num_branches)[branches] if one else None
+            state = own.row_state(seeds, [1.0] * len(seeds), engine.model.device, weights)
         outputs = engine.generate(rows, row_state=state).outputs
         for i, question in enumerate(part):
-            own = outputs[i * N : (i + 1) * N]
-            yield question, [o.text.strip() for o in own], sum(len(o.token_ids) for o in own)
+            mine = outputs[i * N : (i + 1) * N]
+            yield question, [o.text.strip() for o in mine], sum(len(o.token_ids) for o in mine)
 
 
 def fill(
-    path: Path, systems: dict[str, str | None], asked: list[Question], seeds: int, temperatures: list[float]
+    path: Path, systems: dict[str, str | None], asked: list[Question], seeds: int, temperatures: list[float], dtype: str
 ) -> None:
     """Draw what the file lacks."""
     there = {(r["system"], r["id"], r["temperature"], r["seed"]) for r in read(path)}
@@ -87,11 +92,11 @@ def fill(
                 left = [q for q in asked if (name, q[0], temperature, seed) not in there]
                 if not left:
                     continue
-                engine = engine or LocalEngine(load_model(folder or "default"))
+                engine = engine or LocalEngine(load_model(folder or "default", dtype=dtype))
                 apart = folder is not None or name.endswith("apart")
                 with path.open("a", buffering=1, encoding="utf-8") as stream:
                     for (id, _, parse), texts, tokens in draw(
-                        engine, folder is not None, apart, left, temperature, seed
+                        engine, folder is not None, apart, name.endswith(" one"), left, temperature, seed
                     ):
                         found = [parse(text) for text in texts]
                         right = [a.answer for a in found if a.valid]
@@ -170,12 +175,16 @@ def main() -> None:
     parser.add_argument("--categories", type=int, default=60)
     parser.add_argument("--only", default="a,b,c")
     parser.add_argument("--apart", action="store_true", help="also sampling with draws=arithmetic")
+    parser.add_argument("--dtype", default="auto", help="of all models; bfloat16 is quick where the CPU multiplies it")
+    parser.add_argument("--one", action="store_true", help="also each graft with one branch for all thoughts of a set")
     given = parser.parse_args()
     systems: dict[str, str | None] = {"sampling": None, **({"sampling apart": None} if given.apart else {})}
     systems |= dict(entry.split("=", 1) for entry in given.graft)
+    if given.one:
+        systems |= {f"{name} one": folder for name, folder in systems.items() if folder is not None}
     asked = [q for q in questions(given.wordnet, given.categories) if q[0][0] in given.only]
     at = [float(t) for t in given.temperatures.split(",")]
-    fill(given.drawn, systems, asked, given.seeds, at)
+    fill(given.drawn, systems, asked, given.seeds, at, given.dtype)
     table(read(given.drawn), list(systems), asked, given.seeds, at)
 
 

@@ -170,6 +170,8 @@ def export(
 
 
 _HOW = "How it is trained"
+_PRACTISED = ("spread", "set")
+"""Objectives over WordNet's categories, puzzles and their like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,10 @@ class TuneOptions:
     """What is typed after `thoughtmix tune`."""
 
     objective: Annotated[
-        str, option("styles, modes, lm (needs --corpus), set (needs WordNet), or calibrate (seconds, no gradient).")
+        str,
+        option(
+            "styles, modes, lm (needs --corpus), spread or set (need WordNet), or calibrate (seconds, no gradient)."
+        ),
     ] = "styles"
     prompts: Annotated[
         Path | None, option("A file of prompts to learn from, JSONL or plain lines.", default="built in")
@@ -193,7 +198,7 @@ class TuneOptions:
     ] = 1.0
     temperature: Annotated[float | None, option("Of the answers.", default="1; of set 0.9")] = None
     max_new_tokens: Annotated[
-        int | None, option("Most tokens of an answer.", default="32; of set 10, and 32 for open prompts")
+        int | None, option("Most tokens of an answer.", default="32; of set 10, and 24 for open prompts")
     ] = None
     wordnet: Annotated[Path, option("The folder of WordNet's data.noun (set).")] = Path("/usr/share/wordnet")
     thoughts: Annotated[int | None, option("Thoughts of a set (set).", default="one a branch", group=_HOW)] = None
@@ -202,9 +207,11 @@ class TuneOptions:
     steps: Annotated[int | None, option("Optimizer steps.", default="what --minutes allow")] = None
     minutes: Annotated[float | None, option("Train for about this long.", default="15, or what --steps take")] = None
     batch_size: Annotated[
-        int | None, option("Answers of a step; of set, prompts.", default="16; of set 6", group=_HOW)
+        int | None, option("Answers of a step; of set, prompts.", default="16; of set 12, of spread 48", group=_HOW)
     ] = None
-    learning_rate: Annotated[float | None, option("The peak.", default="3e-3; of set 8e-4", group=_HOW)] = None
+    learning_rate: Annotated[
+        float | None, option("The peak.", default="3e-3; of set 8e-4, of spread 1e-3", group=_HOW)
+    ] = None
     evaluate_every: Annotated[int, option("Steps between evaluations and checkpoints.", group=_HOW)] = 100
     reach: Annotated[float, option("How far calibrated branches go at creativity 1.", group=_HOW)] = 1.0
     seed: Annotated[int, option("Of lessons, batches and draws.")] = 0
@@ -215,7 +222,7 @@ class TuneOptions:
         from thoughtmix.graft.tuning.distillation import DistillationConfig
         from thoughtmix.graft.tuning.tune import OBJECTIVES, TuningConfig
 
-        known = [*OBJECTIVES, "set", "calibrate"]
+        known = [*OBJECTIVES, *_PRACTISED, "calibrate"]
         if self.objective not in known:
             raise InputError(f"Unknown objective {self.objective!r}.", f"Pass one of {', '.join(known)}.")
         objective = self.objective if self.objective in OBJECTIVES else "styles"
@@ -236,7 +243,7 @@ class TuneOptions:
         """How it is trained. Raises `InputError`."""
         from thoughtmix.training.config import TrainConfig
 
-        rows, rate, warmup = (6, 8e-4, 10) if self.objective == "set" else (16, 3e-3, 20)
+        rows, rate, warmup = {"set": (12, 8e-4, 10), "spread": (48, 1e-3, 10)}.get(self.objective, (16, 3e-3, 20))
         return TrainConfig(
             steps=self.steps,
             minutes=15.0 if self.steps is None and self.minutes is None else self.minutes,
@@ -275,11 +282,11 @@ def tune(
     config = own.training()
     # The base only reads; the branches learn in float32.
     dtype = "bfloat16" if device.dtype == "auto" and bf16_hardware() else device.dtype
-    world = _world(own) if own.objective == "set" else None
+    world = _world(own) if own.objective in _PRACTISED else None
     with report.work("Loading the graft"):
         lm = load_model(str(folder), dtype=dtype, device=device.device, on_progress=report.step)
     if world is not None:
-        return _train_sets(lm, folder, world, own.sets(), config, own.resume, report)
+        return _practise(lm, folder, world, own, config, report)
     if own.objective != "calibrate":
         return _train(lm, folder, prompts, contexts, tuning, config, own.resume, report)
     with report.work("Reading answers under each context"):
@@ -333,30 +340,40 @@ def _world(own: TuneOptions) -> World:
     return build_world(WordNet.read(own.wordnet))
 
 
-def _train_sets(
-    lm: LanguageModel,
-    folder: Path,
-    world: World,
-    sets: SetConfig,
-    config: TrainConfig,
-    resume: bool,
-    report: Reporter,
+def _practise(
+    lm: LanguageModel, folder: Path, world: World, own: TuneOptions, config: TrainConfig, report: Reporter
 ) -> int:
-    from thoughtmix.graft.tuning.set_task import tune_sets
+    from thoughtmix.graft.tuning.practise import tune_sets, tune_spread
     from thoughtmix.models.embed import load_embedder
 
-    with report.work("Loading the embedder"):
-        embedder = load_embedder(on_progress=report.step)
-    report.note(f"Practising on {len(world.practice)} prompts, looking at {len(world.validation)} others.")
-    with report.work("Drawing sets of thoughts") as say:
-        how: dict[str, Any] = {"resume": resume, "on_step": training_words(report, say)}
-        done = tune_sets(lm, folder, world.practice, world.validation, embedder, sets, config, **how)
+    try:
+        with report.work("Asking what it knows") as say:
+
+            def report_asked(done: int, total: int) -> None:
+                say(f"Asking what it knows: {done} of {total} prompts")
+
+            how: dict[str, Any] = {
+                "resume": own.resume,
+                "on_step": training_words(report, say),
+                "on_asked": report_asked,
+            }
+            what = (lm, folder, world.practice, world.validation, own.sets(), config)
+            if own.objective == "spread":
+                done = tune_spread(*what, **how)
+            else:
+                done = tune_sets(*what, embedder=load_embedder(on_progress=report.step), **how)
+    except KeyboardInterrupt:  # training returns; what comes before it is kept prompt by prompt
+        report.warn("Stopped; answers are kept. Type the same again to go on.")
+        return 130
     if done.interrupted:
         report.warn(stopped(done))
         return 130
     last = next(entry for entry in reversed(done.log) if "val_loss" in entry)
-    print(f"set: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
-    print(f"{last['val_valid']:.3f} valid, {last['val_distinct']:.3f} distinct valid of a set")
+    print(f"{own.objective}: {done.steps} steps in {done.seconds:.0f} s; on prompts not learned from: ", end="")
+    if own.objective == "set":
+        print(f"{last['val_valid']:.3f} valid, {last['val_distinct']:.3f} distinct valid of a set")
+    else:
+        print(f"{last['val_loss']:.4f} nats a token")
     report.note(f"Wrote {folder}")
     print(f"Now type: {_think(folder)}")
     return 0

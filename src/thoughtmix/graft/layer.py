@@ -127,8 +127,9 @@ class MoTLayer(nn.Module, BaseTunerLayer):
     def _delta(self, x: Tensor, graft: AttachedGraft, context: ForwardContext) -> Tensor:
         """x (b, t, f), or (b t, f) from blocks that flatten -> (b, t, d), times creativity."""
         number = self.numbers[graft.adapter]
-        a, b = self.mot_A[graft.adapter], self.mot_B[graft.adapter]
-        z = F.linear(context.by_row(x).to(a.dtype), a.flatten(0, 1))  # (b, t, k r)
+        # Branches learn in float32 and multiply as the base does: beside bfloat16, float32 would take half of a step.
+        a, b = self.mot_A[graft.adapter].to(x.dtype), self.mot_B[graft.adapter].to(x.dtype)
+        z = F.linear(context.by_row(x), a.flatten(0, 1))  # (b, t, k r)
         noise = self._noise(graft, context, number, z.shape[1])
         if graft.config.combiner == "attention":
             u = self._attended(z, noise, graft, context, number)
@@ -152,7 +153,7 @@ class MoTLayer(nn.Module, BaseTunerLayer):
     ) -> Tensor:
         """Attention across the branches of one position, in rank space: the mean over the route is the query."""
         shape, r = (graft.config.num_branches, graft.config.r), graft.config.r
-        apart = z.unflatten(-1, shape)  # (b, t, k, r)
+        apart = z.to(self.mot_query[graft.adapter].dtype).unflatten(-1, shape)  # (b, t, k, r)
         weight = context.of_layer("weight", number)[:, None]  # (b, 1, k)
         mean = (weight[..., None].to(z.dtype) * apart).sum(2)  # (b, t, r)
         query, keys = F.linear(mean, self.mot_query[graft.adapter]), F.linear(apart, self.mot_key[graft.adapter])

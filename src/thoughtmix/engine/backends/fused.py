@@ -23,10 +23,11 @@ do to A x are two numbers a rank (`RowLora`), so that grafted rows cost one smal
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,12 +119,26 @@ def _is_harmless(hook: Any) -> bool:
 
 
 def fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:
-    """Changes when any weight is replaced or written in place, so that packed copies are never stale, and when another
-    graft is at work."""
+    """Changes when any weight but those of branches is replaced or written in place, so that packed copies are never
+    stale, and when another graft is at work."""
     body: Any = model.model
     maps = [layer.mlp.down_proj for layer in body.layers]
     grafts = {id(down.thought_graft) if isinstance(down, GraftedModule) else 0 for down in maps}
-    return (grafts, *((p.data_ptr(), p._version) for p in model.parameters()))
+    branches = {id(p) for p in _branch_parameters(model)}
+    return (grafts, *((p.data_ptr(), p._version) for p in model.parameters() if id(p) not in branches))
+
+
+def branch_fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Changes when a weight of a graft's branches does: what training moves, and `fingerprint` leaves out."""
+    return tuple((p.data_ptr(), p._version) for p in _branch_parameters(model))
+
+
+def _branch_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    body: Any = model.model
+    maps: list[nn.Module] = [layer.mlp.down_proj for layer in body.layers]
+    for down in maps:
+        if isinstance(down, GraftedModule):
+            yield from (p for name, p in down.named_parameters() if not name.startswith("base_layer."))
 
 
 @dataclass(slots=True)
@@ -218,6 +233,14 @@ class FusedWeights:
             q_gain=q_norm.weight[self.order].to(self.dtype) * scale if q_norm else None,
             k_gain=k_norm.weight[self.order].to(self.dtype) if k_norm else None,
         )
+
+    def with_branches_of(self, model: PreTrainedModel) -> FusedWeights:
+        """These, with the branches as they are now, after a step of training: nothing else is packed again."""
+        new = copy.copy(self)
+        layers: Any = model.model.layers
+        changed = [self._down(layer.mlp.down_proj) for layer in layers]
+        new.layers = [replace(own, down=d, update=u) for own, (d, u) in zip(self.layers, changed, strict=True)]
+        return new
 
     def _down(self, module: Any) -> tuple[Linear, tuple[int, Linear] | None]:
         found = module.thought_update() if isinstance(module, GraftedModule) else None

@@ -39,7 +39,8 @@ class _Known:
     expanded: str | None = None  # the same
     positioned: bool = True  # whether the expanded path tells where tokens stand
     recompute: str | None = None  # as shared
-    fused: dict[str, tuple[Any, fused.FusedWeights | None]] = field(default_factory=dict)  # kind -> (print, weights)
+    # kind -> (fingerprints of the model and of its branches, weights)
+    fused: dict[str, tuple[Any, Any, fused.FusedWeights | None]] = field(default_factory=dict)
 
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
@@ -119,13 +120,17 @@ def _fused(model: PreTrainedModel, known: _Known, kind: fused.Kind) -> fused.Fus
     if not fused.fits(model):
         known.fused.clear()
         return None
-    seen = fused.fingerprint(model)
+    seen, branches = fused.fingerprint(model), fused.branch_fingerprint(model)
     if kind not in known.fused or known.fused[kind][0] != seen:
         known.fused.clear()  # one packed copy at a time
         made = fused.FusedWeights(model, kind)
         good = agrees(model, fused.FusedPath(made), _PACKED_TOLERANCE.get(kind))
-        known.fused[kind] = (seen, made if good else None)
-    return known.fused[kind][1]
+        known.fused[kind] = (seen, branches, made if good else None)
+    _, before, weights = known.fused[kind]
+    if weights is not None and before != branches:  # training moved them: the path is as good as it was
+        weights = weights.with_branches_of(model)
+        known.fused[kind] = (seen, branches, weights)
+    return weights
 
 
 def _try_shared(model: PreTrainedModel) -> str:

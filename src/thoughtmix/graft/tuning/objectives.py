@@ -6,8 +6,9 @@ Axis letters: b samples, p prompt tokens, a answer tokens, k branches, v vocabul
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from thoughtmix.graft.adapter import routed, thoughts
+from thoughtmix.graft.tuning.attention import small_attention
 from thoughtmix.graft.tuning.distillation import DistillationSample
 
 Batch = dict[str, Tensor]
@@ -68,7 +70,8 @@ class Student:
         prompt = batch["ids"].shape[1] + 1 - batch["answer"].shape[1]
         self.head = prompt - max(1, int(batch["tail"].max()))  # the last token says what comes first
         self.positions = (batch["mask"].cumsum(1) - 1).clamp(min=0)
-        self.keys: list[tuple[Tensor, Tensor]] = []
+        self.keys: list[tuple[Tensor, Tensor]] = []  # of each prompt, once
+        self.prompt_of = torch.zeros(len(batch["ids"]), dtype=torch.int64)
         if self.head > 0 and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             self._prefill()
 
@@ -76,11 +79,11 @@ class Student:
     def _prefill(self) -> None:
         h = self.head
         both = torch.cat([self.batch["ids"][:, :h], self.batch["mask"][:, :h]], 1)
-        prompts, row = both.unique(dim=0, return_inverse=True)
+        prompts, self.prompt_of = both.unique(dim=0, return_inverse=True)
         ids, mask = prompts.split(h, 1)
         cache = DynamicCache()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        with thoughts(self.model, creativity=0.0), _contiguous_head(self.model):
+        with thoughts(self.model, creativity=0.0), _contiguous_head(self.model), small_attention(self.model):
             self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -91,28 +94,48 @@ class Student:
             )
         layers: Any = cache.layers
         if all(getattr(layer, "keys", None) is not None and layer.keys.shape[2] == h for layer in layers):
-            self.keys = [(layer.keys[row], layer.values[row]) for layer in layers]
+            self.keys = [(layer.keys, layer.values) for layer in layers]
 
-    def __call__(self, branch: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """(b, a, v) float32 log-probabilities of the answers' tokens when row i travels through branch[i] alone, with
-        the noise of seeds[i] where seeds are given."""
-        weights = torch.nn.functional.one_hot(branch, self.branches).float()
-        with routed(self.model, weights, prompt_lengths=self.batch["own"], seed=seeds):
-            return self._answer_logprobs()
+    def of_rows(self, rows: Tensor) -> Student:
+        """The student before these rows (of the batch's) alone, whose prompts are not read again; without the columns
+        that only longer answers fill."""
+        part = copy.copy(self)
+        cut = self.batch["answer"].shape[1] - int(self.batch["counted"][rows].sum(1).max())
+        part.batch = {name: x[rows] for name, x in self.batch.items()}
+        for name in ("ids", "mask", "answer", "counted", "top_ids", "top") if cut else ():
+            part.batch[name] = part.batch[name][:, :-cut]
+        part.positions = (part.batch["mask"].cumsum(1) - 1).clamp(min=0)
+        part.prompt_of = self.prompt_of[rows]
+        return part
+
+    def __call__(self, branch: Tensor) -> Tensor:
+        """(b, a, v) float32 log-probabilities of the answers' tokens when row i travels through branch[i] alone."""
+        with self._through(branch, None):
+            return self._logits().float().log_softmax(-1)
+
+    def counted(self, branch: Tensor, seeds: Tensor) -> Tensor:
+        """(m, v) logits of the tokens that count, row by row, with the noise of seeds[i]."""
+        with self._through(branch, seeds):
+            return self._logits(self.batch["counted"])
 
     @torch.no_grad()
     def base(self) -> Tensor:
         """The same of the base model."""
         with thoughts(self.model, creativity=0.0):
-            return self._answer_logprobs()
+            return self._logits(self.batch["counted"])
 
-    def _answer_logprobs(self) -> Tensor:
+    def _through(self, branch: Tensor, seeds: Tensor | None) -> AbstractContextManager[None]:
+        weights = torch.nn.functional.one_hot(branch, self.branches).float()
+        return routed(self.model, weights, prompt_lengths=self.batch["own"], seed=seeds)
+
+    def _logits(self, counted: Tensor | None = None) -> Tensor:
         begin, cache = 0, None
         if self.keys:
             begin, cache = self.head, DynamicCache()
             for i, (keys, values) in enumerate(self.keys):
-                cache.update(keys, values, i)
-        with _contiguous_head(self.model):
+                cache.update(keys[self.prompt_of], values[self.prompt_of], i)
+        attention = small_attention(self.model) if self.keys else nullcontext()  # checkpoints attend again, later
+        with _contiguous_head(self.model, counted), attention:
             out = self.model(
                 input_ids=self.batch["ids"][:, begin:],
                 attention_mask=self.batch["mask"],
@@ -121,14 +144,22 @@ class Student:
                 use_cache=cache is not None,
                 logits_to_keep=self.batch["answer"].shape[1],
             )
-        return out.logits.float().log_softmax(-1)
+        logits: Tensor = out.logits
+        return logits if counted is None else logits[0]
 
 
 @contextmanager
-def _contiguous_head(model: nn.Module) -> Iterator[None]:
-    """Within, the head gets contiguous hidden states: for a slice, torch would copy its weights for every row."""
+def _contiguous_head(model: nn.Module, counted: Tensor | None = None) -> Iterator[None]:
+    """Within, the head gets contiguous hidden states: for a slice, torch would copy its weights for every row. Where
+    `counted` (b, a) says so, only those of tokens that count, as one row."""
+
+    def given(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if counted is not None:
+            inputs = tuple(x[:, -counted.shape[1] :][counted][None] for x in inputs)
+        return tuple(x.contiguous() for x in inputs)
+
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda module, inputs: tuple(x.contiguous() for x in inputs))
+    handle = head.register_forward_pre_hook(given)
     try:
         yield
     finally:
@@ -229,6 +260,19 @@ def balanced(liked: Tensor) -> Tensor:
         if chosen[row] < 0 and room[branch]:
             chosen[row], room[branch] = branch, room[branch] - 1
     return chosen.to(liked.device)
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadObjective:
+    """The model's own right answers. Where each of a prompt's comes once, all are taught with equal weight: mass moves
+    from the favourite to all of them."""
+
+    branches: int
+
+    def __call__(self, model: nn.Module, batch: Batch, draws: Tensor) -> Loss:
+        own = answer_logprobs(Student(model, batch, self.branches)(batch["branch"]), batch)
+        loss = -own.sum() / batch["counted"].sum()
+        return loss, {"lm_loss": loss}
 
 
 @dataclass(frozen=True, slots=True)

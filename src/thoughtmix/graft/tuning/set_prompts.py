@@ -8,7 +8,10 @@ from itertools import cycle, islice
 
 import numpy as np
 
-KINDS = ("category", "task", "category", "puzzle", "category", "open")
+KINDS = (
+    *("category", "task", "category", "puzzle", "category", "category"),
+    *("category", "task", "category", "puzzle", "category", "open"),
+)
 """What the prompts of a step are, in turn; a kind that a world lacks is left out."""
 
 

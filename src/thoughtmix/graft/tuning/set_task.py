@@ -13,16 +13,12 @@ Axis letters: b rows (a thought each), a answer tokens, v vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError
@@ -30,18 +26,17 @@ from thoughtmix.core.selection import LOOPS, repetition
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.engine import SequenceOutput
 from thoughtmix.graft.adapter import require_graft
-from thoughtmix.graft.export import save_weights
 from thoughtmix.graft.tuning.distillation import DistillationSample
 from thoughtmix.graft.tuning.objectives import Batch, Student, collate
+from thoughtmix.graft.tuning.set_loss import set_loss
 from thoughtmix.graft.tuning.set_prompts import PracticePrompt, drawn_prompts
 from thoughtmix.graft.tuning.set_reward import Credit, advantages, determinant_credit, relevance, shapley_credit
 from thoughtmix.models import LanguageModel
 from thoughtmix.models.embed import Embedder
-from thoughtmix.models.encoder_decoder import require_decoder_only
-from thoughtmix.training.checkpoint import digest
-from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.pace import evenly
-from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
+
+_PARTED = 32
+"""Thoughts of a step from which the shorter half goes through the model apart from the longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +59,7 @@ class SetConfig:
     temperature: float = 0.9
     min_p: float = 0.1
     max_new_tokens: int = 10
-    open_tokens: int = 32
+    open_tokens: int = 24
     thoughts: int | None = None
 
     def __post_init__(self) -> None:
@@ -78,45 +73,6 @@ class SetConfig:
     @property
     def sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.temperature, min_p=self.min_p)
-
-
-def tune_sets(
-    lm: LanguageModel,
-    folder: Path,
-    practice: Sequence[PracticePrompt],
-    validation: Sequence[PracticePrompt],
-    embedder: Embedder | None,
-    settings: SetConfig,
-    config: TrainConfig,
-    *,
-    resume: bool = False,
-    on_step: Callable[[TrainingProgress], None] | None = None,
-) -> TrainingResult:
-    """Teach the branches of a graft by set reward and save them; the base model stays as it is.
-
-    Args:
-        lm: Loaded from the graft in `folder`.
-        folder: Of the graft; the state of training is kept in its `training`.
-        practice: What is practised on.
-        validation: What is only looked at.
-        embedder: Says what open answers are about and how far they lie apart; None where no prompt is open.
-        settings: How.
-        config: Of the trainer; `batch_size` prompts are drawn for a step.
-        resume: Go on from the last checkpoint, bit for bit.
-        on_step: Is told how training goes.
-
-    Raises:
-        InputError: There is nothing to practise, or a set would be a single thought.
-    """
-    require_decoder_only(lm.model, "tuning")
-    graft = require_graft(lm.model)
-    task = SetTask(lm, practice, validation, embedder, settings, config.seed)
-    for name, p in lm.model.named_parameters():
-        p.requires_grad_("mot_A" in name or "mot_B" in name)
-    about: dict[str, Any] = {"objective": "set", **dataclasses.asdict(settings)}
-    about |= {name: getattr(graft.config, name) for name in ("num_branches", "r", "noise", "combiner")}
-    about["prompts"] = digest([(p.name, p.ways) for p in (*practice, *validation)])
-    return train_and_save("set", lm.model, task, config, folder, partial(save_weights, lm), resume, on_step, about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,34 +125,46 @@ class SetTask:
         sets = self.draw([(self.practice[i], way, seed) for i, way, seed in chosen])
         rows = len(sets) * self.n
         logs = self._logs(sets)
-        loss = torch.zeros((), device=self.lm.device)
-        for open in (False, True):
-            mine = [s for s in sets if s.open == open and np.abs(s.advantage).max() > 1e-9]
-            if mine:
-                policy, kl = self._terms(model, mine)
-                loss = loss + (policy + self.settings.kl * kl) / rows
-                logs["kl_open" if open else "kl"] = kl.detach() / (len(mine) * self.n)
-        if not loss.requires_grad:  # nobody was better than anybody: no step, and yet something to differentiate
-            loss = loss + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+        taught = [s for s in sets if np.abs(s.advantage).max() > 1e-9]
+        if not taught:  # nobody was better than anybody: no step, and yet something to differentiate
+            loss = 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+        else:
+            loss, kl = self._loss_of(model, taught, rows)
+            open = torch.tensor([s.open for s in taught]).repeat_interleave(self.n)
+            for name, mine in (("kl", ~open), ("kl_open", open)):
+                logs[name] = kl[mine].mean() if bool(mine.any()) else 0.0
         return loss, {name: torch.as_tensor(value, dtype=torch.float32) for name, value in logs.items()}
 
-    def _terms(self, model: Any, sets: Sequence[DrawnSet]) -> tuple[Tensor, Tensor]:
-        """(): the sums over these thoughts of -A log q, and of the mean KL of a token from the base model."""
+    def _loss_of(self, model: Any, sets: Sequence[DrawnSet], rows: int) -> tuple[Tensor, Tensor]:
+        """(): the sums over these thoughts of -A log q, and of the mean KL of a token from the base model, over `rows`;
+        and (b,) that KL, on the CPU. Thoughts of like length go through the model together."""
         samples = [
             DistillationSample("", s.prompt_ids, k % self.branches, tuple(output.token_ids), ())
             for s in sets
             for k, output in enumerate(s.outputs)
         ]
-        device = self.lm.device
+        device, settings = self.lm.device, self.settings
         batch = {name: x.to(device) for name, x in collate(samples, self.graft.config.tail).items()}
         seeds = torch.tensor([seed for s in sets for seed in s.seeds], device=device)
         advantage = torch.tensor(np.concatenate([s.advantage for s in sets]), dtype=torch.float32, device=device)
         student = Student(model, batch, self.branches)
-        logprobs = student(batch["branch"], seeds)
-        drawn = drawn_logprobs(logprobs, batch, self.settings.temperature, self.settings.min_p)
-        counted = batch["counted"]
-        each = (logprobs.exp() * (logprobs - student.base())).sum(-1) * counted  # (b, a)
-        return -(advantage * drawn).sum(), (each.sum(1) / counted.sum(1)).sum()
+        lengths = batch["counted"].sum(1)
+        losses, kls = [], torch.zeros(len(samples))
+        for some in lengths.argsort(stable=True).chunk(2 if len(samples) >= _PARTED else 1):
+            part = student.of_rows(some)
+            tokens = lengths[some]
+            loss, kl = set_loss(
+                part.counted(part.batch["branch"], seeds[some]),
+                part.base(),
+                part.batch["answer"][part.batch["counted"]],
+                (advantage[some] / rows).repeat_interleave(tokens),
+                (settings.kl / rows / tokens).repeat_interleave(tokens),
+                settings.temperature,
+                settings.min_p,
+            )
+            losses.append(loss)
+            kls[some.cpu()] = torch.stack([x.mean() for x in kl.split(tokens.tolist())]).cpu()
+        return torch.stack(losses).sum(), kls
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[tuple[PracticePrompt, int, int]]) -> list[DrawnSet]:
@@ -269,18 +237,3 @@ class SetTask:
         found = {f"val_{name}": float(logs[name]) for name in ("valid", "distinct", "valid_open")}
         known = any(not s.open for s in sets)
         return {"val_loss": 1 - found["val_distinct" if known else "val_valid_open"], **found}
-
-
-def drawn_logprobs(logprobs: Tensor, batch: Batch, temperature: float, min_p: float) -> Tensor:
-    """(b,) log-probability with which the engine draws each whole answer: tokens below min-p times the likeliest left
-    out, temperature applied to the others, renormalised. logprobs (b, a, v), at temperature 1, nothing left out.
-
-    What is left out is held fixed (its border carries no gradient), and an answer's own tokens are never left out: of
-    packed weights and these, rounding may put a token on either side.
-    """
-    answer = batch["answer"][..., None]
-    floor = logprobs.detach().amax(-1, keepdim=True) + temperature * float(np.log(max(min_p, 1e-30)))
-    out = (logprobs.detach() < floor).scatter(-1, answer, False)
-    tempered = (logprobs / temperature).masked_fill(out, -torch.inf)
-    each = F.log_softmax(tempered, -1).gather(-1, answer)[..., 0]
-    return (each * batch["counted"]).sum(1)
