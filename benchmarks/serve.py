@@ -271,6 +271,7 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
             "end": round(memory[-1][1]),
             "slope_a_minute_settled": round(slope, 2),
             "settled_after_s": round(settled),
+            "by_minute": [[round(m) for _, m in life[::60]] for life in lives],  # of each process that served
         },
         "server": {name: round(ended[name] - drawn.get(name, 0.0), 3) for name in ended},
     }

@@ -28,11 +28,16 @@ class Pace:
         self.seconds, self.least = seconds, least
         self._rate: float | None = None  # tokens a second, of late
 
-    def at_most(self, tokens: int) -> int:
-        """So many of these tokens as the time allows; all of them before anything is known."""
+    def at_most(self, tokens: int, seconds: float = 0.0) -> int:
+        """So many of these tokens as the time allows; all of them before anything is known.
+
+        Args:
+            tokens: Most of all.
+            seconds: That a chunk may take where that is more: as long as a step, the rows wait half of their time.
+        """
         if self._rate is None:
             return tokens
-        return int(min(tokens, max(self.least, self._rate * self.seconds)))
+        return int(min(tokens, max(self.least, self._rate * max(self.seconds, seconds))))
 
     def took(self, tokens: int, seconds: float) -> None:
         """Learn from a chunk. Short ends of prompts say little about a whole chunk, and count for nothing."""

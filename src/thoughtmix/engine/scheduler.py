@@ -96,7 +96,7 @@ class Scheduler:
         self.turns = FairLock(observe_beside)
         self._batch = Batch()
         self._prefixes = PrefixCache()
-        self._pace = Pace(pause)
+        self._pace, self._stepped = Pace(pause), 0.0  # seconds of the last step
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Caller, Job]] = deque()
         self._callers: dict[Job, Caller] = {}
@@ -215,6 +215,7 @@ class Scheduler:
             middle = time.perf_counter()
             rows = self._batch.rows
             tokens = self._batch.step()
+            self._stepped = time.perf_counter() - middle
         except Exception as error:  # the model itself: nobody in the batch can go on
             self._batch.fail(error)
         self._callers = {job: self._callers[job] for job in self._batch.jobs}
@@ -259,10 +260,12 @@ class Scheduler:
 
     def _prefill(self) -> int:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
-        chunk, or four while more rows wait than run. A short one need not wait for a long one's end."""
-        with self._wake:
-            ahead = sum(len(job.sequences) for _, job in self._waiting) > self._batch.rows
-        read, most = self._overtake(), self._pace.at_most(self.chunk) * (4 if ahead else 1)
+        chunk, or four while more jobs wait than run (jobs: one that wants many rows is one who waits). What is read may
+        take as long as the last step, however long that was: a full batch whose rows end as they come is kept full only
+        so. A short one need not wait for a long one's end."""
+        ahead = len(self._waiting) > len(self._batch.jobs)
+        most = self._pace.at_most(self.chunk, self._stepped) * (4 if ahead else 1)
+        read = self._overtake()
         while read < most or not self._batch.jobs:
             tokens = max(1, most - read) if self._batch.jobs else self._pace.at_most(self.chunk)
             self._begin(tokens)
