@@ -14,6 +14,7 @@ from decoding import Row, decode
 
 from thoughtmix import Pipeline, ThoughtSet, models
 from thoughtmix.engine import SamplingParams
+from thoughtmix.models.hardware import packs, packs_bf16
 
 pytestmark = pytest.mark.model
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -72,16 +73,35 @@ def test_law_6_greedy_equals_generate(exact: Pipeline) -> None:
         assert got.outputs[0].token_ids == want, path
 
 
-def test_packed_weights_keep_the_likelihood(exact: Pipeline) -> None:
-    """The same tokens scored by both: 16-bit weights move a token's log-probability by less than 0.02 nats."""
+@pytest.mark.parametrize(("kind", "single", "mean"), [("fp16", 0.02, 0.005), ("bf16", 0.25, 0.03)])
+def test_packed_weights_keep_the_likelihood(exact: Pipeline, kind: Any, single: float, mean: float) -> None:
+    """The same tokens scored by both: how far 16-bit weights move a token's log-probability at most, and on average, in
+    nats."""
+    if not (packs() if kind == "fp16" else packs_bf16()):
+        pytest.skip(f"this processor has no packed {kind} products")
     lm = exact.model
     ids = lm.encode(PROMPT)
     rows = [Row(seed=s, sampling=SamplingParams(min_p=0.1)) for s in range(4)]
-    packed = decode(lm, [ids], rows, max_new_tokens=12, weights="fp16")
+    packed = decode(lm, [ids], rows, max_new_tokens=12, weights=kind)
+    assert packed.weights == kind
+    off = []
     for row in packed.outputs:
         logits = lm.model(torch.tensor([ids + row.token_ids])).logits[0, len(ids) - 1 : -1]
         want = logits.log_softmax(-1).gather(1, torch.tensor(row.token_ids)[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(row.logprobs), want, atol=0.02, rtol=0)
+        off.append(torch.tensor(row.logprobs) - want)
+    assert torch.cat(off).abs().max() < single and abs(torch.cat(off).mean()) < mean
+
+
+@pytest.mark.skipif(not packs_bf16(), reason="this processor does not multiply bfloat16")
+def test_law_5_in_bfloat16_which_auto_takes_here(exact: Pipeline) -> None:
+    """Log-probabilities are equal bit for bit, whatever the number of rows."""
+    lm = exact.model
+    rows = [Row(seed=s, sampling=SamplingParams(min_p=0.1)) for s in range(33)]
+    runs = [decode(lm, [lm.encode(PROMPT)], some, max_new_tokens=8) for some in (rows, rows[:5], rows[:1])]
+    assert {run.weights for run in runs} == {"bf16"}
+    for run in runs[1:]:
+        for got, want in zip(run.outputs, runs[0].outputs, strict=False):
+            assert (got.token_ids, got.logprobs) == (want.token_ids, want.logprobs)
 
 
 def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

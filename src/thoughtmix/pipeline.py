@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """The name of the thinker that chooses another for each prompt: what the command line takes unless told otherwise."""
 PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
-Weights = Literal["auto", "native", "fp16"]
+Weights = Literal["auto", "native", "fp16", "bf16"]
 
 
 class Pipeline:
@@ -44,7 +44,8 @@ class Pipeline:
         model: None for the default (SmolLM2-135M-Instruct), a local folder, a Hugging Face id, or a `LanguageModel`.
         dtype: auto (bfloat16 where the hardware multiplies it, else float32), float32, bfloat16 or float16.
         device: auto, cpu, cuda, ...
-        weights: How a decoding step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
+        weights: How the weights are multiplied by: auto, native (as loaded), fp16 (x86 CPUs) or bf16 (x86 CPUs that
+            multiply it).
         path: The decoding path: auto, fused, shared, expanded or recompute (see `thoughtmix.engine.backends`).
         embedder: What measures how far thoughts lie apart; None for the packaged one.
         judge: A model that scores every thought's NLL, named like `model`, or an `Endpoint`, which is asked whether the

@@ -184,7 +184,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _device() -> dict[str, str]:
     import torch
 
-    from thoughtmix.models.hardware import auto_dtype, bf16_hardware, packs
+    from thoughtmix.models.hardware import auto_dtype, bf16_hardware, packs, packs_bf16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = {"device": device, "dtype": auto_dtype(device), "threads": str(torch.get_num_threads())}
@@ -193,4 +193,5 @@ def _device() -> dict[str, str]:
     else:
         facts["bf16 in hardware"] = "yes" if bf16_hardware() else "no"
         facts["packed fp16 weights"] = "yes" if packs() else "no"
+        facts["packed bf16 weights"] = "yes" if packs_bf16() else "no"
     return facts

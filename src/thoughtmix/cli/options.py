@@ -184,7 +184,7 @@ class DeviceOptions:
 class LocalOptions(DeviceOptions):
     """How a model of this machine is loaded and run, and which one judges."""
 
-    weights: Annotated[str, option("How steps read the weights: auto, native or fp16.")] = "auto"
+    weights: Annotated[str, option("How steps read the weights: auto, native, fp16 or bf16.")] = "auto"
     path: Annotated[str, option("Decoding path: auto, fused, shared, expanded or recompute.")] = "auto"
     judge: Annotated[
         str | None,

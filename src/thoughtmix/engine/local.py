@@ -33,7 +33,8 @@ class LocalEngine:
         model: What continues the sequences.
         path: How a step goes through the model: auto (the quickest that reproduces its forward), fused, shared,
             expanded or recompute (see `engine.backends`).
-        weights: How a step reads the weights: auto, native (as loaded) or fp16 (x86 CPUs).
+        weights: How the weights are multiplied by: auto, native (as loaded), fp16 (x86 CPUs) or bf16 (x86 CPUs that
+            multiply it).
     """
 
     kind = "local"

@@ -37,6 +37,15 @@ def packs() -> bool:
     )
 
 
+def packs_bf16() -> bool:
+    """Whether this torch and CPU multiply bfloat16 by weights that oneDNN packed (x86 with AVX512-bf16 or AMX)."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or platform.machine().lower() in {"arm64", "aarch64"}:
+        return False
+    return bf16_hardware() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
 def usable_device(name: str) -> str:
     """`name` once it is known to work; auto: cuda if there is one, else cpu. Raises `InputError`."""
     import torch

@@ -38,7 +38,7 @@ _KERNELS = ("ATEN_", "DNNL_", "FBGEMM_", "KMP_", "MKL_", "ONEDNN_", "OPENBLAS_")
 class FusedFacts:
     """What the fused path takes from a model beside its weights, and what a request must know of it beforehand."""
 
-    kind: Literal["native", "fp16"]
+    kind: Literal["native", "fp16", "bf16"]
     """How the path packs the weights."""
     layers: int
     heads: int
@@ -89,7 +89,7 @@ class Pristine:
         """Whether it has the weights that it was loaded with."""
         return _marks(model) == self.marks
 
-    def remember(self, model: Any, kind: Literal["native", "fp16"]) -> None:
+    def remember(self, model: Any, kind: Literal["native", "fp16", "bf16"]) -> None:
         """Note that the path with weights of this kind is right, unless the model was changed since."""
         if self.fits(model):
             remember(self.folder, dataclasses.replace(self.facts, kind=kind))

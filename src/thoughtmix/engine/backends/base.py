@@ -69,7 +69,7 @@ class DecodingPath(Protocol):
 
     @property
     def weights_kind(self) -> str:
-        """How a step reads the weights: native or fp16."""
+        """How a step reads the weights: native, fp16 or bf16."""
         ...
 
     def start(self, asked: Start) -> tuple[Tensor | None, int]:

@@ -127,7 +127,7 @@ def encoder_decoder_path(
         InputError: Another path or packing was asked for.
         ModelError: Its own cache does not reproduce its own forward, or its rows are not each other's strangers.
     """
-    if path not in {"auto", "expanded"} or weights == "fp16":
+    if path not in {"auto", "expanded"} or weights in {"fp16", "bf16"}:
         raise InputError(
             f"{type(model).__name__} has an encoder, and decodes by its own forward and cache alone.",
             "Pass path='auto' and --weights auto.",

@@ -1,17 +1,10 @@
 """A decoding step for Llama-like models over weights that are fused and packed once.
 
 At one new token a row, a model's forward is bound by reading weights and by the number of operations, not
-by arithmetic. So, per layer, q/k/v and gate/up become one product each, norm gains and the attention scale are
-folded into the weights, the weights are packed, and the head dimensions of q and k are reordered so
-that a rotary embedding is one complex product (attention scores do not change under a common reordering).
-
-A decoding step multiplies 1 to about 64 rows by every weight of the model. On CPUs torch's float32 `F.linear` repacks
-the weight on each call; weights packed once in 16 bits are read faster (measured: benchmarks/decode.py, docs/LOG.md):
-
-    native  F.linear in the model's own dtype, nothing copied
-    fp16    weights in IEEE half, products summed in float32 (FBGEMM); inputs stay float32
-
-8- and 4-bit weights were tried and left out: docs/LOG.md, 2026-11-23.
+by arithmetic. So, per layer, q/k/v become one product, and gate/up one or two whose outputs meet at once; norm gains
+and the attention scale are folded into the weights, the weights are packed (packing.py), and the head dimensions of q
+and k are reordered so that a rotary embedding is one complex product (attention scores do not change under a common
+reordering).
 
 Only exact, unhooked module classes are taken (`fits`), and thought branches on down projections; anything else, another
 adapter say, decodes through its own forward (shared.py). The result is compared with the model's forward before first
@@ -29,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +30,7 @@ from torch import Tensor, nn
 
 from thoughtmix.engine.backends.base import KVPath, Piece, Start
 from thoughtmix.engine.backends.hidden import HEAD
+from thoughtmix.engine.backends.packing import Bf16Logits, Kind, Linear, pack, pack_gated
 from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
@@ -48,20 +42,6 @@ if TYPE_CHECKING:
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 _PACKERS = 8
 """Most threads that pack: memory is what they wait for then."""
-Kind = Literal["native", "fp16"]
-Linear = Callable[[Tensor], Tensor]  # (rows, inputs) -> (rows, outputs)
-
-
-def pack(weight: Tensor, bias: Tensor | None, kind: Kind) -> Linear:
-    """A function x (rows, inputs) -> x W^T + b. weight: (outputs, inputs); it is not modified."""
-    if kind == "native":
-        return lambda x: F.linear(x, weight, bias)
-    packed = torch.ops.quantized.linear_prepack_fp16(
-        weight.float().contiguous(), None if bias is None else bias.float()
-    )
-    product = torch.ops.quantized.linear_dynamic_fp16
-    return lambda x: product(x, packed)
-
 
 _FAMILIES = {  # module of transformers -> what its classes' names begin with
     "transformers.models.llama.modeling_llama": "Llama",
@@ -145,7 +125,7 @@ def _branch_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
 class _Layer:
     qkv: Linear
     out: Linear
-    gate_up: Linear
+    gated: Linear  # silu(gate) * up
     down: Linear  # with a graft: its A below
     update: tuple[int, Linear] | None  # the graft's number of this layer, and its B
     q_gain: Tensor | None  # (d,) Qwen 3's norm of each query head, scale and order folded in
@@ -185,20 +165,39 @@ class FusedWeights:
         with torch.no_grad():
             self.gain = body.norm.weight.float()  # within the head; what the head of the model reads has it already
         head, layers = model.lm_head, [partial(self._layer, layer) for layer in body.layers]
-        # Packing is one core's work. The head, the largest, comes first: the threads end at about the same time.
-        threads = 1 if kind == "native" else min(torch.get_num_threads(), _PACKERS)
-        made = _made([partial(self._pack, head.weight, head.bias, gain=body.norm.weight), *layers], threads)
+        # FBGEMM packs on one core. The head, the largest, comes first: the threads end at about the same time.
+        threads = min(torch.get_num_threads(), _PACKERS) if kind == "fp16" else 1
+        made = _made([partial(self._head, head, body.norm.weight), *layers], threads)
         self.head, self.layers = made[0], made[1:]
         self.grafted = any(layer.update for layer in self.layers)
+        if isinstance(self.head, Bf16Logits):
+            self.head.settle(self._some_hidden())
+
+    def _some_hidden(self) -> Tensor:
+        """What the head reads of 32 fixed tokens (32, width)."""
+
+        def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=True)
+            return mixed[0].transpose(0, 1).flatten(1)
+
+        places = torch.arange(32, device=self.embed.device)
+        with torch.no_grad():
+            return self.norm(self.run((11 + 7919 * places) % len(self.embed), places, attend))
+
+    def _head(self, head: Any, gain: Tensor) -> Linear:
+        if self.kind == "bf16":
+            return Bf16Logits(self._scaled(head.weight, gain), head.bias)
+        return self._pack(head.weight, head.bias, gain)
 
     def _pack(self, weight: Tensor, bias: Tensor | None, gain: Tensor | None = None) -> Linear:
+        return pack(self._scaled(weight, gain), bias, self.kind)
+
+    def _scaled(self, weight: Tensor, gain: Tensor | None) -> Tensor:
+        """The weight in the dtype that it is packed from, with the gain of the norm before it."""
         if gain is not None:
             weight = (weight.float() * gain.float()).to(weight.dtype)
-        kind = self.kind
-        if kind == "fp16":
-            low, high = weight.aminmax()
-            kind = "native" if max(-float(low), float(high)) > 65504 else kind
-        return pack(weight if self.kind == "native" else weight.float(), bias, kind)
+        return weight if self.kind == "native" else weight.float()
 
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -223,11 +222,7 @@ class FusedWeights:
         return _Layer(
             qkv=self._pack(torch.cat([w for w, _ in parts]), torch.cat(biases) if biases else None, gain),
             out=self._pack(attention.o_proj.weight, attention.o_proj.bias),
-            gate_up=self._pack(
-                torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-                None if mlp.gate_proj.bias is None else torch.cat([mlp.gate_proj.bias, mlp.up_proj.bias]),
-                layer.post_attention_layernorm.weight,
-            ),
+            gated=self._gated(mlp, layer.post_attention_layernorm.weight),
             down=down,
             update=update,
             q_gain=q_norm.weight[self.order].to(self.dtype) * scale if q_norm else None,
@@ -241,6 +236,11 @@ class FusedWeights:
         changed = [self._down(layer.mlp.down_proj) for layer in layers]
         new.layers = [replace(own, down=d, update=u) for own, (d, u) in zip(self.layers, changed, strict=True)]
         return new
+
+    def _gated(self, mlp: Any, gain: Tensor) -> Linear:
+        gate, up = mlp.gate_proj, mlp.up_proj
+        biases = None if gate.bias is None else (gate.bias, up.bias)
+        return pack_gated(self._scaled(gate.weight, gain), self._scaled(up.weight, gain), biases, self.kind)
 
     def _down(self, module: Any) -> tuple[Linear, tuple[int, Linear] | None]:
         found = module.thought_update() if isinstance(module, GraftedModule) else None
@@ -274,15 +274,14 @@ class FusedWeights:
         turn = torch.polar(torch.ones_like(angle), angle)[:, None]  # (rows, 1, d / 2) complex
         x = F.embedding(tokens, self.embed).to(self.dtype)  # (rows, width)
         for index, layer in enumerate(self.layers):
-            qk, v = layer.qkv(self.norm(x)).view(-1, h * g + 2 * h, d).split([h * g + h, h], 1)
+            qk, v = layer.qkv(self.norm(x)).to(self.dtype).view(-1, h * g + 2 * h, d).split([h * g + h, h], 1)
             if layer.q_gain is not None and layer.k_gain is not None:
                 q, k = qk.split([h * g, h], 1)
                 qk = torch.cat([self.norm(q) * layer.q_gain, self.norm(k) * layer.k_gain], 1)
             qk = torch.view_as_real(torch.view_as_complex(qk.float().unflatten(-1, (-1, 2))) * turn)
             q, k = qk.flatten(-2).to(self.dtype).split([h * g, h], 1)
             x = x + layer.out(attend(index, q, k, v))
-            gate, up = layer.gate_up(self.norm(x)).chunk(2, -1)
-            y = layer.down(F.silu(gate).mul_(up))
+            y = layer.down(layer.gated(self.norm(x)))
             width = x.shape[1]
             x = x + y[:, :width]
             if layer.update is not None and moves:

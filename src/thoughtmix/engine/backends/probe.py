@@ -11,24 +11,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
-import torch
-
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
 from thoughtmix.engine.backends import fused
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
-from thoughtmix.models.hardware import bf16_hardware, packs
+from thoughtmix.models.hardware import packs, packs_bf16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
-Weights = Literal["auto", "native", "fp16"]
+Weights = Literal["auto", "native", "fp16", "bf16"]
 
 # Largest |difference| of logits, in standard deviations of the logits, where weights are packed.
-_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05}
+_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05, "bf16": 0.4}
+_FEW = 2**24
+"""Weights below which a step's products are not what it waits for, and bfloat16 would cost exactness for nothing."""
 
 
 @dataclass(slots=True)
@@ -62,14 +62,15 @@ def choose(
     """
     if path not in get_args(PathName):
         raise InputError(f"Unknown decoding path {path!r}.", "Pass auto, fused, shared, expanded or recompute.")
-    if weights not in {"auto", "native", "fp16"}:
-        raise InputError(f"Unknown weights {weights!r}.", "Pass auto, native or fp16 (--weights auto).")
+    if weights not in get_args(Weights):
+        raise InputError(f"Unknown weights {weights!r}.", "Pass auto, native, fp16 or bf16 (--weights auto).")
     known = _KNOWN.setdefault(model, _Known())
-    packing = weights == "fp16"
+    packing = weights in {"fp16", "bf16"}
     if read not in {"shared", "each"}:
         raise InputError(f"Unknown way to read {read!r}.", "Pass shared or each.")
-    if packing and (model.device.type != "cpu" or not packs()):
-        raise InputError(f"weights={weights} needs an x86 CPU and torch with FBGEMM.", "Pass --weights native.")
+    if packing and (model.device.type != "cpu" or not (packs() if weights == "fp16" else packs_bf16())):
+        needs = "torch with FBGEMM" if weights == "fp16" else "AVX512-bf16 or AMX, which multiply bfloat16"
+        raise InputError(f"weights={weights} needs an x86 CPU and {needs}.", "Pass --weights auto.")
     if is_encoder_decoder(model):
         from thoughtmix.engine.backends.encoder_decoder import encoder_decoder_path, why_not
 
@@ -112,8 +113,11 @@ def choose(
 def _kind(model: PreTrainedModel, weights: Weights) -> fused.Kind:
     if weights != "auto":
         return weights
-    quick = model.dtype == torch.bfloat16 and bf16_hardware()
-    return "fp16" if model.device.type == "cpu" and packs() and not quick else "native"
+    if model.device.type != "cpu":
+        return "native"
+    if packs_bf16() and sum(p.numel() for p in model.parameters()) >= _FEW:
+        return "bf16"
+    return "fp16" if packs() else "native"
 
 
 def _fused(model: PreTrainedModel, known: _Known, kind: fused.Kind) -> fused.FusedWeights | None:
