@@ -103,7 +103,8 @@ class Bf16Linear:
         rows = len(x)
         height = next(height for height in self._heights if height >= rows)
         if height > rows:
-            x, other = (None if some is None else F.pad(some, (0, 0, 0, height - rows)) for some in (x, other))
+            fill = (0, 0, 0, height - rows)
+            x, other = F.pad(x, fill), None if other is None else F.pad(other, fill)
         return self._product(x, other, self.bias)[:rows]
 
 

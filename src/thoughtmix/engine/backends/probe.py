@@ -15,6 +15,7 @@ from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, Thou
 from thoughtmix.engine.backends import fused
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
+from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
 from thoughtmix.models.hardware import packs, packs_bf16
@@ -110,7 +111,7 @@ def choose(
     return _own_forward(model, known, path, row_state, read)
 
 
-def _kind(model: PreTrainedModel, weights: Weights) -> fused.Kind:
+def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     if weights != "auto":
         return weights
     if model.device.type != "cpu":
@@ -120,7 +121,7 @@ def _kind(model: PreTrainedModel, weights: Weights) -> fused.Kind:
     return "fp16" if packs() else "native"
 
 
-def _fused(model: PreTrainedModel, known: _Known, kind: fused.Kind) -> fused.FusedWeights | None:
+def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:
     if not fused.fits(model):
         known.fused.clear()
         return None
