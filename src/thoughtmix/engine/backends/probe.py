@@ -16,7 +16,6 @@ from thoughtmix.engine.backends import fused
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.packing import Kind
-from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
 from thoughtmix.models.hardware import packs, packs_bf16
