@@ -5,8 +5,8 @@
 
 Everyone has the same tokens in all (lists and specifications count), eight thoughts a prompt, and the same number of
 settings, in studies/ways/settings.json. A setting is chosen on development prompts (one seed), and reported on others
-(three seeds). Seeds are the outer loop: a run that is stopped reports those that are done by everyone. What is done is
-kept, a prompt a line, and the same command goes on.
+(three seeds), beside the setting of plain sampling that is as near to the prompt. Seeds are the outer loop: a run that
+is stopped reports those that are done by everyone. What is done is kept, a prompt a line, and the same command goes on.
 
 Known answers: the tasks of `thoughtmix bench`, 24 tokens a thought; valid answers, and distinct valid ones, of 8. Open:
 the prompts of the file; the last third of a thought is for landing. Different answers of 8: by an embedder that chose
@@ -171,8 +171,8 @@ class Study:
             for kind in kinds:
                 if kind == "open":
                     self._score_again()
-                chosen = self.choose(kind)
-                self._do([Job(kind, way, chosen[way], seed, "held out") for way in self.of_kind(kind)])
+                tried = self.reported(kind, self.choose(kind))
+                self._do([Job(kind, way, i, seed, "held out") for way, i in tried])
 
     def _do(self, jobs: list[Job]) -> None:
         """What of the jobs is not done yet, all ways and prompts in shared steps."""
@@ -247,12 +247,30 @@ class Study:
             chosen[way] = max(good, key=lambda i: rows[i][DIVERSITY[kind]]) if good else int(np.argmin(lacks))
         return chosen
 
+    def reported(self, kind: str, chosen: dict[str, int]) -> list[tuple[str, int]]:
+        """Ways with their chosen settings; of plain sampling all, the chosen first."""
+        rest = [i for i in range(len(self.settings(BASELINE, kind))) if i != chosen[BASELINE]]
+        own = [(BASELINE, i) for i in [chosen[BASELINE], *rest]]
+        return own + [(way, chosen[way]) for way in self.of_kind(kind) if way != BASELINE]
+
+    def peer(self, kind: str, way: str, setting: int) -> int:
+        """The setting of plain sampling that is as good: of open prompts the one whose nearness to the prompt, on
+        development prompts, is the way's; of others the chosen one."""
+        if kind == "known" or not self.is_chosen(kind):
+            return self.choose(kind)[BASELINE]
+
+        def near(way: str, i: int) -> float:
+            return float(self.values(kind, way, i, "development", "relevance_2", 1).mean())
+
+        own = near(way, setting)
+        return min(range(len(self.settings(BASELINE, kind))), key=lambda i: abs(near(BASELINE, i) - own))
+
     def finished_seeds(self, kind: str, chosen: dict[str, int]) -> int:
         """How many seeds everyone has done on all held-out items."""
         count = 0
         while count < self.seeds and all(
-            Job(kind, way, chosen[way], count, "held out").key(item) in self.done
-            for way in self.of_kind(kind)
+            Job(kind, way, i, count, "held out").key(item) in self.done
+            for way, i in self.reported(kind, chosen)
             for item in self.items[kind]["held out"]
         ):
             count += 1
@@ -276,36 +294,36 @@ class Study:
         if not seeds:
             return [head + ": no seed is done", ""]
         rng = np.random.default_rng(31)
-        at = {
-            way: {name: self.values(kind, way, chosen[way], "held out", name, seeds) for name in COLUMNS[kind]}
-            for way in self.of_kind(kind)
+        names, rows = COLUMNS[kind], self.reported(kind, chosen)
+        at = {one: {name: self.values(kind, *one, "held out", name, seeds) for name in names} for one in rows}
+        main, others = DIVERSITY[kind], [one for one in rows if one[0] != BASELINE]
+        peers = {one: (BASELINE, self.peer(kind, *one)) for one in others}
+        ratios = {one: st.ratio_of_means(at[one][main], at[peers[one]][main], rng) for one in others}
+        differences = {
+            (one, q): st.mean_difference(at[one][q], at[peers[one]][q], rng) for one in others for q in QUALITY[kind]
         }
-        base = at[BASELINE]
-        main, others = DIVERSITY[kind], [way for way in self.of_kind(kind) if way != BASELINE]
-        ratios = {way: st.ratio_of_means(at[way][main], base[main], rng) for way in others}
-        differences = {(way, q): st.mean_difference(at[way][q], base[q], rng) for way in others for q in QUALITY[kind]}
-        p = st.holm([ratios[way].p for way in others] + [differences[key].p for key in differences])
-        adjusted = dict(zip([*others, *differences], p, strict=True))
+        p = st.holm([ratios[one].p for one in others] + [differences[key].p for key in differences])
+        adjusted: dict[Any, float] = dict(zip([*others, *differences], p, strict=True))
         out = [head, ""]
-        cells = ["way", "setting", *COLUMNS[kind].values(), f"{COLUMNS[kind][main]}, ratio (95%)"]
-        cells += [f"{COLUMNS[kind][q]}, difference (95%)" for q in QUALITY[kind]]
+        cells = ["way", "setting", *names.values(), "beside", f"{names[main]}, ratio (95%)"]
+        cells += [f"{names[q]}, difference (95%)" for q in QUALITY[kind]]
         out += ["| " + " | ".join(cells) + " |", "|---" * len(cells) + "|"]
-        for way in self.of_kind(kind):
-            setting = self.settings(way, kind)[chosen[way]]
-            row = [way, ", ".join(f"{k} {v}" for k, v in setting.items())]
-            row += [
-                f"{at[way][name].mean():.3f}" if name != "tokens" else f"{at[way][name].mean():.0f}"
-                for name in COLUMNS[kind]
-            ]
-            if way != BASELINE:
-                row.append(_told(ratios[way], adjusted[way], 2))
-                row += [_told(differences[way, q], adjusted[way, q], 3) for q in QUALITY[kind]]
+        for one in rows:
+            row = [one[0], self._said(kind, *one)]
+            row += [f"{at[one][name].mean():.{0 if name == 'tokens' else 3}f}" for name in names]
+            if one in peers:
+                row += [self._said(kind, *peers[one]), _told(ratios[one], adjusted[one], 2)]
+                row += [_told(differences[one, q], adjusted[one, q], 3) for q in QUALITY[kind]]
             out.append("| " + " | ".join(row) + " |")
         chose = sorted({key.split("|")[1] for key, r in self.done.items() if r["chose_by_embedder"]})
         said = f"chose by the packaged embedder: {', '.join(chose) or 'nobody'}"
         if kind == "open":
             said += f"; the second one counts answers as the same below {self.threshold:g}"
         return [*out, said, ""]
+
+    def _said(self, kind: str, way: str, setting: int) -> str:
+        given = self.settings(way, kind)[setting].items()
+        return ", ".join(f"{k} {v}" for k, v in given if k != "max_new_tokens")
 
 
 def _told(interval: st.Interval, p: float, digits: int) -> str:
