@@ -174,7 +174,7 @@ class TestPool:
     def test_an_idea_for_each_first(self) -> None:
         ideas = numbered("a ship", "a dragon", "a cave", "a circus")
         engine = Scripted(lambda call, i, said: ideas if call == 0 else f"{said.rpartition(': ')[2]} with cake")
-        made = think(engine, "pool", 2, "Give me an idea for a party.", source="plan")
+        made = think(engine, "pool", 2, "Give me an idea for a party.", source="plan", factor=2)
         assert len(engine.calls[0]) == 1 and len(engine.calls[1]) == 4, "twice as many are written out"
         assert all(t.text == f"{t.origin['specification']} with cake" for t in made)
         assert {t.origin["specified_by"] for t in made} == {"ideas"} and made.run["missing"] == 0

@@ -29,7 +29,16 @@ pytest_plugins = ["tinyland"]
 @pytest.mark.parametrize(
     ("kind", "prompts"),
     [
-        ("name", ["Name a bird.", "What is a popular spice?", "Name one great dream job.", "Name a fruit, please"]),
+        (
+            "name",
+            [
+                "Name a bird.",
+                "What is a popular spice?",
+                "Name one great dream job.",
+                "Name a fruit, please",
+                "Say a number.",
+            ],
+        ),
         ("phrase", ["Write a title for a mystery novel.", "Suggest a name for a boat.", "A slogan for a bakery?"]),
         (
             "sentence",
@@ -39,6 +48,9 @@ pytest_plugins = ["tinyland"]
                 "A party idea?",
                 "What should I cook tonight?",
                 "Name a fruit and say why.",
+                "Write a tweet about learning to swim as an adult.",
+                "Write a toast for my sister's wedding.",
+                "Give me a metaphor for time.",
                 "Write the first line of a novel about a lighthouse.",
             ],
         ),
@@ -77,7 +89,11 @@ def chosen(engine: Any, prompt: Any = "Name a bird.", n: int = 8, raw: bool = Fa
 def test_auto_chooses_by_engine_prompt_and_settings() -> None:
     here, elsewhere = LocalEngine(chat_model()), Scripted(lambda call, i, said: "")
     assert (chosen(here), chosen(elsewhere)) == ("pool", "list")
-    for prompt in ("Write a story.", "Who wrote Hamlet?", "Name a use for a brick."):
+    assert (chosen(here, "Name a use for a brick."), chosen(elsewhere, "Name a use for a brick.")) == (
+        "pool",
+        "sampling",
+    )
+    for prompt in ("Write a story.", "Who wrote Hamlet?"):
         assert chosen(here, prompt) == chosen(elsewhere, prompt) == "sampling"
     for how in ({"n": 1}, {"temperature": 0}, {"creativity": 0.0}, {"temperature": [0.5] * 8}, {"regex": "a+"}):
         assert chosen(here, **how) == "sampling", how

@@ -108,7 +108,7 @@ class Study:
 
     def __init__(self, args: argparse.Namespace) -> None:
         ways: dict[str, Any] = json.loads(Path(args.settings).read_text())
-        named = args.ways.split(",") if args.ways else list(ways)
+        named = args.ways.split(";") if args.ways else list(ways)
         self.ways = {name: ways[name] for name in named}
         known = [*family("coverage"), *family("puzzles")]
         self.items = {
@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--prompts", help="JSON Lines with open prompts (NoveltyBench's file)")
     parser.add_argument("--out", required=True, help="folder of what is done")
     parser.add_argument("--settings", default=str(Path(__file__).with_name("settings.json")))
-    parser.add_argument("--ways", help="some of the settings' ways, by commas; the first is the baseline")
+    parser.add_argument("--ways", help="some of the settings' ways, by semicolons; the first is the baseline")
     parser.add_argument("--known", default="14,47", help="development and held-out tasks with known answers")
     parser.add_argument("--open", default="10,30", help="development and held-out open prompts")
     parser.add_argument("--development", help="ids of development open prompts, by commas, in place of drawn ones")

@@ -25,7 +25,8 @@ _LONG = re.compile(
 _SENTENCE = re.compile(
     r"\b(?:uses?|ways?|ideas?|reasons?|facts?|advice|tips?|things? (?:to|that|you)|jokes?|riddles?|puns?|questions?|"
     r"sayings?|proverbs?|first lines?|opening lines?|sentences?|messages?|texts?|invent(?:ions?)?|wish|"
-    r"excuses?|compliments?|activit(?:y|ies)|plot twists?|should i|would you|could you)\b",
+    r"tweets?|metaphors?|similes?|analog(?:y|ies)|definitions?|quotes?|aphorisms?|greetings?|apolog(?:y|ies)|"
+    r"pep talks?|excuses?|compliments?|activit(?:y|ies)|plot twists?|should i|would you|could you)\b",
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
@@ -48,6 +49,8 @@ _SEVERAL = re.compile(
     r"titles|examples|should i|could i|would you|could you|best|worst|coolest|favou?rite|ideal)\b",
     re.IGNORECASE,
 )
+_WRITES = frozenset({"write", "say", "tell"})
+"""What is written, said or told is no name, unless it is called one ("Say a number")."""
 _WITH_REASON = re.compile(r"\band (?:say|tell|explain|describe|give|show)\b", re.IGNORECASE)
 _BARE = 8  # words of a prompt without a verb that asks ("A party idea?")
 
@@ -73,7 +76,8 @@ def kind_of_answer(text: str) -> Kind:
         return "long"
     if not _SEVERAL.search(said, asks.start(), min(len(said), asks.end() + 60)):
         return "one"
-    return "sentence" if _WITH_REASON.search(said) else _short(sentence, phrase)
+    told = asks[0].lower() in _WRITES and not (sentence or phrase or name)
+    return "sentence" if told or _WITH_REASON.search(said) else _short(sentence, phrase)
 
 
 def _short(sentence: re.Match[str] | None, phrase: re.Match[str] | None) -> Kind:

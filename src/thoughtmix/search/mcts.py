@@ -347,7 +347,10 @@ def select_different(
     values = [node.value for node in nodes]
     least = min((v for v in values if v != DEAD), default=0.0)
     values = [least - 1 if v == DEAD else v for v in values]
-    best = np.argsort([-v for v in values], kind="stable")[: max(8 * k, 64)].tolist()  # all would cost n^2
+    ranked = np.argsort([-v for v in values], kind="stable").tolist()
+    firsts = {nodes[i].beginning: i for i in reversed(ranked)}  # the best of each beginning, and of those the better
+    firsts_too = sorted(firsts.values(), key=ranked.index)[: 2 * k]
+    best = list(dict.fromkeys([*ranked[: max(8 * k, 64)], *firsts_too]))  # all would cost n^2
     distances = distance([nodes[i].text for i in best]).tolist()
     order = select_diverse(distances, [values[i] for i in best], len(best), quality_weight)
     order = each_origin_first(order, [nodes[i].beginning for i in best], [node.beginning for node in beside])

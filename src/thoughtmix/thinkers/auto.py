@@ -16,7 +16,8 @@ from thoughtmix.thinkers.base import Thinker, Thoughts, Work
 from thoughtmix.thinkers.registry import auto_thinker, get_thinker
 
 _HERE, _ELSEWHERE, _ELSE = "pool", "list", "sampling"
-"""Where one of several names is asked for, of a model in this process and of one elsewhere; and for all the rest."""
+"""Where one of several names is asked for, of a model in this process and of one elsewhere; and for all the rest.
+Of a model in this process a pool makes sentences, too."""
 _WHY = {
     "name": "it asks for one of several names",
     "phrase": "it asks for one of several phrases",
@@ -28,7 +29,7 @@ _WHY = {
 
 class AutoThinker(Thinker):
     name = "auto"
-    summary = "Chooses: a pool where one of several names or titles is asked for, plain sampling for the rest."
+    summary = "Chooses: a pool where one of several names, titles or sentences is asked for, else plain sampling."
     creativity_is_temperature = True
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
@@ -57,18 +58,19 @@ def choose_thinker(engine: Engine, prompt: Prompt, request: Request) -> tuple[Th
        thought, creativity or temperature 0, a raw prompt, a model without turns, a conversation of several turns.
     3. Where one of several names or titles is asked for (`asking.question`): a pool, or one list of an endpoint, which
        then reads and writes least.
-    4. Plain sampling for the rest: sentences (a pool of them differs no more), long texts, one right answer, languages
-       that the rule does not read.
+    4. Where one of several sentences is asked for, of a model in this process: a pool, which draws some more than are
+       wanted and keeps the sound ones. They differ as much as sampled ones, and fewer are cut, repeat or say nothing.
+    5. Plain sampling for the rest: long texts, one right answer, languages that the rule does not read.
     """
     made = auto_thinker(engine)
     if made.name != _ELSE:
         return made, "the model is made for it"
     if why := _only_sampling(engine, prompt, request):
         return made, why
-    kind = kind_of_answer(prompt.text)
-    if kind not in {"name", "phrase"}:
-        return made, _WHY[kind]
-    return get_thinker(_HERE if isinstance(engine, TokenEngine) else _ELSEWHERE), _WHY[kind]
+    kind, here = kind_of_answer(prompt.text), isinstance(engine, TokenEngine)
+    if kind in {"name", "phrase"} or (kind == "sentence" and here):
+        return get_thinker(_HERE if here else _ELSEWHERE), _WHY[kind]
+    return made, _WHY[kind]
 
 
 def _only_sampling(engine: Engine, prompt: Prompt, request: Request) -> str:

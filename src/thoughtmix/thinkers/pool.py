@@ -4,6 +4,7 @@ long ones those that are sound and differ most."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from thoughtmix.asking.agreement import Group, Rank, group_answers
@@ -22,7 +23,7 @@ from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, on
 from thoughtmix.thinkers.registry import get_thinker
 
 DEFAULT_TEMPERATURE = 0.9  # of short answers
-_DRAFTS = 2  # texts of full length for each that is wanted, at sampling's own temperature
+_DRAFTS = 1.5  # texts of full length for each that is wanted, at sampling's own temperature
 _FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4, "plan": 2}
 _SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
 _NAME = 24  # of a name in a list: one list that rambles on would keep all others waiting for its end
@@ -35,15 +36,19 @@ class _Chosen:
 
     given: PoolThinker.Options
     source: str
-    factor: int
+    factor: float
     sound: bool = False
+
+    def drawn(self, n: int) -> int:
+        """Answers in all, for n that are wanted."""
+        return math.ceil(n * self.factor)
 
     def source_options(self, engine: Engine) -> ThinkerOptions:
         """The source's own options: drawn apart where it can; lists that need not differ from each other, since it is
         counted how often they agree."""
         own: dict[str, Any] = {"draws": self.draws(engine)}
         if self.source == "iterate":
-            own["chains"] = self.factor
+            own["chains"] = math.ceil(self.factor)
         if self.source == "plan":
             own |= {"source": "ideas", "factor": 1}
         if self.source == "list":
@@ -71,7 +76,7 @@ class PoolThinker(Thinker):
             "The thinker that draws; auto: list where a name is asked for, else sampling; plan: an idea for each first",
             served=True,
         )
-        factor: int | None = option(
+        factor: float | None = option(
             None,
             f"Answers drawn for each that is wanted (left out: {_FACTOR['list']} in lists, {_DRAFTS} where keep is "
             f"sound, else {_FACTOR['sampling']})",
@@ -107,7 +112,7 @@ class PoolThinker(Thinker):
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
         return max(
-            get_thinker(own.source).texts(n * own.factor, get_thinker(own.source).Options())
+            get_thinker(own.source).texts(own.drawn(n), get_thinker(own.source).Options())
             for own in self._possible(options)
         )
 
@@ -119,9 +124,9 @@ class PoolThinker(Thinker):
     def work(self, engine: Engine, n: int, read: int, length: int, options: ThinkerOptions) -> Work:
         works = []
         for own in self._possible(options):
-            drawn = get_thinker(own.source).work(engine, n * own.factor, read, length, own.source_options(engine))
+            drawn = get_thinker(own.source).work(engine, own.drawn(n), read, length, own.source_options(engine))
             shown = Work(_EXAMPLES) if own.given.examples != "none" else Work()
-            works.append(drawn + shown + embedding_work(n * own.factor * (own.given.group != "words"), length))
+            works.append(drawn + shown + embedding_work(own.drawn(n) * (own.given.group != "words"), length))
         return Work(max(work.tokens for work in works), max(work.side for work in works))
 
     def think(self, engine: Engine, prompt: Prompt, request: Request) -> Thoughts:
@@ -141,7 +146,7 @@ class PoolThinker(Thinker):
         one_sampling(request, warm, self.name)  # refuses what differs by thought
         many = dataclasses.replace(
             request,
-            n=request.n * own.factor,
+            n=own.drawn(request.n),
             temperature=warm,
             creativity=None,
             options=ThinkerOptions(),
@@ -157,7 +162,7 @@ class PoolThinker(Thinker):
             kind = kind_of_answer(prompt.text)
             if asked is not prompt:
                 many = _short(many, kind)
-            elif kind == "name":
+            elif kind == "name" and not own.sound:
                 many = dataclasses.replace(many, max_new_tokens=min(many.max_new_tokens, _NAME))
             drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
             if asked is not prompt and kind == "phrase":
