@@ -20,14 +20,16 @@ MOMENTS = {"0.2,0.5": (0.2, 0.5), "0.2,0.4,0.6": (0.2, 0.4, 0.6), "0.1 to 0.8": 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default="JULIET:\nO Romeo, ")
+    parser.add_argument("--branches", default="4,8")
+    parser.add_argument("--compete", default="best,diverse")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()
     model = load_diffusion()
     denoising = DenoisingConfig(make_policy("random"), 32)
     print("| branches | compete | moments | ancestors, mean | least |", "|---|---|---|---|---|", sep="\n")
-    for branches in (4, 8, 16):
-        for compete in ("best", "diverse"):
+    for branches in map(int, args.branches.split(",")):
+        for compete in args.compete.split(","):
             for name, moments in MOMENTS.items():
                 found = []
                 for seed in range(args.seeds):
