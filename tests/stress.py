@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import random
 import sys
@@ -155,11 +156,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2000, help="of all families together")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds; a round that hangs shows where")
     args = parser.parse_args()
     families = [Stress(name) for name in args.families.split(",")]
     found, began = Found(), time.monotonic()
     with yields(random.Random(args.seed)):
         for number in range(args.rounds):
+            faulthandler.dump_traceback_later(args.patience, exit=True)
             families[number % len(families)].round(args.seed + number, found)
             if number % 100 == 99 or number == args.rounds - 1:
                 print(json.dumps({**found.figures(), "seconds": round(time.monotonic() - began)}), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from test_decoding import lm
 from tiny import tiny
 from torch import Tensor, nn
 
+from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine import slices as slices_module
 from thoughtmix.engine.caller import Caller, Cancelled
 from thoughtmix.engine.shared import SharedEngine
@@ -31,13 +33,16 @@ def test_a_forward_is_cut_and_gives_the_same() -> None:
     ids = torch.arange(5, 25)[None]
     whole = model(input_ids=ids).logits
     pauses, pause = counted()
-    with TimeSlices(pause, 0.0):
+    with TimeSlices(pause, 0.0), interruptible():
         cut = model(input_ids=ids).logits
     assert torch.equal(cut, whole) and len(pauses) > 50
     before = len(pauses)
     model(input_ids=ids)
     assert len(pauses) == before, "nothing is left of it"
-    with TimeSlices(pause, 1e9):
+    with TimeSlices(pause, 0.0):
+        model(input_ids=ids)
+    assert len(pauses) == before, "nobody said that it may be cut: a lock may be held"
+    with TimeSlices(pause, 1e9), interruptible():
         model(input_ids=ids)
     assert len(pauses) == before, "no slice was spent"
 
@@ -50,7 +55,7 @@ def test_a_large_product_is_done_some_rows_at_a_time(
     monkeypatch.setattr(slices_module, "_LARGEST", 5 * 8 * 6)  # five rows
     layer, x = nn.Linear(8, 6, bias), torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
     pauses, pause = counted()
-    with torch.inference_mode(), TimeSlices(pause, 0.0):
+    with torch.inference_mode(), TimeSlices(pause, 0.0), interruptible():
         got = layer(x)
     rows = x.numel() // 8
     assert got.shape == (*shape[:-1], 6) and len(pauses) == (1 if rows <= 5 else -(-rows // 5) + 1)
@@ -62,7 +67,7 @@ def test_a_large_product_is_done_some_rows_at_a_time(
 def test_other_threads_are_not_cut() -> None:
     pauses, pause = counted()
     out: list[Tensor] = []
-    with TimeSlices(pause, 0.0):
+    with TimeSlices(pause, 0.0), interruptible():
         other = threading.Thread(target=lambda: out.append(torch.ones(3) + torch.ones(3)))
         other.start()
         other.join()
@@ -118,3 +123,16 @@ def test_a_prompt_read_beside_the_batch_is_cut_and_its_steps_are_not() -> None:
         got = call_of(SharedEngine(scheduler), call, read="each", on_step=lambda event: reading.append(len(passed)))
     assert [out.token_ids for out in got.outputs] == [out.token_ids for out in want.outputs]
     assert reading[0] > 50 and [b - a for a, b in pairwise(reading)] == [1] * (len(reading) - 1)
+
+
+def test_a_prompt_read_through_a_models_own_forward_is_not_cut() -> None:
+    """Its attention is held in place by a lock that the batch's step waits for: to be cut there was to hang for ever."""
+    from decoding import Row
+    from test_continuous import call_of
+
+    model = lm(tiny("gpt2"))
+    call = {"prompts": [[5, 9, 77] * 20], "rows": [Row(seed=3)], "max_new_tokens": 30}
+    with scheduled(model, pause=0.0) as scheduler, ThreadPoolExecutor(6) as pool:
+        some = [pool.submit(call_of, SharedEngine(scheduler), call, read=("each", "shared")[i % 2]) for i in range(12)]
+        texts = [future.result(60).outputs[0].token_ids for future in some]
+    assert all(text == texts[0] for text in texts)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError
+from thoughtmix.core.interruptible import interruptible
 from thoughtmix.diffusion.state import Memory
 
 
@@ -83,7 +84,8 @@ class MaskPredictor:
 
     def __call__(self, ids: Tensor, attention_mask: Tensor, memory: Memory) -> Tensor:
         rows = len(ids) if ids.device.type != "cpu" else rows_at_once(ids.shape[1])
-        parts = [self.model(*part) for part in zip(ids.split(rows), attention_mask.split(rows), strict=True)]
+        with interruptible():
+            parts = [self.model(*part) for part in zip(ids.split(rows), attention_mask.split(rows), strict=True)]
         logits = [part if isinstance(part, Tensor) else part.logits for part in parts]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import InputError, NumericsError
+from thoughtmix.core.interruptible import interruptible
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
 
-_TOKENS = 1024
-"""Of a forward, or one text where that is longer: logits of a vocabulary of 50,000 are 200 MB."""
+_TOKENS = {"cpu": 384}
+"""Of a forward, or one text where that is longer, by device: activations of more fall out of a CPU's cache."""
+_MOST_TOKENS = 4096
+"""On other devices: logits of a vocabulary of 50,000 are 800 MB."""
 _SCORED = 256
 """Tokens whose probabilities are worked out at once."""
 
@@ -61,9 +64,9 @@ def ids_nll(
             f"Prompt and text have {longest} tokens, the judge {judge.name} reads {judge.context_length}.",
             "Name a judge with a longer context (--judge).",
         )
-    out = np.zeros(len(texts))
+    out, model = np.zeros(len(texts)), judge.model
     order = sorted(range(len(texts)), key=lambda i: len(bodies[i]))
-    batch_size = max(1, min(batch_size, _TOKENS // longest))
+    batch_size = max(1, min(batch_size, _TOKENS.get(judge.device.type, _MOST_TOKENS) // longest))
     with torch.inference_mode():
         for at in range(0, len(order), batch_size):
             part = order[at : at + batch_size]
@@ -71,12 +74,13 @@ def ids_nll(
             # Padding on the right, after everything a causal model can see: no mask is needed.
             rows = [bodies[i] + [end] * (width - len(bodies[i])) for i in part]
             ids = torch.tensor(rows, device=judge.device)
-            logits = answer_logits(judge.model, start, ids)
-            for i, own, row in zip(part, ids, logits, strict=True):
-                own, row = own[: len(bodies[i])], row[: len(bodies[i])]
-                some = zip(own.split(_SCORED), row.split(_SCORED), strict=True)
-                loss = [F.cross_entropy(each.float(), wanted, reduction="none") for wanted, each in some]
-                out[i] = float(torch.cat(loss).mean())
+            with interruptible():
+                logits = answer_logits(model, start, ids)
+                for i, own, row in zip(part, ids, logits, strict=True):
+                    own, row = own[: len(bodies[i])], row[: len(bodies[i])]
+                    some = zip(own.split(_SCORED), row.split(_SCORED), strict=True)
+                    loss = [F.cross_entropy(each.float(), wanted, reduction="none") for wanted, each in some]
+                    out[i] = float(torch.cat(loss).mean())
     if not np.isfinite(out).all():
         raise NumericsError(f"The judge {judge.name} gave NaN or infinity.", "Try --dtype float32.")
     return out

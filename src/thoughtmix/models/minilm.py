@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoughtmix.core.errors import ModelError
+from thoughtmix.core.interruptible import interruptible
 from thoughtmix.models.packaged import EMBEDDER
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class MiniLM:
             padded = torch.tensor([[*each, *[0] * (longest - len(each))] for each in ids])
             mask = torch.arange(longest) < torch.tensor([[len(each)] for each in ids])  # (texts, tokens)
             device = self._weights["embeddings.word_embeddings.weight"].device
-            with torch.inference_mode():
+            with torch.inference_mode(), interruptible():
                 states = self._states(padded.to(device), mask.to(device))
                 real = mask.to(device)[..., None].to(states.dtype)
                 mean = (states * real).sum(1) / real.sum(1)  # never 0: [CLS] and [SEP] are always there

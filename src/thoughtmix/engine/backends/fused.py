@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine.backends.base import KVPath, Piece, Start
 from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.backends.packing import Bf16Logits, Kind, Linear, pack, pack_gated
@@ -257,6 +258,7 @@ class FusedWeights:
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
         return (y * torch.addcmul(self.epsilon, length, length, value=1 / x.shape[-1]).rsqrt_()).to(x.dtype)
 
+    @interruptible()
     def run(
         self,
         tokens: Tensor,
