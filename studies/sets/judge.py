@@ -6,8 +6,8 @@ categories of WordNet that no graft practised (b), and questions of another word
 
 Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature, at most 24 tokens each,
 and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and beside the
-graft named old the ratio of hypervolumes of the mean frontiers, and of distinct valid answers at the validity that the
-other has where it is most diverse. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
+graft named old the ratio of hypervolumes of the mean frontiers, and at each temperature the ratio of distinct valid
+answers and the difference in valid ones. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
 Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently. The system
 "NAME one" (--one) is the same graft with all eight thoughts of a question through one branch, questions taking turns.
 """
@@ -119,22 +119,18 @@ def curve(rows: list[dict[str, Any]], system: str, ids: list[str], seeds: int, t
     return st.Curve(q, d)
 
 
-def reached(q: Any, d: Any, level: float) -> Any:
-    """The most distinct valid answers at a validity of at least `level`, along the frontier."""
-    at = st.diversity_at(q, d, [level])[..., 0]
-    best = np.where(q >= level, d, -np.inf).max(-1)
-    return np.fmax(at, np.where(np.isfinite(best), best, np.nan))
+def at_temperature(a: st.Curve, b: st.Curve, i: int, rng: np.random.Generator) -> tuple[st.Interval, st.Interval]:
+    """Distinct valid answers of a over those of b, and valid ones of a less those of b, at temperature i."""
 
-
-def ratio_at(a: st.Curve, b: st.Curve, rng: np.random.Generator) -> tuple[float, st.Interval]:
-    """Distinct valid answers of a over those of b, at b's validity where b is most diverse."""
-    level = float(b.quality.mean(0)[int(b.diversity.mean(0).argmax())])
-
-    def statistic(w: Any) -> Any:
-        top, under = (reached(w @ c.quality, w @ c.diversity, level) for c in (a, b))
+    def ratio(w: Any) -> Any:
+        top, under = (w @ c.diversity[:, i] for c in (a, b))
         return np.divide(top, under, out=np.full_like(top, np.nan), where=under > 0)
 
-    return level, st.bootstrap(statistic, len(a.quality), rng, null=1.0)
+    def difference(w: Any) -> Any:
+        return w @ (a.quality - b.quality)[:, i]
+
+    n = len(a.quality)
+    return st.bootstrap(ratio, n, rng, null=1.0), st.bootstrap(difference, n, rng, null=0.0)
 
 
 def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], seeds: int, at: list[float]) -> None:
@@ -156,13 +152,15 @@ def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], s
                     continue
                 rng = np.random.default_rng(5)
                 volume = st.hypervolume_ratio(curves[name], curves[base], (0.0, 0.0), rng)
-                level, ratio = ratio_at(curves[name], curves[base], rng)
                 compared.append((f"{origin} {name}/{base} hypervolume", volume))
-                compared.append((f"{origin} {name}/{base} distinct at valid {level:.3f}", ratio))
+                for i, t in enumerate(at):
+                    ratio, more = at_temperature(curves[name], curves[base], i, rng)
+                    compared.append((f"{origin} {name}/{base} distinct at T {t}", ratio))
+                    compared.append((f"{origin} {name}-{base} valid at T {t}", more))
     adjusted = st.holm([i.p for _, i in compared])
     print()
     for (what, i), p in zip(compared, adjusted, strict=True):
-        print(f"  {what:48} {i.value:.2f} ({i.low:.2f} to {i.high:.2f})  p {i.p:.4f}, Holm {p:.3f}")
+        print(f"  {what:48} {i.value:.3f} ({i.low:.3f} to {i.high:.3f})  p {i.p:.4f}, Holm {p:.3f}")
 
 
 def main() -> None:
