@@ -24,9 +24,11 @@ from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import LocalEngine
 from thoughtmix.engine.backends.fused import FusedWeights
+from thoughtmix.engine.backends.known import path_of
 from thoughtmix.engine.sampling import SamplingTensors, truncated
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.graft import routed
+from thoughtmix.graft.branched import _PACKAGED_GRAFT
 from thoughtmix.graft.tuning.distillation import DistillationSample
 from thoughtmix.graft.tuning.known import ask_graft, within_reach
 from thoughtmix.graft.tuning.objectives import Student, collate
@@ -272,6 +274,13 @@ def test_what_does_not_end_is_worth_nothing() -> None:
     assert {o.finish for o, _, _ in outputs} == {"stop", "length"}
     assert all(a is None for o, a, _ in outputs if o.finish == "length")
     assert any(a is not None for _, a, _ in outputs)
+
+
+@pytest.mark.model
+def test_the_default_model_in_bfloat16_decodes_over_packed_weights() -> None:
+    """As `tune` loads it: else every step of set reward waits for a slower path."""
+    lm = load_model(_PACKAGED_GRAFT, dtype="bfloat16")
+    assert path_of(lm).name == "fused"
 
 
 # --- the world ---

@@ -145,10 +145,12 @@ def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], s
             cells = "  ".join(f"{q:.3f} {d:.3f}" for q, d in zip(c.quality.mean(0), c.diversity.mean(0), strict=True))
             tokens = np.mean([r["tokens"] for r in rows if r["system"] == name and r["id"][0] in origin])
             print(f"  {name:16} {cells}   {tokens:.0f} tokens a set")
-        against = [names[0], *[n for n in names if n == "old"]]
+        against = [names[0], *[n for n in names if n == "old" or n.endswith(" one")]]
         for base in against:
             for name in names:
                 if name == base or (base == "old" and name.startswith("sampling")):
+                    continue
+                if base.endswith(" one") and base != f"{name} one":
                     continue
                 rng = np.random.default_rng(5)
                 volume = st.hypervolume_ratio(curves[name], curves[base], (0.0, 0.0), rng)

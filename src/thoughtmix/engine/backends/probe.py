@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
+import torch
+
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
 from thoughtmix.engine.backends import fused
-from thoughtmix.engine.backends.agreement import agrees
+from thoughtmix.engine.backends.agreement import TOLERANCE, agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
@@ -121,6 +123,13 @@ def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     return "fp16" if packs() else "native"
 
 
+def _tolerance(model: PreTrainedModel, kind: fused.Kind) -> float | None:
+    """How far a packed step may be from the model's forward: of a model in bfloat16 both round, each its own way (0.48
+    deviations apart, the grafted default model)."""
+    packed = _PACKED_TOLERANCE.get(kind)
+    return packed + TOLERANCE[model.dtype] if packed and model.dtype == torch.bfloat16 else packed
+
+
 def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:
     if not fused.fits(model):
         known.fused.clear()
@@ -129,7 +138,7 @@ def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeig
     if kind not in known.fused or known.fused[kind][0] != seen:
         known.fused.clear()  # one packed copy at a time
         made = fused.FusedWeights(model, kind)
-        good = agrees(model, fused.FusedPath(made), _PACKED_TOLERANCE.get(kind))
+        good = agrees(model, fused.FusedPath(made), _tolerance(model, kind))
         known.fused[kind] = (seen, branches, made if good else None)
     _, before, weights = known.fused[kind]
     if weights is not None and before != branches:  # training moved them: the path is as good as it was
