@@ -123,7 +123,7 @@ def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     return "fp16" if packs() else "native"
 
 
-def _tolerance(model: PreTrainedModel, kind: fused.Kind) -> float | None:
+def _tolerance(model: PreTrainedModel, kind: Kind) -> float | None:
     """How far a packed step may be from the model's forward: of a model in bfloat16 both round, each its own way (0.48
     deviations apart, the grafted default model)."""
     packed = _PACKED_TOLERANCE.get(kind)
