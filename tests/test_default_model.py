@@ -93,11 +93,13 @@ def test_packed_weights_keep_the_likelihood(exact: Pipeline, kind: Any, single: 
 
 
 @pytest.mark.skipif(not packs_bf16(), reason="this processor does not multiply bfloat16")
-def test_law_5_in_bfloat16_which_auto_takes_here(exact: Pipeline) -> None:
+def test_law_5_in_bfloat16_at_any_number_of_rows(exact: Pipeline) -> None:
     """Log-probabilities are equal bit for bit, whatever the number of rows."""
     lm = exact.model
     rows = [Row(seed=s, sampling=SamplingParams(min_p=0.1)) for s in range(33)]
-    runs = [decode(lm, [lm.encode(PROMPT)], some, max_new_tokens=8) for some in (rows, rows[:5], rows[:1])]
+    runs = [
+        decode(lm, [lm.encode(PROMPT)], some, max_new_tokens=8, weights="bf16") for some in (rows, rows[:5], rows[:1])
+    ]
     assert {run.weights for run in runs} == {"bf16"}
     for run in runs[1:]:
         for got, want in zip(run.outputs, runs[0].outputs, strict=False):

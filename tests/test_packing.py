@@ -149,17 +149,23 @@ def test_law_8_bf16_weights_where_the_processor_does_not_multiply_them(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("bf16", "fp16", "few", "kind"),
-    [(True, True, 0, "bf16"), (True, True, 10**9, "fp16"), (False, True, 0, "fp16"), (False, False, 0, "native")],
+    ("dtype", "bf16", "fp16", "few", "kind"),
+    [
+        ("float32", True, True, 0, "fp16"),
+        ("float32", True, False, 0, "native"),
+        ("bfloat16", True, True, 0, "bf16"),
+        ("bfloat16", True, True, 10**9, "native"),
+        ("bfloat16", False, True, 0, "fp16"),
+    ],
 )
-def test_auto_takes_bf16_where_it_is_quicker(
-    bf16: bool, fp16: bool, few: int, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_takes_bf16_for_models_in_bfloat16(
+    dtype: str, bf16: bool, fp16: bool, few: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On processors that multiply it, and for models whose products take long enough to matter."""
-    for name, value in (("packs_bf16", bf16), ("packs", fp16)):
+    for name, value in (("packs_bf16", bf16), ("bf16_hardware", bf16), ("packs", fp16)):
         monkeypatch.setattr(probe, name, lambda value=value: value)
     monkeypatch.setattr(probe, "_FEW", few)
-    assert probe._kind(tiny("llama"), "auto") == kind
+    assert probe._kind(fresh("llama").to(getattr(torch, dtype)), "auto") == kind
 
 
 def _lm(model: Any) -> Any:

@@ -32,6 +32,7 @@ class Request:
     temperature: float = 1.0
     seed: int = 0
     dtype: str = "float32"
+    weights: str = "auto"  # ours only: how they are packed
     threads: int = 2
     repeats: int = 3
     ignore_eos: bool = True

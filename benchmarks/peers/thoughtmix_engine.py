@@ -14,7 +14,7 @@ class Engine:
         from thoughtmix.models import load_model
 
         torch.set_num_threads(request.threads)
-        self._engine = LocalEngine(load_model(request.model, dtype=request.dtype))
+        self._engine = LocalEngine(load_model(request.model, dtype=request.dtype), weights=request.weights)
         self._request = SequenceRequest
         self._sampling = SamplingParams(temperature=request.temperature, min_p=request.min_p)
         ran = self._engine.generate([SequenceRequest((5,), 0, max_new_tokens=1)])  # packs the weights: part of loading
