@@ -168,6 +168,8 @@ class TestPool:
         assert made.run["pool"] == {"drawn": 6, "left_out": {"copy": 1, "cut": 1, "repeats": 1, "stock": 1}}
         assert engine.said(0) == f"user: {asked}", "no hint at the length"
         assert {s.sampling.temperature for s in engine.calls[0]} == {1.0}
+        worst = think(Scripted(lambda call, i, text: said[3 + (i > 0)]), "pool", 3, asked)
+        assert said[3] not in worst.texts, "a cut one before one that repeats itself"
         few = think(Scripted(lambda call, i, text: said[4]), "pool", 3, asked)
         assert len(few) == 3, "a bad one is better than none"
 

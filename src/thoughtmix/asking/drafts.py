@@ -22,8 +22,8 @@ def keep_sound(
     left out for what: cut, repeats (a loop or a stutter), stock (a phrase that answers nothing), copy, strays (far from
     the prompt), alike.
 
-    What was cut or repeats itself comes only where there are too few others, so a bad draw is drawn again, as far as
-    the drafts go (`core.selection.select_good` does the rest). None of the drafts is blank.
+    What was cut comes only where there are too few others, and what repeats itself last, so a bad draw is drawn again,
+    as far as the drafts go (`core.selection.select_good` does the rest). None of the drafts is blank.
     """
     from thoughtmix.metrics.embedding import pairwise_distances  # numpy: not on the way to `thoughtmix thinkers`
 
@@ -41,7 +41,7 @@ def keep_sound(
         picked = [good[j] for j in chosen]
         others = left_out(some, d, quality, chosen, RELEVANCE_FLOOR)
         faults |= {good[one.index]: _WHY.get(one.why, one.why) for one in others}
-    rest = sorted(set(range(len(drafts))) - set(picked), key=lambda i: (faults[i] == "cut", -near[i]))
+    rest = sorted(set(range(len(drafts))) - set(picked), key=lambda i: (faults[i] == "repeats", -near[i]))
     kept = [*picked, *rest][:n]
     why = Counter(faults[i] for i in range(len(drafts)) if i not in kept)
     return [drafts[i] for i in kept], dict(sorted(why.items()))
