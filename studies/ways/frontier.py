@@ -278,6 +278,8 @@ class Study:
 
     def report(self) -> str:
         lines: list[str] = []
+        if "open" in self.items and self.items["open"]["held out"]:
+            self._score_again()
         for kind in self.items:
             if self.items[kind]["held out"]:
                 lines += self._report(kind)
