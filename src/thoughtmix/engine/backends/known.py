@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine.backends.base import DecodingPath
-from thoughtmix.engine.backends.fused import FusedPath, FusedWeights, fits
+from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
+from thoughtmix.engine.backends.llama_like import fits
 from thoughtmix.engine.backends.probe import PathName, Weights, choose
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.threads import EphemeralThreadExecutor

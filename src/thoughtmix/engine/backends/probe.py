@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
-from thoughtmix.engine.backends import fused
+from thoughtmix.engine.backends import fused, llama_like
 from thoughtmix.engine.backends.agreement import TOLERANCE, agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.packing import Kind
@@ -133,10 +133,10 @@ def _tolerance(model: PreTrainedModel, kind: Kind) -> float | None:
 
 
 def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:
-    if not fused.fits(model):
+    if not llama_like.fits(model):
         known.fused.clear()
         return None
-    seen, branches = fused.fingerprint(model), fused.branch_fingerprint(model)
+    seen, branches = llama_like.fingerprint(model), llama_like.branch_fingerprint(model)
     if kind not in known.fused or known.fused[kind][0] != seen:
         known.fused.clear()  # one packed copy at a time
         made = fused.FusedWeights(model, kind)
