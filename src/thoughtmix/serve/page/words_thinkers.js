@@ -23,7 +23,7 @@ const VALUES = {
     precise: "précis", vague: "vague", chaotic: "chaotique", en: "anglais", fr: "français", independent: "indépendants", arithmetic: "arithmétiques", shared: "partagée", each: "chacune", best: "les meilleures", diverse: "variées", smc: "Monte-Carlo séquentiel", fill: "remplissage", path: "chemin",
     families: "familles", different: "différentes", random: "au hasard", span: "passages", likelihood: "vraisemblance", relevance: "pertinence", difference: "différence", both: "les deux", own: "les siennes", all: "toutes", plain: "simple", json: "JSON", verbalized: "avec probabilités",
     auto: "automatique", words: "mots", embedding: "plongement", none: "aucun", short: "courts", long: "longs", confidence: "confiance", margin: "marge", entropy: "entropie", threshold: "seuil", ancestral: "ancestral", "first-hitting": "premier passage", factor: "facteur", "entropy-bound": "entropie bornée",
-    cap: "plafond", rescale: "mise à l’échelle", loop: "boucle", model: "le modèle", catalogue: "catalogue", noise: "bruit", sampling: "tirage", mixture: "mélange", list: "liste", iterate: "itération",
+    cap: "plafond", rescale: "mise à l’échelle", loop: "boucle", model: "le modèle", catalogue: "catalogue", noise: "bruit", sampling: "tirage", mixture: "mélange", list: "liste", iterate: "itération", plan: "plan", ideas: "idées", agreed: "celles qui s’accordent", sound: "les saines",
   },
 };
 
