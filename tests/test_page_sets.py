@@ -440,7 +440,9 @@ def test_french_has_its_spaces(watch: Callable[..., Watched]) -> None:
     assert page.locator("#thinker option").all_inner_texts()[1] == "tirage (sampling)"
     page.select_option("#thinker", "plan")
     source = page.locator("#option-source option").all_inner_texts()
-    assert source == ["automatique", "idées", "le modèle", "catalogue", "bruit"], "what a server takes of a text is a choice"
+    assert source == ["automatique", "idées", "le modèle", "catalogue", "bruit"], (
+        "what a server takes of a text is a choice"
+    )
     for name, bounds in {"factor": ("1", "16"), "demonstrations": ("0", "1")}.items():
         assert (page.get_attribute(f"#option-{name}", "min"), page.get_attribute(f"#option-{name}", "max")) == bounds
 
