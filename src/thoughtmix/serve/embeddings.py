@@ -63,7 +63,8 @@ def router(service: Service) -> APIRouter:
     @api.post("/embeddings", response_model=Embeddings)
     async def embeddings(body: EmbeddingRequest, http: Request) -> Response:
         """Unit vectors of texts, from the sentence embedder that the server has for `measure` and `select`."""
-        return await answer_beside(service, http, _texts(body), partial(_embedded, service, body))
+        texts = _texts(body)
+        return await answer_beside(service, http, texts, partial(_embedded, service, body, texts))
 
     return api
 
@@ -81,9 +82,9 @@ def _texts(body: EmbeddingRequest) -> list[str]:
     return given
 
 
-def _embedded(service: Service, body: EmbeddingRequest, caller: Caller) -> Embeddings:
+def _embedded(service: Service, body: EmbeddingRequest, texts: list[str], caller: Caller) -> Embeddings:
     """In a thread."""
-    embedder, texts, dimensions = service.embedder, _texts(body), body.dimensions
+    embedder, dimensions = service.embedder, body.dimensions
     counts = embedder.count_tokens(texts)
     most = embedder.loaded.max_tokens
     for i, count in enumerate(counts):

@@ -32,7 +32,7 @@ def _family(kind: type) -> tuple[type, ...]:
 
 
 def fits(model: PreTrainedModel) -> bool:
-    """Whether the step below computes exactly what this model's forward would."""
+    """Whether the fused step computes exactly what this model's forward would."""
     family = _family(type(model))
     config = model.config
     if not family or model.training or config.rope_parameters.get("rope_type", "default") != "default":
