@@ -30,9 +30,9 @@ from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.graft import routed
 from thoughtmix.graft.branched import _PACKAGED_GRAFT
 from thoughtmix.graft.tuning.distillation import DistillationSample
-from thoughtmix.graft.tuning.known import ask_graft, within_reach
-from thoughtmix.graft.tuning.objectives import Student, collate
-from thoughtmix.graft.tuning.practise import tune_sets, tune_spread
+from thoughtmix.graft.tuning.known import Known, ask_graft, within_reach
+from thoughtmix.graft.tuning.objectives import Student, answer_logprobs, collate
+from thoughtmix.graft.tuning.practise import _samples, initials, tune_sets, tune_spread
 from thoughtmix.graft.tuning.set_loss import set_loss
 from thoughtmix.graft.tuning.set_prompts import PracticePrompt, drawn_prompts
 from thoughtmix.graft.tuning.set_reward import Credit, advantages, determinant_credit, relevance, shapley_credit
@@ -264,6 +264,62 @@ def test_what_it_knows_is_asked_once_and_spread_evenly(folder: Path) -> None:  #
     config = TrainConfig(steps=12, batch_size=8, learning_rate=0.02, warmup=1, precision="no", evaluate_every=12)
     done = tune_spread(lm, folder, PRACTICE, VALIDATION, WARM, config)
     assert done.log[-1]["loss"] < done.log[0]["loss"]
+
+
+def test_a_right_answer_earns_more_where_its_branch_alone_gives_it() -> None:
+    """The credit is posterior * p(k | y) less the mean of the others', wrong answers and open prompts left alone."""
+    lm = ending_often(grafted())
+    task = SetTask(lm, PRACTICE, VALIDATION, Letters(), dataclasses.replace(WARM, posterior=0.5))
+    sets = [
+        s for first in range(0, 64 * 12, 64) for s in task.draw([(PRACTICE[0], 0, first), (PRACTICE[-1], 0, first)])
+    ]
+    assert any(s.open for s in sets)
+    credited, mean = task._credit_posterior(lm.model, sets)
+    assert 1 / K < mean < 1
+    checked = 0
+    for before, after in zip(sets, credited, strict=True):
+        gained = after.advantage - before.advantage
+        assert abs(gained.sum()) < 1e-9
+        right = [k for k, a in enumerate(before.answers) if a is not None and not before.open]
+        if not right:
+            assert not gained.any()
+            continue
+        want = np.zeros(K)
+        for k in right:
+            samples = [
+                DistillationSample("", before.prompt_ids, j, tuple(before.outputs[k].token_ids), ()) for j in range(K)
+            ]
+            batch = collate(samples, task.graft.config.tail)
+            liked = answer_logprobs(Student(lm.model, batch, K)(batch["branch"]), batch).double()
+            want[k] = 0.5 * float(liked.softmax(0)[k])
+        assert np.allclose(gained, want - (want.sum() - want) / (K - 1), atol=1e-5)
+        checked += 1
+    assert checked
+    loss, logs = task.loss(lm.model, task.batch(0, range(4), 4))
+    assert torch.isfinite(loss) and "posterior" in logs
+
+
+def test_answers_of_an_initial_go_to_one_branch_whatever_the_prompt(folder: Path) -> None:  # noqa: F811
+    answers = ["ant", "ape", "bee", "cat", "cow", "dog", "eel", "fox", "12", "35", "47", "48"]
+    group = initials(answers, 4)
+    assert [group[x] for x in "abcdef"] == sorted(group[x] for x in "abcdef") and set(group.values()) == {0, 1, 2, 3}
+    letters = Counter(group[a[0]] for a in answers if a.isalpha())
+    assert max(letters.values()) <= 3  # of eight answers in four groups, as letters allow it
+    lm = load_model(str(folder))
+    known = {
+        p.name: Known(0.5, {a: (0, (5, 6)) for a in some})
+        for p, some in zip(PRACTICE, (answers, answers[::-1]), strict=False)
+    }
+    prompts = PRACTICE[:2]
+    by_prompt: dict[str, list[int]] = {}
+    for sample in _samples(lm, prompts, known, K, 0, "initial"):
+        by_prompt.setdefault(sample.prompt, []).append(sample.branch)
+    first, second = by_prompt.values()
+    assert first == second[::-1] and len(set(first)) > 1
+    turns = [s.branch for s in _samples(lm, prompts[:1], known, K, 0, "turns")]
+    assert max(Counter(turns).values()) - min(Counter(turns).values()) <= 1
+    with pytest.raises(InputError, match="assignment"):
+        tune_spread(lm, folder, PRACTICE, VALIDATION, WARM, TrainConfig(steps=1), assignment="any")  # type: ignore[arg-type]
 
 
 def test_what_does_not_end_is_worth_nothing() -> None:

@@ -3,13 +3,17 @@ categories of WordNet that no graft practised (b), and questions of another word
 
     python studies/sets/judge.py DRAWN.jsonl --wordnet DIR --graft old=DIR --graft new=DIR
         [--seeds 2] [--only a,b] [--temperatures 0.5,0.8,1.1,1.5] [--categories 60] [--dtype bfloat16] [--one]
+        [--device cuda] [--draw-only] [--without-sampling]
 
 Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature, at most 24 tokens each,
 and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and beside the
 graft named old the ratio of hypervolumes of the mean frontiers, and at each temperature the ratio of distinct valid
 answers and the difference in valid ones. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
-Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently. The system
-"NAME one" (--one) is the same graft with all eight thoughts of a question through one branch, questions taking turns.
+Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently.
+
+A folder with {run} in it is of several trainings: seed s is drawn from number s + 1. The system "NAME one" (--one, or
+a graft named so) is the same graft with all eight thoughts of a question through one branch, questions taking turns.
+Origin d, which is not drawn unless asked for, are the prompts that training looks at: to choose by.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,6 +52,7 @@ def questions(wordnet: Path, categories: int) -> list[Question]:
     _, held_out = split_items([*coverage_tasks(), *puzzle_tasks()], DEVELOPMENT)
     out: list[Question] = [(f"a/{item.id}", item.prompt, answer_parser(item)) for item in held_out]
     world = build_world(WordNet.read(wordnet))
+    out += [(f"d/{p.name}", p.ways[0], _parsed(p.answer)) for p in world.validation if p.answer is not None]
     out += [(f"b/{c.name}", c.ways[0], c.parse) for c in world.reported[:categories]]
     text = tomllib.loads((Path(__file__).parent / "questions.toml").read_text(encoding="utf-8"))
     for name, task in text.items():
@@ -55,12 +61,17 @@ def questions(wordnet: Path, categories: int) -> list[Question]:
     return out
 
 
+def _parsed(answer: Callable[[str], str | None]) -> Any:
+    return lambda text: SimpleNamespace(answer=answer(text), valid=answer(text) is not None)
+
+
 def draw(
     engine: LocalEngine, graft: bool, apart: bool, one: bool, asked: list[Question], temperature: float, seed: int
 ) -> Iterator[Any]:
     """(question, eight texts, tokens)"""
-    for at in range(0, len(asked), AT_ONCE):
-        part = asked[at : at + AT_ONCE]
+    at_once = AT_ONCE if engine.model.device.type == "cpu" else len(asked)
+    for at in range(0, len(asked), at_once):
+        part = asked[at : at + at_once]
         prompts = [tuple(engine.model.encode(prompt)) for _, prompt, _ in part for _ in range(N)]
         seeds = [seed * 1000 + i for _ in part for i in range(N)]
         offsets = arithmetic_offsets(engine, prompts, seeds, "arithmetic" if apart else "independent", routed=graft)
@@ -81,18 +92,26 @@ def draw(
 
 
 def fill(
-    path: Path, systems: dict[str, str | None], asked: list[Question], seeds: int, temperatures: list[float], dtype: str
+    path: Path,
+    systems: dict[str, str | None],
+    asked: list[Question],
+    seeds: int,
+    temperatures: list[float],
+    dtype: str,
+    device: str,
 ) -> None:
     """Draw what the file lacks."""
     there = {(r["system"], r["id"], r["temperature"], r["seed"]) for r in read(path)}
     for name, folder in systems.items():
         engine = None
         for seed in range(seeds):
+            engine = None if folder is not None and "{run}" in folder else engine
             for temperature in temperatures:
                 left = [q for q in asked if (name, q[0], temperature, seed) not in there]
                 if not left:
                     continue
-                engine = engine or LocalEngine(load_model(folder or "default", dtype=dtype))
+                source = "default" if folder is None else folder.format(run=seed + 1)
+                engine = engine or LocalEngine(load_model(source, dtype=dtype, device=device))
                 apart = folder is not None or name.endswith("apart")
                 with path.open("a", buffering=1, encoding="utf-8") as stream:
                     for (id, _, parse), texts, tokens in draw(
@@ -135,7 +154,7 @@ def at_temperature(a: st.Curve, b: st.Curve, i: int, rng: np.random.Generator) -
 
 def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], seeds: int, at: list[float]) -> None:
     compared: list[tuple[str, st.Interval]] = []
-    for origin in ("a", "b", "c", "bc"):
+    for origin in ("d", "a", "b", "c", "bc"):
         ids = [q[0] for q in asked if q[0][0] in origin]
         if not ids:
             continue
@@ -177,15 +196,22 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="also sampling with draws=arithmetic")
     parser.add_argument("--dtype", default="auto", help="of all models; bfloat16 is quick where the CPU multiplies it")
     parser.add_argument("--one", action="store_true", help="also each graft with one branch for all thoughts of a set")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--draw-only", action="store_true", help="print no table")
+    parser.add_argument("--without-sampling", action="store_true", help="another process draws it")
     given = parser.parse_args()
-    systems: dict[str, str | None] = {"sampling": None, **({"sampling apart": None} if given.apart else {})}
+    systems: dict[str, str | None] = {
+        **({} if given.without_sampling else {"sampling": None}),
+        **({"sampling apart": None} if given.apart else {}),
+    }
     systems |= dict(entry.split("=", 1) for entry in given.graft)
     if given.one:
         systems |= {f"{name} one": folder for name, folder in systems.items() if folder is not None}
     asked = [q for q in questions(given.wordnet, given.categories) if q[0][0] in given.only]
     at = [float(t) for t in given.temperatures.split(",")]
-    fill(given.drawn, systems, asked, given.seeds, at, given.dtype)
-    table(read(given.drawn), list(systems), asked, given.seeds, at)
+    fill(given.drawn, systems, asked, given.seeds, at, given.dtype, given.device)
+    if not given.draw_only:
+        table(read(given.drawn), list(systems), asked, given.seeds, at)
 
 
 if __name__ == "__main__":

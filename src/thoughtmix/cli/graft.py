@@ -203,6 +203,12 @@ class TuneOptions:
     wordnet: Annotated[Path, option("The folder of WordNet's data.noun (set).")] = Path("/usr/share/wordnet")
     thoughts: Annotated[int | None, option("Thoughts of a set (set).", default="one a branch", group=_HOW)] = None
     kl: Annotated[float, option("Weight of the KL from the base model (set).", group=_HOW)] = 0.1
+    posterior: Annotated[
+        float, option("Credit of a right answer that its branch alone would give (set).", group=_HOW)
+    ] = 0.0
+    assignment: Annotated[
+        str, option("Which branch is taught which answer: turns, liked or initial (spread).", group=_HOW)
+    ] = "turns"
     contrast: Annotated[float, option("Weight of keeping branches apart; 0: off.", group=_HOW)] = 0.1
     steps: Annotated[int | None, option("Optimizer steps.", default="what --minutes allow")] = None
     minutes: Annotated[float | None, option("Train for about this long.", default="15, or what --steps take")] = None
@@ -237,7 +243,7 @@ class TuneOptions:
 
         given: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
         given = {name: value for name, value in given.items() if value is not None}
-        return SetConfig(kl=self.kl, thoughts=self.thoughts, **given)
+        return SetConfig(kl=self.kl, thoughts=self.thoughts, posterior=self.posterior, **given)
 
     def training(self) -> TrainConfig:
         """How it is trained. Raises `InputError`."""
@@ -359,7 +365,7 @@ def _practise(
             }
             what = (lm, folder, world.practice, world.validation, own.sets(), config)
             if own.objective == "spread":
-                done = tune_spread(*what, **how)
+                done = tune_spread(*what, assignment=own.assignment, **how)  # type: ignore[arg-type]  # checked there
             else:
                 done = tune_sets(*what, embedder=load_embedder(on_progress=report.step), **how)
     except KeyboardInterrupt:  # training returns; what comes before it is kept prompt by prompt

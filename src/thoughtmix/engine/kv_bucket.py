@@ -43,6 +43,7 @@ class Bucket:
     prompts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # (p,) prompt tokens
     even: bool = True  # whether all rows have as many own tokens and prompt tokens: nothing is masked
     full: bool = True  # whether there is a row in every slot
+    seen: tuple[Tensor, Tensor] | None = None  # prompts and lengths on the device, where steps keep their shapes
     masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window
     rows: Tensor | None = None  # which of the batch's rows stand here; None: all, in the order of their slots
     slots: Tensor | None = None  # where: place * n + number
@@ -95,6 +96,9 @@ def _mask(bucket: Bucket, window: int | None, like: Tensor) -> Tensor:
     """(p, 1, n, 1, t + s): 0, or -inf where a row may not look; made once a step and window."""
     if window not in bucket.masks:
         p, n, t, s = bucket.shape
+        if bucket.seen is not None and window is None:
+            bucket.masks[window] = _mask_there(bucket.seen, bucket.shape, like)
+            return bucket.masks[window]
         prompts, lengths = bucket.prompts[:, None, None], bucket.lengths[:, :, None]  # (p, 1, 1), (p, n, 1)
         on_prompt, on_own = np.arange(t) < prompts, np.arange(s) <= lengths
         if window is not None:
@@ -104,6 +108,15 @@ def _mask(bucket: Bucket, window: int | None, like: Tensor) -> Tensor:
         hidden = np.where(seen, np.float32(0), np.float32(-math.inf))[:, None, :, None]
         bucket.masks[window] = torch.from_numpy(hidden).to(device=like.device, dtype=like.dtype)
     return bucket.masks[window]
+
+
+def _mask_there(seen: tuple[Tensor, Tensor], shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
+    """The same, computed where the keys are, by what a recorded step can be told."""
+    (p, n, t, s), (prompts, lengths) = shape, seen
+    on_prompt = torch.arange(t, device=like.device) < prompts[:, None, None]  # (p, 1, t)
+    on_own = torch.arange(s, device=like.device) <= lengths[..., None]  # (p, n, s)
+    visible = torch.cat([on_prompt.expand(p, n, t), on_own], -1)[:, None, :, None]
+    return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, -math.inf)
 
 
 def double_slots(bucket: Bucket) -> None:

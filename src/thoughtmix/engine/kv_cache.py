@@ -44,6 +44,8 @@ class KVCache:
 
     def __init__(self, joined: bool = False) -> None:
         self.joined = joined
+        self.fixed = False  # whether steps keep their shapes: own tokens are looked at up to a power of two
+        self.moved = True  # whether memory or shapes of a step are others than of the one before; for `fixed`
         self.places: list[Place] = []
         self.rows = 0
         self._buckets: dict[tuple[int, int, int], Bucket] = {}
@@ -94,10 +96,12 @@ class KVCache:
             return zeros((layers, places, n, h, s, d), like), zeros((layers, places, h, t, d), like)
 
         if not self.joined and places == 1:
+            # Memory that no token has reached stays untouched, save where it is looked at, and masked.
+            made = Tensor.new_zeros if self.fixed else Tensor.new_empty
             h, _, d = like_keys.shape
-            own_keys = like_keys.new_empty((layers, 1, n, h, s, d))  # memory that no token has reached stays untouched
+            own_keys = made(like_keys, (layers, 1, n, h, s, d))
             h, _, d = like_values.shape
-            own_values = like_values.new_empty((layers, 1, n, h, s, d))
+            own_values = made(like_values, (layers, 1, n, h, s, d))
             return Bucket(own_keys, own_values, prompts[0].keys, prompts[0].values)
         own_keys, prompt_keys = room(like_keys)
         own_values, prompt_values = room(like_values)
@@ -217,7 +221,13 @@ class KVCache:
         bucket.rows = None if plain else torch.tensor(rows, device=device)
         bucket.slots = torch.tensor(slots, device=device)
         own = np.concatenate([place.own for _, place in members])
-        bucket.even = bool((own == own[0]).all()) and len({place.length for _, place in members}) == 1
+        bucket.seen = None
+        if self.fixed:
+            bucket.seen = (torch.tensor(bucket.prompts, device=device), torch.tensor(bucket.lengths, device=device))
+            self.moved = True
+        bucket.even = (
+            not self.fixed and bool((own == own[0]).all()) and len({place.length for _, place in members}) == 1
+        )
         h, s = bucket.own_keys.shape[3:5]
         places, numbers = np.divmod(np.array(slots), n)
         base = (places * bucket.own_keys.shape[2] + numbers)[:, None] * h + np.arange(h)
@@ -228,6 +238,11 @@ class KVCache:
         for bucket in self._buckets.values():
             p, n, t, _ = bucket.shape
             s = int(bucket.lengths.max()) + 1
+            if self.fixed:
+                s = min(_power(s, 32), bucket.own_keys.shape[4])
+                if s == bucket.shape[3]:
+                    continue
+                self.moved = True
             bucket.shape = (p, n, t, s)
             bucket.masks = {}
             keys, values = bucket.own_keys[:, :p, :n], bucket.own_values[:, :p, :n]
@@ -237,6 +252,11 @@ class KVCache:
                 bucket.newest = list(zip(*newest, strict=True))
             keys, values = (x[..., :s, :].flatten(1, 3) for x in (keys, values))
             bucket.own = list(zip(keys.mT.unbind(0), values.unbind(0), strict=True))
+
+    def unmask(self) -> None:
+        """Forget what the last step's rows saw: this step finds it out again."""
+        for bucket in self._buckets.values():
+            bucket.masks = {}
 
     def positions(self) -> Tensor:
         """(b,) the position of the token that each row reads next."""
@@ -280,6 +300,8 @@ class KVCache:
         self._positions += tokens
         for bucket in self._buckets.values():
             bucket.lengths += tokens
+            if bucket.seen is not None:
+                bucket.seen[1].add_(tokens)
             if bucket.write is not None:
                 bucket.write += tokens
         self._look()

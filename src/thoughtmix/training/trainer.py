@@ -221,7 +221,7 @@ class Trainer:
         if self.average is not None:
             self._update_average(self.average)
         names = ["loss", *logs]
-        values = torch.stack([loss.detach().float(), *(v.float() for v in logs.values())])
+        values = torch.stack([loss.detach().float(), *(v.to(loss.device, torch.float32) for v in logs.values())])
         found = self._agree(values)
         if found[0] != found[0]:
             raise NumericsError(

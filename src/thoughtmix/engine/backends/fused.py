@@ -260,7 +260,11 @@ class FusedPath(KVPath):
     def start(self, asked: Start) -> tuple[Tensor | None, int]:
         if self.read == "each":
             return self._read_each(asked.prompts[0], asked.counts[0], asked.capacity)
-        return super().start(asked)
+        if self.weights.embed.device.type == "cpu" or asked.prefixes or asked.keep or len(asked.prompts) == 1:
+            return super().start(asked)
+        read = self.prefill_packed([Piece(ids, None) for ids in asked.prompts])  # a GPU waits for each pass over layers
+        self.cache.join([prompt for _, prompt in read], asked.counts, asked.capacity)
+        return asked.by_row([logits for logits, _ in read]), sum(map(len, asked.prompts))
 
     def prefill(self, ids: list[int], past: PromptKV | None) -> tuple[Tensor, PromptKV]:
         """With the same packed weights as a step."""
@@ -338,6 +342,12 @@ class FusedPath(KVPath):
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
+        logits = self._whole_step(tokens, self._active_row_lora())
+        self.cache.advance()
+        return logits
+
+    def _whole_step(self, tokens: Tensor, row_lora: RowLora | None) -> Tensor:
+        """(rows, vocabulary) logits after one more token a row, whose keys and values are stored."""
         cache, w = self.cache, self.weights
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -345,8 +355,7 @@ class FusedPath(KVPath):
             return cache.attend(layer, q.view(-1, w.h, w.g, w.d)).reshape(len(q), -1)
 
         noted: dict[int, Tensor] | None = {} if self.note else None
-        hidden = w.norm(w.run(tokens, cache.positions(), attend, self._active_row_lora(), noted))
-        cache.advance()
+        hidden = w.norm(w.run(tokens, cache.positions(), attend, row_lora, noted))
         self.hidden = {}
         if noted is not None:
             self.hidden = {number: noted[number].float() for number in self.note}

@@ -17,6 +17,7 @@ from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, Thou
 from thoughtmix.engine.backends import fused, llama_like
 from thoughtmix.engine.backends.agreement import TOLERANCE, agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
+from thoughtmix.engine.backends.cuda_graph import CudaGraphPath
 from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
@@ -42,6 +43,7 @@ class _Known:
     expanded: str | None = None  # the same
     positioned: bool = True  # whether the expanded path tells where tokens stand
     recompute: str | None = None  # as shared
+    recorded: str | None = None  # of fused steps as CUDA graphs, the same
     # kind -> (fingerprints of the model and of its branches, weights)
     fused: dict[str, tuple[Any, Any, fused.FusedWeights | None]] = field(default_factory=dict)
 
@@ -90,6 +92,8 @@ def choose(
         takes_lora = row_state.is_lora and (read == "shared" or prompts == 1)
         made = _fused(model, known, _kind(model, weights)) if takes_lora else None
         if made is not None:
+            if _records(model, known, made):
+                return CudaGraphPath(made, row_state, read)
             return fused.FusedPath(made, row_state, read)
         if path == "fused" or packing:
             raise InputError(
@@ -113,6 +117,21 @@ def choose(
     return _own_forward(model, known, path, row_state, read)
 
 
+def _records(model: PreTrainedModel, known: _Known, weights: fused.FusedWeights) -> bool:
+    """Whether steps are recorded as CUDA graphs: on a GPU, where one reproduces the model's forward."""
+    if model.device.type != "cuda":
+        return False
+    if known.recorded is None:
+        known.recorded = _tried(model, CudaGraphPath(weights), _tolerance(model, weights.kind))
+        if known.recorded:
+            warnings.warn(
+                f"Steps are not recorded as CUDA graphs, and slower for it: {known.recorded}.",
+                SlowPathWarning,
+                stacklevel=3,
+            )
+    return not known.recorded
+
+
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     """Of auto: bf16 for models in bfloat16 alone. In a float32 model it would be quicker, too, but beside rows of other
     lengths sums over masked places round otherwise, which bf16 products make large enough to change tokens (law 5)."""
@@ -126,10 +145,12 @@ def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
 
 
 def _tolerance(model: PreTrainedModel, kind: Kind) -> float | None:
-    """How far a packed step may be from the model's forward: of a model in bfloat16 both round, each its own way (0.48
+    """How far a fused step may be from the model's forward: of a model in bfloat16 both round, each its own way (0.48
     deviations apart, the grafted default model)."""
     packed = _PACKED_TOLERANCE.get(kind)
-    return packed + TOLERANCE[model.dtype] if packed and model.dtype == torch.bfloat16 else packed
+    if model.dtype == torch.bfloat16:
+        return (packed or TOLERANCE[model.dtype]) + TOLERANCE[model.dtype]
+    return packed
 
 
 def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:
@@ -170,10 +191,10 @@ def _try_shared(model: PreTrainedModel) -> str:
     return f"layer {wrong[0]} does not pass its window on" if wrong or len(seen) != len(expected) else ""
 
 
-def _tried(model: PreTrainedModel, path: DecodingPath) -> str:
+def _tried(model: PreTrainedModel, path: DecodingPath, tolerance: float | None = None) -> str:
     """ "" when a path reproduces this model, else the reason in a few words."""
     try:
-        if agrees(model, path):
+        if agrees(model, path, tolerance):
             return ""
         alone = "what it says of a text changes when more text follows"
         return alone if path.name == "recompute" else "the result differs from its own forward"

@@ -20,7 +20,8 @@ from thoughtmix.models import LanguageModel
 REACH = (0.05, 0.95)
 """Shares of right answers between which a prompt is practised."""
 ASKED = 2  # sets of each prompt, each in another way
-_AT_ONCE = 24  # sets
+_AT_ONCE = {"cpu": 24}  # sets
+_ELSEWHERE = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +37,21 @@ def ask(
     prompts: Sequence[PracticePrompt],
     kept: Path,
     on_progress: Callable[[int, int], None] | None = None,
+    turns: int = ASKED,
 ) -> dict[str, Known]:
-    """What the graft answers to prompts whose answers can be checked, by name. What it was asked before is read from
-    `kept`, where the rest is added."""
+    """What the graft answers to prompts whose answers can be checked, by name, of so many sets each. What it was asked
+    before is read from `kept`, where the rest is added."""
     known = _read(kept)
     checked = [p for p in prompts if p.answer is not None]
     left = [p for p in checked if p.name not in known]
-    for at in range(0, len(left), _AT_ONCE // ASKED):
-        some = left[at : at + _AT_ONCE // ASKED]
-        asked = [(p, k % len(p.ways), _first_seed(p, k)) for p in some for k in range(ASKED)]
+    at_once = max(1, _AT_ONCE.get(task.lm.device.type, _ELSEWHERE) // turns)
+    for at in range(0, len(left), at_once):
+        some = left[at : at + at_once]
+        asked = [(p, k % len(p.ways), _first_seed(p, k)) for p in some for k in range(turns)]
         sets = task.draw(asked)
         for i, p in enumerate(some):
             given: list[tuple[str | None, int, tuple[int, ...]]] = []
-            for k in range(ASKED * i, ASKED * (i + 1)):
+            for k in range(turns * i, turns * (i + 1)):
                 ids = [tuple(o.token_ids) for o in sets[k].outputs]
                 given += zip(sets[k].answers, [asked[k][1]] * len(ids), ids, strict=True)
             answers: dict[str, tuple[int, tuple[int, ...]]] = {}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from thoughtmix.core.errors import InputError
 from thoughtmix.graft.adapter import Graft, require_graft
 from thoughtmix.graft.export import save_weights
 from thoughtmix.graft.tuning.distillation import DistillationSample
 from thoughtmix.graft.tuning.known import Known, ask_graft, within_reach
-from thoughtmix.graft.tuning.objectives import SpreadObjective
+from thoughtmix.graft.tuning.objectives import ModesObjective, Objective, SpreadObjective
 from thoughtmix.graft.tuning.set_prompts import PracticePrompt
 from thoughtmix.graft.tuning.set_task import SetConfig, SetTask
 from thoughtmix.graft.tuning.tune import TuneTask
@@ -25,6 +27,11 @@ from thoughtmix.training.checkpoint import digest
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
 
+Assignment = Literal["turns", "liked", "initial"]
+ASSIGNMENTS = get_args(Assignment)
+"""Which branch is taught which answer. turns: each of a prompt's the next; liked: the branch that likes it best, every
+branch as often (hard EM: `ModesObjective`); initial: by the answer's first letter, which other prompts' answers have,
+too."""
 OnAsked = Callable[[int, int], None]
 OnStep = Callable[[TrainingProgress], None]
 
@@ -75,6 +82,7 @@ def tune_spread(
     settings: SetConfig,
     config: TrainConfig,
     *,
+    assignment: Assignment = "turns",
     resume: bool = False,
     on_asked: OnAsked | None = None,
     on_step: OnStep | None = None,
@@ -82,14 +90,25 @@ def tune_spread(
     """Teach the branches the distinct right answers that the graft itself gives, each with equal weight. As
     `tune_sets`; a step has `batch_size` answers.
 
+    Args:
+        assignment: Which branch is taught which answer: one of `ASSIGNMENTS`.
+
     Raises:
-        InputError: There is nothing to learn.
+        InputError: There is nothing to learn, or no such assignment.
     """
+    if assignment not in ASSIGNMENTS:
+        raise InputError(f"Unknown assignment {assignment!r}.", f"Pass one of {', '.join(ASSIGNMENTS)}.")
     graft, known = _asked(lm, folder, practice, validation, settings, on_asked)
     k = graft.config.num_branches
-    learned, held = (_samples(lm, some, known, k, config.seed) for some in (practice, validation))
-    task = TuneTask(learned, held, SpreadObjective(k), k, graft.config.tail, config.seed)
-    about = {"objective": "spread", **_shape(graft), "samples": digest([(x.prompt_ids, x.ids) for x in learned])}
+    learned, held = (_samples(lm, some, known, k, config.seed, assignment) for some in (practice, validation))
+    objective: Objective = ModesObjective(k, 0.0) if assignment == "liked" and k > 1 else SpreadObjective(k)
+    task = TuneTask(learned, held, objective, k, graft.config.tail, config.seed)
+    about = {
+        "objective": "spread",
+        "assignment": assignment,
+        **_shape(graft),
+        "samples": digest([(x.prompt_ids, x.ids) for x in learned]),
+    }
     return train_and_save("spread", lm.model, task, config, folder, partial(save_weights, lm), resume, on_step, about)
 
 
@@ -115,14 +134,40 @@ def _shape(graft: Graft) -> dict[str, Any]:
 
 
 def _samples(
-    lm: LanguageModel, prompts: Sequence[PracticePrompt], known: dict[str, Known], branches: int, seed: int
+    lm: LanguageModel,
+    prompts: Sequence[PracticePrompt],
+    known: dict[str, Known],
+    branches: int,
+    seed: int,
+    assignment: Assignment,
 ) -> list[DistillationSample]:
-    """Each right answer once, the branches of a prompt's in turn from one drawn."""
+    """Each right answer once, with its branch: see `ASSIGNMENTS`."""
     rng = np.random.default_rng([seed, 92])
+    checked = [p for p in prompts if p.answer is not None]
+    of_initial = initials(answer for found in known.values() for answer in found.answers) if branches > 1 else {}
     out = []
-    for p in (p for p in prompts if p.answer is not None):
+    for p in checked:
         first = int(rng.integers(branches))
-        for i, (way, ids) in enumerate(known[p.name].answers.values()):
-            prompt_ids = tuple(lm.encode(p.ways[way]))
-            out.append(DistillationSample(p.name, prompt_ids, (first + i) % branches, ids, ()))
+        for i, (answer, (way, ids)) in enumerate(known[p.name].answers.items()):
+            branch = of_initial.get(_initial(answer), 0) if assignment == "initial" else first + i
+            out.append(DistillationSample(p.name, tuple(lm.encode(p.ways[way])), branch % branches, ids, ()))
+    return out
+
+
+def _initial(answer: str) -> str:
+    """What an answer is sorted by: its first letter; of a number its last digit."""
+    text = answer.strip().casefold()
+    return text[-1:] if text[:1].isdigit() else text[:1]
+
+
+def initials(answers: Iterable[str], groups: int = 8) -> dict[str, int]:
+    """Group of each initial, such that the groups have about as many of the answers each, letters and digits apart."""
+    count = Counter(_initial(answer) for answer in answers)
+    out: dict[str, int] = {}
+    for digits in (False, True):
+        some = sorted(x for x in count if x.isdigit() == digits)
+        total, before = sum(count[x] for x in some), 0
+        for x in some:
+            out[x] = min(groups - 1, int(groups * (before + count[x] / 2) / total))
+            before += count[x]
     return out

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_AT_ONCE = 16  # tokens; 3 MB of float32 at 49,152
+_AT_ONCE = {"cpu": 16}  # tokens; 3 MB of float32 at 49,152
+_ELSEWHERE = 1024
 
 
 def set_loss(
@@ -62,8 +63,9 @@ class _SetLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gradient, kl = torch.empty_like(logits), torch.empty_like(advantage)
         loss = advantage.new_zeros(())
-        for at in range(0, len(logits), _AT_ONCE):
-            some = slice(at, at + _AT_ONCE)
+        tokens = _AT_ONCE.get(logits.device.type, _ELSEWHERE)
+        for at in range(0, len(logits), tokens):
+            some = slice(at, at + tokens)
             token, a, w = answer[some, None], advantage[some, None], kl_weight[some, None]
             logp = logits[some].float().log_softmax(-1)
             floor = logp.amax(-1, keepdim=True) + temperature * math.log(max(min_p, 1e-30))

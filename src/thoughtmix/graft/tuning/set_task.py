@@ -8,13 +8,18 @@ with the advantages A of `set_reward.py` and q the distribution that the engine 
 included: so draws are on policy, and no ratio is needed. A text that the model did not end itself is worth nothing.
 Prompts whose advantages are all 0 teach nothing and are not read again.
 
+With `posterior` above 0 a right answer y of branch k is also credited with posterior * p(k | y), where p(k | y) is
+p_k(y) / sum over all branches of p_j(y), less the mean of that over the set's other thoughts: what every branch would
+say earns 1 / K of what one alone says (skills that are told apart: Eysenbach et al. 2019, eq. 3, on right answers
+alone).
+
 Axis letters: b rows (a thought each), a answer tokens, v vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,7 @@ from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
 from thoughtmix.engine.engine import SequenceOutput
 from thoughtmix.graft.adapter import require_graft
 from thoughtmix.graft.tuning.distillation import DistillationSample
-from thoughtmix.graft.tuning.objectives import Batch, Student, collate
+from thoughtmix.graft.tuning.objectives import Batch, Student, answer_logprobs, collate
 from thoughtmix.graft.tuning.set_loss import set_loss
 from thoughtmix.graft.tuning.set_prompts import PracticePrompt, drawn_prompts
 from thoughtmix.graft.tuning.set_reward import Credit, advantages, determinant_credit, relevance, shapley_credit
@@ -45,6 +50,7 @@ class SetConfig:
 
     Args:
         kl: Weight of the KL from the base model (nats a token).
+        posterior: Credit of a right answer that its branch alone would give, beside what the set credits it with.
         temperature: Of the draws.
         min_p: Of the draws.
         max_new_tokens: Most tokens of an answer that can be checked.
@@ -61,11 +67,19 @@ class SetConfig:
     max_new_tokens: int = 10
     open_tokens: int = 24
     thoughts: int | None = None
+    posterior: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kl < 0 or self.temperature <= 0 or self.max_new_tokens < 2 or self.open_tokens < 2:
+        if (
+            self.kl < 0
+            or self.posterior < 0
+            or self.temperature <= 0
+            or self.max_new_tokens < 2
+            or self.open_tokens < 2
+        ):
             raise InputError(
-                "A number is below what works.", "Pass --kl 0, --temperature 0.1, --max-new-tokens 2, or more."
+                "A number is below what works.",
+                "Pass --kl 0, --posterior 0, --temperature 0.1, --max-new-tokens 2, or more.",
             )
         if self.thoughts is not None and self.thoughts < 2:
             raise InputError(f"A set of {self.thoughts} thoughts.", "Pass --thoughts 2, or more.")
@@ -125,6 +139,8 @@ class SetTask:
         sets = self.draw([(self.practice[i], way, seed) for i, way, seed in chosen])
         rows = len(sets) * self.n
         logs = self._logs(sets)
+        if self.settings.posterior:
+            sets, logs["posterior"] = self._credit_posterior(model, sets)
         taught = [s for s in sets if np.abs(s.advantage).max() > 1e-9]
         if not taught:  # nobody was better than anybody: no step, and yet something to differentiate
             loss = 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
@@ -138,19 +154,14 @@ class SetTask:
     def _loss_of(self, model: Any, sets: Sequence[DrawnSet], rows: int) -> tuple[Tensor, Tensor]:
         """(): the sums over these thoughts of -A log q, and of the mean KL of a token from the base model, over `rows`;
         and (b,) that KL, on the CPU. Thoughts of like length go through the model together."""
-        samples = [
-            DistillationSample("", s.prompt_ids, k % self.branches, tuple(output.token_ids), ())
-            for s in sets
-            for k, output in enumerate(s.outputs)
-        ]
-        device, settings = self.lm.device, self.settings
-        batch = {name: x.to(device) for name, x in collate(samples, self.graft.config.tail).items()}
+        settings = self.settings
+        student = self._student(model, sets, [range(self.n)] * len(sets))
+        batch, device = student.batch, self.lm.device
         seeds = torch.tensor([seed for s in sets for seed in s.seeds], device=device)
         advantage = torch.tensor(np.concatenate([s.advantage for s in sets]), dtype=torch.float32, device=device)
-        student = Student(model, batch, self.branches)
         lengths = batch["counted"].sum(1)
-        losses, kls = [], torch.zeros(len(samples))
-        for some in lengths.argsort(stable=True).chunk(2 if len(samples) >= _PARTED else 1):
+        losses, kls = [], torch.zeros(len(lengths))
+        for some in lengths.argsort(stable=True).chunk(2 if len(lengths) >= _PARTED else 1):
             part = student.of_rows(some)
             tokens = lengths[some]
             loss, kl = set_loss(
@@ -165,6 +176,35 @@ class SetTask:
             losses.append(loss)
             kls[some.cpu()] = torch.stack([x.mean() for x in kl.split(tokens.tolist())]).cpu()
         return torch.stack(losses).sum(), kls
+
+    def _student(self, model: Any, sets: Sequence[DrawnSet], which: Sequence[Sequence[int]]) -> Student:
+        """Before these thoughts of each set."""
+        samples = [
+            DistillationSample("", s.prompt_ids, k % self.branches, tuple(s.outputs[k].token_ids), ())
+            for s, some in zip(sets, which, strict=True)
+            for k in some
+        ]
+        batch = {name: x.to(self.lm.device) for name, x in collate(samples, self.graft.config.tail).items()}
+        return Student(model, batch, self.branches)
+
+    @torch.no_grad()
+    def _credit_posterior(self, model: Any, sets: Sequence[DrawnSet]) -> tuple[list[DrawnSet], float]:
+        """The sets with what their right answers are credited with as their branches' own, and the mean p(k | y)."""
+        which = [[] if s.open else [k for k, a in enumerate(s.answers) if a is not None] for s in sets]
+        if not any(which):
+            return list(sets), 0.0
+        student = self._student(model, sets, which)
+        branch = student.batch["branch"]
+        liked = [answer_logprobs(student(torch.full_like(branch, j)), student.batch) for j in range(self.branches)]
+        posterior = torch.stack(liked, 1).double().softmax(1).gather(1, branch[:, None])[:, 0].cpu().numpy()
+        out, at = [], 0
+        for s, some in zip(sets, which, strict=True):
+            credit = np.zeros(self.n)
+            credit[some] = self.settings.posterior * posterior[at : at + len(some)]
+            at += len(some)
+            others = (credit.sum() - credit) / (self.n - 1)
+            out.append(replace(s, advantage=s.advantage + credit - others))
+        return out, float(posterior.mean())
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[tuple[PracticePrompt, int, int]]) -> list[DrawnSet]:
