@@ -307,7 +307,7 @@ def test_answers_of_an_initial_go_to_one_branch_whatever_the_prompt(folder: Path
     assert max(letters.values()) <= 3  # of eight answers in four groups, as letters allow it
     lm = load_model(str(folder))
     known = {
-        p.name: Known(0.5, {a: (0, (5, 6)) for a in some})
+        p.name: Known(0.5, dict.fromkeys(some, (0, (5, 6))))
         for p, some in zip(PRACTICE, (answers, answers[::-1]), strict=False)
     }
     prompts = PRACTICE[:2]
