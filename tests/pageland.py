@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from thoughtmix.core.selection import left_out, select_good, selection_facts
+from thoughtmix.core.selection import select, selection_facts
 from thoughtmix.report.html import THEME, layout
 from thoughtmix.serve.limits import Limits, offered_schema
 from thoughtmix.thinkers.registry import get_thinker
@@ -315,8 +315,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(land.map(**body))
         elif self.path == "/api/select":
             told = (body["texts"], distances_of(body["texts"]), body["logprobs"] or [0.0] * len(body["texts"]))
-            picked = select_good(*told, body["k"], body["quality_floor"])
-            left = [asdict(each) for each in left_out(*told, picked, body["quality_floor"])]
+            chosen = select(*told, body["k"], body["quality_floor"])
+            picked, left = chosen.picked, [asdict(each) for each in chosen.left_out]
             self._json({"indices": picked, "left_out": left, "facts": selection_facts(*told, picked)})
         elif self.path == "/api/diffuse":
             self._stream(land.diffuse(body))

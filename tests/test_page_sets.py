@@ -15,7 +15,7 @@ from pageland import PAGE, Land, distances_of, words_of
 from test_page import BRICK, land, said_of, texts, think, watch, watched  # noqa: F401  (fixtures)
 
 from thoughtmix.core.options import served_schema
-from thoughtmix.core.selection import left_out, select_good
+from thoughtmix.core.selection import select
 from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.metrics.soundness import is_complete
 from thoughtmix.thinkers.registry import get_thinker, thinker_names
@@ -354,8 +354,7 @@ def test_a_selection_says_what_it_left_out(watched: Watched, land: Land) -> None
     page.wait_for_selector(".card.picked")
     said = [land.says.get(i, "".join(w + " " for w in words_of(BRICK, i, 14))) for i in range(8)]
     likes = [-1.5 - i / 10 for i in range(8)]
-    picked = select_good(said, distances_of(said), likes, 2, 0.2)
-    left = left_out(said, distances_of(said), likes, picked, 0.2)
+    left = select(said, distances_of(said), likes, 2, 0.2).left_out
     assert {each.why for each in left} == {"loop", "blank", "copy", "quality", "near"}
     words = {
         "loop": "left out: repeats itself",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from thoughtmix.search.evaluators import Leaf, Substance
 from thoughtmix.thinkers.auto import choose_thinker
 
 pytest_plugins = ["tinyland"]
+KINDS = Path(__file__).parent / "data" / "asked_kinds.tsv"
+TEXTS = {"sentence", "long"}
 
 
 @pytest.mark.parametrize(
@@ -74,9 +78,21 @@ def test_what_a_prompt_asks_for(kind: str, prompts: list[str]) -> None:
     assert {prompt: kind_of_answer(prompt) for prompt in prompts} == dict.fromkeys(prompts, kind)
 
 
+def test_the_rule_on_prompts_that_it_was_not_made_for() -> None:
+    """131 prompts with the kind that a person would say: a third of NoveltyBench's (MIT), the others written for this. The
+    rule was changed with one half of them in view; of the other it gets 52 of 64, where the former one got 42."""
+    rows = [line.split("\t") for line in KINDS.read_text(encoding="utf-8").splitlines()]
+    halves: dict[int, list[tuple[str, str]]] = {0: [], 1: []}
+    for kind, prompt in rows:
+        halves[hashlib.blake2b(prompt.encode()).digest()[0] % 2].append((kind, kind_of_answer(prompt)))
+    right = {half: sum(said == told for said, told in own) for half, own in halves.items()}
+    assert (len(halves[0]), len(halves[1])) == (67, 64) and right[0] >= 65 and right[1] >= 52, right
+    short = [1 for own in halves.values() for said, told in own if said in TEXTS and told not in {*TEXTS, "one"}]
+    assert len(short) <= 2, "texts that would be cut as names or phrases"
+
+
 def test_the_tasks_with_known_answers_ask_for_names() -> None:
-    assert {kind_of_answer(item.prompt) for item in coverage_tasks()} <= {"name", "sentence"}
-    assert sum(kind_of_answer(item.prompt) == "name" for item in coverage_tasks()) > 45
+    assert {kind_of_answer(item.prompt) for item in coverage_tasks()} == {"name"}
 
 
 def chosen(engine: Any, prompt: Any = "Name a bird.", n: int = 8, raw: bool = False, **how: Any) -> str:

@@ -17,7 +17,7 @@ from thoughtmix.core.errors import InputError, Interrupted, ModelError
 from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.languages import NAMES, language_of
 from thoughtmix.core.options import ThinkerOptions
-from thoughtmix.core.request import LANDING, MAX_NEW_TOKENS, SETTINGS, Message, OnStep, Prompt, PromptLike, Request
+from thoughtmix.core.request import LANDING, SETTINGS, Message, OnStep, Prompt, PromptLike, Request
 from thoughtmix.core.types import ThoughtSet
 from thoughtmix.engine.engine import Capability, Engine, TokenEngine, require
 from thoughtmix.engine.named import model_name, named_engine
@@ -156,45 +156,15 @@ class Pipeline:
         n: int = 8,
         thinker: str | Thinker | None = None,
         *,
-        options: Mapping[str, Any] | ThinkerOptions | None = None,
-        creativity: float | None = None,
-        seed: int = 0,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        landing: float = LANDING,
-        temperature: float | Sequence[float] | None = None,
-        top_k: int | Sequence[int] = 0,
-        top_p: float | Sequence[float] = 1.0,
-        min_p: float | Sequence[float] | None = None,
-        top_nsigma: float | Sequence[float] = 0.0,
-        stop: str | Sequence[str] = (),
-        json_schema: Any = None,
-        regex: str | None = None,
         raw: bool = False,
         measure: bool = True,
         on_step: OnStep | None = None,
-        **thinker_options: Any,
+        **settings: Any,
     ) -> ThoughtSet | list[ThoughtSet]:
-        """n thoughts for one prompt: see `thoughtmix.think`. For a list of prompts a list of sets: see `stream`."""
+        """n thoughts for one prompt, with the settings of `thoughtmix.think`; for a list of prompts a list of sets, see
+        `stream`."""
         kind = self.thinker(thinker)
-        request = self.request(
-            kind,
-            n,
-            options=options,
-            creativity=creativity,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            landing=landing,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            top_nsigma=top_nsigma,
-            stop=stop,
-            json_schema=json_schema,
-            regex=regex,
-            on_step=on_step,
-            **thinker_options,
-        )
+        request = self.request(kind, n, on_step=on_step, **settings)
         if not _are_many(prompt):
             return self.run(kind, Prompt.from_user(prompt, raw), request, measure=measure)
         if on_step is not None:

@@ -3,16 +3,17 @@
     python studies/ways/frontier.py --prompts novelty_bench_curated.jsonl --out frontier-out     # run, or go on
     python studies/ways/frontier.py --prompts novelty_bench_curated.jsonl --out frontier-out --report
 
-Everyone has the same tokens in all (lists and specifications count), eight thoughts a prompt, and the same number of
-settings, in studies/ways/settings.json. A setting is chosen on development prompts (one seed), and reported on others
-(three seeds), beside the setting of plain sampling that is as near to the prompt. Seeds are the outer loop: a run that
-is stopped reports those that are done by everyone. What is done is kept, a prompt a line, and the same command goes on.
+Eight thoughts a prompt. Settings are in studies/ways/settings.json, two a way and four of plain sampling. A setting is
+chosen on development prompts (one seed), and reported on others (three seeds). Seeds are the outer loop: a run that is
+stopped reports those that are done by everyone. What is done is kept, a prompt a line, and the same command goes on.
 
-Known answers: the tasks of `thoughtmix bench`, 24 tokens a thought; valid answers, and distinct valid ones, of 8. Open:
-the prompts of the file; the last third of a thought is for landing. Different answers of 8: by an embedder that chose
-nothing (second.py), at the distance at which plain sampling has as many on development prompts as by the packaged
-embedder at 0.3; by that one; and by words. Whole ones, nearness to the prompt by both embedders, and the share that
-neither repeats itself nor is a stock phrase. Nobody judges.
+Known answers: the tasks of `thoughtmix bench`; valid answers, and distinct valid ones, of 8. Everyone has the same most
+tokens in all, 24 a thought (lists and specifications count). Open: the prompts of the file that ask for a sentence or
+more, 64 tokens for each text that is written, whatever is then left out: the tokens in all are told. The last third of
+a text is for landing. A way stands beside the setting of plain sampling that is as near to the prompt. Different
+answers of 8: by an embedder that chose nothing (second.py), at the distance at which plain sampling has as many on
+development prompts as by the packaged embedder at 0.3; by that one; and by words. Whole ones, nearness to the prompt by
+both embedders, and the share that neither repeats itself nor is a stock phrase. Nobody judges.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from thoughtmix.models import Embedder
 from thoughtmix.thinkers.registry import get_thinker
 
 N = 8
-TOKENS = {"known": 24, "open": 96}
+TOKENS = {"known": 24, "open": 64}
 LANDING = {"known": 0.0, "open": 0.33}
 DIVERSITY = {"known": "coverage", "open": "distinct_2"}
 QUALITY = {"known": ("valid",), "open": ("complete", "relevance_2", "clean")}
@@ -70,6 +71,8 @@ COLUMNS = {
     },
 }
 BASELINE = "sampling"
+LOOKED_AT = "curated-2,curated-7,curated-11,curated-13,curated-34,curated-40"
+"""Open prompts whose answers were read while ways were made: for choosing settings alone."""
 ROWS = 192  # in a step, about
 
 
@@ -113,7 +116,7 @@ class Study:
         known = [*family("coverage"), *family("puzzles")]
         self.items = {
             "known": _split(known, args.known),
-            "open": _split([i for i in read_prompts(args.prompts) if _asks(i, args.asks)], args.open, args.development)
+            "open": _split([i for i in read_prompts(args.prompts) if asks(i, args.asks)], args.open, args.development)
             if args.prompts
             else {"development": [], "held out": []},
         }
@@ -124,7 +127,7 @@ class Study:
         self.file = self.folder / "trials.jsonl"
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.done: dict[str, dict[str, Any]] = {row["key"]: row for row in map(json.loads, lines)}
-        self.pipeline = Pipeline(dtype=args.dtype)
+        self.pipeline = Pipeline(weights=args.weights)
         if "open" in self.items and self.items["open"]["held out"]:
             self._score_again()
 
@@ -199,7 +202,8 @@ class Study:
         setting = dict(self.settings(job.way, job.kind)[job.setting])
         thinker = get_thinker(setting.pop("thinker", self.ways[job.way].get("thinker", job.way)))
         asked = TrialRequest(item, N, SEED_STEP * job.seed + number * SEED_STRIDE, TOKENS[job.kind])
-        how = equal_budget(thinker, {"landing": LANDING[job.kind], **thinker.repetition(asked.seed), **setting}, asked)
+        how = {"landing": LANDING[job.kind], **thinker.repetition(asked.seed), **setting}
+        how = equal_budget(thinker, how, asked) if job.kind == "known" else {"max_new_tokens": TOKENS["open"], **how}
         shown = _Shown(self.pipeline.embedder, engines)
         request = self.pipeline.request(thinker, N, seed=asked.seed, **how)
         request = dataclasses.replace(request, embedder=shown)
@@ -325,7 +329,7 @@ class Study:
 
     def _said(self, kind: str, way: str, setting: int) -> str:
         given = self.settings(way, kind)[setting].items()
-        return ", ".join(f"{k} {v}" for k, v in given if k != "max_new_tokens")
+        return ", ".join(f"{k} {v}" for k, v in given) or "defaults"
 
 
 def _told(interval: st.Interval, p: float, digits: int) -> str:
@@ -333,7 +337,7 @@ def _told(interval: st.Interval, p: float, digits: int) -> str:
     return f"**{text}**" if p < 0.05 else text
 
 
-def _asks(item: Item, kind: str | None) -> bool:
+def asks(item: Item, kind: str | None) -> bool:
     return kind is None or kind_of_answer(item.prompt) in kind.split(",")
 
 
@@ -355,14 +359,18 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder of what is done")
     parser.add_argument("--settings", default=str(Path(__file__).with_name("settings.json")))
     parser.add_argument("--ways", help="some of the settings' ways, by semicolons; the first is the baseline")
-    parser.add_argument("--known", default="14,47", help="development and held-out tasks with known answers")
-    parser.add_argument("--open", default="10,30", help="development and held-out open prompts")
-    parser.add_argument("--development", help="ids of development open prompts, by commas, in place of drawn ones")
+    parser.add_argument("--known", default="18,43", help="development and held-out tasks with known answers")
+    parser.add_argument("--open", default="6,12", help="development and held-out open prompts")
+    parser.add_argument(
+        "--development", default=LOOKED_AT, help="ids of development open prompts, by commas, in place of drawn ones"
+    )
     parser.add_argument("--only", choices=("known", "open"), help="one kind of prompts alone")
     parser.add_argument(
-        "--asks", help="open prompts that ask for a name, phrase, sentence, one or long alone, by commas"
+        "--asks",
+        default="sentence,long",
+        help="open prompts that ask for a name, phrase, sentence, one or long alone, by commas",
     )
-    parser.add_argument("--dtype", default="auto", help="the model's number type")
+    parser.add_argument("--weights", default="auto", help="how weights are multiplied by: auto, native, fp16 or bf16")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--report", action="store_true", help="print the table of what is done, and stop")
     args = parser.parse_args()

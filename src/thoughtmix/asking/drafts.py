@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from thoughtmix.core.request import TextEmbedder
-from thoughtmix.core.selection import left_out, repeats, select_good
+from thoughtmix.core.selection import repeats, select
 from thoughtmix.core.types import Thought
 
 RELEVANCE_FLOOR = 0.25
@@ -16,14 +16,18 @@ _WHY = {"quality": "strays", "near": "alike", "loop": "repeats"}
 
 
 def keep_sound(
-    drafts: Sequence[Thought], n: int, prompt: str, embedder: Callable[[], TextEmbedder]
+    drafts: Sequence[Thought],
+    n: int,
+    prompt: str,
+    embedder: Callable[[], TextEmbedder],
+    floor: float = RELEVANCE_FLOOR,
 ) -> tuple[list[Thought], dict[str, int]]:
     """n of the drafts, the nearest to the prompt first, then those that make the set most different; and how many were
     left out for what: cut, repeats (a loop or a stutter), stock (a phrase that answers nothing), copy, strays (far from
     the prompt), alike.
 
     What was cut comes only where there are too few others, and what repeats itself last, so a bad draw is drawn again,
-    as far as the drafts go (`core.selection.select_good` does the rest). None of the drafts is blank.
+    as far as the drafts go (`core.selection.select` does the rest). None of the drafts is blank.
     """
     from thoughtmix.metrics.embedding import pairwise_distances  # numpy: not on the way to `thoughtmix thinkers`
 
@@ -37,10 +41,9 @@ def keep_sound(
     if good:
         some, quality = [texts[i] for i in good], [near[i] for i in good]
         d = pairwise_distances(vectors[1:][good]).tolist()
-        chosen = select_good(some, d, quality, min(n, len(good)), RELEVANCE_FLOOR)
-        picked = [good[j] for j in chosen]
-        others = left_out(some, d, quality, chosen, RELEVANCE_FLOOR)
-        faults |= {good[one.index]: _WHY.get(one.why, one.why) for one in others}
+        chosen = select(some, d, quality, min(n, len(good)), floor)
+        picked = [good[j] for j in chosen.picked]
+        faults |= {good[one.index]: _WHY.get(one.why, one.why) for one in chosen.left_out}
     rest = sorted(set(range(len(drafts))) - set(picked), key=lambda i: (faults[i] == "repeats", -near[i]))
     kept = [*picked, *rest][:n]
     why = Counter(faults[i] for i in range(len(drafts)) if i not in kept)

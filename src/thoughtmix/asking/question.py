@@ -1,4 +1,4 @@
-"""What kind of answer a prompt asks for, told by its words: rules, no model. English; of other languages nothing is
+"""What kind of answer a prompt asks for, told by its words: one rule, no model. English; of other languages nothing is
 known, which counts as long."""
 
 from __future__ import annotations
@@ -11,77 +11,96 @@ Kind = Literal["name", "phrase", "sentence", "one", "long"]
 sentence: one of several, about a sentence. one: there is one right answer. long: a text, or nothing known."""
 
 _LONGEST = 400  # characters of a prompt that asks for something short
-_START = 6  # words in which a question's first word stands
-_LONG = re.compile(
-    r"\b(?:stor(?:y|ies)|poems?|haikus?|limericks?|sonnets?|verses?|essays?|letters?|e-?mails?|articles?|paragraphs?|"
-    r"chapters?|novels?|biograph(?:y|ies)|bio|speech(?:es)?|songs?|lyrics|dialogues?|conversations?|plots?|scenes?|"
-    r"scripts?|reports?|reviews?|fables?|monologues?|blog|posts?|plans?|outlines?|recipes?|summar(?:y|ies|i[sz]e)|"
-    r"explain|describe|discuss|analy[sz]e|compare|prove|solve|calculate|compute|translate|rewrite|rephrase|edit|correct|"
-    r"imagine|summary|code|functions?|programs?|class|regex|sql|python|javascript|html|json|csv|table|"
-    r"(?:\d+|two|three|four|five|six|ten) (?:sentences|lines|words|paragraphs|steps)|step by step|in detail|"
-    r"how (?:do|does|did|can|could|should|would|to|is|are)|why|tell me about|write about)\b",
-    re.IGNORECASE,
+_BARE = 3  # words in which a prompt without a verb says what it wants ("Party ideas", "A good title for ...")
+
+
+def _words(text: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(text.split(','))})\b", re.IGNORECASE)
+
+
+_WANTED: dict[Kind, re.Pattern[str]] = {
+    "name": _words("an? (?:word|name)(?= of| that| to|\\W*$),numbers?,colou?rs?,animals?,cit(?:y|ies),countr(?:y|ies)"),
+    "phrase": _words(
+        "titles?,headlines?,headings?,slogans?,mottos?,taglines?,captions?,subject lines?,nicknames?,usernames?,"
+        "pass ?phrases?,(?:band|brand|user|pet) names?,names? for,"
+        "(?:call|name) (?:it|him|her|them|my|our|this)"
+    ),
+    "sentence": _words(
+        "uses?(?= for| of|\\W*$),ways?,ideas?,reasons?,facts?,advice,tips?,things?,something,"
+        "jokes?,riddles?,puns?,questions?,sayings?,"
+        "proverbs?,lines?,sentences?,messages?,texts?,inventions?,invent,wish(?:es)?,tweets?,metaphors?,similes?,"
+        "analog(?:y|ies),definitions?,quotes?,aphorisms?,greetings?,apolog(?:y|ies),toasts?,pep talks?,excuses?,"
+        "compliments?,activit(?:y|ies),(?:plot )?twists?,prompts?"
+    ),
+    "long": _words(
+        "stor(?:y|ies),tales?,poems?,haikus?,limericks?,sonnets?,verses?,essays?,letters?,e-?mails?,articles?,"
+        "paragraphs?,chapters?,novels?,biograph(?:y|ies),bio,speech(?:es)?,songs?,lyrics,dialogues?,conversations?,"
+        "plots?,scenes?,scripts?,reports?,reviews?,fables?,monologues?,blog,posts?,plan,outlines?,recipes?,summary,"
+        "code,functions?,programs?,regex,table,histor(?:y|ies),differences?,pros and cons,"
+        r"(?:\d+|two|three|four|five|six|ten|several|a few) (?:sentences|lines|words|paragraphs|steps)"
+    ),
+}
+"""What may be asked for, by the words that name it. What is named first decides: a title for a story is a title."""
+_IN_ONE = _words("(?:one|single)[- ](?:sentence|line|liner),in a sentence")
+_REASON = _words("and (?:say|tell|explain|describe|give|show)")
+_VERBS: dict[str, re.Pattern[str]] = {
+    "fact": re.compile(r"\bhow (?:many|much|old|tall|long|far)\b|^(?:when|is|are|was|were)\b", re.IGNORECASE),
+    "text": _words(
+        "how,why,explain,describe,discuss,analy[sz]e,compare,prove,solve,calculate,compute,rewrite,rephrase,edit,"
+        "correct,fix,imagine,picture,summari[sz]e,plan,step by step,in detail"
+    ),
+    "named": _words("name,pick,choose,select,list,recommend,mention,identify,state"),
+    "found": _words(
+        "suggest,give,propose,provide,share,offer,find,think of,come up with,invent,generate,create,have an?,"
+        "(?:need|want|know) (?:an?|any)"
+    ),
+    "told": _words("write,say,tell,hear,make(?!-),ask,finish,complete,draft,compose"),
+    "question": re.compile(
+        r"(?:^|[.,;:!?—]\s*)(?:(?:so|and|but|then|now|ok|please)\s+)?(?:what|which|who|whom|where)\b", re.IGNORECASE
+    ),
+}
+"""How a prompt asks: the first of these verbs decides."""
+_SEVERAL = _words(
+    "an?,one,some,any,another,several,two,three,four,five,something,someone,somewhere,(?:should|could|would|can|do|might)"
+    " (?:i|we|you|one),ideas,ways,uses,names,titles,examples,best,worst,top,good,terrible,\\w*liest,coolest,most,least,"
+    "favou?rite,ideal"
 )
-_SENTENCE = re.compile(
-    r"\b(?:uses?|ways?|ideas?|reasons?|facts?|advice|tips?|things? (?:to|that|you)|jokes?|riddles?|puns?|questions?|"
-    r"sayings?|proverbs?|first lines?|opening lines?|sentences?|messages?|texts?|invent(?:ions?)?|wish|"
-    r"tweets?|metaphors?|similes?|analog(?:y|ies)|definitions?|quotes?|aphorisms?|greetings?|apolog(?:y|ies)|"
-    r"pep talks?|excuses?|compliments?|activit(?:y|ies)|plot twists?|should i|would you|could you)\b",
-    re.IGNORECASE,
-)
-_PHRASE = re.compile(
-    r"\b(?:titles?|headlines?|headings?|slogans?|mottos?|captions?|nicknames?|usernames?|band names?|brand names?|"
-    r"names? for)\b",
-    re.IGNORECASE,
-)
-_NAME = re.compile(
-    r"\b(?:names?|titles?|words?|kinds?|types?|examples?|pick|choose|suggest|recommend|list|gifts?|presents?|colou?rs?|"
-    r"numbers?|animals?|cit(?:y|ies)|countr(?:y|ies)|books?|films?|movies?|persons?|people|places?|foods?|dish(?:es)?)\b",
-    re.IGNORECASE,
-)
-_ASKS = re.compile(
-    r"\b(?:name|give|suggest|pick|choose|list|propose|recommend|invent|find|think of|come up with|tell|show|say|write|"
-    r"generate|create|make|what(?:['’]s)?|which|who|where)\b",
-    re.IGNORECASE,
-)
-_SEVERAL = re.compile(
-    r"\b(?:an?|one|some|any|another|something|someone|somewhere|several|different|random(?:ly)?|ideas|ways|uses|names|"
-    r"titles|examples|should i|could i|would you|could you|best|worst|coolest|favou?rite|ideal)\b",
-    re.IGNORECASE,
-)
-_WRITES = frozenset({"write", "say", "tell"})
-"""What is written, said or told is no name, unless it is called one ("Say a number")."""
-_WITH_REASON = re.compile(r"\band (?:say|tell|explain|describe|give|show)\b", re.IGNORECASE)
-_BARE = 8  # words of a prompt without a verb that asks ("A party idea?")
+"""Of a question: that it has more than one answer."""
+_DO = _words("what (?:should|could|would|can|might) (?:i|we|you|one|they)")
 
 
 def kind_of_answer(text: str) -> Kind:
     """What a prompt asks for.
 
-    One of several is asked for by a verb or a question's word in the first words ("name", "suggest", "what") that
-    something indefinite follows ("a bird", "an idea", "one person", "should I"). What is named first decides between
-    short and long: a title for a story is a title, a story about a title is a story.
+    Its first verb of `_VERBS` says how it asks, and behind it, within the sentence, the first word of `_WANTED` what
+    for; where there is none, verbs of naming and questions want a name, verbs of telling a sentence. A question that
+    nothing says to have several answers ("a", "should I", "best") has one.
     """
     said = " ".join(text.split())
     if not said or len(said) > _LONGEST or "```" in text:
         return "long"
-    long, sentence, phrase, name = (pattern.search(said) for pattern in (_LONG, _SENTENCE, _PHRASE, _NAME))
-    first_short = min((m.start() for m in (sentence, phrase, name) if m), default=len(said))
-    if long is not None and long.start() <= first_short:
-        return "long"
-    asks = _ASKS.search(said)
-    if asks is None and (sentence or phrase or name) and len(said.split()) <= _BARE:
-        return _short(sentence, phrase)
-    if asks is None or len(said[: asks.start()].split()) > _START:
-        return "long"
-    if not _SEVERAL.search(said, asks.start(), min(len(said), asks.end() + 60)):
+    if _IN_ONE.search(said):
+        return "sentence"
+    verbs = {how: match for how, verb in _VERBS.items() if (match := verb.search(said))}
+    wanted = _wanted(" ".join(said.split()[:_BARE]))
+    if not verbs:
+        bare = re.match(r"(?:an?|any|one|some)\b.*\?$", said, re.IGNORECASE)
+        return wanted or ("name" if bare else "long")
+    how = min(verbs, key=lambda how: verbs[how].start())
+    if how in {"fact", "text"}:
+        return "one" if how == "fact" else "long"
+    asks = re.split(r"[.!?:]\s", said[verbs[how].start() :].lstrip(" .,;:!?—"))[0]
+    if _REASON.search(asks):
+        return "sentence"
+    wanted = _wanted(asks)
+    if wanted == "long":
+        return "name" if how == "named" else "long"
+    if how == "question" and not _SEVERAL.search(asks):
         return "one"
-    told = asks[0].lower() in _WRITES and not (sentence or phrase or name)
-    return "sentence" if told or _WITH_REASON.search(said) else _short(sentence, phrase)
+    return wanted or ("sentence" if how == "told" or _DO.search(asks) else "name")
 
 
-def _short(sentence: re.Match[str] | None, phrase: re.Match[str] | None) -> Kind:
-    """By what is named first: a title for a joke is a title."""
-    if phrase and (sentence is None or phrase.start() <= sentence.start()):
-        return "phrase"
-    return "sentence" if sentence else "name"
+def _wanted(sentence: str) -> Kind | None:
+    """What it names first, if anything."""
+    at = {kind: match.start() for kind, words in _WANTED.items() if (match := words.search(sentence))}
+    return min(at, key=lambda kind: at[kind]) if at else None

@@ -1,6 +1,6 @@
 """Choosing k of n thoughts: the most different of those that are good enough, and how different any items are.
 
-`select_good` is what `--select` does. `select_diverse` under it weighs quality against difference; search and the
+`select` is what `--select` does. `select_diverse` under it weighs quality against difference; search and the
 choice of noise directions use it directly.
 """
 
@@ -40,6 +40,14 @@ _TWICE = frozenset(
 _SHORT = 12  # words or characters of which nothing can be said
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was picked, the best first, and why the others were not, in the order of their indices."""
+
+    picked: list[int]
+    left_out: list[LeftOut]
+
+
 def select_good(
     texts: Sequence[str],
     distances: Sequence[Sequence[float]],
@@ -47,7 +55,18 @@ def select_good(
     k: int,
     quality_floor: float = QUALITY_FLOOR,
 ) -> list[int]:
-    """Indices of the k most different of the acceptable texts, the best of them first.
+    """The indices that `select` picks."""
+    return select(texts, distances, quality, k, quality_floor).picked
+
+
+def select(
+    texts: Sequence[str],
+    distances: Sequence[Sequence[float]],
+    quality: Sequence[float],
+    k: int,
+    quality_floor: float = QUALITY_FLOOR,
+) -> Selection:
+    """The k most different of the acceptable texts.
 
     A text is acceptable when it is not blank, is no loop (`repetition`), no stock phrase (unless all are),
     no copy of a better one, and its quality reaches the `quality_floor` quantile of those of which all that is true: at
@@ -74,7 +93,12 @@ def select_good(
         d = np.asarray(distances, dtype=np.float64)[np.ix_(good, good)]
         good = [good[i] for i in select_diverse(d.tolist(), [0.0] * len(good), k)]  # ties: the first, which is the best
     rest = sorted((i for i in best_first if i not in good), key=lambda i: (i not in sound, not texts[i].strip()))
-    return [*good, *rest][:k]
+    picked = [*good, *rest][:k]
+    left_out = []
+    for i in sorted(set(range(len(texts))) - set(picked)):
+        nearest = min(picked, key=lambda j: distances[i][j])
+        left_out.append(faults.get(i) or LeftOut(i, "quality" if value[i] < floor else "near", nearest))
+    return Selection(picked, left_out)
 
 
 def _faults(texts: Sequence[str], best_first: Sequence[int]) -> dict[int, LeftOut]:
@@ -95,32 +119,6 @@ def _faults(texts: Sequence[str], best_first: Sequence[int]) -> dict[int, LeftOu
     if len(faults) == len(texts):  # a stock phrase is better than nothing
         faults = {i: fault for i, fault in faults.items() if fault.why != "stock"}
     return faults
-
-
-def left_out(
-    texts: Sequence[str],
-    distances: Sequence[Sequence[float]],
-    quality: Sequence[float],
-    picked: Sequence[int],
-    quality_floor: float = QUALITY_FLOOR,
-) -> list[LeftOut]:
-    """Why `select_good` did not pick the others, in the order of their indices.
-
-    Args:
-        texts, distances, quality, quality_floor: As it got them.
-        picked: What it gave.
-    """
-    import numpy as np
-
-    value = np.asarray(quality, dtype=np.float64)
-    faults = _faults(texts, sorted(range(len(texts)), key=lambda i: -value[i]))
-    sound = [i for i in range(len(texts)) if i not in faults]
-    floor = np.quantile(value[sound], quality_floor) if sound else 0.0
-    out = []
-    for i in sorted(set(range(len(texts))) - set(picked)):
-        nearest = min(picked, key=lambda j: distances[i][j])
-        out.append(faults.get(i) or LeftOut(i, "quality" if value[i] < floor else "near", nearest))
-    return out
 
 
 def check_floor(quality_floor: float) -> None:

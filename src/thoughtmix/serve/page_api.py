@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from thoughtmix import __version__
 from thoughtmix.core.errors import ThoughtmixError
-from thoughtmix.core.selection import left_out, select_good, selection_facts
+from thoughtmix.core.selection import select, selection_facts
 from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.metrics.embedding import mean_distance, pairwise_distances, relevance, vendi
@@ -158,9 +158,11 @@ def _selected(body: schemas.SelectRequest, vectors: Any, used: schemas.SideUsage
     d = pairwise_distances(vectors)
     values = np.clip(body.logprobs or [0.0] * len(body.texts), -1e6, 1e6).tolist()
     told = (body.texts, d.tolist(), values)
-    chosen = select_good(*told, body.k, body.quality_floor)
-    others = [schemas.LeftOutText(**dataclasses.asdict(each)) for each in left_out(*told, chosen, body.quality_floor)]
-    return schemas.Selection(indices=chosen, left_out=others, facts=selection_facts(*told, chosen), usage=used)
+    chosen = select(*told, body.k, body.quality_floor)
+    others = [schemas.LeftOutText(**dataclasses.asdict(each)) for each in chosen.left_out]
+    return schemas.Selection(
+        indices=chosen.picked, left_out=others, facts=selection_facts(*told, chosen.picked), usage=used
+    )
 
 
 def _points(distances: Any) -> list[list[float]]:
