@@ -349,7 +349,7 @@ def _split(items: list[Item], sizes: str, named: str | None = None) -> dict[str,
     seen = [item for item in items if item.id in ids]
     development, held_out = split_items([item for item in items if item.id not in ids], first / len(items))
     if named:
-        return {"development": seen, "held out": [*held_out, *development][:count]}
+        return {"development": seen[:first], "held out": [*held_out, *development][:count]}
     return {"development": list(development)[:first], "held out": list(held_out)[:count]}
 
 
@@ -360,7 +360,7 @@ def main() -> None:
     parser.add_argument("--settings", default=str(Path(__file__).with_name("settings.json")))
     parser.add_argument("--ways", help="some of the settings' ways, by semicolons; the first is the baseline")
     parser.add_argument("--known", default="18,43", help="development and held-out tasks with known answers")
-    parser.add_argument("--open", default="6,12", help="development and held-out open prompts")
+    parser.add_argument("--open", default="4,10", help="development and held-out open prompts")
     parser.add_argument(
         "--development", default=LOOKED_AT, help="ids of development open prompts, by commas, in place of drawn ones"
     )
