@@ -173,6 +173,14 @@ class TestPool:
         few = think(Scripted(lambda call, i, text: said[4]), "pool", 3, asked)
         assert len(few) == 3, "a bad one is better than none"
 
+    def test_what_tells_about_a_phrase_is_none(self) -> None:
+        """As long as there are enough others."""
+        said = ["A catchy slogan for a bakery.", "Rise with us", "A slogan: fresh", "Loaf life", "Slogans", "Crumbs"]
+        engine = Scripted(lambda call, i, text: said[i % 6])
+        made = think(engine, "pool", 3, "Write a slogan for a bakery.")
+        assert set(made.texts) == {"Rise with us", "Loaf life", "Crumbs"} and made.run["pool"]["drawn"] == 9
+        assert len(think(engine, "pool", 3, "Write a slogan for a bakery.", factor=1)) == 3
+
     def test_an_idea_for_each_first(self) -> None:
         ideas = numbered("a ship", "a dragon", "a cave", "a circus")
         engine = Scripted(lambda call, i, said: ideas if call == 0 else f"{said.rpartition(': ')[2]} with cake")

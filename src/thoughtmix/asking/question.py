@@ -104,3 +104,11 @@ def _wanted(sentence: str) -> Kind | None:
     """What it names first, if anything."""
     at = {kind: match.start() for kind, words in _WANTED.items() if (match := words.search(sentence))}
     return min(at, key=lambda kind: at[kind]) if at else None
+
+
+def tells_about(prompt: str, text: str) -> bool:
+    """Whether an answer to what asks for a phrase names that in place of being it: "A catchy slogan for a bakery"."""
+    if kind_of_answer(prompt) != "phrase":
+        return False
+    asked = _WANTED["phrase"].search(prompt)
+    return asked is not None and re.search(rf"\b{asked[0].split()[0].rstrip('s')}s?\b", text, re.IGNORECASE) is not None

@@ -12,7 +12,7 @@ from thoughtmix.asking.conversation import PARAGRAPH, is_text, restated, short_p
 from thoughtmix.asking.drafts import keep_sound
 from thoughtmix.asking.draws import Draws, arithmetic_offsets
 from thoughtmix.asking.progress import Progress
-from thoughtmix.asking.question import Kind, kind_of_answer
+from thoughtmix.asking.question import Kind, kind_of_answer, tells_about
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
@@ -172,6 +172,8 @@ class PoolThinker(Thinker):
         whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
         if not whole:
             return drawn[: request.n], facts
+        answers = [t for t in whole if own.sound or not tells_about(prompt.text, t.text)]
+        whole = answers if len(answers) >= request.n else whole
         embedder = request.embedder or packaged_embedder
         if own.sound:
             kept, why = keep_sound(whole, request.n, prompt.text, embedder)
