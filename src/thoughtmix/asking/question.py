@@ -102,8 +102,8 @@ def kind_of_answer(text: str) -> Kind:
 
 def _wanted(sentence: str) -> Kind | None:
     """What it names first, if anything."""
-    at = {kind: match.start() for kind, words in _WANTED.items() if (match := words.search(sentence))}
-    return min(at, key=lambda kind: at[kind]) if at else None
+    found = [(match.start(), kind) for kind, words in _WANTED.items() if (match := words.search(sentence))]
+    return min(found, key=lambda at: at[0])[1] if found else None
 
 
 def tells_about(prompt: str, text: str) -> bool:
