@@ -41,7 +41,7 @@ def demonstrations(prompt: Prompt, count: int, kind: str = "") -> list[dict[str,
 
 def is_text(engine: Engine, prompt: Prompt) -> bool:
     """Whether the prompt is continued as a text: there are no turns."""
-    return prompt.raw or (isinstance(engine, TokenEngine) and not engine.model.tokenizer.chat_template)
+    return prompt.raw or (isinstance(engine, TokenEngine) and not engine.model.codec.chat_template)
 
 
 def restated(engine: Engine, prompt: Prompt, say: str, shown: Turns = (), opening: str = "") -> Prompt:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from thoughtmix.models.plain_tokenizer import decoder_of
+
 
 class IncrementalDetokenizer:
     """Decodes one row step by step. A piece is held back while it may still change (half a character)
@@ -19,7 +21,7 @@ class IncrementalDetokenizer:
         whole: Callable[[str], bool] | None = None,
         before: Sequence[int] = (),
     ) -> None:
-        self.tokenizer, self.stop, self._whole = tokenizer, stop, whole
+        self.stop, self._whole, self._decode = stop, whole, decoder_of(tokenizer)
         self._before = list(before)
         self.ids: list[int] = []
         self.text = ""  # settled text, a stop string cut off
@@ -80,7 +82,3 @@ class IncrementalDetokenizer:
         """Their text behind what they go on with."""
         lead = len(self._decode(self._before)) if self._before else 0
         return self._decode(self._before + ids)[lead:]
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text

@@ -161,7 +161,7 @@ class Job:
         self.kept: list[Prefix | None] = [None] * len(sequences) if self.keep_prefixes else []
         whole = [None if guide is None else guide.whole for guide in self.guides] or [None] * len(sequences)
         self.texts = [
-            IncrementalDetokenizer(model.tokenizer, s.stop, ends, self._continued(i))
+            IncrementalDetokenizer(model.codec, s.stop, ends, self._continued(i))
             for i, (s, ends) in enumerate(zip(sequences, whole, strict=True))
         ]
         self.lands_from = [max(1, s.max_new_tokens - s.landing) if s.landing else 0 for s in sequences]

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thoughtmix.engine.memory import untouched_zeros
+
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -130,7 +132,6 @@ def double_slots(bucket: Bucket) -> None:
 
 def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros: what is masked must be finite. On CPUs without touching the memory before something is written there."""
-    kinds: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
-    if like.device.type == "cpu" and like.dtype in kinds:
-        return torch.from_numpy(np.zeros(shape, dtype=kinds[like.dtype]))
-    return like.new_zeros(shape)
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return untouched_zeros(shape, like.dtype)

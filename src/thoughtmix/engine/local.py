@@ -54,15 +54,16 @@ class LocalEngine:
         return ENCODER_DECODER if self.model.encoder_decoder else EVERYTHING
 
     def environment(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
         import torch
-        import transformers
 
         return {
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "thoughtmix": __version__,
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
         }
 
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:

@@ -1,11 +1,15 @@
-"""How many rows a batch may have: what the memory holds, and what still makes it quicker."""
+"""How many rows a batch may have: what the memory holds, and what still makes it quicker; and memory as it is needed."""
 
 from __future__ import annotations
 
+import math
+import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from thoughtmix.models import LanguageModel
 
 MOST_ROWS = {"cpu": 64, "cuda": 512}
@@ -45,3 +49,23 @@ def free_bytes(device: str) -> int:
         return min(free, max(0, int(most) - int(used)))
     except (OSError, ValueError):  # no such group, or no limit ("max")
         return free
+
+
+def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros on the CPU that take no memory before something is written, and then page by page.
+
+    Numpy and glibc ask the system for pages of 2 MiB, where it has them. A bucket of the KV cache has room for many rows,
+    and a row's tokens are a few KiB in each of many places: its first would clear hundreds of MiB.
+    """
+    import torch
+
+    count = math.prod(shape)
+    if not count:
+        return torch.zeros(shape, dtype=dtype)
+    if not hasattr(mmap, "MADV_NOHUGEPAGE"):  # not Linux: numpy asks for nothing of the kind there
+        import numpy as np
+
+        return torch.from_numpy(np.zeros(count * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    pages = mmap.mmap(-1, count * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # goes with its last tensor
+    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

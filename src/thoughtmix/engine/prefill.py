@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoughtmix.engine.backends.base import KVPath, Piece
 from thoughtmix.engine.kv_cache import PromptKV
-from thoughtmix.engine.prefix_cache import PrefixCache
+from thoughtmix.engine.prefix_cache import Prefix, PrefixCache
 
 
 class Pace:
@@ -53,6 +53,7 @@ class ChunkedPrefill:
     def __init__(self, path: KVPath, prompts: Sequence[Sequence[int]], cache: PrefixCache | None = None) -> None:
         self.path, self.prompts, self.cache = path, [list(p) for p in prompts], cache or PrefixCache()
         self._read: list[PromptKV | None] = [None] * len(prompts)  # what is read of each
+        self._known: list[int] = []  # tokens of each that the cache knew at the beginning
         self.logits: list[Tensor | None] = [None] * len(prompts)  # (vocabulary,) after those that are read whole
         self.computed = 0  # tokens that went through the model
 
@@ -62,10 +63,20 @@ class ChunkedPrefill:
 
     @property
     def left(self) -> int:
-        """Tokens that have not been read; before a prompt is begun, all of it counts."""
-        return sum(
-            len(ids) - (0 if kv is None else kv.length) for ids, kv in zip(self.prompts, self._read, strict=True)
-        )
+        """Tokens that have not been read, and that nobody else had read when it was asked first."""
+        if not self._known:
+            self._known = [self._find(ids)[0] for ids in self.prompts]
+        read = [known if kv is None else kv.length for known, kv in zip(self._known, self._read, strict=True)]
+        return sum(map(len, self.prompts)) - sum(read)
+
+    def _find(self, ids: list[int]) -> tuple[int, Prefix | None, Tensor | None]:
+        """Of a prompt what others have read: how many tokens, as a prefix; and the logits after it, if it is all."""
+        if not self.path.reuses:
+            return 0, None, None
+        if (same := self.cache.logits_after(ids, self.path.home)) is not None:
+            return len(ids), *same
+        known = self.cache.longest(ids, self.path.home)
+        return (0 if known is None else known.length), known, None
 
     @property
     def read(self) -> list[PromptKV]:
@@ -81,11 +92,12 @@ class ChunkedPrefill:
         for number, ids in enumerate(self.prompts):
             if tokens <= 0:
                 return
+            part = self._read[number]
+            if part is None:
+                _, known, self.logits[number] = self._find(ids)
+                part = self._read[number] = None if known is None else known.prompt()
             if self.logits[number] is not None:
                 continue
-            part = self._read[number]
-            if part is None and self.path.reuses and (known := self.cache.longest(ids, self.path.home)):
-                part = self._read[number] = known.prompt()
             at = 0 if part is None else part.length
             piece = ids[at : at + tokens]
             tokens -= len(piece)
@@ -99,7 +111,7 @@ class ChunkedPrefill:
         if read.length == len(ids):
             self.logits[number] = logits
             if self.path.reuses:
-                self.cache.keep(ids, read, self.path.home)
+                self.cache.keep(ids, read, self.path.home, logits)
 
     def by_row(self, counts: Sequence[int]) -> Tensor:
         """The logits (rows, vocabulary) of each row's first token, of so many rows a prompt."""

@@ -7,8 +7,11 @@ for others that begin alike: a chat template's system prompt, the same for every
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import ref
 
@@ -96,39 +99,133 @@ def whole(ids: Sequence[int], read: PromptKV, home: Any) -> Prefix:
     return Prefix(tuple(ids), tuple(read.keys), tuple(read.values), None, ref(home))
 
 
-class PrefixCache:
-    """The beginning of the prompt that was read last, for the next that begins alike.
+@dataclass(slots=True)
+class _Kept:
+    """A prompt that was read. logits: (vocabulary,) after all of it; None where nobody has said."""
 
-    most: tokens of it that are kept. least: tokens below which sharing is not worth it.
+    prefix: Prefix
+    logits: Tensor | None
+
+
+class PrefixCache:
+    """The beginnings of the prompts that were read last, for others that begin alike.
+
+    What several have in common is kept once, in segments of its own, whichever of them is forgotten: a radix tree. Of a
+    prompt that comes again the logits are known, too, and nothing at all is read. Forgotten is who was of no use for
+    longest.
+
+    Args:
+        most: Tokens that are kept; logits count as the tokens whose keys and values would take their room.
     """
 
-    most, least = 512, 8
+    least = 8
+    """Tokens below which sharing is not worth it."""
 
-    def __init__(self) -> None:
-        self._last: Prefix | None = None
+    def __init__(self, most: int = 512) -> None:
+        self.most = most
+        self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()  # id of the home and the tokens; latest last
+        self._sorted: list[tuple[int, ...]] = []  # its keys: who begins alike are neighbours
 
     def known(self, home: Any) -> bool:
         """Whether there is anything that a prompt could begin with."""
-        return usable(self._last, home) is not None
+        return any(usable(kept.prefix, home) is not None for kept in self._kept.values())
+
+    @property
+    def tokens(self) -> int:
+        """That are kept, logits included."""
+        segments = {id(part): part for kept in self._kept.values() for part in kept.prefix.chain()}
+        each = next((part.nbytes / len(part.own) for part in segments.values() if part.nbytes), 1.0)
+        logits = sum(kept.logits.nbytes for kept in self._kept.values() if kept.logits is not None)
+        return sum(len(part.own) for part in segments.values()) + math.ceil(logits / each)
+
+    def logits_after(self, ids: Sequence[int], home: Any) -> tuple[Prefix, Tensor] | None:
+        """Of a prompt that was read whole: it, and the logits (vocabulary,) after it."""
+        key = (id(home), *ids)
+        kept = self._kept.get(key)
+        if kept is None or kept.logits is None or usable(kept.prefix, home) is None:
+            return None
+        self._kept.move_to_end(key)
+        return kept.prefix, kept.logits
 
     def longest(self, ids: Sequence[int], home: Any) -> Prefix | None:
         """What is known of a prompt, at most all but its last token."""
-        last = usable(self._last, home)
-        if last is None:
+        found, same = self._nearest((id(home), *ids[:-1]), home)
+        if found is None or same < self.least:
             return None
-        same = 0
-        for a, b in zip(ids[:-1], last.own, strict=False):
-            if a != b:
-                break
-            same += 1
-        return last.cut(same) if same >= self.least else None
+        self._kept.move_to_end(found)
+        return self._kept[found].prefix.cut(same)
 
-    def keep(self, ids: Sequence[int], read: PromptKV, home: Any) -> None:
-        """A prompt that was read."""
-        if len(ids) > self.most:  # a copy, so that the rest can go
-            keys, values = ([x[:, : self.most].clone() for x in some] for some in (read.keys, read.values))
-            read = PromptKV(keys, values, self.most)
-        self._last = whole(ids[: self.most], read, home)
+    def keep(self, ids: Sequence[int], read: PromptKV, home: Any, logits: Tensor | None = None) -> None:
+        """A prompt that was read, and the logits after it."""
+        ids, logits = ids[: self.most], logits if len(ids) <= self.most else None
+        key = (id(home), *ids)
+        if key not in self._kept or usable(self._kept[key].prefix, home) is None:
+            self._add(key, read, home)
+        kept = self._kept[key]
+        kept.logits = kept.logits if logits is None else logits.clone()  # it may be a row of many
+        self._kept.move_to_end(key)
+        while self.tokens > self.most and len(self._kept) > 1:
+            self._forget(next(iter(self._kept)))
+        if self.tokens > self.most:  # one, whose logits are too much
+            kept.logits = None
+
+    def _add(self, key: tuple[int, ...], read: PromptKV, home: Any) -> None:
+        for other in [other for other, kept in self._kept.items() if kept.prefix.home is None or kept.prefix.home() is None]:
+            self._forget(other)  # of weights that are gone; a key of theirs may be this one
+        ids = key[1:]
+        found, same = self._nearest(key, home)
+        if found is None or same < self.least:
+            kept = whole(ids, read if read.length == len(ids) else _part(read, 0, len(ids)), home)
+        else:
+            base = self._segment_until(self._kept[found].prefix, same)
+            rest = _part(read, same, len(ids))
+            kept = base.extended(ids[same:], rest.keys, rest.values) if rest.length else base
+        self._kept[key] = _Kept(kept, None)
+        insort(self._sorted, key)
+
+    def _forget(self, key: tuple[int, ...]) -> None:
+        del self._kept[key]
+        del self._sorted[bisect_left(self._sorted, key)]
+
+    def _nearest(self, key: tuple[int, ...], home: Any) -> tuple[tuple[int, ...] | None, int]:
+        """Who has the longest beginning in common with this key, and how many tokens that is."""
+        at = bisect_left(self._sorted, key)
+        found, most = None, 0
+        for other in self._sorted[max(0, at - 1) : at + 1]:
+            same = next((i for i, (a, b) in enumerate(zip(key, other, strict=False)) if a != b), min(len(key), len(other)))
+            if same - 1 > most and usable(self._kept[other].prefix, home) is not None:
+                found, most = other, same - 1
+        return found, most
+
+    def _segment_until(self, prefix: Prefix, length: int) -> Prefix:
+        """An ancestor of the prefix, or itself, that ends here: a segment is parted, for all who go on from it, if none
+        does."""
+        part = next(p for p in prefix.chain() if p.before < length)
+        if part.length == length:
+            return part
+        t = length - part.before
+        first = Prefix(part.own[:t], _cut(part.keys, 0, t), _cut(part.values, 0, t), part.parent, part.home, part.before)
+        new = {part: first.extended(part.own[t:], _cut(part.keys, t) or (), _cut(part.values, t) or ())}
+
+        def moved(old: Prefix) -> Prefix:
+            if old not in new:
+                parent = None if old.parent is None else moved(old.parent)
+                new[old] = old if parent is old.parent else replace(old, parent=parent)
+            return new[old]
+
+        for kept in self._kept.values():
+            kept.prefix = moved(kept.prefix)
+        return first
+
+
+def _cut(some: tuple[Tensor, ...] | None, start: int, end: int | None = None) -> tuple[Tensor, ...] | None:
+    """Copies of keys or values (h, t, d) a layer, from one token to another: a view would hold all of them."""
+    return None if some is None else tuple(x[:, start:end].clone() for x in some)
+
+
+def _part(read: PromptKV, start: int, end: int) -> PromptKV:
+    keys, values = ([x[:, start:end].clone() for x in some] for some in (read.keys, read.values))
+    return PromptKV(keys, values, end - start)
 
 
 def check_prefixes(known: Sequence[Prefix | None], prompts: Sequence[Sequence[int]]) -> None:

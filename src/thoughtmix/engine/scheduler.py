@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from thoughtmix.core.errors import InputError, ThoughtmixError
 from thoughtmix.engine.backends.base import KVPath
 from thoughtmix.engine.backends.known import path_of
@@ -42,6 +40,9 @@ _MANY = 4
 
 EXPECTED = 256
 """Tokens of a row that room is kept for where its caller named no length; twice what it has, when that is more."""
+
+_KEPT = 8
+"""For the beginnings of prompts that were read, a part of the tokens that the batch may hold, beside them."""
 
 _OVERTAKEN = 256
 """Turns that a job at the head of the line may see short ones pass."""
@@ -95,7 +96,7 @@ class Scheduler:
         self.weights, self.pause = weights, pause
         self.turns = FairLock(observe_beside)
         self._batch = Batch()
-        self._prefixes = PrefixCache()
+        self._prefixes = PrefixCache(tokens // _KEPT)
         self._pace, self._stepped = Pace(pause), 0.0  # seconds of the last step
         self._wake = threading.Condition()
         self._waiting: deque[tuple[Caller, Job]] = deque()
@@ -104,8 +105,7 @@ class Scheduler:
         self._blocked = 0  # turns that the first in line has been overtaken or kept waiting
         self._beside = 0  # tokens of open-ended work beside the batch
         self._space = threading.Condition()
-        # Only there memory that no token has reached yet is untouched (`kv_bucket.zeros`).
-        self._grows = lm.device.type == "cpu" and lm.dtype == torch.float32
+        self._grows = lm.device.type == "cpu"  # memory that no token has reached yet is untouched there
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
 

@@ -25,6 +25,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from thoughtmix.models.bounds import bounded_rendering
+from thoughtmix.models.plain_tokenizer import PlainTokenizer
 
 MOST = 2**24
 """Most characters of a text that a template makes."""
@@ -62,9 +63,7 @@ def render(
     Raises:
         Exception: Whatever a template raises; `TooMuch` or RuntimeError for one that asks for too much.
     """
-    from transformers import PreTrainedTokenizerBase
-
-    if type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:  # not Jinja's
+    if not _is_jinja(tokenizer):
         whole = {"add_generation_prompt": generation, "continue_final_message": goes_on, **(more or {})}
         with bounded_rendering():
             return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **whole))
@@ -76,6 +75,15 @@ def render(
         template = _compiled(tokenizer.get_chat_template(tools=variables["tools"]))
         text = template.render(messages=turns, add_generation_prompt=generation, **variables)
     return _until_mark(text) if goes_on else text
+
+
+def _is_jinja(tokenizer: Any) -> bool:
+    """Whether its chats are its template's, and no method's of its own."""
+    if isinstance(tokenizer, PlainTokenizer):
+        return True
+    from transformers import PreTrainedTokenizerBase
+
+    return type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from thoughtmix.models.chat_template import render
 from thoughtmix.models.checkpoint import predicts_masks
 from thoughtmix.models.encoder_decoder import is_encoder_decoder
 from thoughtmix.models.grammar import GrammarCompiler
+from thoughtmix.models.plain_tokenizer import decoder_of
 from thoughtmix.models.text_encoder import TextEncoder
 from thoughtmix.models.tools import CallForm, call_form
 from thoughtmix.models.tried import Pristine
@@ -96,10 +97,15 @@ class LanguageModel:
         k = len(self.virtual)
         return list(ids) if tuple(ids[:k]) == self.virtual else [*self.virtual, *ids]
 
+    @property
+    def codec(self) -> Any:
+        """What makes tokens of texts and texts of tokens: the tokenizer, or as much of it as that takes."""
+        return self.tokenizer
+
     @cached_property
     def encoder(self) -> TextEncoder:
         """Texts and chats into ids, where nothing that people write becomes a control token."""
-        return TextEncoder(self.tokenizer, self.name)
+        return TextEncoder(self.codec, self.name)
 
     @cached_property
     def tool_form(self) -> CallForm:
@@ -134,14 +140,14 @@ class LanguageModel:
         Raises:
             InputError: It is empty, malformed, or refused by the template.
         """
-        template = bool(self.tokenizer.chat_template)
+        template = bool(self.codec.chat_template)
         if isinstance(prompt, str):
             if not prompt.strip():
                 raise InputError("The prompt is empty.", _TYPE_A_PROMPT)
             if raw or not template:
                 _require_unicode(prompt)
                 if raw or self.encoder_decoder:
-                    ids: Any = self.tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
+                    ids: Any = self.codec(prompt, add_special_tokens=True, verbose=False)["input_ids"]
                     return self.begun(_some(list(ids)))
                 return self.begun(_some(self.encoder.text(prompt)))
             prompt = [{"role": "user", "content": prompt}]
@@ -154,7 +160,7 @@ class LanguageModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decoder_of(self.codec)(list(ids))
 
 
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "") -> LanguageModel:

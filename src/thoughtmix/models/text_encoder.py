@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.models.chat_template import render
+from thoughtmix.models.plain_tokenizer import PlainTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -62,6 +63,9 @@ class TextEncoder:
         if blind is not None:
             found = blind.encode(text, add_special_tokens=False)
             return list(found.ids), list(found.offsets)
+        if isinstance(self.tokenizer, PlainTokenizer):
+            plain = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+            return list(plain.ids), list(plain.offsets)
         both = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return list(both["input_ids"]), list(both["offset_mapping"])
 
@@ -143,7 +147,9 @@ class TextEncoder:
                 raise InputError(f"The name {name[:80]!r} holds a control token, {found[0]}.", "Name it otherwise.")
 
     def _checked(self, template_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        own = {"messages", *inspect.signature(self.tokenizer.apply_chat_template).parameters}
+        if not template_kwargs:
+            return template_kwargs
+        own = {"messages", *_arguments_of_a_template(self.tokenizer)}
         for name, value in template_kwargs.items():
             if name in own or name.endswith(("_token", "_tokens")):
                 raise InputError(f"A chat template gets no {name!r} from outside.", "Leave it out.")
@@ -286,6 +292,15 @@ class _Control:
                 return False
 
         return not shows(self.nonce) and shows([{"type": "text", "text": self.nonce}])
+
+
+def _arguments_of_a_template(tokenizer: Any) -> set[str]:
+    """Names that `apply_chat_template` takes for itself."""
+    if isinstance(tokenizer, PlainTokenizer):
+        from transformers import PreTrainedTokenizerBase
+
+        return set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+    return set(inspect.signature(tokenizer.apply_chat_template).parameters)
 
 
 def _blind_copy(backend: Any, of_twin: Mapping[str, int]) -> Tokenizer | None:

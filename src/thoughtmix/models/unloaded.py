@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thoughtmix.models.language import LanguageModel
+from thoughtmix.models.plain_tokenizer import PlainTokenizer
+from thoughtmix.models.text_encoder import TextEncoder
 from thoughtmix.models.tried import FusedFacts
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class UnloadedModel(LanguageModel):
         vars(self).update(given, **known, encoder_decoder=False, vocabulary=facts.vocabulary)
         vars(self)["kv_numbers"] = 2 * facts.layers * facts.kv_heads * facts.head_width
         vars(self).update(facts=facts, folder=folder, _load=load, _lock=threading.Lock(), _loaded=None)
-        vars(self).update(_tokenizer=None)
+        vars(self).update(_tokenizer=None, _plain=None, _encoder=None)
 
     facts: FusedFacts
     folder: Path
@@ -51,6 +53,8 @@ class UnloadedModel(LanguageModel):
     _lock: threading.Lock
     _loaded: LanguageModel | None
     _tokenizer: Any
+    _plain: PlainTokenizer | bool | None  # False: it cannot be read
+    _encoder: TextEncoder | None
 
     @property
     def is_loaded(self) -> bool:
@@ -84,6 +88,27 @@ class UnloadedModel(LanguageModel):
             with self._lock:  # the first stays, whoever was first
                 vars(self)["_tokenizer"] = found if self._tokenizer is None else self._tokenizer
         return self._tokenizer
+
+    @property
+    def codec(self) -> Any:
+        """The tokenizer, once it is there: who has it may have changed it."""
+        with self._lock:
+            if self._tokenizer is None and self._plain is None:
+                try:
+                    vars(self)["_plain"] = PlainTokenizer(self.folder)
+                except Exception:  # loading the whole mends what is damaged, or says what is wrong
+                    vars(self)["_plain"] = False
+            plain = self._plain if self._tokenizer is None else None
+        return plain or self.tokenizer
+
+    @property
+    def encoder(self) -> TextEncoder:  # type: ignore[override]  # as long as the codec is the same
+        codec = self.codec
+        with self._lock:
+            if self._encoder is None or self._encoder.tokenizer is not codec:
+                vars(self)["_encoder"] = TextEncoder(codec, self.name)
+            assert self._encoder is not None
+            return self._encoder
 
     @property
     def device(self) -> torch.device:

@@ -108,7 +108,7 @@ def prompt_ids(
         InputError: The idea cannot be encoded.
         ModelError: The chat template cannot go on after an answer.
     """
-    if not model.tokenizer.chat_template:
+    if not model.codec.chat_template:
         return model.encode(few_shot(idea, disturbance, seed))
     if not before or disturbance.holes:
         return model.encode(messages(idea, disturbance, seed))

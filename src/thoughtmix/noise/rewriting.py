@@ -142,7 +142,7 @@ def rewrite(
         _prompt(engine, idea, disturbance, seed, before)
         for idea, disturbance, seed in zip(ideas, chosen, request.seeds, strict=True)
     ]
-    few_shot = isinstance(engine, TokenEngine) and not engine.model.tokenizer.chat_template
+    few_shot = isinstance(engine, TokenEngine) and not engine.model.codec.chat_template
     stop = (*request.stop, *BASE_STOP) if few_shot else request.stop
     done = engine.generate(
         [

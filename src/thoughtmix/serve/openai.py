@@ -113,7 +113,7 @@ class Asked:
         """Takes a moment: not for the server's own thread. Raises `InputError`."""
         plan = ToolPlan.of(lm.tool_form, functions, choice, parallel)
         tools = described(functions) if functions and choice != "none" else ()
-        if not lm.tool_form.native or not lm.tokenizer.chat_template:
+        if not lm.tool_form.native or not lm.codec.chat_template:
             messages, tools = plain_messages(messages, tools, lm.tool_form), ()
         return cls(messages, tools, plan, form if plan is None else plan.grammar(form))
 
@@ -143,7 +143,7 @@ def conversation(
         effort: The `reasoning_effort`, which templates of models that have it know by this name.
         tools: That the template is told of.
     """
-    if not lm.tokenizer.chat_template:
+    if not lm.codec.chat_template:
         begun = messages[-1]["content"] if len(messages) > 1 and messages[-1]["role"] == "assistant" else ""
         said = "\n\n".join(message["content"] for message in (messages[:-1] if begun else messages))
         between = " " if said[-1:].isalnum() and begun[:1].isalnum() else ""  # tokenizers that drop spaces have none
