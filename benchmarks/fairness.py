@@ -2,14 +2,16 @@
 
     python benchmarks/fairness.py [--times 5] [--only map]
 
-The chat: two tokens, a prompt of one sentence. A refused request is made smaller by halves until it is admitted, and is
-left as soon as the chat has been measured. What a machine without other load gives is what counts; tests count turns.
+The chat: two tokens, a prompt of one sentence that nobody has sent before (one that was read is known). A refused
+request is made smaller by halves until it is admitted, and is left as soon as the chat has been measured. What a
+machine without other load gives is what counts; tests count turns.
 turns: how many the request had beside the batch, their mean, and how many were longer than a tenth of a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import threading
@@ -19,7 +21,7 @@ from typing import Any
 import httpx
 from rude import Server
 
-CHAT = {"messages": [{"role": "user", "content": "Name a use for a brick."}], "max_tokens": 2, "seed": 1}
+USES = itertools.count(1)
 LONG = "An old brick lies in the garden behind the house, and nobody knows what it might be good for. " * 12
 MESSAGES = {"messages": [{"role": "user", "content": "Name a use for a brick."}]}
 STAGES = ">".join(["sampling", *["noise"] * 15])
@@ -40,8 +42,10 @@ HEAVY: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 def chat(url: str) -> float:
+    said = [{"role": "user", "content": f"Name use {next(USES)} of a brick."}]
+    body = {"messages": said, "max_tokens": 2, "seed": 1}
     began = time.perf_counter()
-    httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=300).raise_for_status()
+    httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300).raise_for_status()
     return time.perf_counter() - began
 
 
@@ -118,7 +122,7 @@ def main() -> None:
             before = turns(server.url)
             took = beside(server.url, path, body, args.times)
             held = between(before, turns(server.url))
-            figures = {"median_s": round(statistics.median(took), 3), "worst_s": round(max(took), 3)}
+            figures = {"median_s": round(statistics.median(took), 3), "seconds": [round(s, 3) for s in took]}
             times = round(statistics.median(took) / alone, 1)
             figures = {"beside": name, **figures, "times_alone": times, "turns": held, "refused": said[:1]}
             print(json.dumps(figures), flush=True)

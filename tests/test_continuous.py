@@ -184,6 +184,41 @@ def test_more_is_read_while_more_rows_wait_than_run() -> None:
     assert any(t.read > 8 for t in ticks[1:])
 
 
+def test_a_prompt_that_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stands between: nothing goes through the model before the first token."""
+    model = lm(tiny("llama"))
+    calls = [{"prompts": [[5 + n, 6, 7, 8]], "rows": [Row(seed=n)], "max_new_tokens": 3} for n in range(5)]
+    with scheduled(model) as scheduler:
+        first = [call_of(SharedEngine(scheduler), call) for call in calls]
+        monkeypatch.setattr(FusedPath, "prefill_packed", None)
+        again = [call_of(SharedEngine(scheduler), call) for call in calls]
+    for one, other in zip(first, again, strict=True):
+        same(one, other)
+        assert other.computed == one.computed - 4
+
+
+def test_an_answer_of_few_tokens_does_not_wait_for_long_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it another answer than alone; a longer one takes part in the batch."""
+    model, ticks, wide = lm(tiny("llama")), list[Any](), list[Any]()
+    quick = {"prompts": [[8, 9, 11]], "rows": [Row(seed=7), Row(seed=8)], "max_new_tokens": 4}
+    want = [decode(model, weights="native", **{**quick, "max_new_tokens": n}) for n in (4, 5)]
+    with scheduled(model, observe=ticks.append, pause=0.0) as scheduler, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(scheduler._batch, "step", lambda step=scheduler._batch.step: (time.sleep(0.01), step())[1])
+        started = threading.Event()
+        many = {"prompts": [[5, 6]], "rows": [Row(seed=s) for s in range(30)], "max_new_tokens": 100}
+        first = pool.submit(
+            call_of, SharedEngine(scheduler), many, on_step=lambda e: (wide.append(e.done), started.set())
+        )
+        started.wait(10)
+        before = len(wide)
+        same(call_of(SharedEngine(scheduler), quick), want[0])
+        assert len(wide) - before <= 2 and not first.done()
+        same(call_of(SharedEngine(scheduler), {**quick, "max_new_tokens": 5}), want[1])
+        assert len(wide) - before >= 5
+        first.result(30)
+    assert sum(t.tokens for t in ticks) == 30 * 100 + 2 * 4 + 2 * 5 and max(t.rows for t in ticks) == 32
+
+
 def test_one_who_wants_many_rows_is_one_who_waits() -> None:
     """Beside a small chat no more than a chunk is read a turn, however many rows the next job wants."""
     model, ticks = lm(tiny("llama")), list[Any]()
@@ -338,25 +373,35 @@ def test_turns_are_given_in_order() -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("most", [512, 12])
-def test_a_beginning_that_prompts_share_is_read_once(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrefixCache, "most", most)
+@pytest.mark.parametrize("most", [512, 36])
+def test_a_beginning_that_prompts_share_is_read_once(most: int) -> None:
     model = tiny("llama")
     dice = random.Random(5)
     shared = [dice.randrange(3, VOCABULARY) for _ in range(20)]
-    ways = [[*shared, 7, 9, 30], [*shared, 11], shared[:15], shared, [8] * 9]
-    known = PrefixCache()
+    ways = [
+        [*shared, 7, 9, 30],
+        [*shared, 11],
+        shared[:15],
+        shared,
+        [8] * 9,
+        [*shared, 7, 9, 31],
+        [8] * 9,
+        [*shared, 11],
+    ]
+    known = PrefixCache(most)
     new = []
     for ids in ways:
         path: Any = choose(model, "fused")
         prefill, alone = ChunkedPrefill(path, [ids], known), ChunkedPrefill(path, [ids])
+        left = prefill.left
         new.append(prefill.advance(100))
-        assert alone.advance(100) == len(ids) and prefill.done
+        assert alone.advance(100) == len(ids) and prefill.done and left == new[-1]
         torch.testing.assert_close(prefill.logits[0], alone.logits[0], atol=1e-3, rtol=1e-3)
         got, want = prefill.read[0], alone.read[0]
         assert got.length == want.length == len(ids)
         torch.testing.assert_close(got.keys[-1], want.keys[-1], atol=1e-3, rtol=1e-3)
-    assert new == ([23, 1, 1, 5, 9] if most == 512 else [23, 9, 3, 8, 9])
+        assert known.tokens <= most
+    assert new == ([23, 1, 1, 1, 9, 1, 0, 0] if most == 512 else [23, 1, 1, 1, 9, 3, 9, 1])
     assert known.longest(shared, object()) is None, "other weights"
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import random
 import weakref
+from operator import eq
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from tiny import fresh, language_model, tiny, tokenizer
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import Prefix, SamplingParams
+from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.prefix_cache import PrefixCache
 from thoughtmix.models import wrap_model
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]
@@ -206,3 +211,42 @@ def test_law_8(known: Any, prompts: Any, more: Any, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         run(tiny("llama"), prompts, [Row(seed=0, prompt=p) for p in range(len(prompts))], 2, prefixes=known, **more)
     assert caught.value.hint
+
+
+def test_a_prefix_cache_knows_the_longest_beginning_and_keeps_what_is_shared_once() -> None:
+    """Against a search through all that is kept; keys and values say which tokens they are of."""
+    home = tiny("llama")
+
+    def read(ids: list[int]) -> PromptKV:
+        keys = torch.tensor(ids, dtype=torch.float32)[None, :, None].repeat(2, 1, 3)
+        return PromptKV([keys.clone(), keys + 1], [keys + 2, keys + 3], len(ids))
+
+    dice = random.Random(1)
+    for least in (1, 4) * 20:
+        cache, seen = PrefixCache(dice.choice([12, 40, 200])), list[list[int]]()
+        cache.least = least
+        for _ in range(40):
+            begun = dice.choice(seen)[: dice.randrange(30)] if seen and dice.random() < 0.8 else []
+            ids = [*begun, *(dice.randrange(3) for _ in range(dice.randrange(1, 12)))]
+            kept = [key[1:] for key in cache._kept]
+            best = max((sum(itertools.accumulate(map(eq, other, ids[:-1]), min)) for other in kept), default=0)
+            known, whole = cache.longest(ids, home), cache.logits_after(ids, home)
+            assert (known.length if known else 0) == (best if best >= least else 0)
+            if known is not None:
+                assert known.ids() == ids[: known.length]
+                got, want = known.prompt(), read(ids[: known.length])
+                assert all(map(torch.equal, [*got.keys, *got.values], [*want.keys, *want.values]))
+            assert whole is None or (whole[0].ids() == ids and float(whole[1]) == sum(ids))
+            cache.keep(ids, read(ids), home, torch.tensor([float(sum(ids))]))
+            assert cache.tokens <= cache.most and len(cache._sorted) == len(cache._kept)
+            if least == 1:
+                segments = {id(part): part for each in cache._kept.values() for part in each.prefix.chain()}
+                beginnings = {key[1 : end + 1] for key in cache._kept for end in range(1, len(key))}
+                assert sum(len(part.own) for part in segments.values()) == len(beginnings)
+            seen.append(ids)
+    gone = wrap_model(fresh("llama"), tokenizer(), "tiny")
+    cache.keep([1, 2, 3], read([1, 2, 3]), gone)
+    del gone
+    gc.collect()
+    cache.keep([1, 2], read([1, 2]), home)
+    assert not [key for key, each in cache._kept.items() if each.prefix.home is None or each.prefix.home() is None]

@@ -264,3 +264,25 @@ def test_a_short_prompt_overtakes_a_long_one_and_a_full_batch() -> None:
         quick.result(30)
         assert len(ticks) < 12 and not slow.done() and not full.done()
         assert slow.result(60).outputs and full.result(60).outputs
+
+
+def test_who_overtakes_waits_for_no_piece_of_the_long_prompt_at_once() -> None:
+    """And the long one goes on every other turn at least, however many overtake it."""
+    model, ticks = lm(tiny("llama")), list[Any]()
+    with scheduled(model, chunk=8, observe=ticks.append) as scheduler, ThreadPoolExecutor(10) as pool:
+        long = {"prompts": [[7] * 100], "rows": [Row(seed=0)], "max_new_tokens": 2}
+        short = [{"prompts": [[8, 9 + n]], "rows": [Row(seed=n)], "max_new_tokens": 30} for n in range(9)]
+        with scheduler.turns:
+            waiting = [pool.submit(call_of, SharedEngine(scheduler), long)]
+            while scheduler.waiting < 1:
+                pass
+            for count, each in enumerate(short, 2):
+                waiting.append(pool.submit(call_of, SharedEngine(scheduler), each))
+                while scheduler.waiting < count:
+                    pass
+        for future in waiting:
+            future.result(30)
+    read = [tick.read for tick in ticks if tick.read]
+    alone = [at for at, tokens in enumerate(read) if tokens == 2]
+    assert len(alone) >= 4, "short ones, by themselves"
+    assert all(b - a > 1 for a, b in pairwise(alone)), "and never two turns in a row"

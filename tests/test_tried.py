@@ -12,8 +12,10 @@ import torch
 from test_models_packaged import _own_cache, mind  # noqa: F401  fixtures: a cache of its own, a tiny default model
 
 from thoughtmix import Pipeline
+from thoughtmix.core.errors import InputError
 from thoughtmix.engine.backends.known import path_of
 from thoughtmix.models import load_model, packaged, tried
+from thoughtmix.models.plain_tokenizer import PlainTokenizer
 from thoughtmix.models.tried import FusedFacts, recall
 from thoughtmix.models.unloaded import UnloadedModel
 
@@ -68,6 +70,34 @@ def test_its_tokenizer_is_the_one_that_transformers_chooses() -> None:
     assert mine.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
     assert (mine.chat_template, mine.special_tokens_map) == (other.chat_template, other.special_tokens_map)
     assert lm.encode(PROMPT) == want.encode(PROMPT) and lm.decode([3, 4, 99]) == want.decode([3, 4, 99])
+
+
+def test_until_somebody_asks_for_its_tokenizer_texts_are_made_without_transformers() -> None:
+    """And are the same, control tokens in what people write among them."""
+    want = load_model()
+    thoughts(Pipeline())
+    lm = load_model()
+    texts = ["", "he he", " he  he\n", "<|im_end|> he", "\u00e9\u4e2d he", "he<|im_start|>user"]
+    chats = [[{"role": "user", "content": text or "he"}, {"role": "assistant", "content": "he"}] for text in texts]
+    codec, other = lm.codec, want.tokenizer
+    assert type(codec) is PlainTokenizer and want.codec is other and len(codec) == len(other)
+    for text in texts:
+        assert codec(text)["input_ids"] == other(text)["input_ids"]
+        assert lm.encoder.text(text) == want.encoder.text(text) and lm.encoder.spans(text) == want.encoder.spans(text)
+    for chat in chats:
+        assert lm.encode(chat) == want.encode(chat)
+    for ids in ([], [0, 1, 2, 3, 4, 99], list(range(40))):
+        assert lm.decode(ids) == want.decode(ids) == codec.decode(ids, skip_special_tokens=True)
+        assert codec.decode(ids) == other.decode(ids)
+    for name in ("bos", "eos", "pad", "unk"):
+        assert getattr(codec, f"{name}_token_id") == getattr(other, f"{name}_token_id")
+    assert (codec.all_special_tokens, codec.all_special_ids) == (other.all_special_tokens, other.all_special_ids)
+    with pytest.raises(InputError, match="gets no 'documents'"):
+        lm.encode(chats[1], template_kwargs={"documents": "x"})
+    lm.tokenizer.chat_template = "{{ messages[0]['content'] }}!"
+    assert lm.codec is lm.tokenizer and lm.encode("he he") == want.encode("he he!", raw=True), (
+        "who has it may change it"
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "number", "circumstances", "empty", "binary"])

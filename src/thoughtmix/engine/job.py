@@ -194,6 +194,11 @@ class Job:
         return max(self.budget) + self.suffix
 
     @property
+    def steps(self) -> int:
+        """Most that its rows will take."""
+        return max(self.budget) + self.ahead
+
+    @property
     def tokens(self) -> int:
         """Most tokens whose keys and values it will hold."""
         return sum(map(len, self.heads)) + len(self.sequences) * self.capacity

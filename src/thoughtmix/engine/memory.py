@@ -1,4 +1,4 @@
-"""How many rows a batch may have: what the memory holds, and what still makes it quicker; and memory as it is needed."""
+"""How many rows a batch may have: what the memory holds, and what still makes it quicker; and memory as needed."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def free_bytes(device: str) -> int:
 def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros on the CPU that take no memory before something is written, and then page by page.
 
-    Numpy and glibc ask the system for pages of 2 MiB, where it has them. A bucket of the KV cache has room for many rows,
-    and a row's tokens are a few KiB in each of many places: its first would clear hundreds of MiB.
+    Numpy and glibc ask the system for pages of 2 MiB, where it has them. A bucket of the KV cache has room for many
+    rows, and a row's tokens are a few KiB in each of many places: its first would clear hundreds of MiB.
     """
     import torch
 

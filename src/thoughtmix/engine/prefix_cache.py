@@ -170,7 +170,8 @@ class PrefixCache:
             kept.logits = None
 
     def _add(self, key: tuple[int, ...], read: PromptKV, home: Any) -> None:
-        for other in [other for other, kept in self._kept.items() if kept.prefix.home is None or kept.prefix.home() is None]:
+        homes = {other: kept.prefix.home for other, kept in self._kept.items()}
+        for other in [other for other, its in homes.items() if its is None or its() is None]:
             self._forget(other)  # of weights that are gone; a key of theirs may be this one
         ids = key[1:]
         found, same = self._nearest(key, home)
@@ -192,7 +193,9 @@ class PrefixCache:
         at = bisect_left(self._sorted, key)
         found, most = None, 0
         for other in self._sorted[max(0, at - 1) : at + 1]:
-            same = next((i for i, (a, b) in enumerate(zip(key, other, strict=False)) if a != b), min(len(key), len(other)))
+            same = next(
+                (i for i, (a, b) in enumerate(zip(key, other, strict=False)) if a != b), min(len(key), len(other))
+            )
             if same - 1 > most and usable(self._kept[other].prefix, home) is not None:
                 found, most = other, same - 1
         return found, most
@@ -204,7 +207,9 @@ class PrefixCache:
         if part.length == length:
             return part
         t = length - part.before
-        first = Prefix(part.own[:t], _cut(part.keys, 0, t), _cut(part.values, 0, t), part.parent, part.home, part.before)
+        first = Prefix(
+            part.own[:t], _cut(part.keys, 0, t), _cut(part.values, 0, t), part.parent, part.home, part.before
+        )
         new = {part: first.extended(part.own[t:], _cut(part.keys, t) or (), _cut(part.values, t) or ())}
 
         def moved(old: Prefix) -> Prefix:

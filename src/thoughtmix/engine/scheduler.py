@@ -41,6 +41,9 @@ _MANY = 4
 EXPECTED = 256
 """Tokens of a row that room is kept for where its caller named no length; twice what it has, when that is more."""
 
+_QUICK_STEPS = 4
+"""Of a job that does not wait for long steps of others."""
+
 _KEPT = 8
 """For the beginnings of prompts that were read, a part of the tokens that the batch may hold, beside them."""
 
@@ -89,7 +92,7 @@ class Scheduler:
         chunk: int = 128,
         observe: Callable[[Tick], None] | None = None,
         weights: Weights = "auto",
-        pause: float = 0.06,
+        pause: float = 0.04,
         observe_beside: Callable[[float], None] | None = None,
     ) -> None:
         self.lm, self.most_rows, self.most_tokens, self.chunk, self.observe = lm, rows, tokens, chunk, observe
@@ -103,6 +106,8 @@ class Scheduler:
         self._callers: dict[Job, Caller] = {}
         self._reading: list[_Reading] = []  # out of the line, and not in the batch yet; the first may be a long one
         self._blocked = 0  # turns that the first in line has been overtaken or kept waiting
+        self._apart = 0  # tokens that were drawn apart from the batch in this turn
+        self._gave_way = False  # whether the last turn read a short prompt alone
         self._beside = 0  # tokens of open-ended work beside the batch
         self._space = threading.Condition()
         self._grows = lm.device.type == "cpu"  # memory that no token has reached yet is untouched there
@@ -206,7 +211,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         began = time.perf_counter()
-        rows = read = tokens = 0
+        rows = read = tokens = self._apart = 0
         middle = began
         try:
             self._leave()
@@ -214,7 +219,7 @@ class Scheduler:
             read = self._prefill()
             middle = time.perf_counter()
             rows = self._batch.rows
-            tokens = self._batch.step()
+            tokens = self._batch.step() + self._apart
             self._stepped = time.perf_counter() - middle
         except Exception as error:  # the model itself: nobody in the batch can go on
             self._batch.fail(error)
@@ -262,10 +267,13 @@ class Scheduler:
         """Read prompts of those who wait, first come first served; as many tokens as running rows may wait for: a
         chunk, or four while more jobs wait than run (jobs: one that wants many rows is one who waits). What is read may
         take as long as the last step, however long that was: a full batch whose rows end as they come is kept full only
-        so. A short one need not wait for a long one's end."""
+        so. A short one need not wait for a long one's end; nor, every other turn, for its next piece."""
+        read = self._overtake()
+        self._gave_way = read > 0 and not self._gave_way
+        if self._gave_way:  # a short one has overtaken, and shall not wait for the long one's next piece at once
+            return read
         ahead = len(self._waiting) > len(self._batch.jobs)
         most = self._pace.at_most(self.chunk, self._stepped) * (4 if ahead else 1)
-        read = self._overtake()
         while read < most or not self._batch.jobs:
             tokens = max(1, most - read) if self._batch.jobs else self._pace.at_most(self.chunk)
             self._begin(tokens)
@@ -287,16 +295,41 @@ class Scheduler:
             self._failed(some[0], error)
             return 0
         self._pace.took(read, time.perf_counter() - began)
-        for each in [each for each in some if each.prefill.done]:
-            try:
-                self._batch.join(each.job, each.prefill)
-            except Exception as error:
-                self._failed(each, error)
-                continue
-            self._reading.remove(each)
-            self._callers[each.job] = each.caller
-            each.caller.begun()
+        done = [each for each in some if each.prefill.done]
+        apart = [each for each in done if self._is_quick(each.job)]
+        for each in done:
+            if each not in apart and self._joined(each, self._batch):
+                self._callers[each.job] = each.caller
+        if apart:
+            self._answer_apart(apart)
         return read
+
+    def _joined(self, reading: _Reading, batch: Batch) -> bool:
+        try:
+            batch.join(reading.job, reading.prefill)
+        except Exception as error:
+            self._failed(reading, error)
+            return False
+        self._reading.remove(reading)
+        reading.caller.begun()
+        return True
+
+    def _is_quick(self, job: Job) -> bool:
+        """Whether it wants so little that it would wait mostly for others: few steps, while those of the batch are
+        long."""
+        return self._stepped > self.pause and bool(self._batch.jobs) and self._short(job) and job.steps <= _QUICK_STEPS
+
+    def _answer_apart(self, some: Sequence[_Reading]) -> None:
+        """Rows that have all their tokens in a few steps take these at once, in a batch of their own: a step of few
+        rows takes a fraction of one that also has a large request's."""
+        batch = Batch()
+        for each in some:
+            self._joined(each, batch)
+        try:
+            while batch.jobs:
+                self._apart += batch.step()
+        except Exception as error:
+            batch.fail(error)
 
     def _failed(self, reading: _Reading, error: Exception) -> None:
         self._reading.remove(reading)

@@ -102,7 +102,7 @@ class UnloadedModel(LanguageModel):
         return plain or self.tokenizer
 
     @property
-    def encoder(self) -> TextEncoder:  # type: ignore[override]  # as long as the codec is the same
+    def encoder(self) -> TextEncoder:  # as long as the codec is the same
         codec = self.codec
         with self._lock:
             if self._encoder is None or self._encoder.tokenizer is not codec:
