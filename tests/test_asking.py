@@ -170,6 +170,11 @@ class TestPool:
         assert {s.sampling.temperature for s in engine.calls[0]} == {1.0}
         worst = think(Scripted(lambda call, i, text: said[3 + (i > 0)]), "pool", 3, asked)
         assert said[3] not in worst.texts, "a cut one before one that repeats itself"
+        echo = f"I like it that you ask: {asked.upper()}"
+        made = think(Scripted(lambda call, i, text: echo if i else said[5]), "pool", 1, asked, factor=4)
+        assert made.texts == [said[5]] and made.run["pool"]["left_out"] == {"echoes": 3}, (
+            "what only says the prompt again"
+        )
         few = think(Scripted(lambda call, i, text: said[4]), "pool", 3, asked)
         assert len(few) == 3, "a bad one is better than none"
 

@@ -41,9 +41,10 @@ TEXTS = {"sentence", "long"}
                 "Name one great dream job.",
                 "Name a fruit, please",
                 "Say a number.",
+                "Suggest a name for a boat.",
             ],
         ),
-        ("phrase", ["Write a title for a mystery novel.", "Suggest a name for a boat.", "A slogan for a bakery?"]),
+        ("phrase", ["Write a title for a mystery novel.", "A slogan for a bakery?"]),
         (
             "sentence",
             [
@@ -80,13 +81,13 @@ def test_what_a_prompt_asks_for(kind: str, prompts: list[str]) -> None:
 
 def test_the_rule_on_prompts_that_it_was_not_made_for() -> None:
     """131 prompts with the kind that a person would say: a third of NoveltyBench's (MIT), the others written for this. The
-    rule was changed with one half of them in view; of the other it gets 52 of 64, where the former one got 42."""
+    rule was changed with one half of them in view; of the other it gets 55 of 64, where the former one got 42."""
     rows = [line.split("\t") for line in KINDS.read_text(encoding="utf-8").splitlines()]
     halves: dict[int, list[tuple[str, str]]] = {0: [], 1: []}
     for kind, prompt in rows:
         halves[hashlib.blake2b(prompt.encode()).digest()[0] % 2].append((kind, kind_of_answer(prompt)))
     right = {half: sum(said == told for said, told in own) for half, own in halves.items()}
-    assert (len(halves[0]), len(halves[1])) == (67, 64) and right[0] >= 65 and right[1] >= 52, right
+    assert (len(halves[0]), len(halves[1])) == (67, 64) and right[0] >= 65 and right[1] >= 55, right
     short = [1 for own in halves.values() for said, told in own if said in TEXTS and told not in {*TEXTS, "one"}]
     assert len(short) <= 2, "texts that would be cut as names or phrases"
 

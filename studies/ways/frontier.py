@@ -55,6 +55,8 @@ TOKENS = {"known": 24, "open": 64}
 LANDING = {"known": 0.0, "open": 0.33}
 DIVERSITY = {"known": "coverage", "open": "distinct_2"}
 QUALITY = {"known": ("valid",), "open": ("complete", "relevance_2", "clean")}
+CHOOSING = 8
+"""Development tasks that are looked at, of those which the split sets apart (18, as for the graft's own table)."""
 SLACK = {"known": 0.0, "open": 0.02}
 """How far below sampling's best a chosen setting may be in quality, on development prompts."""
 COLUMNS = {
@@ -115,7 +117,7 @@ class Study:
         self.ways = {name: ways[name] for name in named}
         known = [*family("coverage"), *family("puzzles")]
         self.items = {
-            "known": _split(known, args.known),
+            "known": (tasks := _split(known, args.known)) | {"development": tasks["development"][:CHOOSING]},
             "open": _split([i for i in read_prompts(args.prompts) if asks(i, args.asks)], args.open, args.development)
             if args.prompts
             else {"development": [], "held out": []},

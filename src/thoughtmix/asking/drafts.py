@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from thoughtmix.asking.question import echoes
 from thoughtmix.core.request import TextEmbedder
 from thoughtmix.core.selection import repeats, select
 from thoughtmix.core.types import Thought
@@ -23,11 +24,11 @@ def keep_sound(
     floor: float = RELEVANCE_FLOOR,
 ) -> tuple[list[Thought], dict[str, int]]:
     """n of the drafts, the nearest to the prompt first, then those that make the set most different; and how many were
-    left out for what: cut, repeats (a loop or a stutter), stock (a phrase that answers nothing), copy, strays (far from
-    the prompt), alike.
+    left out for what: cut, echoes (says the prompt again), repeats (a loop or a stutter), stock (a phrase that answers
+    nothing), copy, strays (far from the prompt), alike.
 
-    What was cut comes only where there are too few others, and what repeats itself last, so a bad draw is drawn again,
-    as far as the drafts go (`core.selection.select` does the rest). None of the drafts is blank.
+    What was cut or echoes comes only where there are too few others, and what repeats itself last, so a bad draw is
+    drawn again, as far as the drafts go (`core.selection.select` does the rest). None of the drafts is blank.
     """
     from thoughtmix.metrics.embedding import pairwise_distances  # numpy: not on the way to `thoughtmix thinkers`
 
@@ -35,6 +36,7 @@ def keep_sound(
     vectors = embedder().encode([prompt, *texts])
     near = (vectors[1:] @ vectors[0]).tolist()
     faults = {i: "cut" for i, draft in enumerate(drafts) if draft.finish == "length"}
+    faults |= {i: "echoes" for i, text in enumerate(texts) if echoes(prompt, text)}
     faults |= {i: "repeats" for i, text in enumerate(texts) if repeats(text)}
     good = [i for i in range(len(drafts)) if i not in faults]
     picked: list[int] = []

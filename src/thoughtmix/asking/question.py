@@ -7,8 +7,9 @@ import re
 from typing import Literal
 
 Kind = Literal["name", "phrase", "sentence", "one", "long"]
-"""name: one of several things that are there, by its name. phrase: one of several to be invented, a few words.
-sentence: one of several, about a sentence. one: there is one right answer. long: a text, or nothing known."""
+"""name: one of several things by its name, or a name that is to be given. phrase: one of several to be invented, a few
+words, a title say. sentence: one of several, about a sentence. one: there is one right answer. long: a text, or nothing
+known."""
 
 _LONGEST = 400  # characters of a prompt that asks for something short
 _BARE = 3  # words in which a prompt without a verb says what it wants ("Party ideas", "A good title for ...")
@@ -19,12 +20,11 @@ def _words(text: str) -> re.Pattern[str]:
 
 
 _WANTED: dict[Kind, re.Pattern[str]] = {
-    "name": _words("an? (?:word|name)(?= of| that| to|\\W*$),numbers?,colou?rs?,animals?,cit(?:y|ies),countr(?:y|ies)"),
-    "phrase": _words(
-        "titles?,headlines?,headings?,slogans?,mottos?,taglines?,captions?,subject lines?,nicknames?,usernames?,"
-        "pass ?phrases?,(?:band|brand|user|pet) names?,names? for,"
-        "(?:call|name) (?:it|him|her|them|my|our|this)"
+    "name": _words(
+        "an? (?:word|name)(?= of| that| to|\\W*$),numbers?,colou?rs?,animals?,cit(?:y|ies),countr(?:y|ies),"
+        "nicknames?,usernames?,(?:band|brand|user|pet) names?,names? for,(?:call|name) (?:it|him|her|them|my|our|this)"
     ),
+    "phrase": _words("titles?,headlines?,headings?,slogans?,mottos?,taglines?,captions?,subject lines?,pass ?phrases?"),
     "sentence": _words(
         "uses?(?= for| of|\\W*$),ways?,ideas?,reasons?,facts?,advice,tips?,things?,something,"
         "jokes?,riddles?,puns?,questions?,sayings?,"
@@ -111,4 +111,13 @@ def tells_about(prompt: str, text: str) -> bool:
     if kind_of_answer(prompt) != "phrase":
         return False
     asked = _WANTED["phrase"].search(prompt)
-    return asked is not None and re.search(rf"\b{asked[0].split()[0].rstrip('s')}s?\b", text, re.IGNORECASE) is not None
+    if asked is None:
+        return False
+    noun = asked[0].split()[0].removesuffix("s")
+    return re.search(rf"\b{noun}(?:s|d|ed)?\b", text, re.IGNORECASE) is not None
+
+
+def echoes(prompt: str, text: str) -> bool:
+    """Whether a text says the prompt again, word for word; a prompt of under four words may be said."""
+    asked, said = (" ".join(re.findall(r"\w+", each.casefold())) for each in (prompt, text))
+    return asked.count(" ") >= 3 and f" {asked} " in f" {said} "

@@ -165,7 +165,7 @@ class PoolThinker(Thinker):
             elif kind == "name" and not own.sound:
                 many = dataclasses.replace(many, max_new_tokens=min(many.max_new_tokens, _NAME))
             drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
-            if asked is not prompt and kind == "phrase":
+            if kind in {"name", "phrase"} and not own.sound:
                 drawn = [_unquoted(t) for t in drawn]
         else:
             drawn, facts = _after_examples(engine, prompt, many, own)
