@@ -13,6 +13,7 @@ demo: $(VENV)/.run
 	$(BIN)/thoughtmix think "$(PROMPT)"
 
 test: $(VENV)/.dev $(VENV)/.older lint browser
+	-@$(BIN)/python -m thoughtmix.kernels.build
 	$(BIN)/thoughtmix pull
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
@@ -29,6 +30,7 @@ browser: $(VENV)/.dev
 	-@$(BIN)/python tests/browser.py
 
 bench: $(VENV)/.dev
+	-@$(BIN)/python -m thoughtmix.kernels.build
 	$(BIN)/python benchmarks/decode.py $(BENCH)
 
 study: $(VENV)/.dev

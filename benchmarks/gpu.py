@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
-from thoughtmix.engine.backends import cuda_graph, fused, probe
+from thoughtmix.engine.backends import cuda_graph, probe
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.graft.adapter import require_graft
 from thoughtmix.models import load_model
@@ -141,7 +141,7 @@ def generated(lm: Any, prompt: tuple[int, ...], n: int, tokens: int) -> Callable
 
 def bare(lm: Any, n: int) -> Callable[[], float]:
     """Tokens a second if a step were its matrix products alone."""
-    weights = fused.FusedWeights(lm.model, "native")
+    weights = fused_torch.TorchWeights(lm.model, "native")
     width = lm.model.config.hidden_size
     x = torch.randn(n, width, device=lm.device, dtype=lm.model.dtype)
     gated = torch.randn(n, lm.model.config.intermediate_size, device=lm.device, dtype=lm.model.dtype)

@@ -19,7 +19,7 @@ from thoughtmix.core.errors import InputError, NumericsError
 from thoughtmix.engine import SamplingParams
 from thoughtmix.engine import loop as loop_module
 from thoughtmix.engine import scheduler as scheduler_module
-from thoughtmix.engine.backends.fused import FusedPath
+from thoughtmix.engine.backends.fused_torch import TorchPath
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.caller import Caller, Cancelled, TimedOut
 from thoughtmix.engine.fair_lock import FairLock
@@ -190,7 +190,7 @@ def test_a_prompt_that_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyP
     calls = [{"prompts": [[5 + n, 6, 7, 8]], "rows": [Row(seed=n)], "max_new_tokens": 3} for n in range(5)]
     with scheduled(model) as scheduler:
         first = [call_of(SharedEngine(scheduler), call) for call in calls]
-        monkeypatch.setattr(FusedPath, "prefill_packed", None)
+        monkeypatch.setattr(TorchPath, "prefill_packed", None)
         again = [call_of(SharedEngine(scheduler), call) for call in calls]
     for one, other in zip(first, again, strict=True):
         same(one, other)
@@ -434,15 +434,15 @@ def test_prompts_that_wait_together_are_read_together(bad: int | None, monkeypat
     calls = [{"prompts": [[5, 6, 7, 8, 9 + n]], "rows": [Row(seed=n)], "max_new_tokens": 4} for n in range(16)]
     want = [decode(model, weights="native", **call).outputs[0].token_ids for call in calls]
     passes: list[int] = []
-    packed = FusedPath.prefill_packed
+    packed = TorchPath.prefill_packed
 
-    def counted(self: FusedPath, pieces: Any) -> Any:
+    def counted(self: TorchPath, pieces: Any) -> Any:
         if bad is not None and any(9 + bad in piece.ids for piece in pieces):
             raise RuntimeError("no memory")
         passes.append(len(pieces))
         return packed(self, pieces)
 
-    monkeypatch.setattr(FusedPath, "prefill_packed", counted)
+    monkeypatch.setattr(TorchPath, "prefill_packed", counted)
     jobs = [job_of(model, {"end_ids": None, "top_logprobs": 0, **call}) for call in calls]
     scheduler = scheduled(model, pause=math.inf)
     for job in jobs:

@@ -16,7 +16,7 @@ from thoughtmix.engine import SamplingParams
 from thoughtmix.engine.backends import known, probe
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.cuda_graph import CudaGraphPath
-from thoughtmix.engine.backends.fused import FusedWeights
+from thoughtmix.engine.backends.fused_torch import TorchWeights
 from thoughtmix.graft import graft_of
 
 PROMPTS = [[5, 9, 77, 33, 12, 8, 100, 41], [44, 17, 3], [5, 9, 77, 33, 12, 8, 100, 41, 6]]
@@ -59,7 +59,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> Tape:
     made = Tape()
 
     def path_of(lm: Any, path: Any, weights: Any, row_state: Any, read: Any, prompts: int) -> Any:
-        return CudaGraphPath(FusedWeights(lm.model, "native"), row_state, read, made)
+        return CudaGraphPath(TorchWeights(lm.model, "native"), row_state, read, made)
 
     monkeypatch.setattr("thoughtmix.engine.local.path_of", path_of)
     return made
@@ -80,7 +80,7 @@ def test_a_recorded_step_is_the_fused_step(family: str, lengths: list[int], prom
     got = decode(model, PROMPTS[:prompts], asked, max_new_tokens=40).outputs
     assert 0 < tape.recorded < tape.replayed
     fused = probe.choose(model.model, weights="native")
-    assert type(fused).__name__ == "FusedPath"
+    assert type(fused).__name__ == "TorchPath"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("thoughtmix.engine.local.path_of", known.path_of)
         want = decode(model, PROMPTS[:prompts], asked, max_new_tokens=40, weights="native").outputs
@@ -108,7 +108,7 @@ def test_rows_keep_their_routes(read: str, tape: Tape) -> None:
 
 def test_a_recorded_path_is_tried_before_use() -> None:
     model = tiny("llama")
-    weights = FusedWeights(model, "native")
+    weights = TorchWeights(model, "native")
     assert agrees(model, CudaGraphPath(weights, recorder=Tape()))
 
     def wrong(step: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -100,7 +100,7 @@ def test_law_5_in_bfloat16_at_any_number_of_rows(exact: Pipeline) -> None:
     runs = [
         decode(lm, [lm.encode(PROMPT)], some, max_new_tokens=8, weights="bf16") for some in (rows, rows[:5], rows[:1])
     ]
-    assert {run.weights for run in runs} == {"bf16"}
+    assert {run.weights.partition("-")[0] for run in runs} == {"bf16"}
     for run in runs[1:]:
         for got, want in zip(run.outputs, runs[0].outputs, strict=False):
             assert (got.token_ids, got.logprobs) == (want.token_ids, want.logprobs)

@@ -17,7 +17,7 @@ ROOT = Path(thoughtmix.__file__).parent
 
 # No room imports a later one. Imports for type checkers and those inside functions count, too.
 ROOMS = [
-    "_moved", "core", "models", "engine", "mixture", "experts", "training", "graft", "_peft_hook", "cost", "metrics", "diffusion",
+    "_moved", "core", "kernels", "models", "engine", "mixture", "experts", "training", "graft", "_peft_hook", "cost", "metrics", "diffusion",
     "search", "noise", "asking", "explore", "thinkers", "batch", "pipeline", "api", "methods", "llm_plugin", "report", "bench", "practice", "serve", "cli",
 ]  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_modules_that_moved_are_found_by_their_old_names_with_a_warning(old: str
 def test_the_engine_needs_no_models_of_transformers() -> None:
     """Their import takes longer than torch's; the fused path does without, the others import them when they are tried."""
     code = (
-        "import sys, thoughtmix.engine.local, thoughtmix.engine.shared, thoughtmix.engine.backends.fused\n"
+        "import sys, thoughtmix.engine.local, thoughtmix.engine.shared, thoughtmix.engine.backends.probe\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'transformers'])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

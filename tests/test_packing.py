@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine.backends import probe
 from thoughtmix.engine.backends.base import Start
-from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
+from thoughtmix.engine.backends.fused_torch import TorchPath, TorchWeights
 from thoughtmix.engine.backends.packing import Bf16Logits, Kind, equal_heights, pack, pack_gated
 from thoughtmix.models.hardware import packs, packs_bf16
 
@@ -107,11 +107,11 @@ def small() -> LlamaForCausalLM:
 @pytest.mark.parametrize("kind", KINDS)
 def test_law_5_logits_of_a_row_have_the_same_bits_at_any_height(kind: Kind) -> None:
     """The whole path: a prompt, and three steps of rows that each go their own way."""
-    weights = FusedWeights(small(), kind)
+    weights = TorchWeights(small(), kind)
     prompt = [(7 * i) % 490 for i in range(21)]
 
     def logits(n: int) -> Tensor:
-        path = FusedPath(weights)
+        path = TorchPath(weights)
         first, _ = path.start(Start([prompt], [n], 4))
         assert first is not None
         return torch.stack([first, *(path.step((torch.arange(n) * 31 + step) % 490) for step in range(3))])
@@ -127,7 +127,7 @@ def test_bf16_weights_are_close(family: str) -> None:
     """The same tokens under the model's own float32 forward."""
     model, prompt = tiny(family), [5, 9, 11, 40, 7]
     got = decode(_lm(model), [prompt], [Row(seed=s) for s in range(8)], max_new_tokens=8, weights="bf16")
-    assert (got.path, got.weights) == ("fused", "bf16")
+    assert got.path == "fused" and got.weights in {"bf16", "bf16-amx"}
     off = []
     for row in got.outputs:
         logits = model(torch.tensor([prompt + row.token_ids])).logits[0, len(prompt) - 1 : -1]
@@ -139,7 +139,7 @@ def test_bf16_weights_are_close(family: str) -> None:
 @needs_bf16
 def test_bf16_weights_of_a_bfloat16_model() -> None:
     model = fresh("llama").to(torch.bfloat16)
-    assert decode(_lm(model), [[5, 9, 11]], [Row(seed=0)], max_new_tokens=3, weights="bf16").weights == "bf16"
+    assert decode(_lm(model), [[5, 9, 11]], [Row(seed=0)], max_new_tokens=3, weights="bf16").weights.startswith("bf16")
 
 
 def test_law_8_bf16_weights_where_the_processor_does_not_multiply_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,21 +149,24 @@ def test_law_8_bf16_weights_where_the_processor_does_not_multiply_them(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bf16", "fp16", "few", "kind"),
+    ("dtype", "bf16", "fp16", "amx", "few", "kind"),
     [
-        ("float32", True, True, 0, "fp16"),
-        ("float32", True, False, 0, "native"),
-        ("bfloat16", True, True, 0, "bf16"),
-        ("bfloat16", True, True, 10**9, "native"),
-        ("bfloat16", False, True, 0, "fp16"),
+        ("float32", True, True, False, 0, "fp16"),
+        ("float32", True, True, True, 0, "fp16"),
+        ("float32", True, False, False, 0, "native"),
+        ("bfloat16", True, True, False, 0, "bf16"),
+        ("bfloat16", True, True, True, 0, "bf16-amx"),
+        ("bfloat16", True, True, True, 10**9, "native"),
+        ("bfloat16", False, True, False, 0, "fp16"),
     ],
 )
 def test_auto_takes_bf16_for_models_in_bfloat16(
-    dtype: str, bf16: bool, fp16: bool, few: int, kind: str, monkeypatch: pytest.MonkeyPatch
+    dtype: str, bf16: bool, fp16: bool, amx: bool, few: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On processors that multiply it, and for models whose products take long enough to matter."""
     for name, value in (("packs_bf16", bf16), ("bf16_hardware", bf16), ("packs", fp16)):
         monkeypatch.setattr(probe, name, lambda value=value: value)
+    monkeypatch.setattr(probe.fused_amx, "why_not", lambda model: "" if amx else "none here")
     monkeypatch.setattr(probe, "_FEW", few)
     assert probe._kind(fresh("llama").to(getattr(torch, dtype)), "auto") == kind
 

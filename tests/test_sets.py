@@ -23,7 +23,7 @@ from thoughtmix.bench.tasks.puzzles import puzzle_tasks
 from thoughtmix.cli import main
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import LocalEngine
-from thoughtmix.engine.backends.fused import FusedWeights
+from thoughtmix.engine.backends.fused_torch import TorchWeights
 from thoughtmix.engine.backends.known import path_of
 from thoughtmix.engine.sampling import SamplingTensors, truncated
 from thoughtmix.engine.sampling_params import SamplingParams
@@ -163,8 +163,8 @@ def test_draws_are_the_branches_own_after_a_step_too(monkeypatch: pytest.MonkeyP
     """The engine keeps packed weights: what it draws after a step has the probability that the student says, noise of
     the same seeds included. The base is packed once, however many steps move the branches."""
     packed: list[str] = []
-    pack = FusedWeights._layer
-    monkeypatch.setattr(FusedWeights, "_layer", lambda *of: packed.append("layer") or pack(*of))
+    pack = TorchWeights._layer
+    monkeypatch.setattr(TorchWeights, "_layer", lambda *of: packed.append("layer") or pack(*of))
     lm = grafted()
     task = SetTask(lm, PRACTICE, VALIDATION, Letters(), WARM)
     task.engine = LocalEngine(lm, weights="native")

@@ -39,7 +39,7 @@ class KVCache:
         joined: Whether rows join while others run. False: the first `join` brings all there will be.
 
     `rows` is their number. A row is named by its index; the rows of a place are neighbours, places stand in the order
-    in which they joined.
+    in which they joined. `version` changes when rows come or go.
     """
 
     def __init__(self, joined: bool = False) -> None:
@@ -47,7 +47,8 @@ class KVCache:
         self.fixed = False  # whether steps keep their shapes: own tokens are looked at up to a power of two
         self.moved = True  # whether memory or shapes of a step are others than of the one before; for `fixed`
         self.places: list[Place] = []
-        self.rows = 0
+        self.rows = self.version = 0
+        self._stale = False  # what `_look` sees
         self._buckets: dict[tuple[int, int, int], Bucket] = {}
         self._positions = torch.zeros(0, dtype=torch.long)
 
@@ -184,6 +185,7 @@ class KVCache:
 
     def _changed(self) -> None:
         """Rows came or went: where they stand."""
+        self.version += 1
         self.rows = sum(place.rows for place in self.places)
         starts = np.concatenate([np.zeros(0, np.int64), *(place.length + place.own for place in self.places)])
         device = self.places[0].bucket.own_keys.device if self.places else torch.device("cpu")
@@ -195,7 +197,9 @@ class KVCache:
             first += place.rows
         for bucket in self._buckets.values():
             self._seat(bucket, members[id(bucket)], device)
-        self._look()
+        self._stale = True
+        if self.fixed:
+            self._look()
 
     def _seat(self, bucket: Bucket, members: list[tuple[int, Place]], device: torch.device) -> None:
         """Which rows of the batch stand in a bucket, and where."""
@@ -234,7 +238,10 @@ class KVCache:
         bucket.write = torch.from_numpy((base * s + own[:, None]).flatten()).to(device)
 
     def _look(self) -> None:
-        """Where this step's keys go and what its rows see."""
+        """Where this step's keys go and what its rows see; found out when somebody asks."""
+        if not self._stale:
+            return
+        self._stale = False
         for bucket in self._buckets.values():
             p, n, t, _ = bucket.shape
             s = int(bucket.lengths.max()) + 1
@@ -269,6 +276,7 @@ class KVCache:
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put the newest token's keys and values (b, h, d) behind the others. `advance` once all layers did."""
+        self._look()
         for bucket in self._buckets.values():
             k, v = (x if bucket.rows is None else x[bucket.rows] for x in (keys, values))
             if bucket.even and bucket.full:
@@ -304,7 +312,9 @@ class KVCache:
                 bucket.seen[1].add_(tokens)
             if bucket.write is not None:
                 bucket.write += tokens
-        self._look()
+        self._stale = True
+        if self.fixed:
+            self._look()
 
     def attend(self, layer: int, query: Tensor, window: int | None = None, softcap: float | None = None) -> Tensor:
         """Attention of each row's newest token, already stored, over [its prompt | its own tokens]: one softmax.
@@ -317,6 +327,7 @@ class KVCache:
         Returns:
             (b, h, g, d)
         """
+        self._look()
         out: Tensor | None = None
         for bucket in self._buckets.values():
             if bucket.rows is None:

@@ -22,11 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from thoughtmix import kernels
 from thoughtmix.core import __version__
 from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.files import bounded_text, parse_json, write_whole
 from thoughtmix.models.cache import cache_dir, digest
 
+Kind = Literal["native", "fp16", "bf16", "bf16-amx"]
 _FORMAT = 1
 _LIMIT = 2**20  # bytes of a note
 _KEPT = 16  # notes of a model
@@ -38,7 +40,7 @@ _KERNELS = ("ATEN_", "DNNL_", "FBGEMM_", "KMP_", "MKL_", "ONEDNN_", "OPENBLAS_")
 class FusedFacts:
     """What the fused path takes from a model beside its weights, and what a request must know of it beforehand."""
 
-    kind: Literal["native", "fp16", "bf16"]
+    kind: Kind
     """How the path packs the weights."""
     layers: int
     heads: int
@@ -89,7 +91,7 @@ class Pristine:
         """Whether it has the weights that it was loaded with."""
         return _marks(model) == self.marks
 
-    def remember(self, model: Any, kind: Literal["native", "fp16", "bf16"]) -> None:
+    def remember(self, model: Any, kind: Kind) -> None:
         """Note that the path with weights of this kind is right, unless the model was changed since."""
         if self.fits(model):
             remember(self.folder, dataclasses.replace(self.facts, kind=kind))
@@ -173,6 +175,7 @@ def _circumstances(folder: Path) -> dict[str, Any]:
         "torch": [torch.__version__, str(torch.version.git_version)],
         "transformers": version("transformers"),
         "processor": [*_processor(), torch.backends.cpu.get_cpu_capability()],
+        "kernels": kernels.why_not(),
         "threads": torch.get_num_threads(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_KERNELS)},
     }
@@ -183,7 +186,10 @@ def _sources() -> str:
     """A hash of the code that makes and tries the paths: where people work on it, it changes without a new version."""
     whole = hashlib.sha256()
     room = Path(__file__).parents[1]
-    for file in sorted([*(room / "engine").rglob("*.py"), Path(__file__), room / "models" / "unloaded.py"]):
+    of_kernels = [file for file in (room / "kernels").iterdir() if file.is_file()]
+    for file in sorted(
+        [*(room / "engine").rglob("*.py"), *of_kernels, Path(__file__), room / "models" / "unloaded.py"]
+    ):
         whole.update(f"{file.relative_to(room).as_posix()}\n".encode() + file.read_bytes())
     return whole.hexdigest()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine.backends.base import Start
-from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
+from thoughtmix.engine.backends.fused_torch import TorchPath, TorchWeights
 from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
@@ -42,17 +42,17 @@ def record(step: Callable[[], Tensor]) -> Replay:
     return replay
 
 
-class CudaGraphPath(FusedPath):
+class CudaGraphPath(TorchPath):
     """The fused path of a batch that nobody joins, on a GPU.
 
     Args:
-        weights, row_state, read: As of `FusedPath`.
+        weights, row_state, read: As of `TorchPath`.
         recorder: Makes a step repeatable; tests run it again instead, without a GPU.
     """
 
     def __init__(
         self,
-        weights: FusedWeights,
+        weights: TorchWeights,
         row_state: RowState = NO_ROW_STATE,
         read: Read = "shared",
         recorder: Recorder = record,

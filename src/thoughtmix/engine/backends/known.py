@@ -19,7 +19,7 @@ from torch import Tensor
 from thoughtmix.engine.backends.base import DecodingPath
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.llama_like import fits
-from thoughtmix.engine.backends.probe import PathName, Weights, choose
+from thoughtmix.engine.backends.probe import PathName, Weights, choose, packed
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowState
 from thoughtmix.engine.threads import EphemeralThreadExecutor
 from thoughtmix.models.tried import FusedFacts
@@ -44,10 +44,10 @@ def path_of(
 ) -> DecodingPath:
     """`probe.choose` for a language model, which need not be loaded for the path that is known to be its quickest."""
     if isinstance(lm, UnloadedModel) and row_state.is_lora and (read == "shared" or prompts == 1):
-        packed = prepare(lm, path, weights)
-        if packed is not None:
+        ready = prepare(lm, path, weights)
+        if ready is not None:
             try:
-                return FusedPath(packed.result(), row_state, read)
+                return ready.result().path(row_state, read)
             except Exception as error:  # the file is not what it was: loading the whole says so, or mends it
                 _log.warning("%s is loaded as a whole: %s", lm.name, error)
     made = choose(lm.model, path, weights, row_state, read, prompts)
@@ -59,7 +59,9 @@ def path_of(
 def prepare(lm: LanguageModel, path: PathName, weights: Weights) -> Future[FusedWeights] | None:
     """The packed weights of a model that is not loaded, begun in threads that end with it; None where they would not
     be used, or where somebody has asked for the model itself and has changed it."""
-    if not isinstance(lm, UnloadedModel) or path not in {"auto", "fused"} or weights not in {"auto", lm.facts.kind}:
+    if not isinstance(lm, UnloadedModel) or path not in {"auto", "fused"}:
+        return None
+    if weights not in {"auto", lm.facts.kind, lm.facts.kind.partition("-")[0]}:
         return None
     with _LOCK:
         if lm.is_loaded and (lm.is_changed or not fits(lm.model)):
@@ -78,7 +80,7 @@ def _begun(lm: UnloadedModel) -> Future[FusedWeights]:
         failed: Future[FusedWeights] = Future()
         failed.set_exception(error)
         return failed
-    return _THREADS.submit(lambda: FusedWeights(model, kind))
+    return _THREADS.submit(lambda: packed(model, kind))
 
 
 class _Part(SimpleNamespace):

@@ -14,10 +14,12 @@ from weakref import WeakKeyDictionary
 import torch
 
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
-from thoughtmix.engine.backends import fused, llama_like
+from thoughtmix.engine.backends import fused_amx, llama_like
 from thoughtmix.engine.backends.agreement import TOLERANCE, agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.cuda_graph import CudaGraphPath
+from thoughtmix.engine.backends.fused import FusedWeights
+from thoughtmix.engine.backends.fused_torch import TorchWeights
 from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
@@ -30,7 +32,7 @@ PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16", "bf16"]
 
 # Largest |difference| of logits, in standard deviations of the logits, where weights are packed.
-_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05, "bf16": 0.4}
+_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05, "bf16": 0.4, "bf16-amx": 0.4}
 _FEW = 2**24
 """Weights below which a step's products are not what it waits for."""
 
@@ -45,7 +47,7 @@ class _Known:
     recompute: str | None = None  # as shared
     recorded: str | None = None  # of fused steps as CUDA graphs, the same
     # kind -> (fingerprints of the model and of its branches, weights)
-    fused: dict[str, tuple[Any, Any, fused.FusedWeights | None]] = field(default_factory=dict)
+    fused: dict[str, tuple[Any, Any, FusedWeights | None]] = field(default_factory=dict)
 
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
@@ -90,11 +92,11 @@ def choose(
         )
     if path in {"auto", "fused"}:
         takes_lora = row_state.is_lora and (read == "shared" or prompts == 1)
-        made = _fused(model, known, _kind(model, weights)) if takes_lora else None
+        made = _fused(model, known, weights) if takes_lora else None
         if made is not None:
-            if _records(model, known, made):
+            if isinstance(made, TorchWeights) and _records(model, known, made):
                 return CudaGraphPath(made, row_state, read)
-            return fused.FusedPath(made, row_state, read)
+            return made.path(row_state, read)
         if path == "fused" or packing:
             raise InputError(
                 f"{type(model).__name__} cannot decode on the fused path{', which packing needs' if packing else ''}.",
@@ -117,7 +119,7 @@ def choose(
     return _own_forward(model, known, path, row_state, read)
 
 
-def _records(model: PreTrainedModel, known: _Known, weights: fused.FusedWeights) -> bool:
+def _records(model: PreTrainedModel, known: _Known, weights: TorchWeights) -> bool:
     """Whether steps are recorded as CUDA graphs: on a GPU, where one reproduces the model's forward."""
     if model.device.type != "cuda":
         return False
@@ -135,12 +137,13 @@ def _records(model: PreTrainedModel, known: _Known, weights: fused.FusedWeights)
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     """Of auto: bf16 for models in bfloat16 alone. In a float32 model it would be quicker, too, but beside rows of other
     lengths sums over masked places round otherwise, which bf16 products make large enough to change tokens (law 5)."""
+    bf16: Kind = "bf16" if fused_amx.why_not(model) else "bf16-amx"
     if weights != "auto":
-        return weights
+        return bf16 if weights == "bf16" else weights
     if model.device.type != "cpu":
         return "native"
     if bf16_hardware() and str(model.dtype) == "torch.bfloat16":
-        return "bf16" if packs_bf16() and sum(p.numel() for p in model.parameters()) >= _FEW else "native"
+        return bf16 if packs_bf16() and sum(p.numel() for p in model.parameters()) >= _FEW else "native"
     return "fp16" if packs() else "native"
 
 
@@ -153,21 +156,27 @@ def _tolerance(model: PreTrainedModel, kind: Kind) -> float | None:
     return packed
 
 
-def _fused(model: PreTrainedModel, known: _Known, kind: Kind) -> fused.FusedWeights | None:
+def packed(model: Any, kind: Kind) -> FusedWeights:
+    """The weights of a model that `llama_like.fits`."""
+    return fused_amx.AmxWeights(model) if kind == "bf16-amx" else TorchWeights(model, kind)
+
+
+def _fused(model: PreTrainedModel, known: _Known, weights: Weights) -> FusedWeights | None:
     if not llama_like.fits(model):
         known.fused.clear()
         return None
+    kind = _kind(model, weights)
     seen, branches = llama_like.fingerprint(model), llama_like.branch_fingerprint(model)
     if kind not in known.fused or known.fused[kind][0] != seen:
         known.fused.clear()  # one packed copy at a time
-        made = fused.FusedWeights(model, kind)
-        good = agrees(model, fused.FusedPath(made), _tolerance(model, kind))
+        made = packed(model, kind)
+        good = agrees(model, made.path(), _tolerance(model, kind))
         known.fused[kind] = (seen, branches, made if good else None)
-    _, before, weights = known.fused[kind]
-    if weights is not None and before != branches:  # training moved them: the path is as good as it was
-        weights = weights.with_branches_of(model)
-        known.fused[kind] = (seen, branches, weights)
-    return weights
+    _, before, found = known.fused[kind]
+    if found is not None and before != branches:  # training moved them: the path is as good as it was
+        found = found.with_branches_of(model)
+        known.fused[kind] = (seen, branches, found)
+    return found
 
 
 def _try_shared(model: PreTrainedModel) -> str:

@@ -1,0 +1,150 @@
+"""Decoding of Llama-like models by C functions of our own, for processors with a bfloat16 matrix unit (Intel's AMX).
+
+A decoding step is bound by reading weights and by the number of separate operations. Here it is one call: all layers,
+in a team of threads that meets after each stage (norm, product, attention, ...), from embedded tokens to logits.
+
+    kernels.h    what the files share, and how numbers lie
+    team.c       threads that wait for work
+    product.c    packing, and products on the matrix unit
+    attention.c  rotary embedding, keys and values, softmax
+    forward.c    the layers, and whether this processor can
+
+Inputs and weights of products are bfloat16; sums, the residual stream, norms, keys, values, softmax and logits float32.
+**Batch invariance** (law 5) holds by construction: every number is one fixed sequence of operations on its row's own
+numbers, whatever the number of rows, of threads, and who stands beside it.
+
+Weights that lie on a grid of 16 or 255 values a block of 32, as those read from 4- and 8-bit files do, are kept in 5 or
+8.5 bits and become the same bfloat16 numbers again in registers: nothing but the reading differs (`GRID4`, `GRID8`).
+
+The library is compiled where thoughtmix is installed (build.py); without it, or on another processor, models decode by
+torch's own products.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import sys
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_void_p
+from typing import Any
+
+from thoughtmix.kernels.build import HERE, NAME, sources_digest
+
+FILE = HERE / NAME
+_BUILD = "python -m thoughtmix.kernels.build"
+PLAIN, GRID4, GRID8 = range(3)
+TILE_BYTES = {PLAIN: 1024, GRID4: 320, GRID8: 544}
+"""Of 16 outputs by 32 inputs."""
+TILE, BLOCK = 16, 32
+MOST_HEADS, MOST_WIDTH = 16, 256
+"""Query heads a key/value head, and numbers a head, for which attention has room."""
+_UNFIT = {
+    1: "this processor has no AVX-512 with bfloat16",
+    2: "this processor has no bfloat16 matrix unit (AMX)",
+    3: "the system does not let programs use the processor's matrix unit (AMX)",
+}
+
+
+class Matrix(Structure):
+    _fields_ = [
+        ("kind", c_int64),
+        ("outputs", c_int64),
+        ("inputs", c_int64),
+        ("data", c_void_p),
+        ("bias", c_void_p),
+    ]
+
+
+class Layer(Structure):
+    _fields_ = [
+        *((name, Matrix) for name in ("qkv", "out", "gated", "down", "lora_a", "lora_b")),
+        *((name, c_void_p) for name in ("norm", "norm_mlp", "q_norm", "k_norm")),
+        ("lora", c_int64),
+    ]
+
+
+class Model(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("layers", "width", "inner", "heads", "kv_heads", "head_width")),
+        ("epsilon", c_float),
+        ("scale", c_float),
+        ("layer", POINTER(Layer)),
+        ("head", Matrix),
+        ("norm", c_void_p),
+        ("cosine", c_void_p),
+        ("sine", c_void_p),
+    ]
+
+
+class Segment(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("first", "rows", "prompt", "reads")),
+        ("prompt_keys", c_void_p),
+        ("prompt_values", c_void_p),
+        ("prompt_stride", c_int64),
+        ("own_keys", c_void_p),
+        ("own_values", c_void_p),
+        ("own_row", c_int64),
+        ("own_head", c_int64),
+    ]
+
+
+class Batch(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("rows", "segments", "picked", "moves", "scales", "ranks")),
+        ("embedded", c_void_p),
+        ("positions", c_void_p),
+        ("segment", POINTER(Segment)),
+        ("pick", c_void_p),
+        ("logits", c_void_p),
+        ("hidden", c_void_p),
+        ("lora_scale", c_void_p),
+        ("lora_shift", c_void_p),
+        ("memory", c_void_p),
+    ]
+
+
+@functools.cache
+def _loaded() -> tuple[Any, str]:
+    """The library, or None and why there is none."""
+    if sys.platform != "linux" or platform.machine() not in {"x86_64", "AMD64"}:
+        return None, "they are for Linux on x86-64"
+    if not FILE.exists():
+        return (
+            None,
+            "they were not compiled when thoughtmix was installed (python -m thoughtmix.kernels.build says why)",
+        )
+    try:
+        library = ctypes.CDLL(str(FILE))
+        library.thoughtmix_sources.restype = c_char_p
+        if library.thoughtmix_sources() != sources_digest().encode():
+            return None, f"they were compiled from other sources (type {_BUILD})"
+        library.thoughtmix_unfit.restype = c_int
+        reason = library.thoughtmix_unfit()
+        if reason:
+            return None, _UNFIT[reason]
+        library.thoughtmix_memory.restype = c_int64
+        library.thoughtmix_memory.argtypes = [POINTER(Model), POINTER(Batch), c_int]
+        library.thoughtmix_forward.restype = None
+        library.thoughtmix_forward.argtypes = [POINTER(Model), POINTER(Batch), c_int64, c_int64, c_int]
+        library.thoughtmix_pack.restype = c_int
+        library.thoughtmix_pack.argtypes = [POINTER(Matrix), c_void_p, c_int64, c_int64, c_int64, c_int64, c_int]
+        library.thoughtmix_large_pages.restype = None
+        library.thoughtmix_large_pages.argtypes = [c_void_p, c_int64]
+    except (OSError, AttributeError) as error:  # of another machine or another version of thoughtmix
+        return None, f"{FILE.name} cannot be loaded: {error}"
+    return library, ""
+
+
+def why_not() -> str:
+    """Why models do not decode by these functions here; "" where they do."""
+    return _loaded()[1]
+
+
+def library() -> Any:
+    """The C functions; only where `why_not` is "". A call lets go of the interpreter's lock."""
+    return _loaded()[0]
+
+
+__all__ = ["Batch", "Layer", "Matrix", "Model", "Segment", "library", "why_not"]

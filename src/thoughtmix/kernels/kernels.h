@@ -1,0 +1,172 @@
+/* Decoding on the processor's matrix unit: what the C files share. The whole is described in kernels/__init__.py.
+
+Numbers lie by feature, not by row: `x[tile][feature][16]` has sixteen rows of the batch side by side, so that all that
+is done to a row (norms, rotary embedding, softmax, silu) is one vector instruction for sixteen of them, none of which
+sees its neighbours. Inputs of products are bfloat16, `[tile][block of 32 inputs][pair of inputs][row][2]`: what the
+matrix unit takes as its second operand; weights are its first. */
+
+#ifndef THOUGHTMIX_KERNELS_H
+#define THOUGHTMIX_KERNELS_H
+
+#include <immintrin.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Instructions by function: the library runs on any x86-64 processor as long as these are not called. */
+#define VECTOR __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c,amx-tile,amx-bf16")))
+#define INLINE static inline __attribute__((always_inline)) VECTOR
+#define EXPORT __attribute__((visibility("default")))
+
+enum { ROWS = 16, BLOCK = 32, TILE = 1024 }; /* rows of a tile, inputs of one, its bytes */
+enum { PLAIN = 0, GRID4 = 1, GRID8 = 2 };    /* how a matrix is kept */
+
+/* Bytes of 16 outputs by 32 inputs. PLAIN: bfloat16. GRID4: w = d q + m, q in 0..15: d and m of each output as IEEE
+half, then 16 bytes an output, whose word i has inputs i, i + 8, i + 16 and i + 24. GRID8: w = d q, q in -127..127. */
+static const int64_t TILE_BYTES[3] = {TILE, 64 + 256, 32 + 512};
+
+typedef struct {
+    int64_t kind, outputs, inputs;
+    uint8_t *data; /* [tile of 16 outputs][block of 32 inputs] */
+    const float *bias;
+} Matrix;
+
+typedef struct {
+    Matrix qkv, out, gated, down, lora_a, lora_b; /* gated: tiles of gate and up in turns */
+    const float *norm, *norm_mlp, *q_norm, *k_norm;
+    int64_t lora; /* number of this layer among those with a low-rank update; -1: it has none */
+} Layer;
+
+typedef struct {
+    int64_t layers, width, inner, heads, kv_heads, head_width;
+    float epsilon, scale; /* of norms, of attention scores */
+    const Layer *layer;
+    Matrix head;
+    const float *norm;
+    const float *cosine, *sine; /* (positions, head_width / 2) */
+} Model;
+
+/* Rows that look at the same keys. reads: they are tokens that follow each other from position `prompt` on, and their
+keys go behind those before them; else each row is the next token of a sequence of its own after `prompt` shared ones. */
+typedef struct {
+    int64_t first, rows, prompt, reads;
+    float *const *prompt_keys, *const *prompt_values; /* a layer each: (heads, tokens, head_width) */
+    int64_t prompt_stride;                            /* floats from head to head */
+    float *const *own_keys, *const *own_values;       /* a layer each: (rows, heads, tokens, head_width) */
+    int64_t own_row, own_head;                        /* floats from row to row, from head to head */
+} Segment;
+
+typedef struct {
+    int64_t rows, segments, picked, moves, scales, ranks;
+    const float *embedded;    /* (rows, width) */
+    const int32_t *positions; /* (rows,) */
+    const Segment *segment;
+    const int32_t *pick;      /* (picked,) rows whose logits are wanted */
+    float *logits;            /* (picked, vocabulary) */
+    float *hidden;            /* (rows, width) after the last layer asked for; NULL: not wanted */
+    const float *lora_scale, *lora_shift; /* (scales or moves, ranks, rows in whole tiles); NULL: none */
+    uint8_t *memory;          /* `thoughtmix_memory` bytes, 64-byte aligned */
+} Batch;
+
+INLINE __m512 exp16(__m512 x) { /* e^x, to about one unit in the last place; 0 below -126 */
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-126.0f)), _mm512_set1_ps(88.0f));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.0f / 720);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* Two features of sixteen rows as bfloat16 pairs. */
+INLINE __m512i pair16(__m512 even, __m512 odd) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+
+INLINE void transpose16(__m512 r[16]) { /* rows become columns */
+    __m512 t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++) {
+            __m512d a = _mm512_castps_pd(t[4 * i + j]), b = _mm512_castps_pd(t[4 * i + j + 2]);
+            r[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 4; j++) {
+            t[8 * i + j] = _mm512_shuffle_f32x4(r[8 * i + j], r[8 * i + 4 + j], 0x88);
+            t[8 * i + 4 + j] = _mm512_shuffle_f32x4(r[8 * i + j], r[8 * i + 4 + j], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        r[j] = _mm512_shuffle_f32x4(t[j], t[8 + j], 0x88);
+        r[8 + j] = _mm512_shuffle_f32x4(t[j], t[8 + j], 0xdd);
+    }
+}
+
+static inline int64_t blocks_of(int64_t inputs) { return (inputs + BLOCK - 1) / BLOCK; }
+static inline int64_t tiles_of(int64_t outputs) { return (outputs + ROWS - 1) / ROWS; }
+
+/* --- team.c --- */
+
+typedef struct {
+    atomic_int arrived, phase;
+    int threads;
+} Barrier;
+
+typedef void (*Job)(void *argument, int thread, int threads);
+
+/* Run a job in up to so many threads, the caller's among them. */
+void run_in_team(Job job, void *argument, int threads, Barrier *barrier);
+void wait_for_all(Barrier *barrier);
+
+/* --- product.c --- */
+
+enum { STORE, ADD, GATED, LOGITS }; /* what becomes of the sums */
+
+typedef struct {
+    int what;
+    float *numbers; /* STORE, ADD: [tile][feature][16]; LOGITS: (rows, outputs) */
+    int64_t features, rows;
+    uint8_t *packed; /* GATED */
+} Target;
+
+/* One product of all rows, as far as this thread takes part. next: which pair of output tiles comes next. scratch:
+`product_scratch` bytes of this thread's own. */
+void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target, atomic_int *next,
+              uint8_t *scratch);
+int64_t product_scratch(const Model *model);
+void configure_tiles(void);
+void release_tiles(void);
+
+/* --- attention.c --- */
+
+typedef struct {
+    int64_t segment, row, rows; /* row: of the batch */
+} RowBlock;
+
+typedef struct {
+    const Model *model;
+    const Batch *batch;
+    const float *qkv;    /* [tile][feature][16] */
+    uint8_t *packed;     /* what the rows have gathered, input of the next product */
+    const float *angles; /* [block][2][head_width / 2][16]: cosines, sines */
+    const RowBlock *block;
+    int64_t layer;
+} Attention;
+
+void turn_angles(const Model *model, const Batch *batch, RowBlock block, float *angles);
+void store_keys(const Attention *attention, int64_t block, int64_t head, float *scratch);
+void attend(const Attention *attention, int64_t block, int64_t head, float *scratch);
+int64_t attention_scratch(const Model *model);
+
+#endif

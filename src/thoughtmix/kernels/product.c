@@ -1,0 +1,289 @@
+/* Products of packed weights on the matrix unit, and the packing. Every sum runs over blocks of 32 inputs from the first to
+the last, whatever the number of rows, threads and the storage: its bits depend on the row alone. */
+
+#include "kernels.h"
+
+#include <string.h>
+
+typedef struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t columns[16];
+    uint8_t rows[16];
+} TileConfig;
+
+#define ALL(x) {x, x, x, x, x, x, x, x}
+
+VECTOR void configure_tiles(void) { /* constant: some compilers think that the instruction reads eight bytes of it */
+    static const TileConfig config = {.palette = 1, .columns = ALL(64), .rows = ALL(16)};
+    _tile_loadconfig(&config);
+}
+
+VECTOR void release_tiles(void) { _tile_release(); }
+
+/* --- a tile of weights in bfloat16 from what is stored --- */
+
+INLINE void expand4(const uint8_t *stored, uint8_t *tile) {
+    const __m512 iota = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i shifts = _mm512_set_epi64(0x000c000c000c000cLL, 0x000c000c000c000cLL, 0x0008000800080008LL,
+                                            0x0008000800080008LL, 0x0004000400040004LL, 0x0004000400040004LL, 0, 0);
+    float d[16], m[16];
+    _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)stored)));
+    _mm512_storeu_ps(m, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(stored + 32))));
+    for (int i = 0; i < 16; i++) { /* the 16 values of this output's grid, twice; a table that the bits look up */
+        __m512 grid = _mm512_fmadd_ps(iota, _mm512_set1_ps(d[i]), _mm512_set1_ps(m[i]));
+        __m512i table = (__m512i)_mm512_cvtne2ps_pbh(grid, grid);
+        __m512i bits = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(stored + 64 + 16 * i)));
+        bits = _mm512_srlv_epi16(bits, shifts);
+        _mm512_storeu_si512(tile + 64 * i, _mm512_permutexvar_epi16(bits, table));
+    }
+}
+
+INLINE void expand8(const uint8_t *stored, uint8_t *tile) {
+    float d[16];
+    _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)stored)));
+    for (int i = 0; i < 16; i++) {
+        const __m128i *bits = (const __m128i *)(stored + 32 + 32 * i);
+        __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bits)));
+        __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bits + 1)));
+        __m512 step = _mm512_set1_ps(d[i]);
+        __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, step), _mm512_mul_ps(low, step));
+        _mm512_storeu_si512(tile + 64 * i, (__m512i)both);
+    }
+}
+
+INLINE void expand(int64_t kind, const uint8_t *stored, uint8_t *tile) {
+    if (kind == GRID4)
+        expand4(stored, tile);
+    else
+        expand8(stored, tile);
+}
+
+/* --- packing --- */
+
+INLINE __m512 load_weights(const void *weight, int64_t half, int64_t at, __mmask16 mask) {
+    if (half) { /* bfloat16 */
+        __m256i bits = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)weight + at);
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    return _mm512_maskz_loadu_ps(mask, (const float *)weight + at);
+}
+
+INLINE __m512i rounded(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+/* q of w = d q + m for 32 weights, where bfloat16 cannot tell the two apart; 0: they lie on no such grid. */
+INLINE int find4(__m512 low, __m512 high, uint16_t *d16, uint16_t *m16, uint8_t *bits) {
+    float least = _mm512_reduce_min_ps(_mm512_min_ps(low, high)), most = _mm512_reduce_max_ps(_mm512_max_ps(low, high));
+    __m512i want = rounded(low, high);
+    *m16 = _cvtss_sh(least, 0);
+    __m512 m = _mm512_set1_ps(_cvtsh_ss(*m16));
+    for (int steps = 15; steps > 0; steps--) {
+        *d16 = _cvtss_sh((most - least) / steps, 0);
+        float step = _cvtsh_ss(*d16);
+        __m512 inverse = _mm512_set1_ps(step > 0 ? 1 / step : 0), d = _mm512_set1_ps(step);
+        __m512 q[2] = {low, high};
+        for (int i = 0; i < 2; i++) {
+            q[i] = _mm512_roundscale_ps(_mm512_mul_ps(_mm512_sub_ps(q[i], m), inverse), 8);
+            q[i] = _mm512_max_ps(_mm512_min_ps(q[i], _mm512_set1_ps(15)), _mm512_setzero_ps());
+        }
+        __m512i made = rounded(_mm512_fmadd_ps(q[0], d, m), _mm512_fmadd_ps(q[1], d, m));
+        if (_mm512_cmpneq_epi16_mask(made, want)) continue;
+        uint8_t one[32];
+        for (int i = 0; i < 2; i++) _mm_storeu_si128((__m128i *)(one + 16 * i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q[i])));
+        for (int i = 0; i < 8; i++) {
+            bits[2 * i] = one[i] | one[i + 8] << 4;
+            bits[2 * i + 1] = one[i + 16] | one[i + 24] << 4;
+        }
+        return 1;
+    }
+    return 0;
+}
+
+/* The same of w = d q. */
+INLINE int find8(__m512 low, __m512 high, uint16_t *d16, uint8_t *bits) {
+    float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+    *d16 = _cvtss_sh(most / 127, 0);
+    float step = _cvtsh_ss(*d16);
+    __m512 inverse = _mm512_set1_ps(step > 0 ? 1 / step : 0), d = _mm512_set1_ps(step);
+    __m512 q[2] = {_mm512_mul_ps(low, inverse), _mm512_mul_ps(high, inverse)};
+    for (int i = 0; i < 2; i++) {
+        q[i] = _mm512_roundscale_ps(q[i], 8);
+        q[i] = _mm512_max_ps(_mm512_min_ps(q[i], _mm512_set1_ps(127)), _mm512_set1_ps(-127));
+        _mm_storeu_si128((__m128i *)(bits + 16 * i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q[i])));
+    }
+    return !_mm512_cmpneq_epi16_mask(rounded(_mm512_mul_ps(q[0], d), _mm512_mul_ps(q[1], d)), rounded(low, high));
+}
+
+typedef struct {
+    const Matrix *matrix;
+    const void *weight;
+    int64_t half, outputs, first, step;
+    atomic_int next, bad;
+} Packing;
+
+VECTOR static void pack_some(void *argument, int thread, int threads) {
+    Packing *p = argument;
+    const Matrix *matrix = p->matrix;
+    int64_t inputs = matrix->inputs, blocks = blocks_of(inputs), bytes = TILE_BYTES[matrix->kind];
+    for (int64_t tile; (tile = atomic_fetch_add(&p->next, 1)) < tiles_of(p->outputs) && !p->bad;)
+        for (int64_t block = 0; block < blocks; block++) {
+            uint8_t *at = matrix->data + ((p->first + tile * p->step) * blocks + block) * bytes;
+            memset(at, 0, bytes);
+            for (int64_t i = 0; i < ROWS && tile * ROWS + i < p->outputs; i++) {
+                int64_t start = (tile * ROWS + i) * inputs + block * BLOCK, left = inputs - block * BLOCK;
+                uint32_t mask = left >= BLOCK ? 0xffffffffu : (1u << left) - 1;
+                __m512 low = load_weights(p->weight, p->half, start, (__mmask16)mask);
+                __m512 high = load_weights(p->weight, p->half, start + 16, (__mmask16)(mask >> 16));
+                int good = 1;
+                if (matrix->kind == PLAIN)
+                    _mm512_storeu_si512(at + 64 * i, rounded(low, high));
+                else if (matrix->kind == GRID4)
+                    good = find4(low, high, (uint16_t *)at + i, (uint16_t *)(at + 32) + i, at + 64 + 16 * i);
+                else
+                    good = find8(low, high, (uint16_t *)at + i, at + 32 + 32 * i);
+                if (!good) {
+                    p->bad = 1;
+                    return;
+                }
+            }
+        }
+    (void)thread, (void)threads;
+}
+
+/* Put weights (outputs, inputs), float32 or (half) bfloat16, into the tiles first, first + step, ... of a matrix; 0 where
+they lie on no grid of its kind. */
+EXPORT int thoughtmix_pack(const Matrix *matrix, const void *weight, int64_t half, int64_t outputs, int64_t first,
+                           int64_t step, int threads) {
+    Packing packing = {matrix, weight, half, outputs, first, step, 0, 0};
+    Barrier barrier = {0, 0, 0};
+    run_in_team(pack_some, &packing, threads, &barrier);
+    return !packing.bad;
+}
+
+/* --- products --- */
+
+/* Sixteen outputs of sixteen rows, `sums[output][row]`, to where they go. */
+INLINE void settle(const Matrix *matrix, const float *sums, const float *ups, int64_t tile, int64_t row_tile, Target target) {
+    int64_t first = tile * ROWS, count = matrix->outputs - first < ROWS ? matrix->outputs - first : ROWS;
+    __m512 sum[16];
+    for (int i = 0; i < 16; i++) sum[i] = _mm512_loadu_ps(sums + 16 * i);
+    if (matrix->bias)
+        for (int i = 0; i < count; i++) sum[i] = _mm512_add_ps(sum[i], _mm512_set1_ps(matrix->bias[first + i]));
+    if (target.what == LOGITS) {
+        transpose16(sum);
+        __mmask16 mask = (__mmask16)((1u << count) - 1);
+        for (int64_t i = 0; i < ROWS && row_tile * ROWS + i < target.rows; i++)
+            _mm512_mask_storeu_ps(target.numbers + (row_tile * ROWS + i) * matrix->outputs + first, mask, sum[i]);
+    } else if (target.what == GATED) { /* silu(gate) up, as the next product takes it; tile: of the gate */
+        int64_t of = tile / 2 * ROWS;
+        uint8_t *to = target.packed + (row_tile * blocks_of(target.features) + of / BLOCK) * TILE + of % BLOCK * 32;
+        const float *bias = matrix->bias ? matrix->bias + first + ROWS : NULL;
+        for (int i = 0; i < 16; i++) {
+            __m512 up = _mm512_loadu_ps(ups + 16 * i), one = _mm512_set1_ps(1);
+            if (bias) up = _mm512_add_ps(up, _mm512_set1_ps(bias[i]));
+            __m512 low = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), sum[i])));
+            sum[i] = _mm512_mul_ps(_mm512_div_ps(sum[i], low), up);
+        }
+        for (int i = 0; i < 8; i++) _mm512_storeu_si512(to + 64 * i, pair16(sum[2 * i], sum[2 * i + 1]));
+    } else {
+        float *to = target.numbers + (row_tile * target.features + first) * ROWS;
+        for (int i = 0; i < count; i++) {
+            if (target.what == ADD) sum[i] = _mm512_add_ps(sum[i], _mm512_loadu_ps(to + 16 * i));
+            _mm512_storeu_ps(to + 16 * i, sum[i]);
+        }
+    }
+}
+
+/* Two output tiles by one or two row tiles; meanwhile the next two output tiles are expanded: the matrix unit works beside
+the vector units. */
+INLINE void block_of_tiles(const uint8_t *one, const uint8_t *two, const uint8_t *rows, int64_t blocks, int wide,
+                           int64_t kind, const uint8_t *next_one, const uint8_t *next_two, uint8_t *into) {
+    int64_t bytes = TILE_BYTES[kind];
+    const uint8_t *more = rows + blocks * TILE;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < blocks; k++) {
+        _tile_loadd(4, one + k * TILE, 64);
+        _tile_loadd(6, rows + k * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, two + k * TILE, 64);
+        _tile_dpbf16ps(1, 5, 6);
+        if (wide) {
+            _tile_loadd(7, more + k * TILE, 64);
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        if (next_one) {
+            expand(kind, next_one + k * bytes, into + k * TILE);
+            expand(kind, next_two + k * bytes, into + (blocks + k) * TILE);
+        }
+    }
+}
+
+INLINE void multiply_as(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target,
+                        atomic_int *next, uint8_t *scratch) {
+    int64_t tiles = tiles_of(matrix->outputs), blocks = blocks_of(matrix->inputs), pairs = (tiles + 1) / 2;
+    int64_t bytes = TILE_BYTES[kind];
+    float *sums = (float *)scratch;
+    uint8_t *expanded[2] = {scratch + 4 * TILE, scratch + (4 + 2 * blocks) * TILE};
+    int64_t pair = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+    for (int turn = 0, begun = 0; pair < pairs; turn ^= 1, begun = 1) {
+        int64_t after = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+        const uint8_t *at[2], *one, *two, *next_one = NULL, *next_two = NULL;
+        for (int i = 0; i < 2; i++) /* a last tile without a second is multiplied twice */
+            at[i] = matrix->data + (2 * pair + i < tiles ? 2 * pair + i : tiles - 1) * blocks * bytes;
+        if (kind == PLAIN)
+            one = at[0], two = at[1];
+        else {
+            one = expanded[turn], two = one + blocks * TILE;
+            if (!begun)
+                for (int64_t k = 0; k < blocks; k++) {
+                    expand(kind, at[0] + k * bytes, expanded[turn] + k * TILE);
+                    expand(kind, at[1] + k * bytes, expanded[turn] + (blocks + k) * TILE);
+                }
+            if (after < pairs) {
+                next_one = matrix->data + 2 * after * blocks * bytes;
+                next_two = 2 * after + 1 < tiles ? next_one + blocks * bytes : next_one;
+            }
+        }
+        for (int64_t row_tile = 0; row_tile < row_tiles; row_tile += 2) {
+            int wide = row_tile + 1 < row_tiles;
+            const uint8_t *rows = inputs + row_tile * blocks * TILE;
+            if (wide)
+                block_of_tiles(one, two, rows, blocks, 1, kind, next_one, next_two, expanded[turn ^ 1]);
+            else
+                block_of_tiles(one, two, rows, blocks, 0, kind, next_one, next_two, expanded[turn ^ 1]);
+            next_one = NULL;
+            _tile_stored(0, sums, 64);
+            _tile_stored(1, sums + 256, 64);
+            if (wide) {
+                _tile_stored(2, sums + 512, 64);
+                _tile_stored(3, sums + 768, 64);
+            }
+            for (int more = 0; more <= wide; more++) {
+                const float *first = sums + 512 * more, *second = first + 256;
+                settle(matrix, first, second, 2 * pair, row_tile + more, target);
+                if (target.what != GATED && 2 * pair + 1 < tiles)
+                    settle(matrix, second, NULL, 2 * pair + 1, row_tile + more, target);
+            }
+        }
+        pair = after;
+    }
+}
+
+VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target, atomic_int *next,
+                     uint8_t *scratch) {
+    if (matrix->kind == PLAIN)
+        multiply_as(PLAIN, matrix, inputs, row_tiles, target, next, scratch);
+    else if (matrix->kind == GRID4)
+        multiply_as(GRID4, matrix, inputs, row_tiles, target, next, scratch);
+    else
+        multiply_as(GRID8, matrix, inputs, row_tiles, target, next, scratch);
+}
+
+int64_t product_scratch(const Model *model) {
+    int64_t most = model->width > model->inner ? model->width : model->inner;
+    int64_t heads = model->heads * model->head_width;
+    return (4 + 4 * blocks_of(most > heads ? most : heads)) * TILE;
+}
