@@ -83,7 +83,7 @@ def test_packed_weights_keep_the_likelihood(exact: Pipeline, kind: Any, single: 
     ids = lm.encode(PROMPT)
     rows = [Row(seed=s, sampling=SamplingParams(min_p=0.1)) for s in range(4)]
     packed = decode(lm, [ids], rows, max_new_tokens=12, weights=kind)
-    assert packed.weights == kind
+    assert packed.weights.partition("-")[0] == kind
     off = []
     for row in packed.outputs:
         logits = lm.model(torch.tensor([ids + row.token_ids])).logits[0, len(ids) - 1 : -1]
