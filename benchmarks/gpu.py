@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
-from thoughtmix.engine.backends import cuda_graph, probe
+from thoughtmix.engine.backends import cuda_graph, fused_torch, probe
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.graft.adapter import require_graft
 from thoughtmix.models import load_model
