@@ -3,13 +3,14 @@ categories of WordNet that no graft practised (b), and questions of another word
 
     python studies/sets/judge.py DRAWN.jsonl --wordnet DIR --graft old=DIR --graft new=DIR
         [--seeds 2] [--only a,b] [--temperatures 0.5,0.8,1.1,1.5] [--categories 60] [--dtype bfloat16] [--one]
-        [--device cuda] [--draw-only] [--without-sampling]
+        [--device cuda] [--draw-only] [--without-sampling] [--pairs new/sampling,new/old] [--told 0.5,0.8]
 
-Draws what DRAWN.jsonl lacks, eight thoughts a question and temperature, at most 24 tokens each,
-and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and beside the
-graft named old the ratio of hypervolumes of the mean frontiers, and at each temperature the ratio of distinct valid
-answers and the difference in valid ones. Paired over questions, seeds averaged, 95% BCa intervals, Holm over all rows.
-Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws independently.
+Draws what DRAWN.jsonl lacks (DRAWN.jsonl.xz is only read), eight thoughts a question and temperature, at most 24 tokens
+each, and prints a table: of each system valid and distinct valid answers at each temperature; beside sampling and
+beside the grafts named old and plain the ratio of hypervolumes of the mean frontiers, and at each temperature the ratio
+of distinct valid answers and the difference in valid ones. Paired over questions, seeds averaged, 95% BCa intervals,
+Holm over all rows. Grafts draw with `draws=arithmetic`, as does the system "sampling apart"; plain sampling draws
+independently.
 
 A folder with {run} in it is of several trainings: seed s is drawn from number s + 1. The system "NAME one" (--one, or
 a graft named so) is the same graft with all eight thoughts of a question through one branch, questions taking turns.
@@ -20,8 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +127,10 @@ def fill(
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    text = (lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()).decode()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def curve(rows: list[dict[str, Any]], system: str, ids: list[str], seeds: int, temperatures: list[float]) -> st.Curve:
@@ -152,7 +157,16 @@ def at_temperature(a: st.Curve, b: st.Curve, i: int, rng: np.random.Generator) -
     return st.bootstrap(ratio, n, rng, null=1.0), st.bootstrap(difference, n, rng, null=0.0)
 
 
-def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], seeds: int, at: list[float]) -> None:
+def table(
+    rows: list[dict[str, Any]],
+    names: list[str],
+    asked: list[Question],
+    seeds: int,
+    at: list[float],
+    pairs: Collection[str] = (),
+    told: Collection[float] = (),
+) -> None:
+    """pairs: the comparisons to print, "NEW/BASE"; (): all. told: temperatures at which they are told; (): all."""
     compared: list[tuple[str, st.Interval]] = []
     for origin in ("d", "a", "b", "c", "bc"):
         ids = [q[0] for q in asked if q[0][0] in origin]
@@ -164,17 +178,21 @@ def table(rows: list[dict[str, Any]], names: list[str], asked: list[Question], s
             cells = "  ".join(f"{q:.3f} {d:.3f}" for q, d in zip(c.quality.mean(0), c.diversity.mean(0), strict=True))
             tokens = np.mean([r["tokens"] for r in rows if r["system"] == name and r["id"][0] in origin])
             print(f"  {name:16} {cells}   {tokens:.0f} tokens a set")
-        against = [names[0], *[n for n in names if n == "old" or n.endswith(" one")]]
+        against = [names[0], *[n for n in names if n in {"old", "plain"} or n.endswith(" one")]]
         for base in against:
             for name in names:
-                if name == base or (base == "old" and name.startswith("sampling")):
+                if name == base or (base in {"old", "plain"} and name.split()[0] in {"sampling", "old", "plain"}):
                     continue
                 if base.endswith(" one") and base != f"{name} one":
+                    continue
+                if pairs and f"{name}/{base}" not in pairs:
                     continue
                 rng = np.random.default_rng(5)
                 volume = st.hypervolume_ratio(curves[name], curves[base], (0.0, 0.0), rng)
                 compared.append((f"{origin} {name}/{base} hypervolume", volume))
                 for i, t in enumerate(at):
+                    if told and t not in told:
+                        continue
                     ratio, more = at_temperature(curves[name], curves[base], i, rng)
                     compared.append((f"{origin} {name}/{base} distinct at T {t}", ratio))
                     compared.append((f"{origin} {name}-{base} valid at T {t}", more))
@@ -197,6 +215,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", help="of all models; bfloat16 is quick where the CPU multiplies it")
     parser.add_argument("--one", action="store_true", help="also each graft with one branch for all thoughts of a set")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--pairs", default="", help="comparisons to print, NEW/BASE with commas between; all")
+    parser.add_argument("--told", default="", help="temperatures at which they are printed; all")
     parser.add_argument("--draw-only", action="store_true", help="print no table")
     parser.add_argument("--without-sampling", action="store_true", help="another process draws it")
     given = parser.parse_args()
@@ -211,7 +231,9 @@ def main() -> None:
     at = [float(t) for t in given.temperatures.split(",")]
     fill(given.drawn, systems, asked, given.seeds, at, given.dtype, given.device)
     if not given.draw_only:
-        table(read(given.drawn), list(systems), asked, given.seeds, at)
+        told = [float(t) for t in given.told.split(",") if t]
+        pairs = [pair for pair in given.pairs.split(",") if pair]
+        table(read(given.drawn), list(systems), asked, given.seeds, at, pairs, told)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,10 @@ def fresh(folder: Path, branches: int, device: str) -> None:
     save_graft(made, folder, "SmolLM2-135M-Instruct")
 
 
-def settings(batch_size: int, steps: int, rate: float, seed: int) -> TrainConfig:
+def settings(batch_size: int, steps: int, rate: float, seed: int, minutes: float | None = None) -> TrainConfig:
     return TrainConfig(
-        steps=steps, batch_size=batch_size, learning_rate=rate, warmup=10, weight_decay=0.0, evaluate_every=10**6,
+        steps=None if minutes else steps, minutes=minutes,
+        batch_size=batch_size, learning_rate=rate, warmup=10, weight_decay=0.0, evaluate_every=10**6,
         save_every=10**6, precision="no", seed=seed,
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ def train(folder: Path, kind: dict[str, Any], seed: int, world: World, given: ar
         log["spread"] = tune_spread(*what, config, assignment=kind.get("assignment", "turns")).log
         (folder / "training" / "state.pt").unlink()
     log["spread_seconds"] = time.perf_counter() - began
-    config = settings(given.batch_size, given.steps, 1e-3, seed)
+    config = settings(given.batch_size, given.steps, 1e-3, seed, given.minutes)
     embedder = load_embedder(given.embedder) if given.embedder else load_embedder()
 
     def told(p: Any) -> None:
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(KINDS))
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--steps", type=int, default=100, help="of set reward")
+    parser.add_argument("--minutes", type=float, help="of set reward, in place of steps")
     parser.add_argument("--spread-steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=12, help="prompts of a step of set reward")
     parser.add_argument("--kl", type=float, default=0.1)
