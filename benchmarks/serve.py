@@ -5,10 +5,12 @@
 
 Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
 requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
-one shows. The engine's own speed is `decode` with as many rows (a prompt for each client, n rows each, none ending
-early), before and after the load. Afterwards each thought is made once more, alone (n=1, no server), from its seed.
-With --rude, clients that leave, send nonsense, hardly read or say nothing are mixed in, and the server is stopped
-(SIGTERM) and started twice: nobody else may lose a thought by it.
+one shows; with --fresh no prompt comes twice, of which the server would remember what it read. The engine's own speed
+is `decode` with as many rows (a prompt for each client, n rows each, none ending early), before and after the load: by
+the clock, and by processor seconds, which say more where others use the machine. First tokens are told of all requests
+and of those after each client's first, when all come at once. Afterwards each thought is made once more, alone (n=1,
+no server), from its seed. With --rude, clients that leave, send nonsense, hardly read or say nothing are mixed in, and
+the server is stopped (SIGTERM) and started twice: nobody else may lose a thought by it.
 """
 
 from __future__ import annotations
@@ -65,16 +67,20 @@ class Load:
     tokens: int = 0
     answers: int = 0
     first: list[float] = field(default_factory=list)
+    settled: list[float] = field(default_factory=list)  # those of `first` after a client's first request
     seconds: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def prompt(client: int, form: int) -> str:
-    return FORMS[form].format(THINGS[client % len(THINGS)]) + " Please." * (client // len(THINGS))
+    """form: which of `FORMS`, and, from its count on, of a prompt that comes once."""
+    again, form = divmod(form, len(FORMS))
+    said = FORMS[form].format(THINGS[client % len(THINGS)]) + " Please." * (client // len(THINGS))
+    return f"{said} ({again})" if again else said
 
 
 def seed_of(client: int, form: int) -> int:
-    return 1000 * client + 100 * form
+    return 100_000 * client + 100 * form
 
 
 def ask(
@@ -121,7 +127,7 @@ def ask(
 def client(url: str, number: int, load: Load, until: float, args: argparse.Namespace) -> None:
     turn = 0
     while time.monotonic() < until:
-        form, stream = turn % len(FORMS), turn % 4 == number % 4
+        form, stream = turn if args.fresh else turn % len(FORMS), turn % 4 == number % 4
         began = time.perf_counter()
         try:
             texts, seeds, tokens, first = ask(url, number, form, args.n, args.tokens, stream, args.thinker)
@@ -147,11 +153,12 @@ def client(url: str, number: int, load: Load, until: float, args: argparse.Names
             load.seconds.append(time.perf_counter() - began)
             if stream:
                 load.first.append(first)
+                load.settled += [first] * (turn > 0)
         turn += 1
 
 
-def engine(clients: int, n: int, tokens: int) -> float:
-    """Tokens a second of one generation with as many rows, prompts read included."""
+def engine(clients: int, n: int, tokens: int) -> list[float]:
+    """Tokens a second, and a processor second, of one generation with as many rows, prompts read included."""
     from thoughtmix.engine import LocalEngine, SamplingParams, SequenceRequest
     from thoughtmix.models import load_model
 
@@ -165,16 +172,24 @@ def engine(clients: int, n: int, tokens: int) -> float:
         ]
 
     local.generate(rows(2))  # packs the weights
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for _ in range(2):
         local.generate(rows(tokens))
-    return 2 * clients * n * tokens / (time.perf_counter() - began)
+    made = 2 * clients * n * tokens
+    return [made / (time.perf_counter() - began), made / (time.process_time() - used)]
 
 
-def engine_apart(args: argparse.Namespace) -> float:
+def engine_apart(args: argparse.Namespace) -> list[float]:
     shape = ["--clients", str(args.clients), "-n", str(args.n), "--tokens", str(args.tokens)]
     command = [sys.executable, __file__, "--engine", *shape]
-    return float(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    speeds: list[float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return speeds
+
+
+def processor(pid: int) -> float:
+    """Seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> float:
@@ -191,7 +206,8 @@ def checked(load: Load, tokens: int, thinker: str) -> dict[str, Any]:
 
     def alone(number: int, form: int, seed: int) -> str:
         said = [{"role": "user", "content": prompt(number, form)}]
-        return pipeline(said, 1, thinker, seed=seed, max_new_tokens=tokens, measure=False)[0].text
+        settings: dict[str, Any] = {"seed": seed, "max_new_tokens": tokens, "landing": 0.0}  # the server's default
+        return pipeline(said, 1, thinker, measure=False, **settings)[0].text
 
     solo = {key: alone(*key) for key in sorted(load.texts)}
     owner = {text: key for key, text in solo.items()}
@@ -212,6 +228,11 @@ def checked(load: Load, tokens: int, thinker: str) -> dict[str, Any]:
         "parted_by_rounding": len(partings),
         "parted_at_character": sorted(partings)[:20],
     }
+
+
+def quantiles(seconds: list[float]) -> list[float]:
+    """The median and the 95th percentile."""
+    return statistics.quantiles(seconds if len(seconds) > 1 else [0.0, 0.0], n=20)[9::9]
 
 
 DRAWN = 'thoughtmix_tokens_total{kind="drawn"}'
@@ -235,6 +256,7 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
         idle = [ask(url, 0, 0, args.n, 4, True, args.thinker)[3] for _ in range(11)][1:]
         drawn = counters(url)
         since = began = time.monotonic()
+        used = processor(server.process.pid)
         until = began + 60 * args.minutes
         with ThreadPoolExecutor(args.clients) as pool, rude or contextlib.nullcontext():
             clients = [pool.submit(client, url, i, load, until, args) for i in range(args.clients)]
@@ -244,9 +266,10 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
                     lives.append(memory)
                     restarts, memory = restarts[1:], []
                     server.restart()
-                    drawn, since = {}, time.monotonic()
+                    drawn, since, used = {}, time.monotonic(), processor(server.process.pid)
                 time.sleep(1)
-            rate = (counters(url).get(DRAWN, 0.0) - drawn.get(DRAWN, 0.0)) / (time.monotonic() - since)
+            made = counters(url).get(DRAWN, 0.0) - drawn.get(DRAWN, 0.0)
+            rate, by_processor = made / (time.monotonic() - since), made / (processor(server.process.pid) - used)
             for running in clients:
                 running.result()
         ended = counters(url)
@@ -262,8 +285,10 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
         "rude": unwanted,
         "turned_away": load.turned_away,
         "tokens_per_second": round(rate, 1),
+        "tokens_per_processor_second": round(by_processor, 1),
         "first_token_idle_s": round(statistics.median(idle), 3),
-        "first_token_load_s": [round(q, 3) for q in statistics.quantiles(load.first or [0.0, 0.0], n=20)[9::9]],
+        "first_token_load_s": [round(q, 3) for q in quantiles(load.first)],
+        "first_token_settled_s": [round(q, 3) for q in quantiles(load.settled)],
         "request_s": round(statistics.median(load.seconds or [0.0]), 2),
         "rss_mib": {
             "quarter": round(memory[len(memory) // 4][1]),
@@ -284,13 +309,14 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--thinker", default="sampling", help="mixture: the shipped graft's thoughts")
+    parser.add_argument("--fresh", action="store_true", help="no prompt comes twice")
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     parser.add_argument("--skip-check", action="store_true", help="do not make the thoughts again")
     parser.add_argument("--rude", action="store_true", help="with clients of rude.py, and two restarts")
     parser.add_argument("--engine", action="store_true", help="only the engine's own speed, as JSON")
     args = parser.parse_args()
     if args.engine:
-        print(engine(args.clients, args.n, args.tokens))
+        print(json.dumps(engine(args.clients, args.n, args.tokens)))
         return
     about = f"{platform.machine()}, {platform.platform()}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
     print(about, flush=True)
@@ -307,9 +333,10 @@ def main() -> None:
         "tokens_answered": load.tokens,
         "errors": len(load.errors),
         "first_errors": load.errors[:5],
-        "engine_before": round(before, 1),
-        "engine_after": round(after, 1),
-        "share_of_engine": round(2 * seen["tokens_per_second"] / (before + after), 3),
+        "engine_before": [round(speed, 1) for speed in before],
+        "engine_after": [round(speed, 1) for speed in after],
+        "share_of_engine": round(2 * seen["tokens_per_second"] / (before[0] + after[0]), 3),
+        "share_by_processor": round(2 * seen["tokens_per_processor_second"] / (before[1] + after[1]), 3),
         **seen,
     }
     print(json.dumps(figures, indent=1), flush=True)
