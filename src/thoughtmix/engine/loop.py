@@ -52,12 +52,23 @@ class Batch:
         self._clear()
 
     def _clear(self) -> None:
-        self._logits = torch.empty(0)  # of each row's next token
+        self._logit_parts = list[Tensor]()  # of each row's next token, those of who joined in parts of their own
         self._sampling = SamplingTensors.of([])
         self._offset = self._bits = torch.empty(0, dtype=torch.float64)
         self._hidden: dict[int, Tensor] = {}  # of each row's newest token, where a job asks (`NotesHidden`)
         self._row_lora: RowLora | None = None  # of all rows
         self._changed = True  # since they were put together
+
+    @property
+    def _logits(self) -> Tensor:
+        """(rows, vocabulary), put together once for all who have joined since the last step: they are large."""
+        if len(self._logit_parts) > 1:
+            self._logit_parts = [torch.cat(self._logit_parts)]
+        return self._logit_parts[0]
+
+    @_logits.setter
+    def _logits(self, logits: Tensor) -> None:
+        self._logit_parts = [logits]
 
     @property
     def rows(self) -> int:
@@ -97,7 +108,7 @@ class Batch:
 
     def _enter(self, job: Job, logits: Tensor) -> None:
         if self.jobs:
-            self._logits = torch.cat([self._logits, logits])
+            self._logit_parts.append(logits)
             self._sampling = SamplingTensors.cat([self._sampling, job.sampling])
             self._offset = torch.cat([self._offset, job.offset])
             self._bits = torch.cat([self._bits, job.offset_bits])
