@@ -224,7 +224,7 @@ def test_a_prefix_cache_knows_the_longest_beginning_and_keeps_what_is_shared_onc
     dice = random.Random(1)
     for least in (1, 4) * 20:
         cache, seen = PrefixCache(dice.choice([12, 40, 200])), list[list[int]]()
-        cache.least = least
+        cache.least, cache.prompts = least, 9
         for _ in range(40):
             begun = dice.choice(seen)[: dice.randrange(30)] if seen and dice.random() < 0.8 else []
             ids = [*begun, *(dice.randrange(3) for _ in range(dice.randrange(1, 12)))]
@@ -238,7 +238,7 @@ def test_a_prefix_cache_knows_the_longest_beginning_and_keeps_what_is_shared_onc
                 assert all(map(torch.equal, [*got.keys, *got.values], [*want.keys, *want.values]))
             assert whole is None or (whole[0].ids() == ids and float(whole[1]) == sum(ids))
             cache.keep(ids, read(ids), home, torch.tensor([float(sum(ids))]))
-            assert cache.tokens <= cache.most and len(cache._sorted) == len(cache._kept)
+            assert cache.tokens <= cache.most and len(cache._sorted) == len(cache._kept) <= 9
             if least == 1:
                 segments = {id(part): part for each in cache._kept.values() for part in each.prefix.chain()}
                 beginnings = {key[1 : end + 1] for key in cache._kept for end in range(1, len(key))}

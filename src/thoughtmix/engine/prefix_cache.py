@@ -120,6 +120,8 @@ class PrefixCache:
 
     least = 8
     """Tokens below which sharing is not worth it."""
+    prompts = 256
+    """Most that are kept, however short."""
 
     def __init__(self, most: int = 512) -> None:
         self.most = most
@@ -164,7 +166,7 @@ class PrefixCache:
         kept = self._kept[key]
         kept.logits = kept.logits if logits is None else logits.clone()  # it may be a row of many
         self._kept.move_to_end(key)
-        while self.tokens > self.most and len(self._kept) > 1:
+        while len(self._kept) > 1 and (len(self._kept) > self.prompts or self.tokens > self.most):
             self._forget(next(iter(self._kept)))
         if self.tokens > self.most:  # one, whose logits are too much
             kept.logits = None
