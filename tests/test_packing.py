@@ -152,7 +152,8 @@ def test_law_8_bf16_weights_where_the_processor_does_not_multiply_them(monkeypat
     ("dtype", "bf16", "fp16", "amx", "few", "kind"),
     [
         ("float32", True, True, False, 0, "fp16"),
-        ("float32", True, True, True, 0, "fp16"),
+        ("float32", True, True, True, 0, "bf16-amx"),
+        ("float32", True, True, True, 10**9, "fp16"),
         ("float32", True, False, False, 0, "native"),
         ("bfloat16", True, True, False, 0, "bf16"),
         ("bfloat16", True, True, True, 0, "bf16-amx"),

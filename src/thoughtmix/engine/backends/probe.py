@@ -32,7 +32,7 @@ PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16", "bf16"]
 
 # Largest |difference| of logits, in standard deviations of the logits, where weights are packed.
-_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05, "bf16": 0.4, "bf16-amx": 0.4}
+_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05, "bf16": 0.4, "bf16-amx": 0.25}
 _FEW = 2**24
 """Weights below which a step's products are not what it waits for."""
 
@@ -135,15 +135,20 @@ def _records(model: PreTrainedModel, known: _Known, weights: TorchWeights) -> bo
 
 
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
-    """Of auto: bf16 for models in bfloat16 alone. In a float32 model it would be quicker, too, but beside rows of other
-    lengths sums over masked places round otherwise, which bf16 products make large enough to change tokens (law 5)."""
+    """Of auto: bf16 by kernels of our own wherever they run and the model is large enough for products to matter, for
+    they keep law 5; by torch's products for models in bfloat16 alone. In a float32 model those would be quicker than
+    fp16, too, but beside rows of other lengths sums over masked places round otherwise, which bf16 products make large
+    enough to change tokens (law 5)."""
     bf16: Kind = "bf16" if fused_amx.why_not(model) else "bf16-amx"
     if weights != "auto":
         return bf16 if weights == "bf16" else weights
     if model.device.type != "cpu":
         return "native"
+    large = sum(p.numel() for p in model.parameters()) >= _FEW
     if bf16_hardware() and str(model.dtype) == "torch.bfloat16":
-        return bf16 if packs_bf16() and sum(p.numel() for p in model.parameters()) >= _FEW else "native"
+        return bf16 if packs_bf16() and large else "native"
+    if large and bf16 == "bf16-amx" and packs_bf16():
+        return bf16
     return "fp16" if packs() else "native"
 
 
