@@ -200,9 +200,16 @@ typedef struct {
 } Own;
 
 INLINE __m512 sums_of16(__m512 x[16]) { /* element i: the sum of all elements of x[i] */
-    transpose16(x);
-    for (int step = 8; step > 0; step /= 2)
-        for (int i = 0; i < step; i++) x[i] = _mm512_add_ps(x[i], x[i + step]);
+    for (int i = 0; i < 8; i++)
+        x[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+    for (int i = 0; i < 4; i++) {
+        __m512d p = _mm512_castps_pd(x[2 * i]), q = _mm512_castps_pd(x[2 * i + 1]);
+        x[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
+    }
+    for (int width = 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[2 * i], x[2 * i + 1], 0x88),
+                                 _mm512_shuffle_f32x4(x[2 * i], x[2 * i + 1], 0xdd));
     return x[0];
 }
 
@@ -210,14 +217,25 @@ INLINE __mmask16 tail(int64_t d, int64_t f) { return d - f < 16 ? (__mmask16)((1
 
 INLINE void own_scores(Own *o, int64_t j, const float *keys, int64_t count, int64_t d, int64_t at) {
     __m512 sum[16];
-    for (int i = 0; i < 16; i++) {
-        sum[i] = _mm512_setzero_ps();
-        if (at + i < count)
-            for (int64_t f = 0; f < d; f += 16) {
-                __m512 key = _mm512_maskz_loadu_ps(tail(d, f), keys + (at + i) * d + f);
-                sum[i] = _mm512_fmadd_ps(_mm512_loadu_ps(&o->query[j][f]), key, sum[i]);
-            }
-    }
+    if (d == 64 && at + 16 <= count) { /* the usual width, without loops */
+        __m512 q0 = _mm512_loadu_ps(o->query[j]), q1 = _mm512_loadu_ps(o->query[j] + 16);
+        __m512 q2 = _mm512_loadu_ps(o->query[j] + 32), q3 = _mm512_loadu_ps(o->query[j] + 48);
+        for (int i = 0; i < 16; i++) {
+            const float *key = keys + (at + i) * 64;
+            __m512 x = _mm512_fmadd_ps(q0, _mm512_loadu_ps(key), _mm512_setzero_ps());
+            x = _mm512_fmadd_ps(q1, _mm512_loadu_ps(key + 16), x);
+            x = _mm512_fmadd_ps(q2, _mm512_loadu_ps(key + 32), x);
+            sum[i] = _mm512_fmadd_ps(q3, _mm512_loadu_ps(key + 48), x);
+        }
+    } else
+        for (int i = 0; i < 16; i++) {
+            sum[i] = _mm512_setzero_ps();
+            if (at + i < count)
+                for (int64_t f = 0; f < d; f += 16) {
+                    __m512 key = _mm512_maskz_loadu_ps(tail(d, f), keys + (at + i) * d + f);
+                    sum[i] = _mm512_fmadd_ps(_mm512_loadu_ps(&o->query[j][f]), key, sum[i]);
+                }
+        }
     __mmask16 seen = count - at < 16 ? (__mmask16)((1u << (count - at)) - 1) : (__mmask16)0xffff;
     __m512 score = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, sums_of16(sum));
     _mm512_storeu_ps(&o->weight[j][at], score);
@@ -298,22 +316,37 @@ int64_t attention_scratch(const Model *model) {
 /* d numbers of a row, from feature f on, as inputs of the next product. */
 INLINE void put(const Attention *a, int64_t row, int64_t f, int64_t d, const float *numbers) {
     int64_t blocks = blocks_of(a->model->heads * a->model->head_width);
-    for (int64_t i = 0; i < d; i += 2, f += 2) {
-        uint8_t *to = a->packed + (row / ROWS * blocks + f / BLOCK) * TILE + f % BLOCK * 32 + row % ROWS * 4;
-        __m128 both = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(numbers + i)));
-        *(int32_t *)to = _mm_cvtsi128_si32((__m128i)_mm_cvtneps_pbh(both));
+    for (int64_t i = 0; i < d; i += 16) {
+        uint32_t pairs[8];
+        _mm256_storeu_si256((__m256i *)pairs, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(numbers + i)));
+        for (int64_t j = 0; j < 8 && i + 2 * j < d; j++) {
+            int64_t at = f + i + 2 * j;
+            uint8_t *to = a->packed + (row / ROWS * blocks + at / BLOCK) * TILE + at % BLOCK * 32 + row % ROWS * 4;
+            *(uint32_t *)to = pairs[j];
+        }
     }
 }
 
-VECTOR void attend(const Attention *a, int64_t number, int64_t head, float *memory) {
+/* Have the first keys and values of a row's own fetched from memory, where they lie behind others' room. */
+INLINE void fetch_own(const Attention *a, const Segment *segment, int64_t row, int64_t head, int64_t tokens, int64_t d) {
+    int64_t at = (row - segment->first) * segment->own_row + head * segment->own_head;
+    const char *keys = (const char *)(segment->own_keys[a->layer] + at);
+    const char *values = (const char *)(segment->own_values[a->layer] + at);
+    int64_t bytes = (tokens < CHUNK ? tokens : CHUNK) * d * (int64_t)sizeof(float);
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(keys + i, _MM_HINT_T0);
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(values + i, _MM_HINT_T0);
+}
+
+INLINE void attend_as(const Attention *a, int64_t number, int64_t head, float *memory, int64_t d) {
     Scratch *s = (Scratch *)memory;
     const Model *m = a->model;
     const RowBlock *block = &a->block[number];
     const Segment *segment = &a->batch->segment[block->segment];
-    int64_t d = m->head_width, g = m->heads / m->kv_heads, rows = block->rows, queries = rows * g;
+    int64_t g = m->heads / m->kv_heads, rows = block->rows, queries = rows * g;
     int64_t apart = (d + 15) / 16 * 16; /* numbers from one query's to the next's */
     const float *angles = a->angles + number * d * ROWS;
     const int32_t *positions = a->batch->positions + block->row;
+    if (!segment->reads) fetch_own(a, segment, block->row, head, positions[0] - segment->prompt + 1, d);
     for (int64_t j = 0; j < g; j++) { /* query j * rows + r */
         rotated(a, block, (head * g + j) * d, m->layer[a->layer].q_norm, angles, s->column);
         float *to[ROWS];
@@ -354,6 +387,8 @@ VECTOR void attend(const Attention *a, int64_t number, int64_t head, float *memo
     }
     for (int64_t r = 0; r < rows; r++) {
         Own *o = &s->own;
+        if (!segment->reads && r + 1 < rows)
+            fetch_own(a, segment, block->row + r + 1, head, positions[r + 1] - segment->prompt + 1, d);
         int64_t own = segment->reads ? 0 : positions[r] - segment->prompt + 1;
         for (int64_t j = 0; own && j < g; j++) {
             for (int64_t f = 0; f < d; f += 16) {
@@ -383,4 +418,11 @@ VECTOR void attend(const Attention *a, int64_t number, int64_t head, float *memo
             put(a, block->row + r, (head * g + j) * d, d, mixed);
         }
     }
+}
+
+VECTOR void attend(const Attention *a, int64_t number, int64_t head, float *memory) {
+    if (a->model->head_width == 64)
+        attend_as(a, number, head, memory, 64);
+    else
+        attend_as(a, number, head, memory, a->model->head_width);
 }

@@ -53,7 +53,7 @@ static int64_t lay_out(Run *run, int threads) {
     run->counters = (run->to - run->from + 2) * STAGES;
     TAKE(next, run->counters * (int64_t)sizeof(atomic_int));
     int64_t product = product_scratch(m), attention = attention_scratch(m);
-    int64_t ranks = (4 + 4 * blocks_of(b->ranks)) * TILE;
+    int64_t ranks = (4 + 16 + 2 * blocks_of(b->ranks)) * TILE;
     run->scratch_bytes = whole(product > attention ? product : attention);
     if (ranks > run->scratch_bytes) run->scratch_bytes = ranks;
     TAKE(scratch, threads * run->scratch_bytes);

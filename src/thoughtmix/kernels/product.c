@@ -29,12 +29,19 @@ INLINE void expand4(const uint8_t *stored, uint8_t *tile) {
     float d[16], m[16];
     _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)stored)));
     _mm512_storeu_ps(m, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(stored + 32))));
-    for (int i = 0; i < 16; i++) { /* the 16 values of this output's grid, twice; a table that the bits look up */
-        __m512 grid = _mm512_fmadd_ps(iota, _mm512_set1_ps(d[i]), _mm512_set1_ps(m[i]));
-        __m512i table = (__m512i)_mm512_cvtne2ps_pbh(grid, grid);
-        __m512i bits = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(stored + 64 + 16 * i)));
-        bits = _mm512_srlv_epi16(bits, shifts);
-        _mm512_storeu_si512(tile + 64 * i, _mm512_permutexvar_epi16(bits, table));
+    const __m512i four = _mm512_set1_epi16(15), second = _mm512_set1_epi16(16);
+    for (int i = 0; i < 16; i += 2) { /* the 16 values of two outputs' grids: a table that the bits look up */
+        __m512 one = _mm512_fmadd_ps(iota, _mm512_set1_ps(d[i]), _mm512_set1_ps(m[i]));
+        __m512 two = _mm512_fmadd_ps(iota, _mm512_set1_ps(d[i + 1]), _mm512_set1_ps(m[i + 1]));
+        __m512i table = (__m512i)_mm512_cvtne2ps_pbh(two, one), bits[2];
+        for (int j = 0; j < 2; j++) {
+            bits[j] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(stored + 64 + 16 * (i + j))));
+            bits[j] = _mm512_srlv_epi16(bits[j], shifts);
+        }
+        bits[0] = _mm512_and_si512(bits[0], four);
+        bits[1] = _mm512_ternarylogic_epi32(bits[1], four, second, 0xea); /* (a & b) | c */
+        for (int j = 0; j < 2; j++)
+            _mm512_storeu_si512(tile + 64 * (i + j), _mm512_permutexvar_epi16(bits[j], table));
     }
 }
 
@@ -51,7 +58,10 @@ INLINE void expand8(const uint8_t *stored, uint8_t *tile) {
     }
 }
 
+enum { FETCH = 2560 }; /* bytes from what is expanded to what is fetched from memory meanwhile */
+
 INLINE void expand(int64_t kind, const uint8_t *stored, uint8_t *tile) {
+    for (int64_t at = 0; at < TILE_BYTES[kind]; at += 64) _mm_prefetch((const char *)stored + FETCH + at, _MM_HINT_T0);
     if (kind == GRID4)
         expand4(stored, tile);
     else
@@ -193,83 +203,121 @@ INLINE void settle(const Matrix *matrix, const float *sums, const float *ups, in
     }
 }
 
-/* Two output tiles by one or two row tiles; meanwhile the next two output tiles are expanded: the matrix unit works beside
-the vector units. */
-INLINE void block_of_tiles(const uint8_t *one, const uint8_t *two, const uint8_t *rows, int64_t blocks, int wide,
-                           int64_t kind, const uint8_t *next_one, const uint8_t *next_two, uint8_t *into) {
-    int64_t bytes = TILE_BYTES[kind];
-    const uint8_t *more = rows + blocks * TILE;
+/* Two output tiles, of any 32 inputs, by one or two row tiles. */
+INLINE void block_of_tiles(const uint8_t *one, const uint8_t *two, const uint8_t *rows, const uint8_t *more) {
+    _tile_loadd(4, one, 64);
+    _tile_loadd(6, rows, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, two, 64);
+    _tile_dpbf16ps(1, 5, 6);
+    if (more) {
+        _tile_loadd(7, more, 64);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+INLINE void clear_sums(void) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t k = 0; k < blocks; k++) {
-        _tile_loadd(4, one + k * TILE, 64);
-        _tile_loadd(6, rows + k * TILE, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, two + k * TILE, 64);
-        _tile_dpbf16ps(1, 5, 6);
-        if (wide) {
-            _tile_loadd(7, more + k * TILE, 64);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
+}
+
+/* The sums of a pair of output tiles and one or two row tiles to where they go. */
+INLINE void settle_all(const Matrix *matrix, float *sums, int64_t pair, int64_t row_tile, int wide, Target target) {
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + 256, 64);
+    if (wide) {
+        _tile_stored(2, sums + 512, 64);
+        _tile_stored(3, sums + 768, 64);
+    }
+    for (int more = 0; more <= wide; more++) {
+        const float *first = sums + 512 * more, *second = first + 256;
+        settle(matrix, first, second, 2 * pair, row_tile + more, target);
+        if (target.what != GATED && 2 * pair + 1 < tiles_of(matrix->outputs))
+            settle(matrix, second, NULL, 2 * pair + 1, row_tile + more, target);
+    }
+}
+
+static inline int64_t claim(atomic_int *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
+
+/* Where a pair of output tiles lies; of a last one without a second the first one twice. */
+typedef struct {
+    const uint8_t *one, *two;
+} Pair;
+
+INLINE Pair pair_at(const Matrix *matrix, int64_t pair) {
+    int64_t bytes = blocks_of(matrix->inputs) * TILE_BYTES[matrix->kind];
+    const uint8_t *one = matrix->data + 2 * pair * bytes;
+    return (Pair){one, 2 * pair + 1 < tiles_of(matrix->outputs) ? one + bytes : one};
+}
+
+INLINE void expand_block(int64_t kind, Pair pair, int64_t block, uint8_t *into) {
+    expand(kind, pair.one + block * TILE_BYTES[kind], into);
+    expand(kind, pair.two + block * TILE_BYTES[kind], into + TILE);
+}
+
+/* Up to 32 rows: weights are expanded a few blocks before they are multiplied, the next pair's at the end of one: the
+vector units work beside the matrix unit, and what is expanded stays in the nearest cache. */
+INLINE void multiply_few(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int wide, Target target,
+                         atomic_int *next, uint8_t *scratch) {
+    enum { RING = 8, AHEAD = 4 };
+    int64_t pairs = (tiles_of(matrix->outputs) + 1) / 2, blocks = blocks_of(matrix->inputs);
+    int64_t ahead = blocks < AHEAD ? blocks : AHEAD, turn = 0;
+    uint8_t *ring = scratch + 4 * TILE;
+    int64_t pair = claim(next);
+    if (pair >= pairs) return;
+    Pair now = pair_at(matrix, pair);
+    for (int64_t k = 0; k < ahead; k++) expand_block(kind, now, k, ring + k * 2 * TILE);
+    while (pair < pairs) {
+        int64_t after = claim(next);
+        Pair then = pair_at(matrix, after < pairs ? after : pair);
+        clear_sums();
+        for (int64_t k = 0; k < blocks; k++, turn++) {
+            const uint8_t *weights = ring + turn % RING * 2 * TILE, *rows = inputs + k * TILE;
+            block_of_tiles(weights, weights + TILE, rows, wide ? rows + blocks * TILE : NULL);
+            uint8_t *into = ring + (turn + ahead) % RING * 2 * TILE;
+            if (k + ahead < blocks)
+                expand_block(kind, now, k + ahead, into);
+            else if (after < pairs)
+                expand_block(kind, then, k + ahead - blocks, into);
         }
-        if (next_one) {
-            expand(kind, next_one + k * bytes, into + k * TILE);
-            expand(kind, next_two + k * bytes, into + (blocks + k) * TILE);
+        settle_all(matrix, (float *)scratch, pair, 0, wide, target);
+        pair = after, now = then;
+    }
+}
+
+/* Any number of rows: a pair of output tiles is expanded as a whole and multiplied by all of them. */
+INLINE void multiply_many(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target,
+                          atomic_int *next, uint8_t *scratch) {
+    int64_t pairs = (tiles_of(matrix->outputs) + 1) / 2, blocks = blocks_of(matrix->inputs);
+    int64_t apart = kind == PLAIN ? TILE : 2 * TILE;
+    for (int64_t pair; (pair = claim(next)) < pairs;) {
+        Pair now = pair_at(matrix, pair);
+        if (kind != PLAIN) {
+            for (int64_t k = 0; k < blocks; k++) expand_block(kind, now, k, scratch + (4 + 2 * k) * TILE);
+            now = (Pair){scratch + 4 * TILE, scratch + 5 * TILE};
+        }
+        for (int64_t row_tile = 0; row_tile < row_tiles; row_tile += 2) {
+            int wide = row_tile + 1 < row_tiles;
+            const uint8_t *rows = inputs + row_tile * blocks * TILE;
+            clear_sums();
+            for (int64_t k = 0; k < blocks; k++, rows += TILE)
+                block_of_tiles(now.one + k * apart, now.two + k * apart, rows, wide ? rows + blocks * TILE : NULL);
+            settle_all(matrix, (float *)scratch, pair, row_tile, wide, target);
         }
     }
 }
 
 INLINE void multiply_as(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target,
                         atomic_int *next, uint8_t *scratch) {
-    int64_t tiles = tiles_of(matrix->outputs), blocks = blocks_of(matrix->inputs), pairs = (tiles + 1) / 2;
-    int64_t bytes = TILE_BYTES[kind];
-    float *sums = (float *)scratch;
-    uint8_t *expanded[2] = {scratch + 4 * TILE, scratch + (4 + 2 * blocks) * TILE};
-    int64_t pair = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
-    for (int turn = 0, begun = 0; pair < pairs; turn ^= 1, begun = 1) {
-        int64_t after = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
-        const uint8_t *at[2], *one, *two, *next_one = NULL, *next_two = NULL;
-        for (int i = 0; i < 2; i++) /* a last tile without a second is multiplied twice */
-            at[i] = matrix->data + (2 * pair + i < tiles ? 2 * pair + i : tiles - 1) * blocks * bytes;
-        if (kind == PLAIN)
-            one = at[0], two = at[1];
-        else {
-            one = expanded[turn], two = one + blocks * TILE;
-            if (!begun)
-                for (int64_t k = 0; k < blocks; k++) {
-                    expand(kind, at[0] + k * bytes, expanded[turn] + k * TILE);
-                    expand(kind, at[1] + k * bytes, expanded[turn] + (blocks + k) * TILE);
-                }
-            if (after < pairs) {
-                next_one = matrix->data + 2 * after * blocks * bytes;
-                next_two = 2 * after + 1 < tiles ? next_one + blocks * bytes : next_one;
-            }
-        }
-        for (int64_t row_tile = 0; row_tile < row_tiles; row_tile += 2) {
-            int wide = row_tile + 1 < row_tiles;
-            const uint8_t *rows = inputs + row_tile * blocks * TILE;
-            if (wide)
-                block_of_tiles(one, two, rows, blocks, 1, kind, next_one, next_two, expanded[turn ^ 1]);
-            else
-                block_of_tiles(one, two, rows, blocks, 0, kind, next_one, next_two, expanded[turn ^ 1]);
-            next_one = NULL;
-            _tile_stored(0, sums, 64);
-            _tile_stored(1, sums + 256, 64);
-            if (wide) {
-                _tile_stored(2, sums + 512, 64);
-                _tile_stored(3, sums + 768, 64);
-            }
-            for (int more = 0; more <= wide; more++) {
-                const float *first = sums + 512 * more, *second = first + 256;
-                settle(matrix, first, second, 2 * pair, row_tile + more, target);
-                if (target.what != GATED && 2 * pair + 1 < tiles)
-                    settle(matrix, second, NULL, 2 * pair + 1, row_tile + more, target);
-            }
-        }
-        pair = after;
-    }
+    if (kind == PLAIN || row_tiles > 2)
+        multiply_many(kind, matrix, inputs, row_tiles, target, next, scratch);
+    else if (row_tiles == 2)
+        multiply_few(kind, matrix, inputs, 1, target, next, scratch);
+    else
+        multiply_few(kind, matrix, inputs, 0, target, next, scratch);
 }
 
 VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target, atomic_int *next,
@@ -285,5 +333,5 @@ VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_ti
 int64_t product_scratch(const Model *model) {
     int64_t most = model->width > model->inner ? model->width : model->inner;
     int64_t heads = model->heads * model->head_width;
-    return (4 + 4 * blocks_of(most > heads ? most : heads)) * TILE;
+    return (4 + 16 + 2 * blocks_of(most > heads ? most : heads)) * TILE;
 }
