@@ -254,7 +254,7 @@ def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.copy_(torch.randn_like(parameter).mul_(0.4).bfloat16())
+                parameter.copy_(torch.randn_like(parameter).div_(parameter.shape[1] ** 0.5).bfloat16())
     length, n, own = data.draw(st.sampled_from([1, 15, 64, 65, 150])), data.draw(st.integers(1, 20)), 5
     prompt = [(7 * i) % 40 for i in range(length)]
     path = AmxWeights(model).path()
@@ -264,8 +264,8 @@ def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
     got = torch.stack([first, *(path.step(tokens[:, i]) for i in range(own))], 1)
     whole = torch.cat([torch.tensor(prompt).repeat(n, 1), tokens], 1)
     want = model.double()(whole).logits[:, -own - 1 :]
-    assert (got - want).abs().max() <= 0.5 * want.std()
-    assert (got - want).abs().median() <= 0.02 * want.std()
+    assert (got - want).abs().max() <= 0.1 * want.std()
+    assert (got - want).abs().median() <= 0.01 * want.std()
 
 
 # --- threads and processes ---
