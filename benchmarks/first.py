@@ -54,10 +54,12 @@ def child(out: Path, began: float) -> None:
         return call(self, prompt, *args, **{**settings, "on_step": on_step})
 
     Pipeline.__call__ = told  # type: ignore[method-assign]
-    code = cli.main(list(WORDS))
-    mark("end")
-    out.write_text(json.dumps(marks))
-    sys.exit(code)
+    sys.argv[1:] = WORDS
+    try:
+        cli.run()
+    finally:
+        mark("end")
+        out.write_text(json.dumps(marks))
 
 
 def run(checkout: Path) -> tuple[dict[str, list[float]], str]:

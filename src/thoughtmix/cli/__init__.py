@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import sys
 import warnings
@@ -92,6 +93,9 @@ def log_as_asked() -> None:
 
 def run() -> None:
     """The console script."""
+    gc.set_threshold(
+        20_000, 10, 10
+    )  # importing torch makes a million objects, and looking for garbage is a tenth of it
     sys.exit(main())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -187,6 +188,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(service: Service, listener: socket.socket, token: str | None, hosts: Sequence[str] = ()) -> None:
     """Until SIGTERM or Ctrl-C. hosts: what it may be called, beside the address that it listens at."""
+    gc.collect()
+    gc.freeze()  # half a million objects that stay: looking through them holds up everybody's next word
     host, port = listener.getsockname()[:2]
     loopback = host in {"localhost", "::1"} or host.startswith("127.")
     if not loopback and token is None:
