@@ -95,7 +95,7 @@ def run() -> None:
     """The console script."""
     gc.set_threshold(
         20_000, 10, 10
-    )  # importing torch makes a million objects, and looking for garbage is a tenth of it
+    )  # looking for garbage is a tenth of importing torch
     sys.exit(main())
 
 
