@@ -93,9 +93,7 @@ def log_as_asked() -> None:
 
 def run() -> None:
     """The console script."""
-    gc.set_threshold(
-        20_000, 10, 10
-    )  # looking for garbage is a tenth of importing torch
+    gc.set_threshold(20_000, 10, 10)  # looking for garbage is a tenth of importing torch
     sys.exit(main())
 
 
