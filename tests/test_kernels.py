@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from thoughtmix import kernels
+from thoughtmix.engine import sampling
 from thoughtmix.engine.backends import fused_amx
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import Piece, Start
@@ -327,3 +328,23 @@ def test_a_compiler_that_fails_leaves_what_was_there(tmp_path: Any) -> None:
     (tmp_path / build.NAME).write_text("before")
     assert build.build(tmp_path, ["false"]) and (tmp_path / build.NAME).read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == [build.NAME]
+
+
+@needs_amx
+@pytest.mark.parametrize(("rows", "blocks", "width"), [(1, 384, 128), (33, 10, 16), (3, 7, 77)])
+def test_what_a_draw_knows_of_the_logits(rows: int, blocks: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = some(rows, blocks * width) * 9
+    x[0, 3:9] = -torch.inf
+    got = sampling._scanned(x.view(rows, blocks, width))
+    tops = x.view(rows, blocks, width).amax(-1)
+    assert torch.equal(got[0], tops) and torch.equal(got[1], tops.amax(-1))
+    torch.testing.assert_close(got[2].double(), x.double().logsumexp(-1), atol=3e-6, rtol=3e-6)
+    assert torch.equal(sampling._scanned(x[-1:].view(1, blocks, width))[2], got[2][-1:])
+    x[-1, 20] = torch.nan
+    assert sampling._scanned(x.view(rows, blocks, width))[1].isnan().tolist() == [False] * (rows - 1) + [True]
+    monkeypatch.setattr(sampling.kernels, "library", lambda: None)
+    torch.testing.assert_close(
+        sampling._scanned(x.view(rows, blocks, width))[2],
+        got[2][:-1].new_tensor([*got[2][:-1].tolist(), torch.nan]),
+        equal_nan=True,
+    )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from thoughtmix import kernels
 from thoughtmix.core.errors import NumericsError
 from thoughtmix.engine.sampling_params import SamplingParams
 
@@ -89,8 +90,7 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Ten
     whole = logits.float()
     x = whole if allowed is None else whole.masked_fill(~allowed, -torch.inf)
     blocks = _blocks(x)  # (rows, V / width, width): one pass finds both the maximum and where to look
-    block_top = blocks.amax(-1)
-    top = block_top.amax(-1)  # (rows,)
+    block_top, top, total = _scanned(blocks)
     if not bool(torch.isfinite(top).all()):
         raise not_finite()
     floor = _floor(x, top, sampler)  # (rows,) float32
@@ -112,7 +112,9 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Ten
             blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
         )
     share = torch.where(sampler.temperature > 0, share, 1.0)  # of likeliest tokens that tie, greedy takes the first
-    logprobs = whole.gather(1, ids[:, None])[:, 0] - _logsumexp(whole)
+    if allowed is not None:
+        total = _scanned(_blocks(whole))[2]
+    logprobs = whole.gather(1, ids[:, None])[:, 0] - total
     if allowed is not None and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
         raise not_finite()
     return Drawn(ids, logprobs, share, rest)
@@ -172,6 +174,21 @@ def candidates(logits: Tensor, sampler: SamplingTensors, most: int) -> Candidate
     ids, order = (block[..., 0].gather(1, place // width) * width + place % width).sort(1)
     values = values.gather(1, order)
     return Candidates(ids, values.masked_fill(values < floor, -torch.inf), rest)
+
+
+def _scanned(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of logits (rows, blocks, width): the largest of each block and of each row, and each row's logsumexp; by one pass
+    where the kernels run, which beside the time saves waking torch's team, whose members stay awake on the cores that a
+    step needs next."""
+    rows, count, width = blocks.shape
+    library = kernels.library() if blocks.device.type == "cpu" and width >= 16 else None
+    if library is None or not blocks.is_contiguous():
+        block_top = blocks.amax(-1)
+        return block_top, block_top.amax(-1), _logsumexp(blocks.flatten(1))
+    block_top, top, total = blocks.new_empty(rows, count), blocks.new_empty(rows), blocks.new_empty(rows)
+    pointers = (block_top.data_ptr(), top.data_ptr(), total.data_ptr())
+    library.thoughtmix_scan(blocks.data_ptr(), rows, count * width, width, *pointers, torch.get_num_threads())
+    return block_top, top, total
 
 
 def _logsumexp(x: Tensor) -> Tensor:

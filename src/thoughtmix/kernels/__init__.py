@@ -8,6 +8,7 @@ in a team of threads that meets after each stage (norm, product, attention, ...)
     product.c    packing, and products on the matrix unit
     attention.c  rotary embedding, keys and values, softmax
     forward.c    the layers, and whether this processor can
+    sampling.c   what a draw wants to know of every logit
 
 Inputs and weights of products are bfloat16; sums, the residual stream, norms, keys, values, softmax and logits float32.
 **Batch invariance** (law 5) holds by construction: every number is one fixed sequence of operations on its row's own
@@ -130,6 +131,8 @@ def _loaded() -> tuple[Any, str]:
         library.thoughtmix_forward.argtypes = [POINTER(Model), POINTER(Batch), c_int64, c_int64, c_int]
         library.thoughtmix_pack.restype = c_int
         library.thoughtmix_pack.argtypes = [POINTER(Matrix), c_void_p, c_int64, c_int64, c_int64, c_int64, c_int]
+        library.thoughtmix_scan.restype = None
+        library.thoughtmix_scan.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int]
         library.thoughtmix_large_pages.restype = None
         library.thoughtmix_large_pages.argtypes = [c_void_p, c_int64]
     except (OSError, AttributeError) as error:  # of another machine or another version of thoughtmix
