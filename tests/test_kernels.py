@@ -284,6 +284,16 @@ def test_threads_that_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_amx
+def test_teams_of_any_size_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has no part in one job takes part in the next, once."""
+    x = some(40, 160).view(40, 10, 16)
+    want = sampling._scanned(x)
+    for turn in range(500):
+        monkeypatch.setattr(sampling.torch, "get_num_threads", lambda turn=turn: 1 + turn * 7 % 5)
+        assert torch.equal(sampling._scanned(x)[2], want[2]), turn
+
+
+@needs_amx
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_team_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, prompt = AmxWeights(small()), [5, 6, 7]

@@ -35,9 +35,12 @@ static void *work(void *started) {
         pthread_mutex_lock(&team.lock);
         while (atomic_load(&team.number) == seen) pthread_cond_wait(&team.called, &team.lock);
         seen = atomic_load(&team.number);
+        Job job = team.job; /* of this number: who has no part in it may wake when the next one is already called */
+        void *argument = team.argument;
+        int threads = team.threads;
         pthread_mutex_unlock(&team.lock);
-        if (thread < team.threads) {
-            team.job(team.argument, thread, team.threads);
+        if (thread < threads) {
+            job(argument, thread, threads);
             atomic_fetch_sub_explicit(&team.left, 1, memory_order_release);
         }
     }
