@@ -6,7 +6,7 @@ Twelve texts of up to 64 tokens are drawn once for each prompt and seed (kept in
 of the same drafts eight are then kept under each floor. Told: means over prompts, seeds averaged, and the paired
 difference to no floor with its 95% interval (BCa bootstrap over prompts). Nearness and different ones are by the second
 embedder, which chose nothing (second.py). The prompts are those of the file that ask for a sentence or more; half of
-them, drawn by the bench's split, are for choosing a floor, the others for what is told.
+them, drawn by the bench's split, are to choose a floor by, and the others say whether it holds.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", required=True, help="JSON Lines with open prompts (NoveltyBench's file)")
     parser.add_argument("--out", required=True, help="file of what was drawn")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--count", type=int, default=24, help="prompts of the file, in its order")
     parser.add_argument("--weights", default="auto", help="how weights are multiplied by: auto, native, fp16 or bf16")
     args = parser.parse_args()
-    items = [item for item in read_prompts(args.prompts) if asks(item, "sentence,long")]
+    items = [item for item in read_prompts(args.prompts) if asks(item, "sentence,long")][: args.count]
     pipeline = Pipeline(weights=args.weights)
     drafts = drawn(args, pipeline, items)
     rng = np.random.default_rng(7)
