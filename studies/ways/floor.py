@@ -3,8 +3,8 @@
     python studies/ways/floor.py --prompts novelty_bench_curated.jsonl --out floor.jsonl
 
 Twelve texts of up to 64 tokens are drawn once for each prompt and seed (kept in the file; the same command goes on);
-of the same drafts eight are then kept under each floor. Told: means over prompts, seeds averaged, and the paired
-difference to no floor with its 95% interval (BCa bootstrap over prompts). Nearness and different ones are by the second
+of the same drafts eight are then kept under each floor, or the first eight, as sampling would have them. Told: means
+over prompts, seeds averaged, and the paired difference to no floor with its 95% interval (BCa bootstrap over prompts). Nearness and different ones are by the second
 embedder, which chose nothing (second.py). The prompts are those of the file that ask for a sentence or more; half of
 them, drawn by the bench's split, are to choose a floor by, and the others say whether it holds.
 """
@@ -31,6 +31,8 @@ from thoughtmix.metrics.soundness import is_complete
 N, DRAFTS, TOKENS = 8, 12, 64
 FLOORS = (0.0, 0.1, 0.25, 0.4, 0.5)
 NAMES = ("different", "nearness", "clean", "whole")
+AS_DRAWN = -1.0
+"""In place of a floor: the first eight drafts, which is plain sampling."""
 SAME = 0.55
 """Distance of the second embedder below which two answers are the same; other ways count by frontier.py's."""
 
@@ -55,9 +57,13 @@ def drawn(args: argparse.Namespace, pipeline: Pipeline, items: list[Item]) -> di
     }
 
 
-def scores(prompt: str, kept: list[Thought]) -> list[float]:
-    got = second.scores(prompt, [t.text for t in kept], N)
-    whole = sum(is_complete(t.text, t.finish) for t in kept) / N
+def kept(drafts: list[Thought], prompt: str, floor: float, pipeline: Pipeline) -> list[Thought]:
+    return drafts[:N] if floor == AS_DRAWN else keep_sound(drafts, N, prompt, lambda: pipeline.embedder, floor)[0]
+
+
+def scores(prompt: str, texts: list[Thought]) -> list[float]:
+    got = second.scores(prompt, [t.text for t in texts], N)
+    whole = sum(is_complete(t.text, t.finish) for t in texts) / N
     return [got[f"distinct_2@{SAME:g}"], got["relevance_2"], got["clean"], whole]
 
 
@@ -79,10 +85,7 @@ def main() -> None:
                 [
                     np.mean(
                         [
-                            scores(
-                                item.prompt,
-                                keep_sound(drafts[key], N, item.prompt, lambda: pipeline.embedder, floor)[0],
-                            )
+                            scores(item.prompt, kept(drafts[key], item.prompt, floor, pipeline))
                             for key in (f"{item.id}|{seed}" for seed in range(args.seeds))
                         ],
                         axis=0,
@@ -90,7 +93,7 @@ def main() -> None:
                     for item in own
                 ]
             )
-            for floor in FLOORS
+            for floor in (*FLOORS, AS_DRAWN)
         }  # floor -> (prompts, NAMES)
         print(f"\n{len(own)} prompts {part}, {args.seeds} seeds\n\n| floor | " + " | ".join(NAMES) + " |")
         print("|---" * (len(NAMES) + 1) + "|")
@@ -102,7 +105,7 @@ def main() -> None:
                     d = st.mean_difference(values[:, i], at[0.0][:, i], rng)
                     said += f" ({d.value:+.3f}: {d.low:+.3f} to {d.high:+.3f})"
                 cells.append(said)
-            print(f"| {floor:g} | " + " | ".join(cells) + " |")
+            print(f"| {'as drawn' if floor == AS_DRAWN else f'{floor:g}'} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
