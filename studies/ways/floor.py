@@ -4,9 +4,10 @@
 
 Twelve texts of up to 64 tokens are drawn once for each prompt and seed (kept in the file; the same command goes on);
 of the same drafts eight are then kept under each floor, or the first eight, as sampling would have them. Told: means
-over prompts, seeds averaged, and the paired difference to no floor with its 95% interval (BCa bootstrap over prompts). Nearness and different ones are by the second
-embedder, which chose nothing (second.py). The prompts are those of the file that ask for a sentence or more; half of
-them, drawn by the bench's split, are to choose a floor by, and the others say whether it holds.
+over prompts, seeds averaged, and the paired difference to no floor with its 95% interval (BCa bootstrap over prompts).
+Nearness and different ones are by the second embedder, which chose nothing (second.py). The prompts are those of the
+file that ask for a sentence or more; half of them, drawn by the bench's split, are to choose a floor by, and the others
+say whether it holds.
 """
 
 from __future__ import annotations

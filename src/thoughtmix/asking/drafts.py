@@ -13,7 +13,7 @@ from thoughtmix.core.types import Thought
 
 RELEVANCE_FLOOR = 0.25
 """The quantile of nearness to the prompt that a kept text reaches: the farthest quarter strays. It trades difference
-for nearness (`studies/ways/floor.py`): on 12 prompts 3.7 of 8 differ instead of 4.6, nearness is 0.44 instead of 0.39."""
+for nearness (`studies/ways/floor.py`): on 12 prompts 3.7 of 8 differ, not 4.6, and nearness is 0.44, not 0.39."""
 _WHY = {"quality": "strays", "near": "alike", "loop": "repeats"}
 
 
