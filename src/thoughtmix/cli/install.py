@@ -87,6 +87,7 @@ def _briefly(found: dict[str, Any]) -> str:
         ),
         "software": f"thoughtmix {__version__}, python {system['python']}, {versions}",
         "runs on": ", ".join(part for part in runs if part) if device else "",
+        "kernels": device.get("kernels of our own", ""),
         "models": f"{'; '.join(models) or cache.get('default model', '')}",
         "cache": f"{cache['folder']}, {cache['size']}, {cache['free disk']} free",
     }

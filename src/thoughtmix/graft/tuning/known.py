@@ -20,8 +20,8 @@ from thoughtmix.models import LanguageModel
 REACH = (0.05, 0.95)
 """Shares of right answers between which a prompt is practised."""
 ASKED = 2  # sets of each prompt, each in another way
-_AT_ONCE = {"cpu": 24}  # sets
-_ELSEWHERE = 96
+_AT_ONCE = 24  # sets
+_AT_ONCE_ON_GPU = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def ask(
     known = _read(kept)
     checked = [p for p in prompts if p.answer is not None]
     left = [p for p in checked if p.name not in known]
-    at_once = max(1, _AT_ONCE.get(task.lm.device.type, _ELSEWHERE) // turns)
+    at_once = max(1, (_AT_ONCE if task.lm.device.type == "cpu" else _AT_ONCE_ON_GPU) // turns)
     for at in range(0, len(left), at_once):
         some = left[at : at + at_once]
         asked = [(p, k % len(p.ways), _first_seed(p, k)) for p in some for k in range(turns)]

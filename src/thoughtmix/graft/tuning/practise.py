@@ -144,12 +144,12 @@ def _samples(
     """Each right answer once, with its branch: see `ASSIGNMENTS`."""
     rng = np.random.default_rng([seed, 92])
     checked = [p for p in prompts if p.answer is not None]
-    of_initial = initials(answer for found in known.values() for answer in found.answers) if branches > 1 else {}
+    of_initial = initials((answer for found in known.values() for answer in found.answers), branches)
     out = []
     for p in checked:
         first = int(rng.integers(branches))
         for i, (answer, (way, ids)) in enumerate(known[p.name].answers.items()):
-            branch = of_initial.get(_initial(answer), 0) if assignment == "initial" else first + i
+            branch = of_initial[_initial(answer)] if assignment == "initial" else first + i
             out.append(DistillationSample(p.name, tuple(lm.encode(p.ways[way])), branch % branches, ids, ()))
     return out
 
@@ -160,7 +160,7 @@ def _initial(answer: str) -> str:
     return text[-1:] if text[:1].isdigit() else text[:1]
 
 
-def initials(answers: Iterable[str], groups: int = 8) -> dict[str, int]:
+def initials(answers: Iterable[str], groups: int) -> dict[str, int]:
     """Group of each initial, such that the groups have about as many of the answers each, letters and digits apart."""
     count = Counter(_initial(answer) for answer in answers)
     out: dict[str, int] = {}
