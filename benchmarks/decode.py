@@ -2,6 +2,7 @@
 
     python benchmarks/decode.py [--pairs 5] [--vllm vllm/bin/python] [--llama llama/bin/python --gguf FILE]
     python benchmarks/decode.py --peer-dtype bfloat16 --only "vLLM CPU"        # one peer, in one precision
+    python benchmarks/decode.py --shapes 4096x32 512x128                       # other prompts and rows
     python benchmarks/decode.py --before CHECKOUT   # this checkout beside another of this repository, and nothing else
 
 For each shape, ours and one peer take turns (A B, B A, ...), so that a drift of the machine meets both; the ratio is
@@ -129,6 +130,12 @@ def processor() -> str:
     return f"{name}, {os.cpu_count()} cores, bfloat16 by {' and '.join(found) or 'emulation'}"
 
 
+def shape(text: str) -> tuple[int, int]:
+    """Tokens of a prompt and rows, from `512x128`."""
+    prompt, _, n = text.partition("x")
+    return int(prompt), int(n)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
@@ -140,6 +147,7 @@ def main() -> None:
     parser.add_argument("--gguf", help="the model as GGUF, for llama.cpp")
     parser.add_argument("--skip-memory", action="store_true", help="leave out the 2,048-token memory comparison")
     parser.add_argument("--only", help="one peer by name")
+    parser.add_argument("--shapes", nargs="+", type=shape, help="tokens of the prompt x rows, such as 4096x32 512x128")
     parser.add_argument("--before", type=Path, help="another checkout of this repository, as the only peer")
     parser.add_argument("--out", type=Path, help="also write the figures here as JSON")
     args = parser.parse_args()
@@ -163,6 +171,7 @@ def main() -> None:
     if args.before:
         script = args.before.resolve() / "benchmarks" / "peers" / "thoughtmix_engine.py"
         peers, shapes = [("before", [here, str(script), model, args.dtype])], SHAPES_BEFORE
+    shapes = args.shapes or shapes
     if args.only:
         if args.only not in dict(peers):
             parser.error(f"no peer {args.only!r}: there are {', '.join(dict(peers))}")
@@ -171,7 +180,7 @@ def main() -> None:
     print("| peer | its dtype | prompt | n | ours tok/s | theirs tok/s | ratio (min..max) | memory ratio |")
     print("|---" * 8 + "|")
     rows = []
-    jobs = [(name, spec, shape, args.pairs, NEW_TOKENS) for name, spec in peers for shape in shapes]
+    jobs = [(name, spec, size, args.pairs, NEW_TOKENS) for name, spec in peers for size in shapes]
     if not args.skip_memory and "HF generate" in dict(peers):
         jobs.append(("HF generate", [here, "hf_generate.py", model, args.dtype], (2048, 32), 1, 8))
     for name, spec, (prompt, n), pairs, new_tokens in jobs:
