@@ -1,15 +1,13 @@
-/* Attention over [shared prompt | own tokens] with grouped heads, in float32 with an online softmax.
+/* Attention over [shared prompt | own tokens] with grouped heads and an online softmax.
 
 A row's sums run over its keys in their order, in chunks of 64 from the first: over the prompt's with many rows and query
-heads side by side, each key read once for all of them; over its own by itself; the two are joined by their maxima. Places
-out of sight weigh 0 exactly. So what a row gathers depends on its own keys alone. */
+heads side by side, on the matrix unit (prompt.c); over its own by itself, in float32; the two are joined by their maxima.
+Places out of sight weigh 0 exactly. So what a row gathers depends on its own keys alone. */
 
 #include "kernels.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { CHUNK = 64, LANES = 64, SPARE = 8, MOST_HEADS = 16, MOST_WIDTH = 256 };
 
 /* Feature f of rows `row` to `row + rows - 1` (at most 16) side by side; the lanes beyond are 0. */
 INLINE __m512 lanes(const float *numbers, int64_t features, int64_t row, int64_t rows, int64_t f) {
@@ -100,97 +98,6 @@ VECTOR void store_keys(const Attention *a, int64_t number, int64_t head, float *
     write_rows(scratch, d, block->rows, values);
 }
 
-/* --- many queries, the same keys --- */
-
-/* Where the sums over the prompt of up to 64 queries (lanes) are kept while they run. */
-typedef struct {
-    float most[LANES], total[LANES]; /* greatest score so far; sum of weights */
-    float weight[CHUNK + SPARE][LANES];
-    float mixed[MOST_WIDTH][LANES];
-    float query[MOST_WIDTH][LANES];
-    int32_t limit[LANES]; /* keys that a lane sees */
-} Shared;
-
-/* width: 16 lanes each; together: keys multiplied at once. */
-INLINE void shared_chunk(Shared *s, int width, int together, const float *keys, const float *values, int64_t first,
-                         int64_t count, int64_t d) {
-    __m512 most[4], scale[4];
-    for (int w = 0; w < width; w++) most[w] = _mm512_loadu_ps(s->most + 16 * w);
-    for (int64_t t = 0; t < count; t += together) {
-        __m512 sum[8][4];
-        const float *key[8];
-        for (int i = 0; i < together; i++) {
-            key[i] = keys + (first + (t + i < count ? t + i : count - 1)) * d;
-            for (int w = 0; w < width; w++) sum[i][w] = _mm512_setzero_ps();
-        }
-        for (int64_t f = 0; f < d; f++) {
-            __m512 query[4];
-            for (int w = 0; w < width; w++) query[w] = _mm512_loadu_ps(&s->query[f][16 * w]);
-            for (int i = 0; i < together; i++) {
-                __m512 k = _mm512_set1_ps(key[i][f]);
-                for (int w = 0; w < width; w++) sum[i][w] = _mm512_fmadd_ps(query[w], k, sum[i][w]);
-            }
-        }
-        for (int i = 0; i < together; i++)
-            for (int w = 0; w < width; w++) {
-                __m512i limit = _mm512_loadu_si512(s->limit + 16 * w);
-                __mmask16 seen = _mm512_cmpgt_epi32_mask(limit, _mm512_set1_epi32((int)(first + t + i)));
-                if (t + i >= count) seen = 0;
-                __m512 x = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, sum[i][w]);
-                _mm512_storeu_ps(&s->weight[t + i][16 * w], x);
-                most[w] = _mm512_max_ps(most[w], x);
-            }
-    }
-    for (int w = 0; w < width; w++) {
-        /* of a lane that has seen nothing yet: any finite number */
-        __m512 old = _mm512_loadu_ps(s->most + 16 * w), base = _mm512_max_ps(most[w], _mm512_set1_ps(-1e30f));
-        scale[w] = exp16(_mm512_sub_ps(_mm512_max_ps(old, _mm512_set1_ps(-1e30f)), base));
-        __m512 total = _mm512_mul_ps(_mm512_loadu_ps(s->total + 16 * w), scale[w]);
-        for (int64_t t = 0; t < count; t++) {
-            __m512 x = _mm512_loadu_ps(&s->weight[t][16 * w]);
-            x = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ),
-                                    exp16(_mm512_sub_ps(x, base)));
-            _mm512_storeu_ps(&s->weight[t][16 * w], x);
-            total = _mm512_add_ps(total, x);
-        }
-        _mm512_storeu_ps(s->most + 16 * w, most[w]);
-        _mm512_storeu_ps(s->total + 16 * w, total);
-    }
-    for (int64_t f = 0; f < d; f += 4) {
-        __m512 sum[4][4];
-        for (int i = 0; i < 4; i++)
-            for (int w = 0; w < width; w++) sum[i][w] = _mm512_mul_ps(_mm512_loadu_ps(&s->mixed[f + i][16 * w]), scale[w]);
-        for (int64_t t = 0; t < count; t++) {
-            const float *value = values + (first + t) * d + f;
-            for (int w = 0; w < width; w++) {
-                __m512 weight = _mm512_loadu_ps(&s->weight[t][16 * w]);
-                for (int i = 0; i < 4; i++) sum[i][w] = _mm512_fmadd_ps(weight, _mm512_set1_ps(value[i]), sum[i][w]);
-            }
-        }
-        for (int i = 0; i < 4; i++)
-            for (int w = 0; w < width; w++) _mm512_storeu_ps(&s->mixed[f + i][16 * w], sum[i][w]);
-    }
-}
-
-INLINE void over_shared(Shared *s, int width, const float *keys, const float *values, int64_t tokens, int64_t d) {
-    for (int w = 0; w < width; w++) {
-        _mm512_storeu_ps(s->most + 16 * w, _mm512_set1_ps(-INFINITY));
-        _mm512_storeu_ps(s->total + 16 * w, _mm512_setzero_ps());
-        for (int64_t f = 0; f < d; f++) _mm512_storeu_ps(&s->mixed[f][16 * w], _mm512_setzero_ps());
-    }
-    for (int64_t first = 0; first < tokens; first += CHUNK) {
-        int64_t count = tokens - first < CHUNK ? tokens - first : CHUNK;
-        if (width == 1)
-            shared_chunk(s, 1, 8, keys, values, first, count, d);
-        else if (width == 2)
-            shared_chunk(s, 2, 8, keys, values, first, count, d);
-        else if (width == 3)
-            shared_chunk(s, 3, 8, keys, values, first, count, d);
-        else
-            shared_chunk(s, 4, 6, keys, values, first, count, d);
-    }
-}
-
 /* --- one row, keys of its own --- */
 
 typedef struct {
@@ -212,8 +119,6 @@ INLINE __m512 sums_of16(__m512 x[16]) { /* element i: the sum of all elements of
                                  _mm512_shuffle_f32x4(x[2 * i], x[2 * i + 1], 0xdd));
     return x[0];
 }
-
-INLINE __mmask16 tail(int64_t d, int64_t f) { return d - f < 16 ? (__mmask16)((1u << (d - f)) - 1) : (__mmask16)0xffff; }
 
 INLINE void own_scores(Own *o, int64_t j, const float *keys, int64_t count, int64_t d, int64_t at) {
     __m512 sum[16];
@@ -300,12 +205,11 @@ INLINE void own_chunk(Own *o, int64_t heads, const float *keys, const float *val
 /* --- both --- */
 
 typedef struct {
-    Shared shared;
+    Prompt prompt;
     Own own;
     float column[MOST_WIDTH * ROWS];
-    /* of each row and query head: */
-    float mixed[ROWS * MOST_HEADS * MOST_WIDTH], query[ROWS * MOST_HEADS * MOST_WIDTH];
-    float most[ROWS * MOST_HEADS], total[ROWS * MOST_HEADS];
+    float mixed[QUERIES * MOST_WIDTH], query[QUERIES * MOST_WIDTH], most[QUERIES], total[QUERIES];
+    int32_t limit[QUERIES];
 } Scratch;
 
 int64_t attention_scratch(const Model *model) {
@@ -337,92 +241,88 @@ INLINE void fetch_own(const Attention *a, const Segment *segment, int64_t row, i
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(values + i, _MM_HINT_T0);
 }
 
-INLINE void attend_as(const Attention *a, int64_t number, int64_t head, float *memory, int64_t d) {
-    Scratch *s = (Scratch *)memory;
+/* The queries of a block, from place `at` on: of head j and row r at + j * rows + r. */
+INLINE void take_queries(const Attention *a, int64_t number, int64_t head, Scratch *s, int64_t at, int64_t d, int64_t apart) {
     const Model *m = a->model;
     const RowBlock *block = &a->block[number];
-    const Segment *segment = &a->batch->segment[block->segment];
-    int64_t g = m->heads / m->kv_heads, rows = block->rows, queries = rows * g;
-    int64_t apart = (d + 15) / 16 * 16; /* numbers from one query's to the next's */
-    const float *angles = a->angles + number * d * ROWS;
-    const int32_t *positions = a->batch->positions + block->row;
-    if (!segment->reads) fetch_own(a, segment, block->row, head, positions[0] - segment->prompt + 1, d);
-    for (int64_t j = 0; j < g; j++) { /* query j * rows + r */
-        rotated(a, block, (head * g + j) * d, m->layer[a->layer].q_norm, angles, s->column);
+    int64_t g = m->heads / m->kv_heads, rows = block->rows;
+    for (int64_t j = 0; j < g; j++) {
+        rotated(a, block, (head * g + j) * d, m->layer[a->layer].q_norm, a->angles + number * d * ROWS, s->column);
         float *to[ROWS];
-        for (int64_t r = 0; r < rows; r++) to[r] = s->query + (j * rows + r) * apart;
+        for (int64_t r = 0; r < rows; r++) to[r] = s->query + (at + j * rows + r) * apart;
         for (int64_t i = 0; i < d; i++)
             _mm512_storeu_ps(s->column + i * ROWS,
                              _mm512_mul_ps(_mm512_loadu_ps(s->column + i * ROWS), _mm512_set1_ps(m->scale)));
         write_rows(s->column, d, rows, to);
     }
-    int64_t seen = segment->reads ? positions[rows - 1] + 1 : segment->prompt;
-    for (int64_t first = 0; seen && first < queries; first += LANES) {
-        int64_t some = queries - first < LANES ? queries - first : LANES, width = (some + 15) / 16;
-        for (int64_t i = 0; i < width * 16; i++)
-            s->shared.limit[i] = i >= some ? 0 : segment->reads ? positions[(first + i) % rows] + 1 : (int32_t)seen;
-        for (int64_t w = 0; w < width; w++)
-            for (int64_t f = 0; f < d; f += 16) {
-                __m512 x[16];
-                for (int i = 0; i < 16; i++) {
-                    int64_t lane = 16 * w + i;
-                    x[i] = lane < some ? _mm512_maskz_loadu_ps(tail(d, f), s->query + (first + lane) * apart + f) : _mm512_setzero_ps();
-                }
-                transpose16(x);
-                for (int i = 0; i < 16 && f + i < d; i++) _mm512_storeu_ps(&s->shared.query[f + i][16 * w], x[i]);
-            }
-        const float *keys = segment->prompt_keys[a->layer] + head * segment->prompt_stride;
-        const float *values = segment->prompt_values[a->layer] + head * segment->prompt_stride;
-        over_shared(&s->shared, (int)width, keys, values, seen, d);
-        for (int64_t w = 0; w < width; w++)
-            for (int64_t f = 0; f < d; f += 16) {
-                __m512 x[16];
-                for (int i = 0; i < 16; i++)
-                    x[i] = f + i < d ? _mm512_loadu_ps(&s->shared.mixed[f + i][16 * w]) : _mm512_setzero_ps();
-                transpose16(x);
-                for (int i = 0; i < 16 && 16 * w + i < some; i++) _mm512_storeu_ps(s->mixed + (first + 16 * w + i) * apart + f, x[i]);
-            }
-        memcpy(s->most + first, s->shared.most, some * sizeof(float));
-        memcpy(s->total + first, s->shared.total, some * sizeof(float));
+}
+
+/* What one row gathers of its own keys, and all together as input of the next product. first: its first query's place,
+apart by `rows` from the next one's. */
+INLINE void finish_row(const Attention *a, int64_t row, int64_t head, Scratch *s, int64_t first, int64_t rows, int64_t seen,
+                       int64_t own, int64_t d, int64_t apart) {
+    const Segment *segment = &a->batch->segment[a->segment];
+    Own *o = &s->own;
+    int64_t g = a->model->heads / a->model->kv_heads;
+    for (int64_t j = 0; own && j < g; j++) {
+        for (int64_t f = 0; f < d; f += 16) {
+            __m512 x = _mm512_maskz_loadu_ps(tail(d, f), s->query + (first + j * rows) * apart + f);
+            _mm512_storeu_ps(&o->query[j][f], x), _mm512_storeu_ps(&o->mixed[j][f], _mm512_setzero_ps());
+        }
+        o->most[j] = -INFINITY, o->total[j] = 0;
     }
-    for (int64_t r = 0; r < rows; r++) {
-        Own *o = &s->own;
-        if (!segment->reads && r + 1 < rows)
-            fetch_own(a, segment, block->row + r + 1, head, positions[r + 1] - segment->prompt + 1, d);
-        int64_t own = segment->reads ? 0 : positions[r] - segment->prompt + 1;
-        for (int64_t j = 0; own && j < g; j++) {
-            for (int64_t f = 0; f < d; f += 16) {
-                __m512 x = _mm512_maskz_loadu_ps(tail(d, f), s->query + (j * rows + r) * apart + f);
-                _mm512_storeu_ps(&o->query[j][f], x), _mm512_storeu_ps(&o->mixed[j][f], _mm512_setzero_ps());
-            }
-            o->most[j] = -INFINITY, o->total[j] = 0;
+    int64_t at = own ? (row - segment->first) * segment->own_row + head * segment->own_head : 0;
+    for (int64_t t = 0; t < own; t += CHUNK)
+        own_chunk(o, g, segment->own_keys[a->layer] + at + t * d, segment->own_values[a->layer] + at + t * d,
+                  own - t < CHUNK ? own - t : CHUNK, d);
+    for (int64_t j = 0; j < g; j++) {
+        int64_t query = first + j * rows;
+        float *mixed = s->mixed + query * apart, one = 1, other = 0, total = seen ? s->total[query] : 0;
+        if (own && seen) {
+            float most = s->most[query], highest = most > o->most[j] ? most : o->most[j];
+            one = _mm512_cvtss_f32(exp16(_mm512_set1_ps(most - highest)));
+            other = _mm512_cvtss_f32(exp16(_mm512_set1_ps(o->most[j] - highest)));
+            total = total * one + o->total[j] * other;
+        } else if (own)
+            one = 0, other = 1, total = o->total[j];
+        for (int64_t f = 0; f < d; f += 16) {
+            __m512 x = seen ? _mm512_mul_ps(_mm512_loadu_ps(mixed + f), _mm512_set1_ps(one)) : _mm512_setzero_ps();
+            if (own) x = _mm512_fmadd_ps(_mm512_loadu_ps(&o->mixed[j][f]), _mm512_set1_ps(other), x);
+            _mm512_storeu_ps(mixed + f, _mm512_div_ps(x, _mm512_set1_ps(total)));
         }
-        int64_t at = own ? (block->row + r - segment->first) * segment->own_row + head * segment->own_head : 0;
-        for (int64_t first = 0; first < own; first += CHUNK)
-            own_chunk(o, g, segment->own_keys[a->layer] + at + first * d, segment->own_values[a->layer] + at + first * d,
-                      own - first < CHUNK ? own - first : CHUNK, d);
-        for (int64_t j = 0; j < g; j++) {
-            float *mixed = s->mixed + (j * rows + r) * apart, one = 1, other = 0, total = seen ? s->total[j * rows + r] : 0;
-            if (own && seen) {
-                float most = s->most[j * rows + r], highest = most > o->most[j] ? most : o->most[j];
-                one = _mm512_cvtss_f32(exp16(_mm512_set1_ps(most - highest)));
-                other = _mm512_cvtss_f32(exp16(_mm512_set1_ps(o->most[j] - highest)));
-                total = total * one + o->total[j] * other;
-            } else if (own)
-                one = 0, other = 1, total = o->total[j];
-            for (int64_t f = 0; f < d; f += 16) {
-                __m512 x = seen ? _mm512_mul_ps(_mm512_loadu_ps(mixed + f), _mm512_set1_ps(one)) : _mm512_setzero_ps();
-                if (own) x = _mm512_fmadd_ps(_mm512_loadu_ps(&o->mixed[j][f]), _mm512_set1_ps(other), x);
-                _mm512_storeu_ps(mixed + f, _mm512_div_ps(x, _mm512_set1_ps(total)));
-            }
-            put(a, block->row + r, (head * g + j) * d, d, mixed);
-        }
+        put(a, row, (head * g + j) * d, d, mixed);
     }
 }
 
-VECTOR void attend(const Attention *a, int64_t number, int64_t head, float *memory) {
-    if (a->model->head_width == 64)
-        attend_as(a, number, head, memory, 64);
+INLINE void attend_as(Attention a, RowGroup group, int64_t head, Scratch *s, int64_t d) {
+    const Segment *segment = &a.batch->segment[a.segment = a.block[group.first].segment];
+    const RowBlock *block = a.block + group.first;
+    const int32_t *positions = a.batch->positions;
+    int64_t g = a.model->heads / a.model->kv_heads, apart = (d + 15) / 16 * 16, count = 0, last = block->row - 1;
+    if (!segment->reads) fetch_own(&a, segment, block->row, head, positions[block->row] - segment->prompt + 1, d);
+    for (int64_t i = 0; i < group.blocks; i++) {
+        take_queries(&a, group.first + i, head, s, count, d, apart);
+        last += block[i].rows;
+        for (int64_t j = 0; j < g; j++)
+            for (int64_t r = 0; r < block[i].rows; r++)
+                s->limit[count++] = segment->reads ? positions[block[i].row + r] + 1 : (int32_t)segment->prompt;
+    }
+    int64_t seen = segment->reads ? positions[last] + 1 : segment->prompt, at = head * segment->prompt_stride;
+    if (seen)
+        over_prompt(&s->prompt, (Queries){count, d, apart, s->query, s->limit}, segment->prompt_keys[a.layer] + at,
+                    segment->prompt_values[a.layer] + at, seen, (Gathered){s->mixed, s->most, s->total});
+    for (int64_t i = 0, first = 0; i < group.blocks; first += block[i].rows * g, i++)
+        for (int64_t r = 0; r < block[i].rows; r++) {
+            int64_t row = block[i].row + r, own = segment->reads ? 0 : positions[row] - segment->prompt + 1;
+            if (own && row < last)
+                fetch_own(&a, segment, row + 1, head, positions[row + 1] - segment->prompt + 1, d);
+            finish_row(&a, row, head, s, first + r, block[i].rows, seen, own, d, apart);
+        }
+}
+
+VECTOR void attend(const Attention *attention, RowGroup group, int64_t head, float *scratch) {
+    if (attention->model->head_width == 64)
+        attend_as(*attention, group, head, (Scratch *)scratch, 64);
     else
-        attend_as(a, number, head, memory, a->model->head_width);
+        attend_as(*attention, group, head, (Scratch *)scratch, attention->model->head_width);
 }

@@ -14,7 +14,7 @@ enum { STAGES = 12 };
 typedef struct {
     const Model *model;
     const Batch *batch;
-    int64_t from, to, tiles, blocks;
+    int64_t from, to, tiles, blocks, groups;
     Barrier barrier;
     atomic_int *next; /* a counter a stage: what comes next there */
     int64_t counters;
@@ -22,6 +22,7 @@ typedef struct {
     uint8_t *normed, *mixed, *gated, *scaled, *scratch;
     int64_t scratch_bytes;
     RowBlock *block;
+    RowGroup *group;
 } Run;
 
 static int64_t whole(int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -50,6 +51,7 @@ static int64_t lay_out(Run *run, int threads) {
     TAKE(scaled, run->tiles * blocks_of(b->ranks) * TILE);
     TAKE(angles, run->blocks * m->head_width * ROWS * 4);
     TAKE(block, run->blocks * (int64_t)sizeof(RowBlock));
+    TAKE(group, run->blocks * (int64_t)sizeof(RowGroup));
     run->counters = (run->to - run->from + 2) * STAGES;
     TAKE(next, run->counters * (int64_t)sizeof(atomic_int));
     int64_t product = product_scratch(m), attention = attention_scratch(m);
@@ -117,8 +119,8 @@ VECTOR static void one_layer(Run *run, int64_t number, atomic_int *next, uint8_t
     const Model *m = run->model;
     const Batch *b = run->batch;
     const Layer *layer = &m->layer[number];
-    Attention attention = {m, b, run->qkv, run->mixed, run->angles, run->block, number};
-    int64_t wide = (m->heads + 2 * m->kv_heads) * m->head_width, tasks = run->blocks * m->kv_heads;
+    Attention attention = {m, b, run->qkv, run->mixed, run->angles, run->block, number, 0};
+    int64_t wide = (m->heads + 2 * m->kv_heads) * m->head_width, tasks = run->groups * m->kv_heads;
     Target to_qkv = {STORE, run->qkv, wide, 0, NULL}, to_x = {ADD, run->x, m->width, 0, NULL};
     Target to_gated = {GATED, NULL, m->inner, 0, run->gated}, to_ranks = {STORE, run->ranks, b->ranks, 0, NULL};
     norm_all(run, run->x, layer->norm, run->tiles, next++);
@@ -127,14 +129,16 @@ VECTOR static void one_layer(Run *run, int64_t number, atomic_int *next, uint8_t
     wait_for_all(&run->barrier);
     int reads = b->segment[0].reads != 0;
     for (int64_t task; (task = atomic_fetch_add(next, 1)) < tasks;) {
-        store_keys(&attention, task / m->kv_heads, task % m->kv_heads, (float *)scratch);
-        if (!reads) attend(&attention, task / m->kv_heads, task % m->kv_heads, (float *)scratch);
+        RowGroup group = run->group[task / m->kv_heads];
+        for (int64_t i = 0; i < group.blocks; i++)
+            store_keys(&attention, group.first + i, task % m->kv_heads, (float *)scratch);
+        if (!reads) attend(&attention, group, task % m->kv_heads, (float *)scratch);
     }
     next++;
     wait_for_all(&run->barrier);
     if (reads) { /* tokens look at each other's keys: all are stored first */
         for (int64_t task; (task = tasks - 1 - atomic_fetch_add(next, 1)) >= 0;) /* the longest first */
-            attend(&attention, task / m->kv_heads, task % m->kv_heads, (float *)scratch);
+            attend(&attention, run->group[task / m->kv_heads], task % m->kv_heads, (float *)scratch);
         wait_for_all(&run->barrier);
     }
     next++;
@@ -237,6 +241,25 @@ EXPORT int64_t thoughtmix_memory(const Model *model, const Batch *batch, int thr
     return lay_out(&run, threads);
 }
 
+/* The rows in blocks of sixteen, and those of one segment in groups, as long as every thread has work. */
+static void divide(Run *run, int threads) {
+    const Model *m = run->model;
+    int64_t at = 0, groups = 0, most = QUERIES / ROWS * m->kv_heads / m->heads, many = run->blocks * m->kv_heads / (2 * threads);
+    if (many < most) most = many < 1 ? 1 : many;
+    for (int64_t i = 0; i < run->batch->segments; i++) {
+        const Segment *segment = &run->batch->segment[i];
+        for (int64_t row = 0; row < segment->rows; row += ROWS, at++) {
+            int64_t left = segment->rows - row;
+            run->block[at] = (RowBlock){i, segment->first + row, left < ROWS ? left : ROWS};
+            if (row && run->group[groups - 1].blocks < most)
+                run->group[groups - 1].blocks++;
+            else
+                run->group[groups++] = (RowGroup){at, 1};
+        }
+    }
+    run->groups = groups;
+}
+
 /* Layers `from` to `to` - 1; after the last one the logits. Memory holds the rows between two calls. */
 EXPORT void thoughtmix_forward(const Model *model, const Batch *batch, int64_t from, int64_t to, int threads) {
     Run run;
@@ -250,14 +273,7 @@ EXPORT void thoughtmix_forward(const Model *model, const Batch *batch, int64_t f
         memset(run.mixed, 0, run.tiles * blocks_of(model->heads * model->head_width) * TILE);
         if (model->inner % BLOCK) memset(run.gated, 0, run.tiles * blocks_of(model->inner) * TILE);
     }
-    int64_t at = 0;
-    for (int64_t i = 0; i < batch->segments; i++) {
-        const Segment *segment = &batch->segment[i];
-        for (int64_t row = 0; row < segment->rows; row += ROWS, at++) {
-            int64_t left = segment->rows - row;
-            run.block[at] = (RowBlock){i, segment->first + row, left < ROWS ? left : ROWS};
-        }
-    }
+    divide(&run, threads);
     run_in_team(run_thread, &run, threads, &run.barrier);
 }
 

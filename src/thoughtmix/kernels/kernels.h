@@ -19,6 +19,9 @@ matrix unit takes as its second operand; weights are its first. */
 #define EXPORT __attribute__((visibility("default")))
 
 enum { ROWS = 16, BLOCK = 32, TILE = 1024 }; /* rows of a tile, inputs of one, its bytes */
+enum { MOST_HEADS = 16, MOST_WIDTH = 256 };  /* query heads a key/value head, numbers a head */
+enum { QUERIES = 256, LANES = 64 };          /* that attention looks at a prompt with: each chunk is read once, or at once */
+enum { CHUNK = 64 };                         /* keys at once */
 enum { PLAIN = 0, GRID4 = 1, GRID8 = 2 };    /* how a matrix is kept */
 
 /* Bytes of 16 outputs by 32 inputs. PLAIN: bfloat16. GRID4: w = d q + m, q in 0..15: d and m of each output as IEEE
@@ -113,6 +116,11 @@ INLINE void transpose16(__m512 r[16]) { /* rows become columns */
     }
 }
 
+/* Which of the numbers f to f + 15 there are, of d. */
+INLINE __mmask16 tail(int64_t d, int64_t f) {
+    return d <= f ? 0 : d - f < 16 ? (__mmask16)((1u << (d - f)) - 1) : (__mmask16)0xffff;
+}
+
 static inline int64_t blocks_of(int64_t inputs) { return (inputs + BLOCK - 1) / BLOCK; }
 static inline int64_t tiles_of(int64_t outputs) { return (outputs + ROWS - 1) / ROWS; }
 
@@ -148,6 +156,30 @@ int64_t product_scratch(const Model *model);
 void configure_tiles(void);
 void release_tiles(void);
 
+/* --- prompt.c --- */
+
+typedef struct {
+    int64_t count, width, apart; /* at most QUERIES; numbers of one; from one to the next */
+    const float *query;          /* scaled */
+    int32_t *limit;              /* (QUERIES,) keys that one sees, the first so many; beyond `count` written */
+} Queries;
+
+/* Sums of weighted values, greatest score and sum of weights of each query. Of `mixed`, whole sixteens are written. */
+typedef struct {
+    float *mixed, *most, *total;
+} Gathered;
+
+/* Room for it. Tiles lie as the matrix unit takes them. */
+typedef struct {
+    uint8_t query[QUERIES / ROWS][MOST_WIDTH / BLOCK][2][TILE]; /* [pair of features][query], of the number and its rest */
+    uint8_t key[CHUNK / ROWS][MOST_WIDTH / BLOCK][2][TILE];     /* [key][feature] */
+    uint8_t weight[LANES / ROWS][CHUNK / BLOCK][TILE];          /* [query][key] */
+    uint8_t value[CHUNK / BLOCK][MOST_WIDTH / ROWS][TILE];      /* [pair of keys][feature] */
+    float score[CHUNK][LANES], most[QUERIES], total[QUERIES];
+} Prompt;
+
+void over_prompt(Prompt *room, Queries queries, const float *keys, const float *values, int64_t tokens, Gathered to);
+
 /* --- attention.c --- */
 
 typedef struct {
@@ -161,12 +193,16 @@ typedef struct {
     uint8_t *packed;     /* what the rows have gathered, input of the next product */
     const float *angles; /* [block][2][head_width / 2][16]: cosines, sines */
     const RowBlock *block;
-    int64_t layer;
+    int64_t layer, segment;
 } Attention;
+
+typedef struct {
+    int64_t first, blocks; /* of one segment: their keys are read once for all of them */
+} RowGroup;
 
 void turn_angles(const Model *model, const Batch *batch, RowBlock block, float *angles);
 void store_keys(const Attention *attention, int64_t block, int64_t head, float *scratch);
-void attend(const Attention *attention, int64_t block, int64_t head, float *scratch);
+void attend(const Attention *attention, RowGroup group, int64_t head, float *scratch);
 int64_t attention_scratch(const Model *model);
 
 #endif
