@@ -74,7 +74,7 @@ def test_law_5_a_row_has_the_same_bits_at_any_height_and_number_of_threads(monke
 @needs_amx
 def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
     path = AmxWeights(small()).path()
-    prompts = [[(7 * i + k) % 490 for i in range(length)] for k, length in enumerate((1, 5, 70, 131))]
+    prompts = [[(7 * i + k) % 490 for i in range(length)] for k, length in enumerate((1, 5, 70, 131, 300))]
     alone = [path.prefill(ids, None) for ids in prompts]
     together = path.prefill_packed([Piece(ids, None) for ids in prompts])
     for ids, (logits, kv), (other, packed) in zip(prompts, alone, together, strict=True):
@@ -84,6 +84,32 @@ def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
             last, past = path.prefill(ids[at : at + 17], past)
         assert past is not None and torch.equal(last, logits)
         assert all(torch.equal(a, b) for a, b in zip(past.values, kv.values, strict=True))
+
+
+@needs_amx
+def test_two_texts_that_go_on_from_one_beginning() -> None:
+    """Room that the first has taken is not the second's."""
+    path = AmxWeights(small()).path()
+    begun = [(7 * i) % 490 for i in range(40)]
+    ends = [[5, 6, 7], [8, 9], [5, 6, 7, 11]]
+    ((_, past),) = path.prefill_packed([Piece(begun, None, 60)])
+    kept = past.keys[0].clone()
+    made = [path.prefill_packed([Piece(end, past, 60)])[0] for end in ends]
+    for end, (logits, kv) in zip(ends, made, strict=True):
+        alone, other = path.prefill([*begun, *end], None)
+        assert torch.equal(logits, alone) and torch.equal(kv.values[-1], other.values[-1])
+    assert torch.equal(past.keys[0], kept) and past.length == 40
+    assert made[0][1].keys[0].data_ptr() == past.keys[0].data_ptr() != made[1][1].keys[0].data_ptr()
+
+
+@needs_amx
+def test_law_5_with_more_rows_than_attention_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of a prompt are read once for as many rows as there are threads to spare: any number gives the same bits."""
+    weights, prompt = AmxWeights(small()), [(7 * i) % 490 for i in range(140)]
+    want = steps(weights, prompt, 300, count=1)
+    threads(monkeypatch, 6)
+    assert torch.equal(steps(weights, prompt, 300, count=1), want)
+    assert torch.equal(steps(weights, prompt, 3, 290, count=1), want[:, 290:293])
 
 
 def alike(got: Any, want: Any) -> None:

@@ -30,6 +30,44 @@ class PromptKV:
     keys: list[Tensor]  # a layer: (h, t, d)
     values: list[Tensor]
     length: int
+    room: PromptRoom | None = None
+    """The memory they lie in, where more may follow them there."""
+
+
+class PromptRoom:
+    """Memory for a prompt that is read in pieces: what was read is not copied at every piece.
+
+    Args:
+        layers, h, capacity, d: Shape of the keys, and of the values.
+    """
+
+    def __init__(self, layers: int, h: int, capacity: int, d: int) -> None:
+        self._both = torch.empty(2, layers, h, capacity, d)
+        self._filled = 0
+
+    @classmethod
+    def of(cls, past: PromptKV | None, shape: tuple[int, int, int], length: int, capacity: int) -> PromptRoom:
+        """Room for `length` tokens that begins with what was read. The past's own, if nothing else follows it there.
+
+        Args:
+            shape: Layers, h, d.
+            capacity: Tokens of a new one, at least.
+        """
+        before = 0 if past is None else past.length
+        room = None if past is None else past.room
+        if room is None or room._filled != before or room._both.shape[3] < length:
+            layers, h, d = shape
+            room = cls(layers, h, max(length, capacity), d)
+            if past is not None and before:
+                for to, read in zip(room._both, (past.keys, past.values), strict=True):
+                    torch.stack(read, out=to[:, :, :before])
+        room._filled = length
+        return room
+
+    def prompt(self) -> PromptKV:
+        """All that is filled; what follows later changes nothing in it."""
+        keys, values = self._both[:, :, :, : self._filled].unbind(0)
+        return PromptKV(list(keys.unbind(0)), list(values.unbind(0)), self._filled, self)
 
 
 class KVCache:

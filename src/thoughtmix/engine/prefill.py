@@ -101,7 +101,7 @@ class ChunkedPrefill:
             at = 0 if part is None else part.length
             piece = ids[at : at + tokens]
             tokens -= len(piece)
-            yield number, Piece(piece, part)
+            yield number, Piece(piece, part, len(ids))
 
     def took(self, number: int, piece: Piece, logits: Tensor, read: PromptKV) -> None:
         """A piece was read: the logits after it, and keys and values up to its end."""

@@ -6,11 +6,13 @@ in a team of threads that meets after each stage (norm, product, attention, ...)
     kernels.h    what the files share, and how numbers lie
     team.c       threads that wait for work
     product.c    packing, and products on the matrix unit
-    attention.c  rotary embedding, keys and values, softmax
+    attention.c  rotary embedding, keys and values, what a row gathers of its own keys
+    prompt.c     what many rows gather of the same keys, on the matrix unit
     forward.c    the layers, and whether this processor can
     sampling.c   what a draw wants to know of every logit
 
-Inputs and weights of products are bfloat16; sums, the residual stream, norms, keys, values, softmax and logits float32.
+Inputs and weights of products are bfloat16, queries and keys of a prompt the sum of two such numbers; all sums, the
+residual stream, norms, softmax and logits, and keys and values as they are kept, are float32.
 **Batch invariance** (law 5) holds by construction: every number is one fixed sequence of operations on its row's own
 numbers, whatever the number of rows, of threads, and who stands beside it.
 

@@ -99,6 +99,8 @@ class Piece(NamedTuple):
 
     ids: list[int]
     past: PromptKV | None
+    whole: int = 0
+    """Tokens of the whole prompt, for which room may be made at once."""
 
 
 class KVPath(NotesHidden, ABC):

@@ -22,7 +22,7 @@ from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine.backends.base import Piece
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
-from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.kv_cache import PromptKV, PromptRoom
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 from thoughtmix.models.grafted import GraftedModule
 
@@ -205,18 +205,15 @@ class AmxPath(FusedPath):
     def prefill_packed(self, pieces: Sequence[Piece]) -> list[tuple[Tensor, PromptKV]]:
         w = self.weights
         addresses, segments, prompts, first = list[Any](), list[Any](), list[PromptKV](), 0
-        for ids, past in pieces:
+        for ids, past, whole in pieces:
             before = 0 if past is None else past.length
-            length = before + len(ids)
-            both = torch.empty(2, w.count, w.h, length, w.d)
-            keys, values = both.unbind(0)
-            if past is not None:
-                for own, read in ((keys, past.keys), (values, past.values)):
-                    torch.stack(read, out=own[:, :, :before]) if before else None
-            prompts.append(PromptKV(list(keys.unbind(0)), list(values.unbind(0)), length))
-            places = [_by_layer(x.data_ptr(), 4 * x.stride(0), w.count) for x in (keys, values)]
+            prompt = PromptRoom.of(past, (w.count, w.h, w.d), before + len(ids), whole).prompt()
+            prompts.append(prompt)
+            places = [
+                np.array([layer.data_ptr() for layer in part], np.uint64) for part in (prompt.keys, prompt.values)
+            ]
             addresses += places
-            segments.append(_segment(first, len(ids), before, True, places, length * w.d))
+            segments.append(_segment(first, len(ids), before, True, places, prompt.keys[0].stride(0)))
             first += len(ids)
         lengths = torch.tensor([len(piece.ids) for piece in pieces])
         last = lengths.cumsum(0) - 1
