@@ -117,6 +117,12 @@ class TestPool:
         assert {t.origin["thinker"] for t in made} == {"pool"} and {t.origin["source"] for t in made} == {"sampling"}
         assert all(thought.text == said[thought.seed] for thought in made), "a thought's seed is its draw's"
 
+    def test_one_name_in_singular_and_plural_agrees(self) -> None:
+        """As most have written it."""
+        said = ["Pears", "Figs", "a pear", "fig", "PEAR.", "Lime"]
+        made = think(Scripted(lambda call, i, text: said[i]), "pool", 3, source="sampling", factor=2, rank="likelihood")
+        assert [(t.text, t.origin["agreement"]) for t in made] == [("a pear", 3), ("Figs", 2), ("Lime", 1)]
+
     def test_second_ones_fill_what_groups_do_not(self) -> None:
         engine = Scripted(lambda call, i, text: "Fig" if i else "Pear")
         assert sorted(think(engine, "pool", 3, source="sampling", factor=2, group="words").texts) == [

@@ -12,7 +12,7 @@ from tiny import language_model
 
 import thoughtmix
 from thoughtmix import InputError, Pipeline
-from thoughtmix.asking.answers import near_copy, plain_answer
+from thoughtmix.asking.answers import near_copy, plain_answer, same_name
 from thoughtmix.asking.conversation import Conversation
 from thoughtmix.core.request import StepEvent
 from thoughtmix.engine.local import LocalEngine
@@ -201,11 +201,35 @@ def test_the_answer_of_a_model_here_is_begun_and_says_how_long_each_is() -> None
 
 def test_an_answer_with_a_word_changed_is_no_other_answer() -> None:
     assert near_copy("a party with a birthday cake and a hat", "a party with a birthday cake and a dog")
+    assert near_copy("parties with a cake and hats", "party with a cake and hat")
     assert not near_copy("a party with a birthday cake", "swim with the seals at night")
     assert not near_copy("north carolina", "south carolina") and not near_copy("blue jay", "blue jays")
     copies = ["Use it as a very heavy door stop", "Use it as a very heavy book stop", "Grind it to sand."]
     engine = Scripted(lambda call, i, said: numbered(*copies) if call == 0 else f"Alone {i}")
     assert think(engine, 3, rounds=1).texts == [copies[0], copies[2], "Alone 0"]
+
+
+def test_singular_and_plural_are_one_name() -> None:
+    same = ["apple apples", "cherry cherries", "peach peaches", "movie movies", "tomato tomatoes", "wolf wolves"]
+    same += ["woman women", "mouse mice", "bus buses", "pomme pommes", "headache headaches"]
+    other = [
+        "glass glasses",
+        "c cs",
+        "1980 1980s",
+        "new news",
+        "william williams",
+        "bus bu",
+        "pêche péché",
+        "pear peach",
+    ]
+    other += ["princes princess", "laos lao", "mars mar", "fig figurine"]
+    for pair, is_same in [*((p, True) for p in same), *((p, False) for p in other)]:
+        one, two = pair.split()
+        assert same_name(one, two) is same_name(two, one) is is_same, pair
+    assert same_name("blue jay", "blue jays") and same_name("bird of paradise", "birds of paradise")
+    assert not same_name("blue jay", "jays") and not same_name("", "a")
+    engine = Scripted(lambda call, i, said: numbered("Apple", "Apples", "An apple.", "Pears", "Fig", "Pear"))
+    assert think(engine, 3).texts == ["Apple", "Pears", "Fig"]
 
 
 def test_two_ways_to_write_one_answer() -> None:

@@ -14,6 +14,7 @@ from tinyland import HashEmbedder
 import thoughtmix
 from thoughtmix import Pipeline
 from thoughtmix.asking.agreement import group_answers
+from thoughtmix.asking.one_answer import one_answer
 from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.bench.tasks import coverage_tasks
 from thoughtmix.cli import main
@@ -129,6 +130,31 @@ def test_what_was_chosen_and_why_is_told() -> None:
     assert summary(made).startswith("2 thoughts by list (chosen: it asks for one of several names)")
     again = Pipeline(engine=engine)("Name a bird.", 2, made.thinker, measure=False, **made.settings["options"])
     assert again.texts == made.texts and "chosen" not in again.run
+
+
+def test_which_answer_most_give() -> None:
+    long = "It is Paris, which lies on a river in the north and is the largest of all French cities by far."
+    asked = "What is the capital of France?"
+    assert one_answer(asked, ["The capital of France is Paris.", long, "Paris", "Lyon"]) == {
+        "answer": "Paris",
+        "count": 3,
+        "of": 4,
+    }
+    painted = "So far as we know it was painted by the famous Leonardo da Vinci between the years 1503 and 1506."
+    told = {
+        ("Who painted the Mona Lisa?", (painted, "Leonardo da Vinci", "Some friend of his.")): "Leonardo da Vinci",
+        ("How many legs has a spider?", ("A spider has eight legs.", "8", "Six")): "eight",
+        ("Is the earth flat?", ("No.", "No, the Earth is round.", "Yes")): "No",
+        ("What is the opposite of hot?", ("The opposite of hot is cold.", "Cold", "warm")): "cold",
+        ("What is the opposite of hot?", ("cold", "warm")): None,
+        ("Why?", ("", "...")): None,
+    }
+    assert {given: one_answer(given[0], given[1])["answer"] for given in told} == told
+    made = Pipeline(engine=Scripted(lambda call, i, said: "Paris" if i else "Lyon"))(asked, 3, "auto", measure=False)
+    assert in_words(made).endswith("This question seems to have one answer: 2 of 3 say “Paris”.")
+    made = Pipeline(engine=Scripted(lambda call, i, said: f"{i}"))(asked, 2, "auto", measure=False)
+    assert in_words(made).endswith("one answer, and nothing that could be it stands in most of these.")
+    assert "one_answer" not in Pipeline(engine=Scripted(lambda call, i, said: ""))("Write.", 2, measure=False).run
 
 
 def test_python_keeps_law_5_unless_told_and_the_command_line_chooses(tinyland: Any, capsys: Any) -> None:

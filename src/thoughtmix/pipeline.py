@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from thoughtmix.asking.one_answer import one_answer
+from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.batch.prompts import think_many
 from thoughtmix.batch.records import Record
 from thoughtmix.core.errors import InputError, Interrupted, ModelError
@@ -18,7 +20,7 @@ from thoughtmix.core.grammar import Grammar
 from thoughtmix.core.languages import NAMES, language_of
 from thoughtmix.core.options import ThinkerOptions
 from thoughtmix.core.request import LANDING, SETTINGS, Message, OnStep, Prompt, PromptLike, Request
-from thoughtmix.core.types import ThoughtSet
+from thoughtmix.core.types import Thought, ThoughtSet
 from thoughtmix.engine.engine import Capability, Engine, TokenEngine, require
 from thoughtmix.engine.named import model_name, named_engine
 from thoughtmix.thinkers.base import Thinker
@@ -273,6 +275,7 @@ class Pipeline:
             **facts,
             **choice,
             **_language_warning(engine, prompt),
+            **_one_answer(prompt, thoughts),
             "wall_seconds": round(time.perf_counter() - began, 4),
         }
         interrupted = bool(facts.pop("interrupted", False))
@@ -305,6 +308,13 @@ def _language_warning(engine: Engine, prompt: Prompt) -> dict[str, str]:
         return {}
     can = ", ".join(NAMES[code] for code in known)
     return {"warning": f"The prompt is {NAMES[read]}, and {engine.name} was trained to write {can}."}
+
+
+def _one_answer(prompt: Prompt, thoughts: Sequence[Thought]) -> dict[str, Any]:
+    """The fact `one_answer`, where a question seems to have one right answer: which one most thoughts give."""
+    if prompt.raw or len(thoughts) < 2 or kind_of_answer(prompt.text) != "one":
+        return {}
+    return {"one_answer": one_answer(prompt.text, [t.text for t in thoughts])}
 
 
 def _require_continuing(thinker: Thinker, engine: Engine) -> None:

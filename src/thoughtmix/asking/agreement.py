@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from thoughtmix.asking.answers import plain_answer
+from thoughtmix.asking.answers import plain_answer, same_name
 from thoughtmix.core.request import TextEmbedder
 from thoughtmix.core.selection import repeats, select_good
 from thoughtmix.core.types import Thought
@@ -51,8 +51,9 @@ def group_answers(
 
     Args:
         answers: None of them blank.
-        by: words: the first line's words, but for case, a leading article and punctuation around them; embedding: 1 -
-            cosine below `near` to the group's first answer; auto: words where the median answer has up to five.
+        by: words: the first line's words, but for case, a leading article, punctuation around them and the plural
+            (`same_name`); embedding: 1 - cosine below `near` to the group's first answer; auto: words where the median
+            answer has up to five.
         near: See there.
         embedder: Loads what `embedding` needs, and relevance.
         prompt: What they answer; one that only repeats its words comes after the others.
@@ -63,12 +64,9 @@ def group_answers(
     lengths = [len(_line(t.text).split()) for t in answers]
     if by == "auto":
         by = "words" if not lengths or float(np.median(lengths)) <= _SHORT else "embedding"
-    likeliest = sorted(answers, key=lambda t: (t.finish == "length" or repeats(t.text), -_likelihood(t, by == "words")))
+    likeliest = sorted(answers, key=lambda t: (_is_bad(t), -_likelihood(t, by == "words")))
     if by == "words":
-        found: dict[str, list[Thought]] = {}
-        for thought in likeliest:
-            found.setdefault(plain_answer(_line(thought.text)) or thought.text, []).append(thought)
-        groups = list(found.values())
+        groups = _by_name(likeliest)
         if rank == "relevance" and prompt:
             vectors = embedder().encode([prompt, *(group[0].text for group in groups)])
             near_prompt = (vectors[1:] @ vectors[0]).tolist()
@@ -88,6 +86,27 @@ def group_answers(
     return Agreement(
         [[likeliest[i] for i in group] for group in members], "embedding", d[np.ix_(firsts, firsts)].tolist()
     )
+
+
+def _by_name(likeliest: Sequence[Thought]) -> list[list[Thought]]:
+    """Groups of one name each, in the order of their first. In a group the form that most of them have comes first."""
+    forms: dict[str, list[Thought]] = {}
+    for thought in likeliest:
+        forms.setdefault(plain_answer(_line(thought.text)) or thought.text, []).append(thought)
+    found: list[list[str]] = []
+    for form in forms:
+        group = next((group for group in found if same_name(form, group[0])), None)
+        if group is None:
+            found.append([form])
+        else:
+            group.append(form)
+    for group in found:
+        group.sort(key=lambda form: -len(forms[form]))
+    return [sorted((t for form in group for t in forms[form]), key=_is_bad) for group in found]
+
+
+def _is_bad(thought: Thought) -> bool:
+    return thought.finish == "length" or repeats(thought.text)
 
 
 def _different(groups: Sequence[Sequence[Thought]], distances: list[list[float]], n: int) -> list[int]:

@@ -65,15 +65,54 @@ def plain_answer(text: str) -> str:
     return _ARTICLE.sub("", flat, count=1) if _ARTICLE.match(flat) else flat
 
 
+_ALONE = """
+adams arms athens customs edwards glasses goods jones laos manners mars means news peters roberts spirits stephens wales
+williams woods works
+"""
+_OTHER = frozenset(_ALONE.split())
+"""Words in -s that mean something else than what stands before the s."""
+_IRREGULAR = {"mice": "mouse", "geese": "goose", "children": "child", "feet": "foot", "teeth": "tooth"}
+_STEM = 3  # letters of a singular, at least: of a chemist's "C" and "Cs" neither is one
+
+
+def same_name(a: str, b: str) -> bool:
+    """Whether two plain answers name one thing: word for word the same, but for singular and plural ("blue jay", "blue
+    jays"). English; in other languages that is true of plurals in -s, and words that differ by more stay apart."""
+    if a == b:
+        return True
+    ours, theirs = a.split(), b.split()
+    return len(ours) == len(theirs) and all(_same_word(x, y) for x, y in zip(ours, theirs, strict=True))
+
+
+def _same_word(a: str, b: str) -> bool:
+    return a == b or _is_plural(b, a) or _is_plural(a, b)
+
+
+def _is_plural(many: str, one: str) -> bool:
+    if _IRREGULAR.get(many) == one:
+        return True
+    if len(one) < _STEM or not (one.isalpha() and many.isalpha()) or many in _OTHER:
+        return False
+    forms = set() if one.endswith("s") else {one + "s"}
+    forms |= {one + "es"} if one.endswith(("s", "x", "z", "ch", "sh", "o")) else set()
+    forms |= {one[:-1] + "ies"} if one.endswith("y") else set()
+    forms |= {one.removesuffix("e")[:-1] + "ves"} if one.endswith(("f", "fe")) else set()
+    forms |= {one[:-2] + "en"} if one.endswith("man") else set()
+    return many in forms
+
+
 _LONG = 4  # words from which on an answer can be another with a word changed
 
 
 def near_copy(a: str, b: str) -> bool:
     """Whether of two plain answers of several words one is the other with a few words changed: three quarters of the
-    longer one's different words are in both. Small models make lists so."""
+    longer one's different words are in both, singular or plural. Small models make lists so."""
     x, y = set(a.split()), set(b.split())
     longest = max(len(x), len(y))
-    return min(len(x), len(y)) >= _LONG and 4 * len(x & y) >= 3 * longest
+    if min(len(x), len(y)) < _LONG:
+        return False
+    both = len(x & y) + sum(any(_same_word(word, other) for other in y - x) for word in x - y)
+    return 4 * both >= 3 * longest
 
 
 def _spans(text: str, items: Sequence[str]) -> list[tuple[int, int] | None]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thoughtmix.asking.answers import ListedAnswer, listed_answers, near_copy, plain_answer
+from thoughtmix.asking.answers import ListedAnswer, listed_answers, near_copy, plain_answer, same_name
 from thoughtmix.asking.conversation import PARAGRAPH, Conversation, Turns, demonstrations, is_text, restated, wording
 from thoughtmix.asking.draws import DrawOptions
 from thoughtmix.asking.progress import Progress
@@ -94,7 +94,7 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
     """Lists side by side, in one batch a round.
 
     A list that brings too few answers, or the same ones, is asked for the rest while there are tokens and rounds. No
-    answer stands twice in a list, whatever the case and punctuation, nor one that changes a word of another.
+    answer stands twice in a list, whatever the case, punctuation and number, nor one that changes a word of another.
 
     Args:
         engine: What writes.
@@ -219,7 +219,7 @@ def _take(engine: Engine, one: Listing, output: SequenceOutput, known: set[str])
     one.budget -= len(output.token_ids) or guess
     for answer in listed_answers(engine, output, one.opening) if output.error is None else ():
         key = plain_answer(answer.text)
-        if not key or key in known or any(near_copy(key, other) for other in known):
+        if not key or any(same_name(key, other) or near_copy(key, other) for other in known):
             continue
         known.add(key)
         answer = dataclasses.replace(answer, position=len(one.answers))

@@ -119,9 +119,22 @@ def in_words(thoughts: ThoughtSet) -> str:
             f"{cut} {'was' if cut == 1 else 'were'} cut at {thoughts.settings.get('max_new_tokens', 'the')} tokens"
         )
     chosen = thoughts.run.get("chosen")
-    if isinstance(chosen, dict):
+    one = one_answer_line(thoughts)
+    if one:
+        parts.append(one)
+    elif isinstance(chosen, dict):
         parts.append(f"Chosen since {printable(str(chosen.get('why')))}")
     return f"{'. '.join(parts)}."
+
+
+def one_answer_line(thoughts: ThoughtSet) -> str:
+    """Of a question that seems to have one right answer: what most say. Empty of others."""
+    one = thoughts.run.get("one_answer")
+    if not isinstance(one, dict):
+        return ""
+    said = f": {one.get('count')} of {one.get('of')} say “{printable(str(one.get('answer')))}”"
+    none = ", and nothing that could be it stands in most of these"
+    return f"This question seems to have one answer{said if one.get('answer') else none}"
 
 
 def _extremes(distances: Sequence[Sequence[float]]) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -234,7 +247,7 @@ def _closing(thoughts: ThoughtSet, details: bool) -> list[str]:
     """The lines below the thoughts."""
     if not details:
         return [in_words(thoughts)]
-    return [*(line for line in (selection_line(thoughts),) if line), summary(thoughts)]
+    return [*(line for line in (selection_line(thoughts), one_answer_line(thoughts)) if line), summary(thoughts)]
 
 
 def printable(text: str) -> str:
