@@ -31,6 +31,8 @@ pytest_plugins = ["tinyland"]
         "One\n\n",
         "In 1988. ",
         "ok!\n",
+        "It is (or was) `so`.",
+        "```\nx = 1\n```\n\n",
     ],
 )
 def test_here_a_sentence_ends(text: str) -> None:
@@ -39,7 +41,23 @@ def test_here_a_sentence_ends(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["It is", "It costs 3.", "Ask Dr.", "e.g.", "1.", "One.\n2.", 'He said "go.', "so,", "", "J.", "It. is", "a:\n"],
+    [
+        *(
+            "It is",
+            "It costs 3.",
+            "Ask Dr.",
+            "e.g.",
+            "1.",
+            "One.\n2.",
+            'He said "go.',
+            "so,",
+            "",
+            "J.",
+            "It. is",
+            "a:\n",
+        ),
+        *("But first,\n\n", "Ideas:\n\n", "A date (e.g. today.", "Use a dot (`.", "```\nprint(1.\n\n", "It is `so."),
+    ],
 )
 def test_and_here_it_does_not(text: str) -> None:
     assert not ends_sentence(text)

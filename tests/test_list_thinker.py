@@ -228,6 +228,10 @@ def test_singular_and_plural_are_one_name() -> None:
         assert same_name(one, two) is same_name(two, one) is is_same, pair
     assert same_name("blue jay", "blue jays") and same_name("bird of paradise", "birds of paradise")
     assert not same_name("blue jay", "jays") and not same_name("", "a")
+    assert same_name("rhine", "river rhine", "Name a river.") and not same_name("rhine", "river rhine")
+    assert not same_name("north korea", "south korea", "North Korea or South Korea?")
+    assert same_name("art of war", 'art of war" by b. f. ashby') and same_name("number 1: a hammer", "number 1")
+    assert not same_name("night: a tale", "night: a song") and not same_name("stand by me", "stand")
     engine = Scripted(lambda call, i, said: numbered("Apple", "Apples", "An apple.", "Pears", "Fig", "Pear"))
     assert think(engine, 3).texts == ["Apple", "Pears", "Fig"]
 

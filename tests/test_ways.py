@@ -199,6 +199,8 @@ STOCK = [
     "I apologize.",
     "Sorry, but I",
     "Thank you for it.",
+    "As a helpful AI, I",
+    "Awesome! I'm glad to assist.",
 ]
 
 
@@ -206,10 +208,11 @@ def test_stock_phrases() -> None:
     assert all(is_stock_phrase(text) for text in STOCK)
     assert not any(is_stock_phrase(t) for t in ("A door stop.", "I am a door.", "An apology of bricks.", "Sand.", ""))
     texts = [*STOCK, "A door stop.", "A boat anchor."]
-    d = [[float(i != j) for j in range(7)] for i in range(7)]
-    quality = [float(-i) for i in range(7)]
-    assert set(select_good(texts, d, quality, 2)) == {5, 6}, "however likely they are"
-    assert len(select_good(STOCK, d, quality[:5], 3)) == 3
+    n = len(texts)
+    d = [[float(i != j) for j in range(n)] for i in range(n)]
+    quality = [float(-i) for i in range(n)]
+    assert set(select_good(texts, d, quality, 2)) == {n - 2, n - 1}, "however likely they are"
+    assert len(select_good(STOCK, d, quality[: n - 2], 3)) == 3
     leaves = [Leaf(text, (1,), (-1.0,), True) for text in (STOCK[0], "A door stop.")]
     assert Substance().scores("", leaves, ()) == [0.0, 1.0]
 

@@ -4,7 +4,7 @@
 
 Twelve texts of up to 64 tokens are drawn once for each prompt and seed (kept in the file; the same command goes on);
 of the same drafts eight are then kept under each floor, or the first eight, as sampling would have them. Told: means
-over prompts, seeds averaged, and the paired difference to no floor with its 95% interval (BCa bootstrap over prompts).
+over prompts, seeds averaged, and the paired difference to plain sampling with its 95% interval (BCa over prompts).
 Nearness and different ones are by the second embedder, which chose nothing (second.py). The prompts are those of the
 file that ask for a sentence or more; half of them, drawn by the bench's split, are to choose a floor by, and the others
 say whether it holds.
@@ -102,8 +102,8 @@ def main() -> None:
             cells = []
             for i, _ in enumerate(NAMES):
                 said = f"{values[:, i].mean():.3f}"
-                if floor:
-                    d = st.mean_difference(values[:, i], at[0.0][:, i], rng)
+                if floor != AS_DRAWN:
+                    d = st.mean_difference(values[:, i], at[AS_DRAWN][:, i], rng)
                     said += f" ({d.value:+.3f}: {d.low:+.3f} to {d.high:+.3f})"
                 cells.append(said)
             print(f"| {'as drawn' if floor == AS_DRAWN else f'{floor:g}'} | " + " | ".join(cells) + " |", flush=True)

@@ -6,6 +6,7 @@
 Eight thoughts a prompt. Settings are in studies/ways/settings.json, two a way and four of plain sampling. A setting is
 chosen on development prompts (one seed), and reported on others (three seeds). Seeds are the outer loop: a run that is
 stopped reports those that are done by everyone. What is done is kept, a prompt a line, and the same command goes on.
+Ways that were seen to lose may be run once (--once), and are told beside the same seed of plain sampling.
 
 Known answers: the tasks of `thoughtmix bench`; valid answers, and distinct valid ones, of 8. Everyone has the same most
 tokens in all, 24 a thought (lists and specifications count). Open: the prompts of the file that ask for a sentence or
@@ -125,6 +126,7 @@ class Study:
         if args.only:
             self.items = {args.only: self.items[args.only]}
         self.folder, self.seeds = Path(args.out), args.seeds
+        self.once = set(args.once.split(";")) & set(self.ways) if args.once else set[str]()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "trials.jsonl"
         lines = self.file.read_text().splitlines() if self.file.exists() else []
@@ -155,7 +157,11 @@ class Study:
                 row["scores"]["distinct_2"] = row["scores"][f"distinct_2@{self.threshold:g}"]
 
     def settings(self, way: str, kind: str) -> list[dict[str, Any]]:
-        return list(self.ways[way][kind])
+        return list(self.ways[way][kind])[: 1 if way in self.once else None]
+
+    def seeds_of(self, way: str, seeds: int) -> int:
+        """How many of these seeds a way is run with."""
+        return min(seeds, 1) if way in self.once else seeds
 
     def of_kind(self, kind: str) -> list[str]:
         """The ways that are tried on such prompts."""
@@ -170,13 +176,16 @@ class Study:
         kinds = [kind for kind in self.items if self.items[kind]["held out"]]
         for kind in kinds:
             if self.is_chosen(kind):
-                tried = [(way, i) for way in self.of_kind(kind) for i in range(len(self.settings(way, kind)))]
+                ways = [way for way in self.of_kind(kind) if kind == "open" or way not in self.once]
+                tried = [(way, i) for way in ways for i in range(len(self.settings(way, kind)))]
                 self._do([Job(kind, way, i, 0, "development") for way, i in tried])
         for seed in range(self.seeds):
             for kind in kinds:
                 if kind == "open":
                     self._score_again()
-                tried = self.reported(kind, self.choose(kind))
+                tried = [
+                    one for one in self.reported(kind, self.choose(kind)) if seed < self.seeds_of(one[0], seed + 1)
+                ]
                 self._do([Job(kind, way, i, seed, "held out") for way, i in tried])
 
     def _do(self, jobs: list[Job]) -> None:
@@ -185,6 +194,8 @@ class Study:
         todo = sorted((one for one in items if one[0].key(one[2]) not in self.done), key=lambda one: one[1])
         if not todo:
             return
+        import peft  # noqa: F401  (with all of transformers, before threads import parts of it beside each other)
+
         began, tokens = time.monotonic(), 0
         _ = self.pipeline.engine, self.pipeline.embedder
         with concurrent_engines(self.pipeline.engine, N, max(TOKENS.values()), ROWS) as engines:
@@ -244,9 +255,10 @@ class Study:
                 for i in range(len(self.settings(way, kind)))
             ]
             for way in self.of_kind(kind)
+            if way not in self.once
         }
         best = {name: max(row[name] for row in table[BASELINE]) - SLACK[kind] for name in QUALITY[kind]}
-        chosen = {}
+        chosen = dict.fromkeys(self.once & set(self.of_kind(kind)), 0)
         for way, rows in table.items():
             good = [i for i, row in enumerate(rows) if way == BASELINE or all(row[q] >= best[q] for q in best)]
             lacks = [sum(max(0.0, best[q] - row[q]) for q in best) for row in rows]
@@ -277,6 +289,7 @@ class Study:
         while count < self.seeds and all(
             Job(kind, way, i, count, "held out").key(item) in self.done
             for way, i in self.reported(kind, chosen)
+            if count < self.seeds_of(way, count + 1)
             for item in self.items[kind]["held out"]
         ):
             count += 1
@@ -303,12 +316,18 @@ class Study:
             return [head + ": no seed is done", ""]
         rng = np.random.default_rng(31)
         names, rows = COLUMNS[kind], self.reported(kind, chosen)
-        at = {one: {name: self.values(kind, *one, "held out", name, seeds) for name in names} for one in rows}
+
+        def told(one: tuple[str, int], name: str, beside: str = "") -> st.Floats:
+            """(items,), of the seeds that both were run with."""
+            return self.values(kind, *one, "held out", name, self.seeds_of(beside or one[0], seeds))
+
         main, others = DIVERSITY[kind], [one for one in rows if one[0] != BASELINE]
         peers = {one: (BASELINE, self.peer(kind, *one)) for one in others}
-        ratios = {one: st.ratio_of_means(at[one][main], at[peers[one]][main], rng) for one in others}
+        ratios = {one: st.ratio_of_means(told(one, main), told(peers[one], main, one[0]), rng) for one in others}
         differences = {
-            (one, q): st.mean_difference(at[one][q], at[peers[one]][q], rng) for one in others for q in QUALITY[kind]
+            (one, q): st.mean_difference(told(one, q), told(peers[one], q, one[0]), rng)
+            for one in others
+            for q in QUALITY[kind]
         }
         p = st.holm([ratios[one].p for one in others] + [differences[key].p for key in differences])
         adjusted: dict[Any, float] = dict(zip([*others, *differences], p, strict=True))
@@ -317,8 +336,8 @@ class Study:
         cells += [f"{names[q]}, difference (95%)" for q in QUALITY[kind]]
         out += ["| " + " | ".join(cells) + " |", "|---" * len(cells) + "|"]
         for one in rows:
-            row = [one[0], self._said(kind, *one)]
-            row += [f"{at[one][name].mean():.{0 if name == 'tokens' else 3}f}" for name in names]
+            row = [one[0] + ", one seed" * (one[0] in self.once), self._said(kind, *one)]
+            row += [f"{told(one, name).mean():.{0 if name == 'tokens' else 3}f}" for name in names]
             if one in peers:
                 row += [self._said(kind, *peers[one]), _told(ratios[one], adjusted[one], 2)]
                 row += [_told(differences[one, q], adjusted[one, q], 3) for q in QUALITY[kind]]
@@ -361,6 +380,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder of what is done")
     parser.add_argument("--settings", default=str(Path(__file__).with_name("settings.json")))
     parser.add_argument("--ways", help="some of the settings' ways, by semicolons; the first is the baseline")
+    parser.add_argument("--once", help="ways, by semicolons, that are run with their first setting and one seed alone")
     parser.add_argument("--known", default="18,43", help="development and held-out tasks with known answers")
     parser.add_argument("--open", default="4,10", help="development and held-out open prompts")
     parser.add_argument(

@@ -51,9 +51,9 @@ def group_answers(
 
     Args:
         answers: None of them blank.
-        by: words: the first line's words, but for case, a leading article, punctuation around them and the plural
-            (`same_name`); embedding: 1 - cosine below `near` to the group's first answer; auto: words where the median
-            answer has up to five.
+        by: words: the first line's words, but for case, a leading article, punctuation around them and what
+            `same_name` allows; embedding: 1 - cosine below `near` to the group's first answer; auto: words where the
+            median answer has up to five.
         near: See there.
         embedder: Loads what `embedding` needs, and relevance.
         prompt: What they answer; one that only repeats its words comes after the others.
@@ -66,7 +66,7 @@ def group_answers(
         by = "words" if not lengths or float(np.median(lengths)) <= _SHORT else "embedding"
     likeliest = sorted(answers, key=lambda t: (_is_bad(t), -_likelihood(t, by == "words")))
     if by == "words":
-        groups = _by_name(likeliest)
+        groups = _by_name(likeliest, prompt)
         if rank == "relevance" and prompt:
             vectors = embedder().encode([prompt, *(group[0].text for group in groups)])
             near_prompt = (vectors[1:] @ vectors[0]).tolist()
@@ -88,14 +88,14 @@ def group_answers(
     )
 
 
-def _by_name(likeliest: Sequence[Thought]) -> list[list[Thought]]:
+def _by_name(likeliest: Sequence[Thought], prompt: str) -> list[list[Thought]]:
     """Groups of one name each, in the order of their first. In a group the form that most of them have comes first."""
     forms: dict[str, list[Thought]] = {}
     for thought in likeliest:
         forms.setdefault(plain_answer(_line(thought.text)) or thought.text, []).append(thought)
     found: list[list[str]] = []
     for form in forms:
-        group = next((group for group in found if same_name(form, group[0])), None)
+        group = next((group for group in found if same_name(form, group[0], prompt)), None)
         if group is None:
             found.append([form])
         else:

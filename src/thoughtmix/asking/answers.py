@@ -72,15 +72,27 @@ williams woods works
 _OTHER = frozenset(_ALONE.split())
 """Words in -s that mean something else than what stands before the s."""
 _IRREGULAR = {"mice": "mouse", "geese": "goose", "children": "child", "feet": "foot", "teeth": "tooth"}
+_TAIL = re.compile(r"[\"”]? (?:\(|[–—-] |by (?=\S+ \S))|: ")  # what a name is explained behind
+_NAME = 10  # words of a name with what explains it, at most
 _STEM = 3  # letters of a singular, at least: of a chemist's "C" and "Cs" neither is one
 
 
-def same_name(a: str, b: str) -> bool:
-    """Whether two plain answers name one thing: word for word the same, but for singular and plural ("blue jay", "blue
-    jays"). English; in other languages that is true of plurals in -s, and words that differ by more stay apart."""
+def same_name(a: str, b: str, prompt: str = "") -> bool:
+    """Whether two plain answers name one thing.
+
+    Word for word they are the same, but for singular and plural ("blue jay", "blue jays"; English, and other languages
+    in so far as their plural is an -s), for words of the prompt (of a river: "river rhine", "rhine") and for what only
+    one of them adds ("hamlet" by william shakespeare).
+    """
     if a == b:
         return True
-    ours, theirs = a.split(), b.split()
+    if max(a.count(" "), b.count(" ")) >= _NAME:
+        return False
+    asked = set(re.findall(r"\w+", prompt.casefold()))
+    heads = [_TAIL.split(each, maxsplit=1)[0] for each in (a, b)]
+    if (heads[0] == a) != (heads[1] == b):
+        a, b = heads
+    ours, theirs = ([w for w in each.split() if w not in asked] or each.split() for each in (a, b))
     return len(ours) == len(theirs) and all(_same_word(x, y) for x, y in zip(ours, theirs, strict=True))
 
 

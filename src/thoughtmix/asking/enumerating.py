@@ -122,7 +122,7 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
         runs.append(run_facts(done))
         prefixes = done.prefixes or [None] * len(going)
         for i, output, prefix in zip(going, done.outputs, prefixes, strict=True):
-            _take(engine, lists[i], output, known[i])
+            _take(engine, lists[i], output, known[i], asked.prompt.text)
             lists[i].conversation.answered(output, prefix)
         if done.interrupted or all(output.error is not None for output in done.outputs):
             break
@@ -213,13 +213,13 @@ def _stops(engine: Engine, asked: ListRequest, one: Listing) -> tuple[str, ...]:
     return (*asked.stop, *beyond, *(PARAGRAPH if is_text(engine, asked.prompt) else ()))
 
 
-def _take(engine: Engine, one: Listing, output: SequenceOutput, known: set[str]) -> None:
+def _take(engine: Engine, one: Listing, output: SequenceOutput, known: set[str], prompt: str) -> None:
     """The new answers of an output, and what they cost."""
     guess = one.budget if output.finish == "length" else len(output.text) // 3 + 1  # an endpoint counts for itself
     one.budget -= len(output.token_ids) or guess
     for answer in listed_answers(engine, output, one.opening) if output.error is None else ():
         key = plain_answer(answer.text)
-        if not key or any(same_name(key, other) or near_copy(key, other) for other in known):
+        if not key or any(same_name(key, other, prompt) or near_copy(key, other) for other in known):
             continue
         known.add(key)
         answer = dataclasses.replace(answer, position=len(one.answers))

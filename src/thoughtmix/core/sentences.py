@@ -7,7 +7,7 @@ import regex
 _END = regex.compile(
     r"""(?:[.!?…]+["'”’»)\]*_]*(?=\s)          # a mark, perhaps closed, and a space
     |[。！？]["”’」』）]*                        # scripts without spaces
-    |(?<=\S)(?=\s*\n\s*\n))""",
+    |(?<=[^\s,:;])(?=\s*\n\s*\n))""",
     regex.VERBOSE,
 )
 _ABBREVIATED = regex.compile(
@@ -20,8 +20,11 @@ _TAIL = 200  # characters that decide whether a text ends with a sentence
 
 def ends_sentence(text: str) -> bool:
     """Whether a growing text is at the end of a sentence now. "3." may become 3.5 and is none yet, nor is one
-    with an open quotation; "Dr." and the mark of a list are none."""
+    with an open quotation, in open brackets or in code; "Dr." and the mark of a list are none."""
     tail = text[-_TAIL:]
+    paragraph = text[text.rfind("\n\n") + 1 :]
+    if text.count("```") % 2 or text.count("`") % 2 or paragraph.count("(") > paragraph.count(")"):
+        return False
     if regex.search(r"\d\.$", tail) or tail.count('"') % 2 or tail.count("“") > tail.count("”"):
         return False
     shown = tail.rstrip()
@@ -30,7 +33,8 @@ def ends_sentence(text: str) -> bool:
 
 def sentence_end(text: str) -> int:
     """How many characters there are up to the end of the last whole sentence; 0 without one. A paragraph ends a
-    sentence, too. What ends with the text itself is not known to be whole unless space follows."""
+    sentence, too, unless with a comma or a colon. What ends with the text itself is not known to be whole unless space
+    follows."""
     for found in reversed(list(_END.finditer(text))):
         before = text[max(0, found.end() - _TAIL) : found.end()]
         if not _ABBREVIATED.search(before) and not _NUMBERED.search(before):

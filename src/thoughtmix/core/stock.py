@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 _I_AM = r"(?:i['’]?m|i am|we['’]?re|we are) (?:(?:so|very|really|truly|deeply|terribly|just|only|always) )*"
-_MACHINE = r"(?:ai\b|artificial|digital|virtual|large language|language model|(?:helpful )?(?:assistant|chatbot))"
+_MACHINE = (
+    r"(?:artificial|digital|virtual|large language|language model|(?:helpful |friendly )?(?:ai\b|assistant|chatbot))"
+)
 _BEGINNINGS = (
     _I_AM + r"(?:sorry|afraid|unable|not able|glad you|excited to|delighted to)",
-    _I_AM + r"(?:here|ready|happy|glad|available) to (?:help|assist|hear)",
+    _I_AM + r"(?:here|ready|happy|glad|available) to (?:help|assist|hear)\b",
     _I_AM + rf"an? {_MACHINE}",
     rf"as an? {_MACHINE}",
     r"sorry\b",
@@ -31,7 +33,7 @@ _BEGINNINGS = (
     r"lo siento",
 )
 _STOCK = re.compile(
-    rf"[\W_]*(?:(?:oh|well|hello|hi|yes|no)\b[\s,!.]*)?(?:{'|'.join(_BEGINNINGS)})",
+    rf"[\W_]*(?:(?:oh|well|hello|hi|yes|no|awesome|great|sure)\b[\s,!.]*)?(?:{'|'.join(_BEGINNINGS)})",
     re.IGNORECASE,
 )
 
