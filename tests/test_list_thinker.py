@@ -209,6 +209,13 @@ def test_an_answer_with_a_word_changed_is_no_other_answer() -> None:
     assert think(engine, 3, rounds=1).texts == [copies[0], copies[2], "Alone 0"]
 
 
+def test_what_is_copied_from_a_demonstration_is_no_answer() -> None:
+    engine = Scripted(lambda call, i, said: numbered("Hammer", "Tango", "Fig", "Chisels", "Pear"))
+    assert think(engine, 2).texts == ["Fig", "Pear"]
+    assert think(engine, 2, prompt="Name some tools.").texts == ["Hammer", "Fig"], "unless it is asked for"
+    assert think(engine, 2, demonstrations=0).texts == ["Hammer", "Tango"]
+
+
 def test_singular_and_plural_are_one_name() -> None:
     same = ["apple apples", "cherry cherries", "peach peaches", "movie movies", "tomato tomatoes", "wolf wolves"]
     same += ["woman women", "mouse mice", "bus buses", "pomme pommes", "headache headaches"]

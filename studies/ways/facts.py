@@ -20,7 +20,7 @@ from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.bench import statistics as st
 
 N = 8
-TEMPERATURES = (0.2, 0.3, 0.5, 0.7, 1.0)
+TEMPERATURES = (0.2, 0.5, 1.0)
 FACTS = {
     "What is the capital of France?": "paris",
     "What is the capital of Italy?": "rome",

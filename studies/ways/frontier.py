@@ -76,7 +76,7 @@ COLUMNS = {
 BASELINE = "sampling"
 LOOKED_AT = "curated-2,curated-7,curated-11,curated-13,curated-34,curated-40"
 """Open prompts whose answers were read while ways were made: for choosing settings alone."""
-ROWS = 192  # in a step, about
+ROWS = 640  # in a step, at most: lists take fewer of them than their answers
 
 
 class _Shown:

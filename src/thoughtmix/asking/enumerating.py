@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from thoughtmix.engine.sampling_params import SamplingParams
 Form = Literal["plain", "json", "verbalized"]
 _OPENING: Mapping[Form, str] = {"plain": "1.", "json": "[", "verbalized": "["}
 """How a list begins, which a model in this process goes on with."""
+_ASKING = frozenset({"a", "an", "of", "for", "me", "name", "give", "use", "idea", "old"})  # says not what for
 DEMONSTRATION = 512
 """Tokens of a demonstration at most, in any form and tokenizer."""
 
@@ -94,7 +96,8 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
     """Lists side by side, in one batch a round.
 
     A list that brings too few answers, or the same ones, is asked for the rest while there are tokens and rounds. No
-    answer stands twice in a list, whatever the case, punctuation and number, nor one that changes a word of another.
+    answer stands twice in a list, whatever the case, punctuation and number, nor does one that changes a word of
+    another, or is copied from a demonstration.
 
     Args:
         engine: What writes.
@@ -110,7 +113,8 @@ def enumerate_answers(engine: Engine, asked: ListRequest, counts: Sequence[int],
     """
     lists = [_begin(engine, asked, count, asked.seed + i, len(counts)) for i, count in enumerate(counts)]
     runs: list[dict[str, Any]] = []
-    known: list[set[str]] = [set()] * len(lists) if asked.distinct else [set() for _ in lists]
+    shown = _shown_answers(asked)
+    known: list[set[str]] = [shown] * len(lists) if asked.distinct else [set(shown) for _ in lists]
     for number in range(asked.rounds):
         going = [i for i, one in enumerate(lists) if one.missing and one.budget > 0]
         if not going:
@@ -150,13 +154,32 @@ def _within(engine: Engine, conversation: Conversation, tokens: int) -> int:
 def _demonstrations(asked: ListRequest, count: int) -> Turns:
     """Lists of as many answers as are asked for, as far as they are written."""
     out = []
-    shown = asked.shown
-    if shown is None:
-        shown = 2 if asked.form != "plain" or kind_of_answer(asked.prompt.text) in {"name", "one"} else 0
-    for one in demonstrations(asked.prompt, shown, asked.demonstrations):
+    for one in demonstrations(asked.prompt, _shown(asked), asked.demonstrations):
         answers = one["answers"][:count]
         out.append((_asking(asked, one["question"], len(answers)), _written(answers, asked.form)))
     return out
+
+
+def _shown(asked: ListRequest) -> int:
+    if asked.shown is not None:
+        return asked.shown
+    return 2 if asked.form != "plain" or kind_of_answer(asked.prompt.text) in {"name", "one"} else 0
+
+
+def _shown_answers(asked: ListRequest) -> set[str]:
+    """Plain answers of demonstrations that ask for something else than the prompt: a model that gives one copies it."""
+    prompt = set(re.findall(r"\w+", asked.prompt.text.casefold()))
+    count = _shown(asked)
+    return {
+        plain_answer(answer)
+        for one in demonstrations(asked.prompt, count, asked.demonstrations)
+        if not any(same_name(word, said) for word in _subject(one["question"]) for said in prompt)
+        for answer in one["answers"]
+    }
+
+
+def _subject(question: str) -> set[str]:
+    return set(re.findall(r"\w+", question.casefold())) - _ASKING
 
 
 def _asking(asked: ListRequest, prompt: str, count: int) -> str:

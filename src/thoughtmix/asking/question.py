@@ -36,7 +36,7 @@ _WANTED: dict[Kind, re.Pattern[str]] = {
         "stor(?:y|ies),tales?,poems?,haikus?,limericks?,sonnets?,verses?,essays?,letters?,e-?mails?,articles?,"
         "paragraphs?,chapters?,novels?,biograph(?:y|ies),bio,speech(?:es)?,songs?,lyrics,dialogues?,conversations?,"
         "plots?,scenes?,scripts?,reports?,reviews?,fables?,monologues?,blog,posts?,plan,outlines?,recipes?,summary,"
-        "code,functions?,programs?,regex,table,histor(?:y|ies),differences?,pros and cons,"
+        "code,functions?,programs?,regex,regular expressions?,table,histor(?:y|ies),differences?,pros and cons,"
         r"(?:\d+|two|three|four|five|six|ten|several|a few) (?:sentences|lines|words|paragraphs|steps)"
     ),
 }

@@ -13,6 +13,7 @@ _BEGINNINGS = (
     _I_AM + r"(?:here|ready|happy|glad|available) to (?:help|assist|hear)\b",
     _I_AM + rf"an? {_MACHINE}",
     rf"as an? {_MACHINE}",
+    r"as an? (?:[\w-]+ ){1,4}ai\b",
     r"sorry\b",
     r"(?:i|we) (?:sincerely )?apologi[sz]e",
     r"(?:please accept )?my (?:sincere )?apologies",
