@@ -111,8 +111,8 @@ def test_auto_chooses_by_engine_prompt_and_settings() -> None:
         "pool",
         "sampling",
     )
-    for prompt in ("Write a story.", "Who wrote Hamlet?"):
-        assert chosen(here, prompt) == chosen(elsewhere, prompt) == "sampling"
+    assert (chosen(here, "Who wrote Hamlet?"), chosen(elsewhere, "Who wrote Hamlet?")) == ("pool", "sampling")
+    assert chosen(here, "Write a story.") == chosen(elsewhere, "Write a story.") == "sampling"
     for how in ({"n": 1}, {"temperature": 0}, {"creativity": 0.0}, {"temperature": [0.5] * 8}, {"regex": "a+"}):
         assert chosen(here, **how) == "sampling", how
     assert chosen(here, raw=True) == chosen(LocalEngine(language_model("llama"))) == "sampling"
@@ -155,6 +155,16 @@ def test_which_answer_most_give() -> None:
     made = Pipeline(engine=Scripted(lambda call, i, said: f"{i}"))(asked, 2, "auto", measure=False)
     assert in_words(made).endswith("one answer, and nothing that could be it stands in most of these.")
     assert "one_answer" not in Pipeline(engine=Scripted(lambda call, i, said: ""))("Write.", 2, measure=False).run
+
+
+def test_a_pool_of_one_right_answer_keeps_all_and_those_that_agree_come_first() -> None:
+    engine = Scripted(lambda call, i, said: ["Lyon", "It is Paris.", "Nice", "Paris!", "The city of Paris"][i])
+    made = Pipeline(engine=engine)("What is the capital of France?", 5, "pool", measure=False)
+    assert made.texts == ["It is Paris.", "Paris!", "The city of Paris", "Lyon", "Nice"]
+    assert [t.origin.get("agreement") for t in made] == [3, 3, 3, None, None] and [t.seed for t in made][:2] == [1, 3]
+    assert engine.said(0).endswith("Answer in one short sentence.") and len(engine.calls) == 1
+    assert {s.sampling.temperature for s in engine.calls[0]} == {0.5}
+    assert summary(made).startswith("5 thoughts by pool")
 
 
 def test_python_keeps_law_5_unless_told_and_the_command_line_chooses(tinyland: Any, capsys: Any) -> None:

@@ -1,10 +1,11 @@
-"""How often a question with one right answer is answered rightly, by the temperature: what `auto` draws such at.
+"""How a question with one right answer is answered by a pool, and by plain sampling: what `auto` does with such.
 
     python studies/ways/facts.py --seeds 3
 
-Thirty questions that a child may know, eight answers each as `thoughtmix think` would give them. Told for each
-temperature: the share of right answers; of questions whose most frequent answer (`asking.one_answer`) is right; of
-those where one is found at all; and different texts of eight. Intervals: BCa bootstrap over questions, seeds averaged.
+Thirty questions that a child may know, eight answers each as `thoughtmix think` would give them. Told for each way: the
+share of right answers; of questions whose most frequent answer (`asking.one_answer`) is right, and of those for which
+one is told that is wrong; tokens an answer. Intervals: BCa bootstrap over questions of the paired difference to the
+first way, seeds averaged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from thoughtmix.asking.question import kind_of_answer
 from thoughtmix.bench import statistics as st
 
 N = 8
-TEMPERATURES = (0.2, 0.5, 1.0)
+WAYS = (("sampling", {}), ("sampling", {"temperature": 0.5}), ("pool", {}), ("pool", {"temperature": 1.0}))
+NAMES = ("right", "most frequent right", "most frequent wrong", "tokens")
 FACTS = {
     "What is the capital of France?": "paris",
     "What is the capital of Italy?": "rome",
@@ -67,27 +69,24 @@ def main() -> None:
     known = [kind_of_answer(question) for question in FACTS].count("one")
     print(f"{known} of {len(FACTS)} are read as questions with one answer")
     pipeline, rng = Pipeline(), np.random.default_rng(3)
-    print("\n| temperature | right | most frequent one right | found | different texts |\n|---|---|---|---|---|")
-    for temperature in TEMPERATURES:
-        told = np.zeros((len(FACTS), 4))
+    print(f"\n| way | {' | '.join(NAMES)} |\n{'|---' * (len(NAMES) + 1)}|")
+    first: st.Floats | None = None
+    for thinker, how in WAYS:
+        told = np.zeros((len(FACTS), len(NAMES)))
         for seed in range(args.seeds):
-            how = {"seed": 1000 * seed, "temperature": temperature, "measure": False}
-            sets = pipeline(list(FACTS), N, "sampling", **how)
+            sets = pipeline(list(FACTS), N, thinker, seed=1000 * seed, measure=False, **how)
             for i, (question, made) in enumerate(zip(FACTS, sets, strict=True)):
                 most = one_answer(question, made.texts)["answer"]
                 right = np.mean([is_right(question, text) for text in made.texts])
-                told[i] += [
-                    right,
-                    most is not None and is_right(question, most),
-                    most is not None,
-                    len(set(made.texts)),
-                ]
+                agreed = most is not None and is_right(question, most)
+                told[i] += [right, agreed, most is not None and not agreed, np.mean([len(t.token_ids) for t in made])]
         told /= args.seeds
-        ends = [st.mean_difference(told[:, i], np.zeros(len(FACTS)), rng) for i in range(2)]
-        cells = [f"{end.value:.3f} ({end.low:.3f} to {end.high:.3f})" for end in ends]
-        print(
-            f"| {temperature:g} | {' | '.join(cells)} | {told[:, 2].mean():.3f} | {told[:, 3].mean():.2f} |", flush=True
-        )
+        first = told if first is None else first
+        cells = [f"{told[:, i].mean():.3f}" for i in range(len(NAMES))]
+        for i in range(len(NAMES)) if told is not first else ():
+            d = st.mean_difference(told[:, i], first[:, i], rng)
+            cells[i] += f" ({d.value:+.3f}: {d.low:+.3f} to {d.high:+.3f})"
+        print(f"| {thinker} {how or ''} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

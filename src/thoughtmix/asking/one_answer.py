@@ -36,15 +36,20 @@ def one_answer(prompt: str, texts: Sequence[str]) -> dict[str, Any]:
         answer: As it is written; None where nothing stands in more than half of them. count: how many say it. of: how
         many texts there are.
     """
+    answer, which = most_say(prompt, texts)
+    return {"answer": answer, "count": sum(which), "of": len(texts)}
+
+
+def most_say(prompt: str, texts: Sequence[str]) -> tuple[str | None, list[bool]]:
+    """The answer of `one_answer`, and which texts give it."""
     said = [_WORD.findall(text) for text in texts]
     asked = {_plain(word) for word in _WORD.findall(prompt)} | _SMALL
-    counts: Counter[str] = Counter()
-    for text, words in zip(texts, said, strict=True):
-        counts.update(list(dict.fromkeys(word for word in _telling(text, words) if word not in asked)))
+    telling = [dict.fromkeys(_telling(text, words)) for text, words in zip(texts, said, strict=True)]
+    counts = Counter(word for words in telling for word in words if word not in asked)
     found, count = counts.most_common(1)[0] if counts else ("", 0)
     if 2 * count <= len(texts):
-        return {"answer": None, "count": 0, "of": len(texts)}
-    return {"answer": _as_name(found, said, asked), "count": count, "of": len(texts)}
+        return None, [False] * len(texts)
+    return _as_name(found, said, asked), [found in words for words in telling]
 
 
 def _plain(word: str) -> str:

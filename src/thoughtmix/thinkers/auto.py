@@ -29,7 +29,7 @@ _WHY = {
 
 class AutoThinker(Thinker):
     name = "auto"
-    summary = "Chooses: a pool where one of several names, titles or sentences is asked for, else plain sampling."
+    summary = "Chooses: a pool where names, titles, sentences or one right answer are asked for, else plain sampling."
     creativity_is_temperature = True
 
     def texts(self, n: int, options: ThinkerOptions) -> int:
@@ -60,7 +60,9 @@ def choose_thinker(engine: Engine, prompt: Prompt, request: Request) -> tuple[Th
        then reads and writes least.
     4. Where one of several sentences is asked for, of a model in this process: a pool, which draws some more than are
        wanted and keeps the sound ones. They differ as much as sampled ones, and fewer are cut, repeat or say nothing.
-    5. Plain sampling for the rest: long texts, one right answer, languages that the rule does not read.
+    5. Where a question has one right answer, of a model in this process: a pool, too, which asks for short ones, draws
+       them at a low temperature, and says what most of them say.
+    6. Plain sampling for the rest: long texts, languages that the rule does not read.
     """
     made = auto_thinker(engine)
     if made.name != _ELSE:
@@ -68,7 +70,7 @@ def choose_thinker(engine: Engine, prompt: Prompt, request: Request) -> tuple[Th
     if why := _only_sampling(engine, prompt, request):
         return made, why
     kind, here = kind_of_answer(prompt.text), isinstance(engine, TokenEngine)
-    if kind in {"name", "phrase"} or (kind == "sentence" and here):
+    if kind in {"name", "phrase"} or (kind in {"sentence", "one"} and here):
         return get_thinker(_HERE if here else _ELSEWHERE), _WHY[kind]
     return made, _WHY[kind]
 

@@ -1,5 +1,5 @@
 """More answers than are wanted, drawn in one batch. Short ones that agree are joined, and the most agreed upon kept; of
-long ones those that are sound and differ most."""
+long ones those that are sound and differ most. Of a question with one right answer: which one most of them give."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from thoughtmix.asking.agreement import Group, Rank, group_answers
 from thoughtmix.asking.conversation import PARAGRAPH, is_text, restated, short_prompt
 from thoughtmix.asking.drafts import keep_sound
 from thoughtmix.asking.draws import Draws, arithmetic_offsets
+from thoughtmix.asking.one_answer import most_say
 from thoughtmix.asking.progress import Progress
 from thoughtmix.asking.question import Kind, kind_of_answer, tells_about
 from thoughtmix.core.errors import InputError
@@ -22,7 +23,7 @@ from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sam
 from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
 from thoughtmix.thinkers.registry import get_thinker
 
-DEFAULT_TEMPERATURE = 0.9  # of short answers
+DEFAULT_TEMPERATURE = {"agreed": 0.9, "sound": 1.0, "all": 0.5}  # by what is kept
 _DRAFTS = 1.5  # texts of full length for each that is wanted, at sampling's own temperature
 _FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4, "plan": 2}
 _SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
@@ -32,12 +33,17 @@ _EXAMPLES = 4096  # tokens of all contexts' examples, at most
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The options, with what auto came to. sound: texts of full length are drawn, and the sound ones kept."""
+    """The options, with what auto came to."""
 
     given: PoolThinker.Options
     source: str
     factor: float
-    sound: bool = False
+    keep: Literal["agreed", "sound", "all"] = "agreed"
+
+    @property
+    def sound(self) -> bool:
+        """Whether texts of full length are drawn, and the sound ones kept."""
+        return self.keep == "sound"
 
     def drawn(self, n: int) -> int:
         """Answers in all, for n that are wanted."""
@@ -101,11 +107,12 @@ class PoolThinker(Thinker):
             "What decides between short answers that equally many agree on: nearness to the prompt, or likelihood",
             served=True,
         )
-        keep: Literal["auto", "agreed", "sound"] = option(
+        keep: Literal["auto", "agreed", "sound", "all"] = option(
             "auto",
             "What is kept: agreed, the answers that most agree on, which are asked to be short; sound, of texts of "
-            "full length the most different that are whole, repeat nothing and keep to the prompt; auto: sound where a "
-            "sentence or more is asked for",
+            "full length the most different that are whole, repeat nothing and keep to the prompt; all: as many short "
+            "ones as are wanted, first those that say what most say; auto: sound where a sentence or more is asked "
+            "for, all where one right answer is",
             served=True,
         )
         near: float = option(0.15, "Distance (1 - cosine) below which two answers agree", served=True, gt=0, lt=2)
@@ -142,7 +149,7 @@ class PoolThinker(Thinker):
         """
         options = self.Options.model_validate(request.options)
         own = _chosen(prompt, options)
-        warm = one_temperature(request, self.name, 1.0 if own.sound else DEFAULT_TEMPERATURE)
+        warm = one_temperature(request, self.name, DEFAULT_TEMPERATURE[own.keep])
         one_sampling(request, warm, self.name)  # refuses what differs by thought
         many = dataclasses.replace(
             request,
@@ -172,6 +179,11 @@ class PoolThinker(Thinker):
         whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
         if not whole:
             return drawn[: request.n], facts
+        if own.keep == "all":
+            same = _as_most_say(prompt.text, whole)[: request.n]
+            thoughts = [_named(t, self.name, source.name, **more) for t, more in same]
+            progress.finish([t.text for t in thoughts])
+            return thoughts, {**facts, "pool": {"drawn": len(drawn)}, "missing": request.n - len(thoughts)}
         answers = [t for t in whole if own.sound or not tells_about(prompt.text, t.text)]
         whole = answers if len(answers) >= request.n else whole
         embedder = request.embedder or packaged_embedder
@@ -199,6 +211,13 @@ def _named(thought: Thought, thinker: str, source: str, **more: Any) -> Thought:
     return dataclasses.replace(thought, origin={**thought.origin, "thinker": thinker, "source": source, **more})
 
 
+def _as_most_say(prompt: str, drawn: list[Thought]) -> list[tuple[Thought, dict[str, int]]]:
+    """All of them, first those that give the answer that most give, each with how many do."""
+    _, which = most_say(prompt, [t.text for t in drawn])
+    same = [(t, {"agreement": sum(which)}) for t, says in zip(drawn, which, strict=True) if says]
+    return [*same, *((t, {}) for t, says in zip(drawn, which, strict=True) if not says)]
+
+
 def _short(many: Request, kind: Kind) -> Request:
     """With room for a sentence, which ends in the second half of it; or for a phrase, which ends with its line."""
     if kind == "phrase":
@@ -218,14 +237,17 @@ def _chosen(prompt: Prompt, options: PoolThinker.Options) -> _Chosen:
     since a small model copies the items of its list. With examples: sampling."""
     source, keep = options.source, options.keep
     kind = kind_of_answer(prompt.text)
+    told = options.examples == "none" and options.group == "auto"
+    if keep == "auto" and told and kind == "one" and source == "auto":
+        keep = "all"
     if source == "auto":
-        names = kind in {"name", "one"} and keep != "sound" and options.examples == "none"
+        names = kind in {"name", "one"} and keep not in {"sound", "all"} and options.examples == "none"
         source = "list" if names else "sampling"
     if keep == "auto":
-        told = options.examples == "none" and options.group == "auto" and source in {"sampling", "mixture", "plan"}
-        keep = "sound" if told and kind in {"sentence", "long"} else "agreed"
-    factor = options.factor or (_DRAFTS if keep == "sound" else _FACTOR[source])
-    return _Chosen(options, source, factor, keep == "sound")
+        texts = told and kind in {"sentence", "long"} and source in {"sampling", "mixture", "plan"}
+        keep = "sound" if texts else "agreed"
+    factor = options.factor or {"sound": _DRAFTS, "all": 1.0}.get(keep, _FACTOR[source])
+    return _Chosen(options, source, factor, keep)
 
 
 def _after_examples(engine: Engine, prompt: Prompt, many: Request, own: _Chosen) -> Thoughts:
