@@ -28,6 +28,7 @@ from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import Piece, Start
 from thoughtmix.engine.backends.fused_amx import AmxWeights
 from thoughtmix.engine.backends.probe import choose
+from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.kernels import build
@@ -312,11 +313,12 @@ def test_threads_that_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_amx
 def test_teams_of_any_size_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no part in one job takes part in the next, once."""
-    x = some(40, 160).view(40, 10, 16)
-    want = sampling._scanned(x)
+    x, uniform = some(40, 160), torch.linspace(0, 0.99, 40, dtype=torch.float64)
+    sampler = sampling.SamplingTensors.of([SamplingParams()] * 40)
+    want = sampling.draw(x, uniform, sampler)
     for turn in range(500):
         monkeypatch.setattr(sampling.torch, "get_num_threads", lambda turn=turn: 1 + turn * 7 % 5)
-        assert torch.equal(sampling._scanned(x)[2], want[2]), turn
+        assert torch.equal(sampling.draw(x, uniform, sampler).share, want.share), turn
 
 
 @needs_amx
@@ -364,23 +366,3 @@ def test_a_compiler_that_fails_leaves_what_was_there(tmp_path: Any) -> None:
     (tmp_path / build.NAME).write_text("before")
     assert build.build(tmp_path, ["false"]) and (tmp_path / build.NAME).read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == [build.NAME]
-
-
-@needs_amx
-@pytest.mark.parametrize(("rows", "blocks", "width"), [(1, 384, 128), (33, 10, 16), (3, 7, 77)])
-def test_what_a_draw_knows_of_the_logits(rows: int, blocks: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = some(rows, blocks * width) * 9
-    x[0, 3:9] = -torch.inf
-    got = sampling._scanned(x.view(rows, blocks, width))
-    tops = x.view(rows, blocks, width).amax(-1)
-    assert torch.equal(got[0], tops) and torch.equal(got[1], tops.amax(-1))
-    torch.testing.assert_close(got[2].double(), x.double().logsumexp(-1), atol=3e-6, rtol=3e-6)
-    assert torch.equal(sampling._scanned(x[-1:].view(1, blocks, width))[2], got[2][-1:])
-    x[-1, 20] = torch.nan
-    assert sampling._scanned(x.view(rows, blocks, width))[1].isnan().tolist() == [False] * (rows - 1) + [True]
-    monkeypatch.setattr(sampling.kernels, "library", lambda: None)
-    torch.testing.assert_close(
-        sampling._scanned(x.view(rows, blocks, width))[2],
-        got[2][:-1].new_tensor([*got[2][:-1].tolist(), torch.nan]),
-        equal_nan=True,
-    )

@@ -89,8 +89,41 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Ten
     """
     whole = logits.float()
     x = whole if allowed is None else whole.masked_fill(~allowed, -torch.inf)
-    blocks = _blocks(x)  # (rows, V / width, width): one pass finds both the maximum and where to look
-    block_top, top, total = _scanned(blocks)
+    blocks = _blocks(x)  # (rows, V / width, width)
+    if _kernels_draw(blocks, whole):
+        return _draw_by_kernels(blocks, whole, uniform, sampler)
+    return _draw_by_torch(blocks, whole, uniform, sampler)
+
+
+def _kernels_draw(blocks: Tensor, whole: Tensor) -> bool:
+    cpu = blocks.device.type == "cpu" and blocks.is_contiguous() and whole.is_contiguous()
+    return cpu and blocks.shape[-1] >= 16 and kernels.library() is not None
+
+
+def _draw_by_kernels(blocks: Tensor, whole: Tensor, uniform: Tensor, sampler: SamplingTensors) -> Drawn:
+    """By C functions, a row a thread. Sums of many probabilities are rounded in another order there, and top-p adds
+    them in float32, so that a uniform which lies within about 1e-7 of the edge of two tokens may give the other one."""
+    rows, count, width = blocks.shape
+    drawn = Drawn(
+        torch.empty(rows, dtype=torch.int64), blocks.new_empty(rows), *torch.empty(2, rows, dtype=torch.float64)
+    )
+    kept = [x.double().contiguous() for x in (uniform, *(getattr(sampler, f.name) for f in fields(sampler)))]
+    by_name = dict(zip(("uniform", *(f.name for f in fields(sampler))), (x.data_ptr() for x in kept), strict=True))
+    tops, threads = blocks.new_empty(rows, count), torch.get_num_threads()
+    weights = blocks.new_empty(threads if bool((sampler.top_p < 1).any()) else 0, count * width)
+    asked = kernels.Draw(
+        rows=rows, columns=count * width, width=width, logits=blocks.data_ptr(), whole=whole.data_ptr(),
+        ids=drawn.ids.data_ptr(), logprobs=drawn.logprobs.data_ptr(), share=drawn.share.data_ptr(),
+        rest=drawn.rest.data_ptr(), tops=tops.data_ptr(), weights=weights.data_ptr(), **by_name,
+    )  # fmt: skip
+    if not kernels.library().thoughtmix_draw(asked, threads):
+        raise not_finite()
+    return drawn
+
+
+def _draw_by_torch(blocks: Tensor, whole: Tensor, uniform: Tensor, sampler: SamplingTensors) -> Drawn:
+    x, block_top = blocks.flatten(1), blocks.amax(-1)  # one pass finds both the maximum and where to look
+    top = block_top.amax(-1)
     if not bool(torch.isfinite(top).all()):
         raise not_finite()
     floor = _floor(x, top, sampler)  # (rows,) float32
@@ -112,10 +145,8 @@ def draw(logits: Tensor, uniform: Tensor, sampler: SamplingTensors, allowed: Ten
             blocks, survives & ~dense[:, None], some, top, floor, uniform, sampler.temperature
         )
     share = torch.where(sampler.temperature > 0, share, 1.0)  # of likeliest tokens that tie, greedy takes the first
-    if allowed is not None:
-        total = _scanned(_blocks(whole))[2]
-    logprobs = whole.gather(1, ids[:, None])[:, 0] - total
-    if allowed is not None and not bool(torch.isfinite(logprobs).all()):  # of a token that was not looked at
+    logprobs = whole.gather(1, ids[:, None])[:, 0] - _logsumexp(whole)
+    if not bool(torch.isfinite(logprobs).all()):  # of a token that a grammar forbids
         raise not_finite()
     return Drawn(ids, logprobs, share, rest)
 
@@ -174,21 +205,6 @@ def candidates(logits: Tensor, sampler: SamplingTensors, most: int) -> Candidate
     ids, order = (block[..., 0].gather(1, place // width) * width + place % width).sort(1)
     values = values.gather(1, order)
     return Candidates(ids, values.masked_fill(values < floor, -torch.inf), rest)
-
-
-def _scanned(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of logits (rows, blocks, width): the largest of each block and of each row, and each row's logsumexp; by one pass
-    where the kernels run, which beside the time saves waking torch's team, whose members stay awake on the cores that a
-    step needs next."""
-    rows, count, width = blocks.shape
-    library = kernels.library() if blocks.device.type == "cpu" and width >= 16 else None
-    if library is None or not blocks.is_contiguous():
-        block_top = blocks.amax(-1)
-        return block_top, block_top.amax(-1), _logsumexp(blocks.flatten(1))
-    block_top, top, total = blocks.new_empty(rows, count), blocks.new_empty(rows), blocks.new_empty(rows)
-    pointers = (block_top.data_ptr(), top.data_ptr(), total.data_ptr())
-    library.thoughtmix_scan(blocks.data_ptr(), rows, count * width, width, *pointers, torch.get_num_threads())
-    return block_top, top, total
 
 
 def _logsumexp(x: Tensor) -> Tensor:

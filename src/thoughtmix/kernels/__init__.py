@@ -9,7 +9,7 @@ in a team of threads that meets after each stage (norm, product, attention, ...)
     attention.c  rotary embedding, keys and values, what a row gathers of its own keys
     prompt.c     what many rows gather of the same keys, on the matrix unit
     forward.c    the layers, and whether this processor can
-    sampling.c   what a draw wants to know of every logit
+    sampling.c   a draw: a token a row
 
 Inputs and weights of products are bfloat16, queries and keys of a prompt the sum of two such numbers; all sums, the
 residual stream, norms, softmax and logits, and keys and values as they are kept, are float32.
@@ -108,6 +108,15 @@ class Batch(Structure):
     ]
 
 
+class Draw(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("rows", "columns", "width")),
+        *((name, c_void_p) for name in ("logits", "whole", "uniform")),
+        *((name, c_void_p) for name in ("temperature", "top_k", "top_p", "min_p", "top_nsigma")),
+        *((name, c_void_p) for name in ("ids", "logprobs", "share", "rest", "tops", "weights")),
+    ]
+
+
 @functools.cache
 def _loaded() -> tuple[Any, str]:
     """The library, or None and why there is none."""
@@ -133,8 +142,8 @@ def _loaded() -> tuple[Any, str]:
         library.thoughtmix_forward.argtypes = [POINTER(Model), POINTER(Batch), c_int64, c_int64, c_int]
         library.thoughtmix_pack.restype = c_int
         library.thoughtmix_pack.argtypes = [POINTER(Matrix), c_void_p, c_int64, c_int64, c_int64, c_int64, c_int]
-        library.thoughtmix_scan.restype = None
-        library.thoughtmix_scan.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_int]
+        library.thoughtmix_draw.restype = c_int
+        library.thoughtmix_draw.argtypes = [POINTER(Draw), c_int]
         library.thoughtmix_large_pages.restype = None
         library.thoughtmix_large_pages.argtypes = [c_void_p, c_int64]
     except (OSError, AttributeError) as error:  # of another machine or another version of thoughtmix
@@ -152,4 +161,4 @@ def library() -> Any:
     return _loaded()[0]
 
 
-__all__ = ["Batch", "Layer", "Matrix", "Model", "Segment", "library", "why_not"]
+__all__ = ["Batch", "Draw", "Layer", "Matrix", "Model", "Segment", "library", "why_not"]
