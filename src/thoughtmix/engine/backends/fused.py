@@ -20,11 +20,16 @@ from torch import Tensor
 from thoughtmix.engine.backends.base import KVPath, Piece, Start
 from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_AT_ONCE = 512
+"""Prompt tokens that are read in one pass, where many prompts are."""
 
 
 class FusedWeights(ABC):
@@ -93,8 +98,14 @@ class FusedPath(KVPath):
     def start(self, asked: Start) -> tuple[Tensor | None, int]:
         if self.read == "each":
             return self._read_each(asked.prompts[0], asked.counts[0], asked.capacity)
-        if self.weights.embed.device.type == "cpu" or asked.prefixes or asked.keep or len(asked.prompts) == 1:
+        if asked.prefixes or asked.keep or len(asked.prompts) == 1:
             return super().start(asked)
+        if self.weights.embed.device.type == "cpu":
+            prefill = ChunkedPrefill(self, asked.prompts)
+            while not prefill.done:
+                prefill.advance(_AT_ONCE)
+            self.cache.join(prefill.read, asked.counts, asked.capacity)
+            return prefill.by_row(asked.counts), prefill.computed
         read = self.prefill_packed([Piece(ids, None) for ids in asked.prompts])  # a GPU waits for each pass over layers
         self.cache.join([prompt for _, prompt in read], asked.counts, asked.capacity)
         return asked.by_row([logits for logits, _ in read]), sum(map(len, asked.prompts))
