@@ -6,11 +6,11 @@
 Clients are threads that send a request as soon as the last is answered; every fourth is streamed. A client has
 requests of its own (prompts and seeds that nobody else has), which it repeats, so that a thought that came to the wrong
 one shows; with --fresh no prompt comes twice, of which the server would remember what it read. The engine's own speed
-is `decode` with as many rows (a prompt for each client, n rows each, none ending early), before and after the load: by
-the clock, and by processor seconds, which say more where others use the machine. First tokens are told of all requests
-and of those after each client's first, when all come at once. Afterwards each thought is made once more, alone (n=1,
-no server), from its seed. With --rude, clients that leave, send nonsense, hardly read or say nothing are mixed in, and
-the server is stopped (SIGTERM) and started twice: nobody else may lose a thought by it.
+is `decode` with as many rows (a prompt for each client, in one of the two forms, n rows each, none ending early),
+before and after the load: by the clock, and by processor seconds, which say more where others use the machine. First
+tokens are told of all requests and of those after each client's first, when all come at once. Afterwards each thought
+is made once more, alone (n=1, no server), from its seed. With --rude, clients that leave, send nonsense, hardly read or
+say nothing are mixed in, and the server is stopped (SIGTERM) and started twice: nobody else may lose a thought by it.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def engine(clients: int, n: int, tokens: int) -> list[float]:
     from thoughtmix.models import load_model
 
     lm, sampling = load_model(), SamplingParams(min_p=0.1)
-    local, prompts = LocalEngine(lm), [tuple(lm.encode(prompt(c, 0))) for c in range(clients)]
+    local, prompts = LocalEngine(lm), [tuple(lm.encode(prompt(c, c % len(FORMS)))) for c in range(clients)]
 
     def rows(tokens: int) -> list[SequenceRequest]:
         places = [(c, i) for c in range(clients) for i in range(n)]

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thoughtmix.engine.kv_cache import KVCache, PromptKV
+from thoughtmix.engine.kv_cache import KVCache
 from thoughtmix.engine.memory import untouched_zeros
+from thoughtmix.engine.prompt_kv import PromptKV
 
 H, D, LAYERS, STEPS = 2, 4, 2, 5
 

@@ -16,8 +16,8 @@ from tiny import fresh, language_model, tiny, tokenizer
 
 from thoughtmix.core.errors import InputError
 from thoughtmix.engine import Prefix, SamplingParams
-from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import PrefixCache
+from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.models import wrap_model
 
 PROMPT = [5, 9, 77, 33, 12, 8, 100, 41]

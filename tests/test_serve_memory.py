@@ -19,7 +19,7 @@ from serving import Running, running
 
 from thoughtmix.engine.job import Job
 from thoughtmix.engine.kv_bucket import Bucket
-from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.prompt_kv import PromptKV
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "w5 w9 w77"}], "seed": 3, "n": 2, "max_tokens": 6}
 OWN = (Job, Bucket, PromptKV)

@@ -140,6 +140,7 @@ class Job:
         suffix = row_state.unshared_suffix if read == "shared" and not model.encoder_decoder else 0
         suffix = max(suffix, 1) if self.prefixes else suffix
         self.suffix = self.ahead = min(suffix, min(map(len, groups.prompts)) - 1)  # ahead: not read by the rows yet
+        self._together = sum(len(ids) - self.suffix for ids in groups.prompts)  # tokens that rows read together
         self.live = sorted(range(len(sequences)), key=lambda i: groups.prompt[i])  # neighbours share a prompt
         self.counts = [groups.prompt.count(p) for p in range(len(groups.prompts))]  # rows of each prompt
         row_state.reorder(self.live)
@@ -201,11 +202,11 @@ class Job:
     @property
     def tokens(self) -> int:
         """Most tokens whose keys and values it will hold."""
-        return sum(map(len, self.heads)) + len(self.sequences) * self.capacity
+        return self._together + len(self.sequences) * self.capacity
 
     def tokens_by(self, length: int) -> int:
         """`tokens`, if no row drew more than `length`."""
-        return sum(map(len, self.heads)) + len(self.sequences) * min(self.capacity, length + self.suffix)
+        return self._together + len(self.sequences) * min(self.capacity, length + self.suffix)
 
     @property
     def start(self) -> Start:
@@ -271,12 +272,12 @@ class Job:
         return Drawn(drawn, values, torch.ones_like(none), none)
 
     def take(
-        self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float], path: DecodingPath, first: int
+        self, logits: Tensor | None, ids: Sequence[int], logprobs: Sequence[float], path: DecodingPath, first: int
     ) -> list[int]:
         """Note a step's tokens of the live rows, tell who listens, and keep what ended rows have read.
 
         Args:
-            logits: They were drawn from, (rows, vocabulary).
+            logits: They were drawn from, (rows, vocabulary); only asked for with `top_logprobs`.
             first: Where the job's rows begin in the batch.
 
         Returns:
@@ -294,8 +295,8 @@ class Job:
                 self.kept[i] = path.keep(first + row, read)
         return gone
 
-    def _note(self, logits: Tensor, ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        if self.top_logprobs:
+    def _note(self, logits: Tensor | None, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        if self.top_logprobs and logits is not None:
             best = logits.float().log_softmax(-1).topk(min(self.top_logprobs, logits.shape[-1]))
             for i, likeliest, values in zip(self.live, best.indices.tolist(), best.values.tolist(), strict=True):
                 self.outputs[i].top.append((likeliest, values))

@@ -27,6 +27,7 @@ class Place:
     rows: int
     own: NDArray[np.int64]  # (n,) own tokens stored, by row
     source: Any = None  # the caller's, what it knows of the prompt
+    seat: Any = None  # the path's, where it stands in memory
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,6 @@ width; p places of a bucket, n rows of a place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,53 +20,7 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine.kv_bucket import Bucket, Place, attend, double_slots, zeros
-
-
-@dataclass(slots=True)
-class PromptKV:
-    """Keys and values of a prompt."""
-
-    keys: list[Tensor]  # a layer: (h, t, d)
-    values: list[Tensor]
-    length: int
-    room: PromptRoom | None = None
-    """The memory they lie in, where more may follow them there."""
-
-
-class PromptRoom:
-    """Memory for a prompt that is read in pieces: what was read is not copied at every piece.
-
-    Args:
-        layers, h, capacity, d: Shape of the keys, and of the values.
-    """
-
-    def __init__(self, layers: int, h: int, capacity: int, d: int) -> None:
-        self._both = torch.empty(2, layers, h, capacity, d)
-        self._filled = 0
-
-    @classmethod
-    def of(cls, past: PromptKV | None, shape: tuple[int, int, int], length: int, capacity: int) -> PromptRoom:
-        """Room for `length` tokens that begins with what was read. The past's own, if nothing else follows it there.
-
-        Args:
-            shape: Layers, h, d.
-            capacity: Tokens of a new one, at least.
-        """
-        before = 0 if past is None else past.length
-        room = None if past is None else past.room
-        if room is None or room._filled != before or room._both.shape[3] < length:
-            layers, h, d = shape
-            room = cls(layers, h, max(length, capacity), d)
-            if past is not None and before:
-                for to, read in zip(room._both, (past.keys, past.values), strict=True):
-                    torch.stack(read, out=to[:, :, :before])
-        room._filled = length
-        return room
-
-    def prompt(self) -> PromptKV:
-        """All that is filled; what follows later changes nothing in it."""
-        keys, values = self._both[:, :, :, : self._filled].unbind(0)
-        return PromptKV(list(keys.unbind(0)), list(values.unbind(0)), self._filled, self)
+from thoughtmix.engine.prompt_kv import PromptKV
 
 
 class KVCache:
@@ -86,9 +39,9 @@ class KVCache:
         self.moved = True  # whether memory or shapes of a step are others than of the one before; for `fixed`
         self.places: list[Place] = []
         self.rows = self.version = 0
-        self._stale = False  # what `_look` sees
+        self._stale = self._unseated = False  # what `_look` sees; where the rows stand
         self._buckets: dict[tuple[int, int, int], Bucket] = {}
-        self._positions = torch.zeros(0, dtype=torch.long)
+        self._positions: Tensor | None = None
 
     # --- rows come and go ---
 
@@ -122,8 +75,8 @@ class KVCache:
 
     def _new(self, key: tuple[int, int, int], prompts: list[PromptKV]) -> Bucket:
         n, t, s = key
-        like_keys, like_values = prompts[0].keys[0], prompts[0].values[0]
-        layers, places = len(prompts[0].keys), len(prompts)
+        (like_keys, *others), like_values = prompts[0].keys, prompts[0].values[0]
+        layers, places = 1 + len(others), len(prompts)
         if self.joined:
             each = layers * like_keys.shape[0] * (t + n * s) * like_keys.shape[2] * like_keys.element_size()
             places = min(max(1, _FIRST_BYTES // each), max(1, 64 // n))
@@ -155,9 +108,7 @@ class KVCache:
                 double_slots(bucket)
         place = bucket.places[slot] = Place(bucket, slot, prompt.length, count, np.zeros(count, np.int64))
         if isinstance(bucket.prompt_keys, Tensor) and isinstance(bucket.prompt_values, Tensor):
-            for layer, (k, v) in enumerate(zip(prompt.keys, prompt.values, strict=True)):
-                bucket.prompt_keys[layer, slot, :, : prompt.length] = k
-                bucket.prompt_values[layer, slot, :, : prompt.length] = v
+            prompt.copy_to(bucket.prompt_keys[:, slot], bucket.prompt_values[:, slot])
         return place
 
     def drop(self, gone: Sequence[int]) -> list[int]:
@@ -222,22 +173,24 @@ class KVCache:
     # --- a step ---
 
     def _changed(self) -> None:
-        """Rows came or went: where they stand."""
+        """Rows came or went. Where they stand is found out when somebody asks: many may come at once, and a path may
+        keep account itself."""
         self.version += 1
         self.rows = sum(place.rows for place in self.places)
-        starts = np.concatenate([np.zeros(0, np.int64), *(place.length + place.own for place in self.places)])
+        self._positions = None
+        self._stale = self._unseated = True
+        if self.fixed:
+            self._look()
+
+    def _seat_all(self) -> None:
+        self._unseated, first = False, 0
         device = self.places[0].bucket.own_keys.device if self.places else torch.device("cpu")
-        self._positions = torch.from_numpy(starts).to(device)
-        first = 0
         members: dict[int, list[tuple[int, Place]]] = {id(bucket): [] for bucket in self._buckets.values()}
         for place in self.places:
             members[id(place.bucket)].append((first, place))
             first += place.rows
         for bucket in self._buckets.values():
             self._seat(bucket, members[id(bucket)], device)
-        self._stale = True
-        if self.fixed:
-            self._look()
 
     def _seat(self, bucket: Bucket, members: list[tuple[int, Place]], device: torch.device) -> None:
         """Which rows of the batch stand in a bucket, and where."""
@@ -280,6 +233,8 @@ class KVCache:
         if not self._stale:
             return
         self._stale = False
+        if self._unseated:
+            self._seat_all()
         for bucket in self._buckets.values():
             p, n, t, _ = bucket.shape
             s = int(bucket.lengths.max()) + 1
@@ -305,12 +260,16 @@ class KVCache:
 
     def positions(self) -> Tensor:
         """(b,) the position of the token that each row reads next."""
+        if self._positions is None:
+            starts = np.concatenate([np.zeros(0, np.int64), *(place.length + place.own for place in self.places)])
+            device = self.places[0].bucket.own_keys.device if self.places else torch.device("cpu")
+            self._positions = torch.from_numpy(starts).to(device)
         return self._positions
 
     @property
     def longest(self) -> int:
         """Tokens that the row with most of them has read."""
-        return int(self._positions.max())
+        return int(self.positions().max())
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put the newest token's keys and values (b, h, d) behind the others. `advance` once all layers did."""
@@ -343,14 +302,17 @@ class KVCache:
     def _count(self, tokens: int) -> None:
         for place in self.places:
             place.own += tokens
-        self._positions += tokens
+        if self._positions is not None:
+            self._positions += tokens
+        self._stale = True
+        if self._unseated:
+            return
         for bucket in self._buckets.values():
             bucket.lengths += tokens
             if bucket.seen is not None:
                 bucket.seen[1].add_(tokens)
             if bucket.write is not None:
                 bucket.write += tokens
-        self._stale = True
         if self.fixed:
             self._look()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,6 @@ class LocalEngine:
         return ENCODER_DECODER if self.model.encoder_decoder else EVERYTHING
 
     def environment(self) -> dict[str, Any]:
-        from importlib.metadata import version
-
         import torch
 
         return {
@@ -63,7 +62,7 @@ class LocalEngine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "thoughtmix": __version__,
             "torch": torch.__version__,
-            "transformers": version("transformers"),
+            "transformers": _version("transformers"),
         }
 
     def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
@@ -104,3 +103,11 @@ class LocalEngine:
 
     def exclusive(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Found out once: a package's metadata is read as a letter is, for some milliseconds."""
+    from importlib.metadata import version
+
+    return version(package)

@@ -61,7 +61,7 @@ class Batch:
 
     @property
     def _logits(self) -> Tensor:
-        """(rows, vocabulary), put together once for all who have joined since the last step: they are large."""
+        """(rows, vocabulary), put together: they are large, and mostly drawn from as they are."""
         if len(self._logit_parts) > 1:
             self._logit_parts = [torch.cat(self._logit_parts)]
         return self._logit_parts[0]
@@ -69,6 +69,14 @@ class Batch:
     @_logits.setter
     def _logits(self, logits: Tensor) -> None:
         self._logit_parts = [logits]
+
+    def _logits_of(self, job: Job, first: int) -> Tensor:
+        """Of a job's rows, which stand in one part."""
+        for part in self._logit_parts:
+            if first < len(part):
+                return part[first : first + len(job.live)]
+            first -= len(part)
+        raise IndexError(first)
 
     @property
     def rows(self) -> int:
@@ -151,7 +159,8 @@ class Batch:
             else:
                 count += len(job.live)
                 try:
-                    ended = job.take(self._logits[at:end], ids[at:end], logprobs[at:end], self._path, at)
+                    logits = self._logits_of(job, at) if job.top_logprobs else None
+                    ended = job.take(logits, ids[at:end], logprobs[at:end], self._path, at)
                 except BaseException as error:
                     failed[job] = error
                     ended = list(range(end - at))
@@ -172,9 +181,13 @@ class Batch:
         if first.exclusions is not None:  # such a job is alone
             return first.draw(self._logits, allowed)
         uniform = torch.where(self._bits > 0, self._offset, torch.cat([job.uniform[:, job.step] for job in self.jobs]))
+        drawn, at = list[Drawn](), 0
         if not any(job.adjusts for job in self.jobs):
-            return draw(self._logits, uniform, self._sampling, allowed)
-        drawn, at = [], 0
+            for part in self._logit_parts if allowed is None else [self._logits]:
+                rows = slice(at, at + len(part))
+                drawn.append(draw(part, uniform[rows], self._sampling.rows(rows), allowed))
+                at = rows.stop
+            return Drawn.cat(drawn)
         for job in self.jobs:
             rows = slice(at, at + len(job.live))
             logits, open = self._logits[rows], None if allowed is None else allowed[rows]

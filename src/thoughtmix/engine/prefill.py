@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine.backends.base import KVPath, Piece
-from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix, PrefixCache
+from thoughtmix.engine.prompt_kv import PromptKV
 
 
 class Pace:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import ref
 
-import torch
 from torch import Tensor
 
 from thoughtmix.core.errors import InputError
-from thoughtmix.engine.kv_cache import PromptKV
+from thoughtmix.engine.prompt_kv import PromptKV
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -64,14 +63,10 @@ class Prefix:
         return sum(x.numel() * x.element_size() for some in (self.keys, self.values) for x in some or ())
 
     def prompt(self) -> PromptKV:
-        """Keys and values of all its tokens. One segment is not copied, several are joined: small copies beside reading
-        again."""
-        parts = [part for part in list(self.chain())[::-1] if part.keys and part.values]
-        if len(parts) == 1:
-            return PromptKV(list(parts[0].keys or ()), list(parts[0].values or ()), self.length)
-        keys = [torch.cat(some, 1) for some in zip(*(part.keys or () for part in parts), strict=True)]
-        values = [torch.cat(some, 1) for some in zip(*(part.values or () for part in parts), strict=True)]
-        return PromptKV(keys, values, self.length)
+        """Keys and values of all its tokens; nothing is copied."""
+        parts = [(part.keys, part.values) for part in list(self.chain())[::-1] if part.keys and part.values]
+        keys, values = parts.pop()
+        return PromptKV(list(keys), list(values), self.length, behind=parts)
 
     def cut(self, length: int) -> Prefix:
         """Its first `length` tokens: an ancestor, or a view of one."""

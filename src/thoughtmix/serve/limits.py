@@ -112,6 +112,8 @@ def served_options(thinker: Thinker, given: Mapping[str, Any], limits: Limits) -
     """
     from thoughtmix.serve.errors import Refused  # web packages: the command line reads limits without them
 
+    if not given:
+        return parse_options(thinker.Options, given, thinker.name)
     offered = served_schema(thinker.Options)["properties"]
     given = renamed(thinker.Options, given)
     for name in given:

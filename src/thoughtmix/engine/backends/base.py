@@ -20,8 +20,9 @@ from torch import Tensor
 
 from thoughtmix.core.errors import ModelError
 from thoughtmix.engine.backends.hidden import NotesHidden
-from thoughtmix.engine.kv_cache import KVCache, PromptKV
+from thoughtmix.engine.kv_cache import KVCache
 from thoughtmix.engine.prefix_cache import Prefix, PrefixCache, usable, whole
+from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.engine.row_state import RowLora, RowState
 
 if TYPE_CHECKING:

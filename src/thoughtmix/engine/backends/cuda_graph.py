@@ -16,8 +16,8 @@ from torch import Tensor
 
 from thoughtmix.engine.backends.base import Start
 from thoughtmix.engine.backends.fused_torch import TorchPath, TorchWeights
-from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefix_cache import Prefix
+from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 
 Replay = Callable[[], Tensor]

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from thoughtmix.engine.backends.base import KVPath, Piece, Start
 from thoughtmix.engine.backends.packing import Kind
-from thoughtmix.engine.kv_cache import PromptKV
 from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.prefix_cache import Prefix
+from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine.backends.base import Piece
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
-from thoughtmix.engine.kv_cache import PromptKV, PromptRoom
+from thoughtmix.engine.prompt_kv import PromptKV, PromptRoom
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 from thoughtmix.models.grafted import GraftedModule
 
@@ -180,13 +180,58 @@ class AmxWeights(FusedWeights):
             self._reach = count
 
 
+Layers = Tensor | list[Tensor]
+"""A tensor a layer."""
+
+
 @dataclass(slots=True)
 class _Seats:
-    """Where the keys of all rows stand, until rows come or go."""
+    """Where the keys and values of all rows stand, until rows come or go."""
 
     version: int
     segments: Any
-    addresses: list[Any] = field(default_factory=list)  # arrays of addresses, which the segments point to
+    addresses: list[Any]  # arrays of addresses, which the segments point to
+
+    @classmethod
+    def of(cls, made: Sequence[_Seat], version: int = 0) -> _Seats:
+        segments = (kernels.Segment * len(made))(*(seat.segment for seat in made))
+        return cls(version, segments, [seat.addresses for seat in made])
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """Of one segment."""
+
+    segment: kernels.Segment
+    addresses: Any
+    memory: Tensor | None
+    """That they are of, where it may be another one later."""
+
+    @classmethod
+    def of(
+        cls,
+        first: int,
+        rows: int,
+        prompt: int,
+        reads: bool,
+        shared: Sequence[Layers],
+        own: Sequence[Tensor] = (),
+        memory: Tensor | None = None,
+    ) -> _Seat:
+        """See `Segment` in kernels.h.
+
+        Args:
+            shared: Keys and values (h, t, d) a layer, of the prompt.
+            own: Those of the rows' own tokens, (l, n, h, s, d) each.
+        """
+        parts = [*shared, *own]
+        addresses = np.stack([_by_layer(part) for part in parts])
+        at = [addresses.ctypes.data + i * addresses.strides[0] for i in range(len(parts))]
+        segment = kernels.Segment(first, rows, prompt, reads, at[0], at[1], shared[0][0].stride(0))
+        if own:
+            segment.own_keys, segment.own_values = at[2:]
+            segment.own_row, segment.own_head = own[0].stride(1), own[0].stride(2)
+        return cls(segment, addresses, memory)
 
 
 class AmxPath(FusedPath):
@@ -204,39 +249,26 @@ class AmxPath(FusedPath):
     @torch.inference_mode()
     def prefill_packed(self, pieces: Sequence[Piece]) -> list[tuple[Tensor, PromptKV]]:
         w = self.weights
-        addresses, segments, prompts, first = list[Any](), list[Any](), list[PromptKV](), 0
+        seats, prompts, starts, first = list[_Seat](), list[PromptKV](), list[int](), 0
         for ids, past, whole in pieces:
             before = 0 if past is None else past.length
             prompt = PromptRoom.of(past, (w.count, w.h, w.d), before + len(ids), whole).prompt()
             prompts.append(prompt)
-            places = [
-                np.array([layer.data_ptr() for layer in part], np.uint64) for part in (prompt.keys, prompt.values)
-            ]
-            addresses += places
-            segments.append(_segment(first, len(ids), before, True, places, prompt.keys[0].stride(0)))
+            seats.append(_Seat.of(first, len(ids), before, True, (prompt.keys, prompt.values)))
+            starts.append(before)
             first += len(ids)
-        lengths = torch.tensor([len(piece.ids) for piece in pieces])
-        last = lengths.cumsum(0) - 1
-        starts = [0 if piece.past is None else piece.past.length for piece in pieces]
+        last = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0) - 1
         positions = torch.cat([torch.arange(b, b + len(p.ids)) for b, p in zip(starts, pieces, strict=True)])
         tokens = torch.tensor([token for piece in pieces for token in piece.ids])
-        seats = _Seats(0, (kernels.Segment * len(segments))(*segments), addresses)
-        return list(zip(self._run(tokens, positions, seats, last), prompts, strict=True))
+        return list(zip(self._run(tokens, positions, _Seats.of(seats), last), prompts, strict=True))
 
     def _read_each(self, ids: list[int], n: int, capacity: int) -> tuple[Tensor, int]:
         w, t = self.weights, len(ids)
         none = [torch.empty(w.h, 0, w.d)] * w.count
         self.cache.join([PromptKV(none, none, 0)], [n], t + capacity)
         bucket = self.cache.places[0].bucket
-        segments, addresses = list[Any](), list[Any]()
-        for row in range(n):
-            places = [
-                _by_layer(own[0, 0, row].data_ptr(), 4 * own.stride(0), w.count)
-                for own in (bucket.own_keys, bucket.own_values)
-            ]
-            addresses += places
-            segments.append(_segment(row * t, t, 0, True, places, bucket.own_keys.stride(3)))
-        seats = _Seats(0, (kernels.Segment * n)(*segments), addresses)
+        keys, values = bucket.own_keys[:, 0], bucket.own_values[:, 0]
+        seats = _Seats.of([_Seat.of(row * t, t, 0, True, (keys[:, row], values[:, row])) for row in range(n)])
         row_lora = self._active_row_lora()
         with self.row_state.prefilling(slice(0, n), "each"):
             tokens, positions = torch.tensor(ids).repeat(n), torch.arange(t).repeat(n)
@@ -255,28 +287,18 @@ class AmxPath(FusedPath):
         return logits
 
     def _seated(self) -> _Seats:
-        count, addresses, segments, first = self.weights.count, list[Any](), list[Any](), 0
+        seats, first = list[_Seat](), 0
         for place in self.cache.places:
             bucket, slot = place.bucket, place.slot
-            prompt = list[Any]()
-            for part in (bucket.prompt_keys, bucket.prompt_values):
-                if isinstance(part, Tensor):
-                    prompt.append(_by_layer(part.data_ptr() + 4 * slot * part.stride(1), 4 * part.stride(0), count))
-                else:
-                    prompt.append(np.array([layer.data_ptr() for layer in part], np.uint64))
-            keys = bucket.prompt_keys
-            stride = keys.stride(2) if isinstance(keys, Tensor) else keys[0].stride(0)
-            own = [
-                _by_layer(part.data_ptr() + 4 * slot * part.stride(1), 4 * part.stride(0), count)
-                for part in (bucket.own_keys, bucket.own_values)
-            ]
-            addresses += [*prompt, *own]
-            made = _segment(first, place.rows, place.length, False, prompt, stride)
-            made.own_keys, made.own_values = (x.ctypes.data for x in own)
-            made.own_row, made.own_head = bucket.own_keys.stride(2), bucket.own_keys.stride(3)
-            segments.append(made)
+            if place.seat is None or place.seat.memory is not bucket.own_keys:  # a bucket that grows lies elsewhere
+                both = bucket.prompt_keys, bucket.prompt_values
+                shared = [part[:, slot] if isinstance(part, Tensor) else part for part in both]
+                own = bucket.own_keys[:, slot], bucket.own_values[:, slot]
+                place.seat = _Seat.of(0, 0, place.length, False, shared, own, bucket.own_keys)
+            place.seat.segment.first, place.seat.segment.rows = first, place.rows
+            seats.append(place.seat)
             first += place.rows
-        return _Seats(self.cache.version, (kernels.Segment * len(segments))(*segments), addresses)
+        return _Seats.of(seats, self.cache.version)
 
     @interruptible()
     def _run(
@@ -333,10 +355,9 @@ class AmxPath(FusedPath):
         return self._lora[1]
 
 
-def _by_layer(first: int, apart: int, count: int) -> Any:
-    """Addresses of a layer's each."""
-    return np.arange(count, dtype=np.uint64) * np.uint64(apart) + np.uint64(first)
-
-
-def _segment(first: int, rows: int, prompt: int, reads: bool, places: Sequence[Any], stride: int) -> kernels.Segment:
-    return kernels.Segment(first, rows, prompt, reads, places[0].ctypes.data, places[1].ctypes.data, stride)
+def _by_layer(part: Layers) -> Any:
+    """The address of each layer's."""
+    if isinstance(part, Tensor):
+        apart = part.stride(0) * part.element_size()
+        return np.arange(len(part), dtype=np.uint64) * np.uint64(apart) + np.uint64(part.data_ptr())
+    return np.array([layer.data_ptr() for layer in part], np.uint64)

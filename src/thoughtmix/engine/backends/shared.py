@@ -20,7 +20,8 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from thoughtmix.engine.backends.base import KVPath, read_prompt
-from thoughtmix.engine.kv_cache import KVCache, PromptKV
+from thoughtmix.engine.kv_cache import KVCache
+from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, RowState
 
 NAME = "thoughtmix_shared"
