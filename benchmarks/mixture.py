@@ -6,7 +6,9 @@ whole thought, drawn without knowing the text, with held noise).
 loop      n thoughts of 200 tokens by the engine, beside the loop that the original prototype ran: thought after
           thought, one forward over the whole growing sequence for each token, no cache. The loop here calls our own
           layers, so it is quicker than the prototype's was, which also went row by row.
-training  one training step beside the baseline's at equal active parameters.
+training  one training step beside the baseline's at equal active parameters, by processor seconds.
+answers   the same of a step on four prompts with eight answers each, every answer under all modes: each by itself, and
+          side by side behind the prompt that they share (training/modes.py).
 growth    seconds of generating over n and over tokens, beside a straight line through them.
 """
 
@@ -25,8 +27,9 @@ import torch
 from thoughtmix.mixture import RECIPE
 from thoughtmix.mixture.config import MixtureOfThoughtsConfig
 from thoughtmix.mixture.model import MixtureOfThoughtsTransformer
+from thoughtmix.training.answers import AnsweredPrompt, AnswerTask
 from thoughtmix.training.language import active_parameters, equal_active
-from thoughtmix.training.task import CANDIDATES, LOOKAHEAD, best_modes
+from thoughtmix.training.modes import ModeSearch, chosen_seeds
 
 VOCABULARY = 66
 KINDS: Mapping[str, Mapping[str, Any]] = {"recipe": RECIPE, "blind": {}}
@@ -68,16 +71,49 @@ def loop(model: MixtureOfThoughtsTransformer, prompt: torch.Tensor, n: int, toke
 
 
 def step_seconds(model: MixtureOfThoughtsTransformer, optimizer: Any, x: torch.Tensor, tried: bool = False) -> float:
-    """tried: with the search for modes of half the windows, as the language task does it."""
-    began = time.perf_counter()
+    """Processor seconds. tried: with the search for modes of half the windows, as the language task does it."""
+    began = time.process_time()
     optimizer.zero_grad()
     seeds = torch.arange(len(x))
     if tried and model.config.modes:
         batch = {"ids": x, "seeds": seeds, "cuts": torch.zeros_like(seeds), "plain": seeds % 2 == 0}
-        seeds = best_modes(model, batch, CANDIDATES, LOOKAHEAD)
+        seeds = chosen_seeds(model, batch, ModeSearch())
     model(x, labels=x, thought_seeds=seeds).loss.backward()
     optimizer.step()
-    return time.perf_counter() - began
+    return time.process_time() - began
+
+
+def answers(mixture: MixtureOfThoughtsTransformer, pairs: int) -> dict[str, float]:
+    """Median ratios, of a step to the baseline's: without a search, each answer by itself, side by side."""
+    draw = np.random.default_rng(0)
+    prompts = [
+        AnsweredPrompt(
+            tuple(draw.integers(0, VOCABULARY, 9).tolist()),
+            tuple(tuple(draw.integers(0, VOCABULARY, 4).tolist()) for _ in range(24)),
+            tuple(1.0 / (1 + np.arange(24))),
+        )
+        for _ in range(16)
+    ]
+    task = AnswerTask(prompts, prompts, 8, ModeSearch(candidates=0, lookahead=0, plain=0.25))
+    baseline = MixtureOfThoughtsTransformer(equal_active(mixture.config)).train()
+    ways = {"baseline": baseline, "no search": mixture, "each by itself": mixture, "side by side": mixture.train()}
+    optimizers = {id(m): torch.optim.AdamW(m.parameters(), fused=True) for m in ways.values()}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for step in range(pairs + 3):
+        for name, model in ways.items():
+            batch = task.batch(step, range(32), 32)
+            if name == "no search":
+                batch["plain"][:] = True
+            if name == "each by itself":
+                del batch["group"]
+            began = time.process_time()
+            optimizers[id(model)].zero_grad()
+            task.loss(model, batch)[0].backward()
+            optimizers[id(model)].step()
+            times[name].append(time.process_time() - began)
+    rows = zip(*(times[name][3:] for name in ways), strict=True)
+    ratios = np.median([[t / row[0] for t in row] for row in rows], 0)
+    return dict(zip(ways, ratios.tolist(), strict=True))
 
 
 def training(
@@ -107,7 +143,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--kind", choices=sorted(KINDS), default="recipe")
-    parser.add_argument("--parts", default="loop,training,growth", help="which, separated by commas")
+    parser.add_argument("--parts", default="loop,training,answers,growth", help="which, separated by commas")
     parser.add_argument("--plot", help="also draw the growth here (.svg, .png)")
     a = parser.parse_args()
     print(
@@ -137,6 +173,10 @@ def main() -> None:
                 f"({min(found):.2f}..{max(found):.2f})",
                 flush=True,
             )
+    if "answers" in parts:
+        found_ratios = answers(model_of(a.width, a.layers, a.branches, a.kind), 4 * a.pairs)
+        said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found_ratios.items() if name != "baseline")
+        print(f"training step, 4 prompts with 8 answers, beside the baseline's: {said}", flush=True)
     if "growth" in parts:
         by_n = [(n, min(engine(model, prompt, n, a.tokens) for _ in range(3))) for n in (1, 8, 16, 32, 48, 64)]
         by_tokens = [(t, min(engine(model, prompt, 8, t) for _ in range(3))) for t in (50, 100, 200, 400, 600, 800)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -16,25 +17,30 @@ from thoughtmix.mixture.step import DecodingStep
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import split
 from thoughtmix.training.language import Shape, train_language
-from thoughtmix.training.task import balanced_assignment, best_modes, lookahead_window, marginal_loss, mode_losses
+from thoughtmix.training.modes import (
+    ModeSearch,
+    balanced_assignment,
+    chosen_seeds,
+    lookahead_window,
+    marginal_loss,
+    mode_losses,
+)
 
 OWN = ["whole", "weights", "learned", "standard", "follow", "modes", "modes-blind", "modes-noisy"]
 
 
 def test_texts_are_shared_out_evenly_and_well() -> None:
     rng = np.random.default_rng(0)
-    loss = rng.normal(size=(24, 8))
     every = np.tile(np.arange(8), (24, 1))
-    chosen = balanced_assignment(loss, every, 8)
-    assert np.bincount(chosen, minlength=8).tolist() == [3] * 8
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(np.repeat(loss, 3, axis=1))
-    best = loss[rows, columns // 3].sum()
-    assert loss[np.arange(24), chosen].sum() < best + 0.15 * (loss.mean() * 24 - best)  # near the optimum
-    greedy = np.argmin(loss[:5] + 10 * (np.arange(8) != np.arange(5)[:, None]), 1)
-    wish = np.where(np.arange(8) == greedy[:, None], 0.0, 1.0)
-    assert balanced_assignment(wish, every[:5], 8).tolist() == greedy.tolist()  # no conflict: everyone's best
+    assert np.bincount(balanced_assignment(rng.normal(size=(24, 8)), every, 8), minlength=8).tolist() == [3] * 8
+    loss = rng.normal(size=(6, 3))
+    chosen = balanced_assignment(loss, every[:6, :3], 3)
+    ways = set(itertools.permutations([0, 0, 1, 1, 2, 2]))
+    best = min(loss[np.arange(6), list(way)].sum() for way in ways)
+    assert loss[np.arange(6), chosen].sum() == pytest.approx(best)
+    wish = np.where(np.arange(8) == np.array([3, 0, 7, 5, 1])[:, None], 0.0, 1.0)
+    assert balanced_assignment(wish, every[:5], 8).tolist() == [3, 0, 7, 5, 1]  # no conflict: everyone's best
+    assert balanced_assignment(np.zeros((0, 8)), every[:0], 8).tolist() == []
 
 
 def test_a_mode_that_always_wins_does_not_take_everything() -> None:
@@ -85,7 +91,7 @@ def test_the_best_mode_is_the_one_with_the_smallest_loss(tokens: int) -> None:
     model = build("modes")
     x = ids(1, 20, seed=3)
     batch = {"ids": x, "seeds": torch.tensor([12]), "cuts": torch.tensor([6]), "plain": torch.tensor([False])}
-    got = int(best_modes(model, batch, 3, tokens)[0])
+    got = int(chosen_seeds(model, batch, ModeSearch(candidates=3, lookahead=tokens))[0])
     seen = x if tokens > 20 else x[:, 2:11]  # four tokens before, four after, and the last one's target
     cut = 6 if tokens > 20 else 4
     losses = []
@@ -93,7 +99,7 @@ def test_the_best_mode_is_the_one_with_the_smallest_loss(tokens: int) -> None:
         logits = model(seen[:, :-1], thought_seeds=[mode], prompt_lengths=cut).logits
         losses.append(float(torch.nn.functional.cross_entropy(logits[0, cut:], seen[0, cut + 1 :])))
     assert got == 12 + int(np.argmin(losses))
-    assert best_modes(model, {**batch, "plain": torch.tensor([True])}, 3, tokens).tolist() == [12]
+    assert chosen_seeds(model, {**batch, "plain": torch.tensor([True])}, ModeSearch()).tolist() == [12]
 
 
 def test_a_lookahead_stays_within_its_window() -> None:

@@ -26,8 +26,7 @@ from thoughtmix.bench.experiment_models import ABLATIONS, ExperimentConfig, Expe
 from thoughtmix.core.files import write_whole
 from thoughtmix.metrics import vendi
 from thoughtmix.mixture import RECIPE
-from thoughtmix.training import task
-from thoughtmix.training.task import LOOKAHEAD
+from thoughtmix.training.modes import ModeSearch
 
 LOSSES = {"over modes": "val_loss_marginal", "drawn": "val_loss", "deterministic": "val_loss_0"}
 
@@ -39,8 +38,9 @@ def measure(name: str, seed: int, config: ExperimentConfig, folder: Path) -> dic
         found: dict[str, float] = json.loads(path.read_text())
         return found
     kind, _, tokens = name.partition(" ")
-    own = dataclasses.replace(config, mixture={**RECIPE, **({} if kind == "glimpse" else ABLATIONS.get(name, {}))})
-    task.LOOKAHEAD = int(tokens) if kind == "glimpse" else LOOKAHEAD
+    search = ModeSearch(lookahead=int(tokens)) if kind == "glimpse" else ModeSearch()
+    fields = {} if kind == "glimpse" else ABLATIONS.get(name, {})
+    own = dataclasses.replace(config, mixture={**RECIPE, **fields}, search=search)
     models = ExperimentModels(own, folder, lambda *_: None)
     models.train(f"mixture-{seed}", name)
     facts = models.facts[f"mixture-{seed}"]

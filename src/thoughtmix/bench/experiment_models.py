@@ -34,6 +34,7 @@ from thoughtmix.training.checkpoint import digest
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits, read_text, split
 from thoughtmix.training.language import Architecture, Shape, active_parameters, encode, tokenizer_of, train_language
+from thoughtmix.training.modes import ModeSearch
 from thoughtmix.training.task import LanguageTask
 from thoughtmix.training.trainer import TrainingProgress, TrainingResult
 
@@ -89,6 +90,8 @@ class ExperimentConfig:
     learning_rate: float = 1e-3
     mixture: Mapping[str, Any] = field(default_factory=lambda: dict(RECIPE))
     """Further fields of `MixtureOfThoughtsConfig`."""
+    search: ModeSearch = field(default_factory=ModeSearch)
+    """How its modes learn a window."""
 
     def __post_init__(self) -> None:
         for name in ("minutes", "seeds", "tokens", "context", "batch_size"):
@@ -301,7 +304,7 @@ class ExperimentModels:
         config = self.config
         room = max(1024, 4 * config.context, 2 * config.tokens)  # for a prompt and a thought
         fields = {"num_branches": config.branches, "max_position_embeddings": room, **config.mixture, **changed}
-        options = {"windows": windows, "on_step": on_step, "tokenizer": self.tokenizer}
+        options = {"windows": windows, "on_step": on_step, "tokenizer": self.tokenizer, "search": config.search}
         resume = place is not None and (place / "training" / "state.pt").exists()
         model, _, done = train_language(kind, splits, config.shape, how, place, resume=resume, **options, **fields)
         return model, done
@@ -324,7 +327,7 @@ class ExperimentModels:
         row_state: RowState = NO_ROW_STATE
         if lm.model.config.num_branches > 1:
             creativity = [setting.get("creativity", 1.0)] * len(sequences)
-            row_state = BranchRowState([s.seed for s in sequences], creativity, lm.device)
+            row_state = BranchRowState([s.seed for s in sequences], creativity, lm.device, lm.model.config.tail)
         done = LocalEngine(lm, weights="native").generate(sequences, row_state=row_state)
         if done.interrupted:
             raise KeyboardInterrupt

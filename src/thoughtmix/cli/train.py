@@ -23,11 +23,27 @@ from thoughtmix.core.errors import InputError
 if TYPE_CHECKING:
     from thoughtmix.training.config import TrainConfig
     from thoughtmix.training.language import Shape
+    from thoughtmix.training.modes import ModeSearch
     from thoughtmix.training.trainer import TrainingProgress, TrainingResult
 
 KINDS = ("mixture", "baseline", "diffusion")
 _SIZE, _HOW = "The size of the model", "How it is trained"
-_MIXTURE, _DIFFUSION = "A mixture alone", "A diffusion model alone"
+_MIXTURE, _MODES, _DIFFUSION = "A mixture alone", "How its modes learn", "A diffusion model alone"
+
+
+@dataclass(frozen=True)
+class ModeOptions:
+    """How the modes of a mixture learn."""
+
+    objective: Annotated[str, option("best, sampled or marginal: what a window's modes are to make likely.")] = "best"
+    candidates: Annotated[int, option("Modes tried for a window; 0: all.")] = 4
+    lookahead: Annotated[int, option("Tokens of a continuation to try them by; 0: all of it.")] = 12
+    tail: Annotated[int, option("Last tokens of a prompt that each thought reads in its own mode.")] = 0
+
+    def search(self) -> ModeSearch:
+        from thoughtmix.training.modes import ModeSearch
+
+        return ModeSearch(self.objective, self.candidates, self.lookahead)
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class TrainOptions:
             seed=self.seed,
         )
 
-    def trainer(self) -> Callable[..., Any]:
+    def trainer(self, modes: ModeOptions) -> Callable[..., Any]:
         """What trains this kind of model, with what only that kind has."""
         if self.kind == "diffusion":
             from thoughtmix.diffusion.train import DiffusionObjective, train_diffusion
@@ -101,7 +117,8 @@ class TrainOptions:
             return partial(train_diffusion, objective=objective)
         from thoughtmix.training.language import train_language
 
-        return partial(train_language, self.kind, **self.mixture())  # type: ignore[arg-type]  # checked by `train`
+        fields = {**self.mixture(), "tail": modes.tail}
+        return partial(train_language, self.kind, search=modes.search(), **fields)  # type: ignore[arg-type]  # checked
 
     def mixture(self) -> dict[str, Any]:
         """Fields of `MixtureOfThoughtsConfig`."""
@@ -122,7 +139,7 @@ class TrainOptions:
 
 @app.command()
 @with_options
-def train(options: TrainOptions, report: Reporter) -> int:
+def train(options: TrainOptions, modes: Annotated[ModeOptions, _MODES], report: Reporter) -> int:
     """Train a Mixture-of-Thoughts transformer, its baseline, or a masked diffusion transformer, on a text."""
     kind, out = options.kind, options.out
     if kind not in KINDS:
@@ -136,7 +153,7 @@ def train(options: TrainOptions, report: Reporter) -> int:
     from thoughtmix.training.data import read_text, split
 
     shape, config, splits = options.shape(), options.config(), split(read_text(options.data))
-    run = options.trainer()
+    run = options.trainer(modes)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with report.work("Preparing the text") as say:
@@ -196,6 +213,7 @@ def experiment(
     ablations: Annotated[str, option("Trained too: all, none, or names separated by commas.")] = "all",
     seed: Annotated[int, option("Of the intervals.", "-s", "--seed")] = 0,
     *,
+    learning: Annotated[ModeOptions, _MODES],
     report: Reporter,
 ) -> int:
     """Train a mixture and a baseline alike, explore with both, judge, and write a report. The same command goes on."""
@@ -222,7 +240,8 @@ def experiment(
         seed=seed,
         development=limit // 3,
         held_out=limit - limit // 3,
-        mixture={**RECIPE, "modes": modes},
+        mixture={**RECIPE, "modes": modes, "tail": learning.tail},
+        search=learning.search(),
         ablations={"all": tuple(ABLATIONS), "none": ()}.get(ablations, tuple(ablations.split(","))),
     )
     try:

@@ -98,7 +98,7 @@ def branch_row_state(model: LanguageModel, seeds: Sequence[int], creativity: Seq
         InputError: The model has no thought branches.
     """
     if isinstance(model.model, MixtureOfThoughtsTransformer):
-        return BranchRowState(seeds, creativity, model.device)
+        return BranchRowState(seeds, creativity, model.device, model.model.config.tail)
     if model.is_default:
         _load_packaged_graft(model)
     graft = graft_of(model.model)

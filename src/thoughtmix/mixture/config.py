@@ -32,6 +32,8 @@ class MixtureOfThoughtsConfig(LlamaConfig):
             the thought. False: the route itself is drawn for the segment, from what lies before it.
         modes: Learned ways to continue; thought s has mode s mod modes: a direction added to what its branches read and
             a preference among them, at each layer. 0: none.
+        tail: The last tokens of a prompt that each thought reads through its own branches, as it reads what it writes;
+            with 0 its first token is drawn from what the prompt alone says, and modes begin behind it.
         diversity_bonus: Standard deviation of what is added to the router's logits of a thought.
         noise: held (one draw per thought, layer and branch), fresh (one per token too) or none.
         noise_scale: Of input and latent noise at creativity 1, in units of the signal's root mean square; learned
@@ -68,6 +70,7 @@ class MixtureOfThoughtsConfig(LlamaConfig):
     segment_length: int = 0
     follow: bool = False
     modes: int = 0
+    tail: int = 0
     diversity_bonus: float = 0.1
     noise: str = "held"
     noise_scale: float = 0.1
@@ -131,7 +134,7 @@ class MixtureOfThoughtsConfig(LlamaConfig):
             raise InputError(
                 f"Routes that follow the text, and a segment_length of {self.segment_length}.", "Pass one of the two."
             )
-        for name in ("creativity", "noise_scale", "diversity_bonus", "segment_length", "modes"):
+        for name in ("creativity", "noise_scale", "diversity_bonus", "segment_length", "modes", "tail"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is {getattr(self, name)}.", "Pass 0 or more.")
 

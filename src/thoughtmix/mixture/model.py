@@ -330,7 +330,7 @@ class MixtureOfThoughtsTransformer(PreTrainedModel, GenerationMixin):
     ) -> list[Tensor]:
         """Of each thought, whose rows over the prompts are neighbours: (prompts, t + new)."""
         tokenizer: Any = _NoText()
-        row_state = BranchRowState([s.seed for s in sequences], creativity, self.device)
+        row_state = BranchRowState([s.seed for s in sequences], creativity, self.device, self.config.tail)
         was_training = self.training
         self.eval()  # dropout is training's; noise is creativity's and stays
         try:

@@ -237,10 +237,10 @@ def _is_unit(creativity: Tensor) -> bool:
 class BranchRowState:
     """The engine's `RowState` for rows that go through branches: see there when its methods are called."""
 
-    unshared_suffix = 0
     is_lora = False
 
-    def __init__(self, seeds: Sequence[int], creativity: Sequence[float], device: torch.device) -> None:
+    def __init__(self, seeds: Sequence[int], creativity: Sequence[float], device: torch.device, tail: int = 0) -> None:
+        self.unshared_suffix = tail if any(c > 0 for c in creativity) else 0
         self.state = BranchState.create(seeds, torch.tensor(creativity), 0, device, use_cache=True)
         self._request_rows = list(range(len(self.state.seeds)))  # the request's row at each position
         self._routes: dict[int, dict[str, list[list[Any]]]] = {}  # by row of the request

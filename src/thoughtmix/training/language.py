@@ -18,6 +18,7 @@ from thoughtmix.models.text_encoder import TextEncoder
 from thoughtmix.training.checkpoint import digest, save_model
 from thoughtmix.training.config import TrainConfig
 from thoughtmix.training.data import Splits, bpe_tokenizer, character_tokenizer
+from thoughtmix.training.modes import ModeSearch
 from thoughtmix.training.task import LanguageTask
 from thoughtmix.training.trainer import TrainingProgress, TrainingResult, train_and_save
 
@@ -123,6 +124,7 @@ def train_language(
     resume: bool = False,
     on_step: Callable[[TrainingProgress], None] | None = None,
     windows: int = 0,
+    search: ModeSearch | None = None,
     **fields: Any,
 ) -> tuple[MixtureOfThoughtsTransformer, Any, TrainingResult]:
     """Train a mixture or its baseline on a text.
@@ -133,6 +135,7 @@ def train_language(
         resume: Go on from the last checkpoint in the folder.
         on_step: Called after every step.
         windows: Validation windows looked at in one evaluation; 0: all of them.
+        search: How modes, where there are some, learn a window.
         **fields: Further fields of `MixtureOfThoughtsConfig`.
 
     Returns:
@@ -140,10 +143,13 @@ def train_language(
     """
     tokenizer = tokenizer or tokenizer_of(splits, shape)
     tokens, validation = encode(tokenizer, splits.train), encode(tokenizer, splits.validation)
-    task = LanguageTask(tokens, validation, shape.context, config.seed, windows)
+    search = search or ModeSearch()
+    task = LanguageTask(tokens, validation, shape.context, config.seed, windows, search)
     model = build_model(architecture, tokenizer, shape, config.seed, **fields)
     save = partial(save_model, model, tokenizer)
     about = identity(architecture, splits, tokenizer, shape, fields)
+    if model.config.modes:
+        about |= asdict(search)
     return model, tokenizer, train_and_save(architecture, model, task, config, folder, save, resume, on_step, about)
 
 
