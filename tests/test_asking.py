@@ -117,6 +117,20 @@ class TestPool:
         assert {t.origin["thinker"] for t in made} == {"pool"} and {t.origin["source"] for t in made} == {"sampling"}
         assert all(thought.text == said[thought.seed] for thought in made), "a thought's seed is its draw's"
 
+    def test_lists_that_name_too_few_things_are_drawn_once_more(self) -> None:
+        """Warmer, by other seeds, and of the tokens that are left."""
+        engine = Scripted(lambda call, i, text: numbered("Fig", "Pear") if call == 0 else numbered("Figs", f"Lime {i}"))
+        made = think(engine, "pool", 3, lists=2)
+        assert (
+            made.texts[:2] == ["Fig", "Pear"] and made.texts[2].startswith("Lime") and made.run["pool"]["groups"] >= 3
+        )
+        first, second = engine.calls
+        assert {s.sampling.temperature for s in second} == {1.2} and made.run["missing"] == 0
+        assert not {s.seed for s in first} & {s.seed for s in second}
+        assert sum(s.max_new_tokens for s in second) <= sum(s.max_new_tokens for s in first)
+        think(enough := Scripted(lambda call, i, text: numbered("Fig", "Pear", "Lime")), "pool", 3, lists=4)
+        assert len(enough.calls) == 1
+
     def test_one_name_in_singular_and_plural_agrees(self) -> None:
         """As most have written it."""
         said = ["Pears", "Figs", "a pear", "fig", "PEAR.", "Lime"]

@@ -238,6 +238,8 @@ def test_singular_and_plural_are_one_name() -> None:
     assert same_name("rhine", "river rhine", "Name a river.") and not same_name("rhine", "river rhine")
     assert not same_name("north korea", "south korea", "North Korea or South Korea?")
     assert same_name("art of war", 'art of war" by b. f. ashby') and same_name("number 1: a hammer", "number 1")
+    assert same_name("rhône", "rhone") and not same_name("bär", "bar") and not same_name("pêche", "péché")
+    assert same_name("einstein", "albert einstein", "Name a scientist.") and not same_name("sudan", "south sudan")
     assert not same_name("night: a tale", "night: a song") and not same_name("stand by me", "stand")
     engine = Scripted(lambda call, i, said: numbered("Apple", "Apples", "An apple.", "Pears", "Fig", "Pear"))
     assert think(engine, 3).texts == ["Apple", "Pears", "Fig"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,12 @@ _OTHER = frozenset(_ALONE.split())
 _IRREGULAR = {"mice": "mouse", "geese": "goose", "children": "child", "feet": "foot", "teeth": "tooth"}
 _TAIL = re.compile(r"[\"”]? (?:\(|[–—-] |by (?=\S+ \S))|: ")  # what a name is explained behind
 _NAME = 10  # words of a name with what explains it, at most
+_ACCENTED = 5  # letters from which on a word without its accents is still that word
+_PEOPLE = """
+actor actress artist astronaut author composer explorer inventor king leader mathematician musician painter person
+philosopher physicist player poet politician president queen scientist singer who writer
+"""
+_PERSONS = frozenset(word + ending for word in _PEOPLE.split() for ending in ("", "s"))
 _STEM = 3  # letters of a singular, at least: of a chemist's "C" and "Cs" neither is one
 
 
@@ -81,8 +88,9 @@ def same_name(a: str, b: str, prompt: str = "") -> bool:
     """Whether two plain answers name one thing.
 
     Word for word they are the same, but for singular and plural ("blue jay", "blue jays"; English, and other languages
-    in so far as their plural is an -s), for words of the prompt (of a river: "river rhine", "rhine") and for what only
-    one of them adds ("hamlet" by william shakespeare).
+    in so far as their plural is an -s), for accents that one of them lacks, for words of the prompt (of a river: "river
+    rhine", "rhine"), for what only one of them adds ("hamlet" by william shakespeare), and for what stands before the
+    last name of a person.
     """
     if a == b:
         return True
@@ -93,11 +101,20 @@ def same_name(a: str, b: str, prompt: str = "") -> bool:
     if (heads[0] == a) != (heads[1] == b):
         a, b = heads
     ours, theirs = ([w for w in each.split() if w not in asked] or each.split() for each in (a, b))
+    if asked & _PERSONS:
+        least = min(len(ours), len(theirs))
+        ours, theirs = ours[-least:], theirs[-least:]
     return len(ours) == len(theirs) and all(_same_word(x, y) for x, y in zip(ours, theirs, strict=True))
 
 
 def _same_word(a: str, b: str) -> bool:
+    if len(a) >= _ACCENTED and a.isascii() != b.isascii() and _without_accents(a) == _without_accents(b):
+        return True
     return a == b or _is_plural(b, a) or _is_plural(a, b)
+
+
+def _without_accents(word: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
 
 
 def _is_plural(many: str, one: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from thoughtmix.asking.agreement import Group, Rank, group_answers
@@ -20,7 +21,15 @@ from thoughtmix.core.request import Prompt, Request
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, require
 from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sampling_params, thought_sequences
-from thoughtmix.thinkers.base import Thinker, Thoughts, Work, embedding_work, one_temperature, packaged_embedder
+from thoughtmix.thinkers.base import (
+    Thinker,
+    Thoughts,
+    Work,
+    add_facts,
+    embedding_work,
+    one_temperature,
+    packaged_embedder,
+)
 from thoughtmix.thinkers.registry import get_thinker
 
 DEFAULT_TEMPERATURE = {"agreed": 0.9, "sound": 1.0, "all": 0.5}  # by what is kept
@@ -28,6 +37,7 @@ _DRAFTS = 1.5  # texts of full length for each that is wanted, at sampling's own
 _FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4, "plan": 2}
 _SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
 _NAME = 24  # of a name in a list: one list that rambles on would keep all others waiting for its end
+_LEAST, _WARMER = 4, 0.3  # tokens a name of a second draw, at least, and how much warmer that is
 _EXAMPLES = 4096  # tokens of all contexts' examples, at most
 
 
@@ -133,6 +143,8 @@ class PoolThinker(Thinker):
         for own in self._possible(options):
             drawn = get_thinker(own.source).work(engine, own.drawn(n), read, length, own.source_options(engine))
             shown = Work(_EXAMPLES) if own.given.examples != "none" else Work()
+            if own.source == "list":  # a second draw reads all of it again, and writes what the first left
+                shown += get_thinker("list").work(engine, own.drawn(n), read, 0, own.source_options(engine))
             works.append(drawn + shown + embedding_work(own.drawn(n) * (own.given.group != "words"), length))
         return Work(max(work.tokens for work in works), max(work.side for work in works))
 
@@ -141,11 +153,11 @@ class PoolThinker(Thinker):
         one of the settings. `Thought.seed` is the seed by which its source drew it.
 
         How many agree ranks them, then their nearness to the prompt by the request's embedder (or their likelihood);
-        what only repeats the prompt comes last. Long answers (over five words)
-        agree when the request's embedder finds them near, and of their groups the most different good ones are kept
-        (`core.selection.select_good`): what that embedder then reports of the set, it has had a hand in, and
-        `run["pool"]["grouped_by"]` says so. Of texts of full length (keep=sound) it has chosen, too, and
-        `run["pool"]["left_out"]` counts why others were left out.
+        what only repeats the prompt comes last. Lists that name fewer things than are wanted are drawn once more. Long
+        answers (over five words) agree when the request's embedder finds them near, and of their groups the most
+        different good ones are kept (`core.selection.select_good`): what that embedder then reports of the set, it has
+        had a hand in, and `run["pool"]["grouped_by"]` says so. Of texts of full length (keep=sound) it has chosen, too,
+        and `run["pool"]["left_out"]` counts why others were left out.
         """
         options = self.Options.model_validate(request.options)
         own = _chosen(prompt, options)
@@ -161,50 +173,66 @@ class PoolThinker(Thinker):
         )
         progress = Progress(request, many.n * many.max_new_tokens)
         many = dataclasses.replace(many, on_step=progress.on_step)
-        source = get_thinker(own.source)
-        if options.examples == "none":
-            require(engine, source.needs, f"source={source.name}")
-            long = own.sound or own.source in {"list", "iterate", "plan"}
-            asked = prompt if long else short_prompt(engine, prompt)
-            kind = kind_of_answer(prompt.text)
-            if asked is not prompt:
-                many = _short(many, kind)
-            elif kind == "name" and not own.sound:
-                many = dataclasses.replace(many, max_new_tokens=min(many.max_new_tokens, _NAME))
-            drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
-            if kind in {"name", "phrase"} and not own.sound:
-                drawn = [_unquoted(t) for t in drawn]
-        else:
-            drawn, facts = _after_examples(engine, prompt, many, own)
-        whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
+        drawn, facts = _draw(engine, prompt, many, own)
+        whole = _answers(drawn, prompt, request.n, own)
         if not whole:
             return drawn[: request.n], facts
-        if own.keep == "all":
-            same = _as_most_say(prompt.text, whole)[: request.n]
-            thoughts = [_named(t, self.name, source.name, **more) for t, more in same]
-            progress.finish([t.text for t in thoughts])
-            return thoughts, {**facts, "pool": {"drawn": len(drawn)}, "missing": request.n - len(thoughts)}
-        answers = [t for t in whole if own.sound or not tells_about(prompt.text, t.text)]
-        whole = answers if len(answers) >= request.n else whole
         embedder = request.embedder or packaged_embedder
-        if own.sound:
-            kept, why = keep_sound(whole, request.n, prompt.text, embedder)
-            thoughts = [_named(t, self.name, source.name) for t in kept]
-            pool: dict[str, Any] = {"drawn": len(drawn), "left_out": why}
-            progress.finish([t.text for t in thoughts])
-            return thoughts, {**facts, "pool": pool, "missing": request.n - len(thoughts)}
-        agreement = group_answers(
-            whole,
-            options.group,
-            options.near,
-            embedder,
-            prompt.text,
-            "likelihood" if options.group == "words" else options.rank,
-        )
-        thoughts = [_named(t, self.name, source.name, agreement=count) for t, count in agreement.best(request.n)]
+        pool: dict[str, Any] = {}
+        if own.keep == "all":
+            kept = [_named(t, self.name, own.source, **more) for t, more in _as_most_say(prompt.text, whole)]
+        elif own.keep == "sound":
+            sound, pool["left_out"] = keep_sound(whole, request.n, prompt.text, embedder)
+            kept = [_named(t, self.name, own.source) for t in sound]
+        else:
+            rank: Rank = "likelihood" if options.group == "words" else options.rank
+            how = (options.group, options.near, embedder, prompt.text, rank)
+            agreement = group_answers(whole, *how)
+            again = _second(many, own, facts) if len(agreement.groups) < request.n else None
+            if again is not None:
+                others, more = _draw(engine, prompt, again, own)
+                drawn, facts = [*drawn, *others], add_facts(facts, more)
+                agreement = group_answers(_answers(drawn, prompt, request.n, own), *how)
+            pool = {"groups": len(agreement.groups), "grouped_by": agreement.grouped_by}
+            kept = [_named(t, self.name, own.source, agreement=count) for t, count in agreement.best(request.n)]
+        thoughts = kept[: request.n]
         progress.finish([t.text for t in thoughts])
-        pool = {"drawn": len(drawn), "groups": len(agreement.groups), "grouped_by": agreement.grouped_by}
-        return thoughts, {**facts, "pool": pool, "missing": request.n - len(thoughts)}
+        return thoughts, {**facts, "pool": {"drawn": len(drawn), **pool}, "missing": request.n - len(thoughts)}
+
+
+def _draw(engine: Engine, prompt: Prompt, many: Request, own: _Chosen) -> Thoughts:
+    """What the source draws, asked as suits the prompt. Raises `InputError`."""
+    source = get_thinker(own.source)
+    if own.given.examples != "none":
+        return _after_examples(engine, prompt, many, own)
+    require(engine, source.needs, f"source={source.name}")
+    long = own.sound or own.source in {"list", "iterate", "plan"}
+    asked = prompt if long else short_prompt(engine, prompt)
+    kind = kind_of_answer(prompt.text)
+    if asked is not prompt:
+        many = _short(many, kind)
+    elif kind == "name" and not own.sound:
+        many = dataclasses.replace(many, max_new_tokens=min(many.max_new_tokens, _NAME))
+    drawn, facts = source.think(engine, asked, dataclasses.replace(many, options=own.source_options(engine)))
+    short = kind in {"name", "phrase"} and not own.sound
+    return [_unquoted(t) for t in drawn] if short else drawn, facts
+
+
+def _answers(drawn: Sequence[Thought], prompt: Prompt, n: int, own: _Chosen) -> list[Thought]:
+    """Those that say something, and, while there are n others, do not only tell about what is asked for."""
+    whole = [t for t in drawn if t.text.strip() and "error" not in t.origin]
+    answers = [t for t in whole if own.keep != "agreed" or not tells_about(prompt.text, t.text)]
+    return answers if len(answers) >= n else whole
+
+
+def _second(many: Request, own: _Chosen, facts: Mapping[str, Any]) -> Request | None:
+    """Another draw, warmer, by the seeds behind and of the tokens that are left, where lists named too few things; None
+    where too few are left."""
+    left = (many.n * min(many.max_new_tokens, _NAME) - int(facts.get("tokens", 0))) // many.n
+    if own.source != "list" or left < _LEAST:
+        return None
+    warmer = float(many.temperature or 0.0) + _WARMER
+    return dataclasses.replace(many, seed=many.seed + many.n, temperature=warmer, max_new_tokens=left)
 
 
 def _named(thought: Thought, thinker: str, source: str, **more: Any) -> Thought:
