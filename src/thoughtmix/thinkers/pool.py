@@ -231,8 +231,10 @@ def _second(many: Request, own: _Chosen, facts: Mapping[str, Any]) -> Request | 
     left = (many.n * min(many.max_new_tokens, _NAME) - int(facts.get("tokens", 0))) // many.n
     if own.source != "list" or left < _LEAST:
         return None
-    warmer = float(many.temperature or 0.0) + _WARMER
-    return dataclasses.replace(many, seed=many.seed + many.n, temperature=warmer, max_new_tokens=left)
+    assert isinstance(many.temperature, (int, float))  # one for all: `one_sampling`
+    return dataclasses.replace(
+        many, seed=many.seed + many.n, temperature=many.temperature + _WARMER, max_new_tokens=left
+    )
 
 
 def _named(thought: Thought, thinker: str, source: str, **more: Any) -> Thought:
