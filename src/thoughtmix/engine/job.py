@@ -211,12 +211,13 @@ class Job:
     @property
     def start(self) -> Start:
         """For a path of its own."""
-        return Start(self.heads, self.counts, self.capacity, self.prefixes, self.keep_prefixes)
+        return Start(self.heads, self.counts, self.capacity, self.prefixes, self.keep_prefixes, self.ahead > 0)
 
-    def suffix_tokens(self) -> list[int]:
-        """The next token of its prompt that each live row reads by itself."""
-        tokens = [self.groups.prompts[self.groups.prompt[i]][-self.ahead] for i in self.live]
-        self.ahead -= 1
+    def suffix_tokens(self, count: int) -> list[list[int]]:
+        """The next so many tokens of its prompt that each live row reads by itself."""
+        prompts = [self.groups.prompts[self.groups.prompt[i]] for i in self.live]
+        tokens = [ids[len(ids) - self.ahead : len(ids) - self.ahead + count] for ids in prompts]
+        self.ahead -= count
         return tokens
 
     # --- at each step ---

@@ -295,6 +295,12 @@ class KVCache:
     def begun(self, tokens: int) -> None:
         self._count(tokens)
 
+    def read_on(self, tokens: Sequence[int]) -> None:
+        """The newest tokens, so many a row of each place, are stored in all layers."""
+        for place, count in zip(self.places, tokens, strict=True):
+            place.own += count
+        self._changed()
+
     def advance(self) -> None:
         """The newest token is stored in all layers."""
         self._count(1)

@@ -93,8 +93,17 @@ class Batch:
             logits = torch.zeros(len(job.live), 1, device=job.offset.device)
         self._enter(job, logits)
         while job.ahead:  # nobody else waits for a draw
-            self._logits = path.step(torch.tensor(job.suffix_tokens(), device=job.offset.device))
+            own = self._suffix_tokens(job, path)
+            if path.reads_on:
+                self._logits = path.read_on(own)
+            else:
+                self._logits = path.step(torch.tensor([token for (token,) in own], device=job.offset.device))
         job.prefill_seconds = time.perf_counter() - job.began
+
+    @staticmethod
+    def _suffix_tokens(job: Job, path: DecodingPath) -> list[list[int]]:
+        """What each of its rows reads by itself in one step."""
+        return job.suffix_tokens(job.ahead if path.reads_on else 1)
 
     def fits(self, path: KVPath) -> bool:
         """Whether rows of this path may join now: all do, when nobody is there."""
@@ -150,12 +159,12 @@ class Batch:
         ids, logprobs = drawn.ids.tolist(), drawn.logprobs.tolist()
         gone: list[int] = []
         failed: dict[Job, BaseException] = {}
-        forced: dict[int, int] = {}  # rows that read a token of their prompt, and draw none yet
+        forced: dict[int, list[int]] = {}  # rows that read tokens of their prompt, and draw none yet
         at = count = 0
         for job in self.jobs:
             end = at + len(job.live)
             if job.ahead:
-                forced.update(zip(range(at, end), job.suffix_tokens(), strict=True))
+                forced.update(zip(range(at, end), self._suffix_tokens(job, self._path), strict=True))
             else:
                 count += len(job.live)
                 try:
@@ -166,13 +175,18 @@ class Batch:
                     ended = list(range(end - at))
                 gone += [at + row for row in ended]
             at = end
-        tokens = self._go_on(drawn, forced)
+        tokens, rows = self._go_on(drawn, forced), torch.arange(at)
         if gone:
-            tokens = tokens[self._drop(gone, failed)]
+            rows = self._drop(gone, failed)
+            tokens = tokens[rows]
         if self.jobs:
             adjusters = [job.adjuster for job in self.jobs if job.adjuster is not None]
             self._path.note = frozenset(adjuster.shallow_layer for adjuster in adjusters)
-            self._logits = self._path.step(tokens)
+            if any(len(own) > 1 for own in forced.values()):
+                pairs = zip(rows.tolist(), tokens.tolist(), strict=True)
+                self._logits = self._path.read_on([forced.get(row, [token]) for row, token in pairs])
+            else:
+                self._logits = self._path.step(tokens)
             self._hidden = dict(self._path.hidden)
         return count
 
@@ -208,13 +222,15 @@ class Batch:
             return None
         return allowed_tokens(guides, self._logits.shape[1], self._logits.device)
 
-    def _go_on(self, drawn: Drawn, forced: dict[int, int]) -> Tensor:
-        """The token that each row goes on from: as drawn, or of its prompt (row -> token), whose draw counts for
-        nothing."""
+    def _go_on(self, drawn: Drawn, forced: dict[int, list[int]]) -> Tensor:
+        """The token that each row goes on from: as drawn, or the last of those of its prompt (row -> tokens); what is
+        drawn for such a row counts for nothing."""
         tokens, offset, bits = drawn.ids, drawn.rest, self._bits + drawn.share.log2()
         if forced:
             rows = torch.tensor(list(forced), device=tokens.device)
-            tokens = tokens.index_copy(0, rows, torch.tensor(list(forced.values()), device=tokens.device))
+            tokens = tokens.index_copy(
+                0, rows, torch.tensor([own[-1] for own in forced.values()], device=tokens.device)
+            )
             offset, bits = offset.index_copy(0, rows, self._offset[rows]), bits.index_copy(0, rows, self._bits[rows])
         self._offset, self._bits = offset, bits
         return tokens

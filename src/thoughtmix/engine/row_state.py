@@ -32,8 +32,8 @@ class RowLora:
     scale: Tensor  # (b, L, m), or (b, 1, m) for all layers
     shift: Tensor | None  # (b, L, m)
 
-    def repeat_rows(self, times: int) -> RowLora:
-        """Each row so many times, its copies neighbours: one for each token that it reads."""
+    def repeat_rows(self, times: int | Tensor) -> RowLora:
+        """Each row so many times, or (b,) times, its copies neighbours: one for each token that it reads."""
         shift = None if self.shift is None else self.shift.repeat_interleave(times, 0)
         return RowLora(self.scale.repeat_interleave(times, 0), shift)
 

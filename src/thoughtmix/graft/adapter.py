@@ -360,6 +360,7 @@ class GraftRowState(BranchRowState):
     ) -> None:
         super().__init__(seeds, creativity, device)
         self.graft = graft
+        self._made: tuple[BranchState, RowLora | None] | None = None  # what `row_lora` said, and of which rows
         config = graft.config
         self.unshared_suffix = config.tail if any(c > 0 for c in creativity) else 0
         # Held noise and weights that no token moves: then a step needs nothing but two numbers a rank.
@@ -373,6 +374,12 @@ class GraftRowState(BranchRowState):
             self.state.cache["noisy"] = torch.ones_like(self.state.creativity)
 
     def row_lora(self) -> RowLora | None:
+        """The same object until rows leave: paths keep what they make of it."""
+        if self._made is None or self._made[0] is not self.state:
+            self._made = self.state, self._make_lora()
+        return self._made[1]
+
+    def _make_lora(self) -> RowLora | None:
         cache = self.state.cache
         if "scale" not in cache:
             self.graft.sample_routes(self.state)

@@ -82,7 +82,7 @@ class Model(Structure):
 
 class Segment(Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("first", "rows", "prompt", "reads")),
+        *((name, c_int64) for name in ("first", "rows", "prompt", "reads", "tokens")),
         ("prompt_keys", c_void_p),
         ("prompt_values", c_void_p),
         ("prompt_stride", c_int64),
@@ -95,7 +95,7 @@ class Segment(Structure):
 
 class Batch(Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("rows", "segments", "picked", "moves", "scales", "ranks")),
+        *((name, c_int64) for name in ("rows", "segments", "picked", "moves", "scales", "ranks", "together")),
         ("embedded", c_void_p),
         ("positions", c_void_p),
         ("segment", POINTER(Segment)),

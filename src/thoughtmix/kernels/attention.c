@@ -83,7 +83,7 @@ VECTOR void store_keys(const Attention *a, int64_t number, int64_t head, float *
             int64_t at = head * segment->prompt_stride + position * d;
             keys[r] = segment->prompt_keys[a->layer] + at, values[r] = segment->prompt_values[a->layer] + at;
         } else {
-            int64_t row = block->row + r - segment->first;
+            int64_t row = (block->row + r - segment->first) / segment->tokens;
             int64_t at = row * segment->own_row + head * segment->own_head + (position - segment->prompt) * d;
             keys[r] = segment->own_keys[a->layer] + at, values[r] = segment->own_values[a->layer] + at;
         }
@@ -233,7 +233,7 @@ INLINE void put(const Attention *a, int64_t row, int64_t f, int64_t d, const flo
 
 /* Have the first keys and values of a row's own fetched from memory, where they lie behind others' room. */
 INLINE void fetch_own(const Attention *a, const Segment *segment, int64_t row, int64_t head, int64_t tokens, int64_t d) {
-    int64_t at = (row - segment->first) * segment->own_row + head * segment->own_head;
+    int64_t at = (row - segment->first) / segment->tokens * segment->own_row + head * segment->own_head;
     const char *keys = (const char *)(segment->own_keys[a->layer] + at);
     const char *values = (const char *)(segment->own_values[a->layer] + at);
     int64_t bytes = (tokens < CHUNK ? tokens : CHUNK) * d * (int64_t)sizeof(float);
@@ -271,7 +271,7 @@ INLINE void finish_row(const Attention *a, int64_t row, int64_t head, Scratch *s
         }
         o->most[j] = -INFINITY, o->total[j] = 0;
     }
-    int64_t at = own ? (row - segment->first) * segment->own_row + head * segment->own_head : 0;
+    int64_t at = own ? (row - segment->first) / segment->tokens * segment->own_row + head * segment->own_head : 0;
     for (int64_t t = 0; t < own; t += CHUNK)
         own_chunk(o, g, segment->own_keys[a->layer] + at + t * d, segment->own_values[a->layer] + at + t * d,
                   own - t < CHUNK ? own - t : CHUNK, d);

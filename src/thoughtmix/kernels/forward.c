@@ -48,7 +48,7 @@ static int64_t lay_out(Run *run, int threads) {
     TAKE(mixed, run->tiles * blocks_of(heads) * TILE);
     TAKE(gated, run->tiles * inner * TILE);
     TAKE(ranks, rows * b->ranks * 4);
-    TAKE(scaled, run->tiles * blocks_of(b->ranks) * TILE);
+    TAKE(scaled, threads * run->tiles * blocks_of(b->ranks) * TILE);
     TAKE(angles, run->blocks * m->head_width * ROWS * 4);
     TAKE(block, run->blocks * (int64_t)sizeof(RowBlock));
     TAKE(group, run->blocks * (int64_t)sizeof(RowGroup));
@@ -96,14 +96,14 @@ VECTOR static void norm_all(Run *run, const float *x, const float *gain, int64_t
         norm_rows(m, x + tile * m->width * ROWS, gain, run->normed + tile * blocks_of(m->width) * TILE);
 }
 
-/* shift + scale * (A x) of sixteen rows, as inputs of B. */
-VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile) {
+/* shift + scale * (A x) of sixteen rows, as inputs of B: scaled[tile]. */
+VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile, uint8_t *scaled) {
     const Batch *b = run->batch;
     int64_t ranks = b->ranks, across = run->tiles * ROWS, index = number % b->moves;
     const float *scale = b->lora_scale + (b->scales == 1 ? 0 : index) * ranks * across + tile * ROWS;
     const float *shift = b->lora_shift ? b->lora_shift + index * ranks * across + tile * ROWS : NULL;
     const float *z = run->ranks + tile * ranks * ROWS;
-    uint8_t *to = run->scaled + tile * blocks_of(ranks) * TILE;
+    uint8_t *to = scaled + tile * blocks_of(ranks) * TILE;
     for (int64_t f = 0; f < blocks_of(ranks) * BLOCK; f += 2) {
         __m512 u[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int i = 0; i < 2; i++)
@@ -115,7 +115,8 @@ VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile) {
     }
 }
 
-VECTOR static void one_layer(Run *run, int64_t number, atomic_int *next, uint8_t *scratch) {
+VECTOR static void one_layer(Run *run, int64_t number, int thread, atomic_int *next) {
+    uint8_t *scratch = run->scratch + thread * run->scratch_bytes;
     const Model *m = run->model;
     const Batch *b = run->batch;
     const Layer *layer = &m->layer[number];
@@ -127,16 +128,15 @@ VECTOR static void one_layer(Run *run, int64_t number, atomic_int *next, uint8_t
     wait_for_all(&run->barrier);
     multiply(&layer->qkv, run->normed, run->tiles, to_qkv, next++, scratch);
     wait_for_all(&run->barrier);
-    int reads = b->segment[0].reads != 0;
     for (int64_t task; (task = atomic_fetch_add(next, 1)) < tasks;) {
         RowGroup group = run->group[task / m->kv_heads];
         for (int64_t i = 0; i < group.blocks; i++)
             store_keys(&attention, group.first + i, task % m->kv_heads, (float *)scratch);
-        if (!reads) attend(&attention, group, task % m->kv_heads, (float *)scratch);
+        if (!b->together) attend(&attention, group, task % m->kv_heads, (float *)scratch);
     }
     next++;
     wait_for_all(&run->barrier);
-    if (reads) { /* tokens look at each other's keys: all are stored first */
+    if (b->together) { /* all keys are stored first */
         for (int64_t task; (task = tasks - 1 - atomic_fetch_add(next, 1)) >= 0;) /* the longest first */
             attend(&attention, run->group[task / m->kv_heads], task % m->kv_heads, (float *)scratch);
         wait_for_all(&run->barrier);
@@ -152,9 +152,10 @@ VECTOR static void one_layer(Run *run, int64_t number, atomic_int *next, uint8_t
     if (layer->lora >= 0 && b->lora_scale) {
         multiply(&layer->lora_a, run->gated, run->tiles, to_ranks, next++, scratch);
         wait_for_all(&run->barrier);
-        for (int64_t tile; (tile = atomic_fetch_add(next, 1)) < run->tiles;) scale_ranks(run, layer->lora, tile);
-        wait_for_all(&run->barrier);
-        multiply(&layer->lora_b, run->scaled, run->tiles, to_x, ++next, scratch);
+        uint8_t *scaled = run->scaled + thread * run->tiles * blocks_of(b->ranks) * TILE;
+        for (int64_t tile = 0; tile < run->tiles; tile++) /* by every thread: to wait for each other takes longer */
+            scale_ranks(run, layer->lora, tile, scaled);
+        multiply(&layer->lora_b, scaled, run->tiles, to_x, next, scratch);
     }
     wait_for_all(&run->barrier);
 }
@@ -209,7 +210,7 @@ VECTOR static void run_thread(void *argument, int thread, int threads) {
         turn_angles(m, b, run->block[i], run->angles + i * m->head_width * ROWS);
     wait_for_all(&run->barrier);
     next += STAGES;
-    for (int64_t number = run->from; number < run->to; number++, next += STAGES) one_layer(run, number, next, scratch);
+    for (int64_t number = run->from; number < run->to; number++, next += STAGES) one_layer(run, number, thread, next);
     if (b->hidden)
         for (int64_t tile; (tile = atomic_fetch_add(next, 1)) < run->tiles;)
             turn(b->hidden, run->x, b->rows, m->width, tile, 1);

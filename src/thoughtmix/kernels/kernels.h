@@ -50,9 +50,10 @@ typedef struct {
 } Model;
 
 /* Rows that look at the same keys. reads: they are tokens that follow each other from position `prompt` on, and their
-keys go behind those before them; else each row is the next token of a sequence of its own after `prompt` shared ones. */
+keys go behind those before them; else they are the next tokens, so many each, of sequences of their own after `prompt`
+shared ones. */
 typedef struct {
-    int64_t first, rows, prompt, reads;
+    int64_t first, rows, prompt, reads, tokens;
     float *const *prompt_keys, *const *prompt_values; /* a layer each: (heads, tokens, head_width) */
     int64_t prompt_stride;                            /* floats from head to head */
     float *const *own_keys, *const *own_values;       /* a layer each: (rows, heads, tokens, head_width) */
@@ -60,7 +61,7 @@ typedef struct {
 } Segment;
 
 typedef struct {
-    int64_t rows, segments, picked, moves, scales, ranks;
+    int64_t rows, segments, picked, moves, scales, ranks, together; /* together: rows may look at each other's keys */
     const float *embedded;    /* (rows, width) */
     const int32_t *positions; /* (rows,) */
     const Segment *segment;

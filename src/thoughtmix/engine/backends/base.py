@@ -39,6 +39,7 @@ class Start:
         capacity: Most tokens that a row holds for itself.
         prefixes: What is known of each prompt; () where nothing is.
         keep: Whether rows will be asked for their prefixes.
+        reads_on: Whether each row reads more tokens before it draws: no logits are asked for.
     """
 
     prompts: Sequence[list[int]]
@@ -46,6 +47,7 @@ class Start:
     capacity: int
     prefixes: Sequence[Prefix | None] = ()
     keep: bool = False
+    reads_on: bool = False
 
     @property
     def blocks(self) -> list[slice]:
@@ -63,7 +65,8 @@ class DecodingPath(Protocol):
     """The state of one batch. Rows of one prompt are neighbours; `step` and `drop` keep it so."""
 
     note: frozenset[int]
-    hidden: Mapping[int, Tensor]  # of `NotesHidden`, as is `note`
+    hidden: Mapping[int, Tensor]  # of `NotesHidden`, as are the others
+    reads_on: bool
 
     @property
     def name(self) -> str: ...
@@ -80,6 +83,11 @@ class DecodingPath(Protocol):
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token a row: tokens (rows,) -> (rows, vocabulary) logits."""
+        ...
+
+    def read_on(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append some tokens a row, as many to all of one prompt: (rows, vocabulary) logits after the last of each. For
+        paths that say `reads_on`."""
         ...
 
     def drop(self, gone: list[int]) -> list[int]:

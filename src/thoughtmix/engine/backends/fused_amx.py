@@ -10,6 +10,7 @@ import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from torch import Tensor
 
 from thoughtmix import kernels
 from thoughtmix.core.interruptible import interruptible
-from thoughtmix.engine.backends.base import Piece
+from thoughtmix.engine.backends.base import Piece, Start
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.prompt_kv import PromptKV, PromptRoom
-from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
+from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState, stack_row_loras
 from thoughtmix.models.grafted import GraftedModule
 
 if TYPE_CHECKING:
@@ -191,11 +192,13 @@ class _Seats:
     version: int
     segments: Any
     addresses: list[Any]  # arrays of addresses, which the segments point to
+    together: bool  # whether rows may look at each other's keys
 
     @classmethod
     def of(cls, made: Sequence[_Seat], version: int = 0) -> _Seats:
         segments = (kernels.Segment * len(made))(*(seat.segment for seat in made))
-        return cls(version, segments, [seat.addresses for seat in made])
+        together = any(segment.reads or segment.tokens > 1 for segment in segments)
+        return cls(version, segments, [seat.addresses for seat in made], together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +230,7 @@ class _Seat:
         parts = [*shared, *own]
         addresses = np.stack([_by_layer(part) for part in parts])
         at = [addresses.ctypes.data + i * addresses.strides[0] for i in range(len(parts))]
-        segment = kernels.Segment(first, rows, prompt, reads, at[0], at[1], shared[0][0].stride(0))
+        segment = kernels.Segment(first, rows, prompt, reads, 1, at[0], at[1], shared[0][0].stride(0))
         if own:
             segment.own_keys, segment.own_values = at[2:]
             segment.own_row, segment.own_head = own[0].stride(1), own[0].stride(2)
@@ -242,9 +245,45 @@ class AmxPath(FusedPath):
     def empty(self) -> AmxPath:
         return AmxPath(self.weights, joined=True)
 
+    reads_on = True
+    _unread: tuple[list[int], PromptKV] | None = None
+    """A prompt that the coming `read_on` reads, too, and where its keys go."""
     _memory = torch.empty(0, dtype=torch.uint8)
     _seats: _Seats | None = None
     _lora: tuple[RowLora, list[Tensor]] | None = None
+
+    @torch.inference_mode()
+    def start(self, asked: Start) -> tuple[Tensor | None, int]:
+        lone = len(asked.prompts) == 1 and not asked.prefixes and not asked.keep
+        if not (asked.reads_on and lone and self.read == "shared"):
+            return super().start(asked)
+        w, (ids,) = self.weights, asked.prompts
+        prompt = PromptRoom.of(None, (w.count, w.h, w.d), len(ids), len(ids)).prompt()
+        self.cache.join([prompt], asked.counts, asked.capacity)
+        self._unread = ids, prompt
+        return None, len(ids)
+
+    @torch.inference_mode()
+    def read_on(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """In one pass with a prompt that was not read yet: in each layer its keys are there before somebody looks."""
+        cache, (ids, prompt) = self.cache, self._unread or ([], None)
+        seats = [] if prompt is None else [_Seat.of(0, len(ids), 0, True, (prompt.keys, prompt.values))]
+        firsts = accumulate([0, *(place.rows for place in cache.places[:-1])])
+        counts = [len(tokens[first]) for first in firsts]  # of each place's rows
+        each = torch.tensor([len(own) for own in tokens])
+        last = each.cumsum(0)
+        behind = torch.arange(int(last[-1])) - (last - each).repeat_interleave(each)
+        positions = torch.cat([torch.arange(len(ids)), cache.positions().repeat_interleave(each) + behind])
+        row_lora = self._active_row_lora()
+        if row_lora is not None:
+            row_lora = stack_row_loras([None, row_lora.repeat_rows(each)], [len(ids), len(behind)])
+        flat = torch.tensor([*ids, *(token for own in tokens for token in own)])
+        pick = len(ids) + last - 1
+        logits = self._run(flat, positions, self._seated(counts, seats, len(ids)), pick, row_lora)
+        self.hidden = {key: x[pick] for key, x in self.hidden.items()}
+        self._unread = None
+        cache.read_on(counts)
+        return logits
 
     @torch.inference_mode()
     def prefill_packed(self, pieces: Sequence[Piece]) -> list[tuple[Tensor, PromptKV]]:
@@ -281,23 +320,25 @@ class AmxPath(FusedPath):
     def step(self, tokens: Tensor) -> Tensor:
         cache = self.cache
         if self._seats is None or self._seats.version != cache.version:
-            self._seats = self._seated()
+            self._seats = self._seated([1] * len(cache.places))
         logits = self._run(tokens, cache.positions(), self._seats, None, self._active_row_lora())
         cache.advance()
         return logits
 
-    def _seated(self) -> _Seats:
-        seats, first = list[_Seat](), 0
-        for place in self.cache.places:
+    def _seated(self, tokens: Sequence[int], before: Sequence[_Seat] = (), first: int = 0) -> _Seats:
+        """Of a pass with so many tokens a row of each place, behind `before`, which ends with row `first`."""
+        seats = list(before)
+        for place, count in zip(self.cache.places, tokens, strict=True):
             bucket, slot = place.bucket, place.slot
             if place.seat is None or place.seat.memory is not bucket.own_keys:  # a bucket that grows lies elsewhere
                 both = bucket.prompt_keys, bucket.prompt_values
                 shared = [part[:, slot] if isinstance(part, Tensor) else part for part in both]
                 own = bucket.own_keys[:, slot], bucket.own_values[:, slot]
                 place.seat = _Seat.of(0, 0, place.length, False, shared, own, bucket.own_keys)
-            place.seat.segment.first, place.seat.segment.rows = first, place.rows
+            segment = place.seat.segment
+            segment.first, segment.rows, segment.tokens = first, place.rows * count, count
             seats.append(place.seat)
-            first += place.rows
+            first += segment.rows
         return _Seats.of(seats, self.cache.version)
 
     @interruptible()
@@ -312,8 +353,8 @@ class AmxPath(FusedPath):
         pick = torch.arange(rows, dtype=torch.int32) if pick is None else pick.int()
         logits = torch.empty(len(pick), w.vocabulary)
         batch = kernels.Batch(
-            rows, len(seats.segments), len(pick), 1, 1, w.ranks, embedded.data_ptr(), positions.data_ptr(),
-            seats.segments, pick.data_ptr(), logits.data_ptr(),
+            rows, len(seats.segments), len(pick), 1, 1, w.ranks, seats.together, embedded.data_ptr(),
+            positions.data_ptr(), seats.segments, pick.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
         moves = self._moves(row_lora, rows) if row_lora is not None and w.grafted else []
         if moves:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,14 @@ class NotesHidden:
 
     note: frozenset[int] = frozenset()
     """After how many layers; empty: nothing is noted."""
+    reads_on = False
+    """Whether it can `read_on`."""
     hidden: Mapping[int, Tensor] = {}
     """Of the last step: (rows, width) float32 after each of `note` layers, and under `HEAD` what the head read."""
+
+    def read_on(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """See `DecodingPath`."""
+        raise NotImplementedError
 
     @contextmanager
     def noting(self, model: PreTrainedModel) -> Iterator[None]:
