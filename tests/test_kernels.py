@@ -121,11 +121,11 @@ def test_law_5_tokens_that_rows_read_at_once_are_those_that_they_read_step_by_st
     model = tiny("llama") if made is None else made.get_base_model().eval()
     weights, tail = AmxWeights(model), [[7 * i + j + 1 for j in range(6)] for i in range(21)]
 
-    def path() -> Any:
+    def path(rows: range = range(21)) -> Any:
         if not graft:
             return weights.path()
         branches = next(m.thought_graft for m in model.modules() if getattr(m, "thought_graft", None) is not None)
-        return weights.path(branches.row_state(list(range(21)), [i % 3 for i in range(21)], torch.device("cpu")))
+        return weights.path(branches.row_state(list(rows), [i % 3 for i in rows], torch.device("cpu")))
 
     def read(path: Any, rows: list[list[int]], first: int) -> Tensor:
         return torch.stack([path.step(torch.tensor([row[i] for row in rows])) for i in range(first, 6)])[-1]
@@ -133,7 +133,12 @@ def test_law_5_tokens_that_rows_read_at_once_are_those_that_they_read_step_by_st
     at_once, by_step, after = path(), path(), torch.arange(21) + 30
     at_once.start(Start([[5, 9, 11, 13]], [21], 9, reads_on=True))
     by_step.start(Start([[5, 9, 11, 13]], [21], 9))
-    assert torch.equal(at_once.read_on(tail), read(by_step, tail, 0))
+    got = at_once.read_on(tail)
+    assert torch.equal(got, read(by_step, tail, 0))
+    for row in (1, 5):  # of one row alone, branches that it does not go through are not even read
+        alone = path(range(row, row + 1))
+        alone.start(Start([[5, 9, 11, 13]], [1], 9, reads_on=True))
+        assert torch.equal(alone.read_on(tail[row : row + 1])[0], got[row])
     assert torch.equal(at_once.step(after), by_step.step(after))
     at_once, by_step = path(), path()
     for each in (at_once, by_step):

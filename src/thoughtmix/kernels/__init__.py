@@ -56,6 +56,7 @@ class Matrix(Structure):
         ("inputs", c_int64),
         ("data", c_void_p),
         ("bias", c_void_p),
+        ("idle", c_void_p),
     ]
 
 

@@ -96,6 +96,22 @@ VECTOR static void norm_all(Run *run, const float *x, const float *gain, int64_t
         norm_rows(m, x + tile * m->width * ROWS, gain, run->normed + tile * blocks_of(m->width) * TILE);
 }
 
+enum { RANK_TILES = 64, FEW_ROWS = 4 };
+
+/* Sixteens of ranks that no row goes through: of few rows most branches' A are not read. */
+VECTOR static const uint8_t *idle_ranks(const Run *run, int64_t number, uint8_t *idle) {
+    const Batch *b = run->batch;
+    if (b->rows > FEW_ROWS || tiles_of(b->ranks) > RANK_TILES) return NULL;
+    const float *scale = b->lora_scale + (b->scales == 1 ? 0 : number % b->moves) * b->ranks * ROWS;
+    for (int64_t tile = 0; tile < tiles_of(b->ranks); tile++) {
+        __mmask16 some = 0;
+        for (int64_t f = tile * ROWS; f < (tile + 1) * ROWS && f < b->ranks; f++)
+            some |= _mm512_cmp_ps_mask(_mm512_loadu_ps(scale + f * ROWS), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        idle[tile] = !some;
+    }
+    return idle;
+}
+
 /* shift + scale * (A x) of sixteen rows, as inputs of B: scaled[tile]. */
 VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile, uint8_t *scaled) {
     const Batch *b = run->batch;
@@ -109,7 +125,12 @@ VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile, uin
         for (int i = 0; i < 2; i++)
             if (f + i < ranks) {
                 __m512 y = _mm512_loadu_ps(z + (f + i) * ROWS), by = _mm512_loadu_ps(scale + (f + i) * across);
-                u[i] = shift ? _mm512_fmadd_ps(y, by, _mm512_loadu_ps(shift + (f + i) * across)) : _mm512_mul_ps(y, by);
+                __mmask16 goes = _mm512_cmp_ps_mask(by, _mm512_setzero_ps(), _CMP_NEQ_UQ); /* else y may be anything */
+                u[i] = _mm512_maskz_mul_ps(goes, y, by);
+                if (shift) {
+                    __m512 moved = _mm512_loadu_ps(shift + (f + i) * across);
+                    u[i] = _mm512_mask_mov_ps(moved, goes, _mm512_fmadd_ps(y, by, moved));
+                }
             }
         _mm512_storeu_si512(to + f * 32, pair16(u[0], u[1]));
     }
@@ -150,7 +171,10 @@ VECTOR static void one_layer(Run *run, int64_t number, int thread, atomic_int *n
     wait_for_all(&run->barrier);
     multiply(&layer->down, run->gated, run->tiles, to_x, next++, scratch);
     if (layer->lora >= 0 && b->lora_scale) {
-        multiply(&layer->lora_a, run->gated, run->tiles, to_ranks, next++, scratch);
+        uint8_t idle[RANK_TILES];
+        Matrix wanted = layer->lora_a;
+        wanted.idle = idle_ranks(run, layer->lora, idle);
+        multiply(&wanted, run->gated, run->tiles, to_ranks, next++, scratch);
         wait_for_all(&run->barrier);
         uint8_t *scaled = run->scaled + thread * run->tiles * blocks_of(b->ranks) * TILE;
         for (int64_t tile = 0; tile < run->tiles; tile++) /* by every thread: to wait for each other takes longer */

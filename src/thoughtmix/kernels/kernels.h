@@ -32,6 +32,7 @@ typedef struct {
     int64_t kind, outputs, inputs;
     uint8_t *data; /* [tile of 16 outputs][block of 32 inputs] */
     const float *bias;
+    const uint8_t *idle; /* a PLAIN matrix's tiles of outputs that nobody wants; NULL: none */
 } Matrix;
 
 typedef struct {

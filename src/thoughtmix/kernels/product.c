@@ -295,6 +295,12 @@ INLINE void multiply_many(int64_t kind, const Matrix *matrix, const uint8_t *inp
     int64_t apart = kind == PLAIN ? TILE : 2 * TILE;
     for (int64_t pair; (pair = claim(next)) < pairs;) {
         Pair now = pair_at(matrix, pair);
+        if (kind == PLAIN && matrix->idle) { /* of two, what is read of an idle one is the other */
+            int64_t more = 2 * pair + 1 < tiles_of(matrix->outputs);
+            if (matrix->idle[2 * pair] && (!more || matrix->idle[2 * pair + 1])) continue;
+            if (matrix->idle[2 * pair]) now.one = now.two;
+            if (more && matrix->idle[2 * pair + 1]) now.two = now.one;
+        }
         if (kind != PLAIN) {
             for (int64_t k = 0; k < blocks; k++) expand_block(kind, now, k, scratch + (4 + 2 * k) * TILE);
             now = (Pair){scratch + 4 * TILE, scratch + 5 * TILE};
