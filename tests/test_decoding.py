@@ -333,7 +333,7 @@ def test_packed_half_weights_are_close() -> None:
     model = tiny("qwen3")
     exact = run(model, [PROMPT], [Row(seed=s) for s in range(4)])
     packed = run(model, [PROMPT], [Row(seed=s) for s in range(4)], weights="fp16")
-    assert (packed.weights, exact.weights) == ("fp16", "native")
+    assert packed.weights.startswith("fp16") and exact.weights == "native"
     for a, b in zip(exact.outputs, packed.outputs, strict=True):
         same = [x == y for x, y in zip(a.token_ids, b.token_ids, strict=True)]
         upto = same.index(False) if False in same else len(same)

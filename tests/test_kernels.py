@@ -33,7 +33,7 @@ from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
 from thoughtmix.kernels import build
 
-needs_amx = pytest.mark.skipif(bool(kernels.why_not()), reason=f"no kernels here: {kernels.why_not()}")
+needs_amx = pytest.mark.skipif(bool(kernels.why_not("amx")), reason=f"no kernels here: {kernels.why_not('amx')}")
 FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "mistral")
 
 
@@ -232,7 +232,7 @@ def decode_hidden(model: Any, path: Any) -> dict[int, Tensor]:
 # --- numbers ---
 
 
-def head_of(weight: Tensor) -> AmxWeights:
+def head_of(weight: Tensor, level: str = "amx") -> AmxWeights:
     """A model without layers: a norm and a product."""
     config = LlamaConfig(
         vocab_size=len(weight), hidden_size=weight.shape[1], intermediate_size=32, num_hidden_layers=1,
@@ -243,7 +243,7 @@ def head_of(weight: Tensor) -> AmxWeights:
     for parameter in model.model.layers.parameters():
         parameter.zero_()
     model.lm_head.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return AmxWeights(model)
+    return AmxWeights(model, level)
 
 
 def on_grid(outputs: int, inputs: int, seed: int, eight: bool) -> Tensor:
@@ -378,10 +378,11 @@ def test_a_forked_child_has_a_team_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_the_library_bf16_is_torchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     kernels._loaded.cache_clear()
-    monkeypatch.setattr(kernels, "FILE", tmp_path / "none.so")
+    monkeypatch.setattr(kernels, "HERE", tmp_path)
     assert "not compiled" in kernels.why_not() or "Linux" in kernels.why_not()
     assert kernels.library() is None and fused_amx.why_not(tiny("llama"))
-    (tmp_path / "none.so").write_text("no library")
+    for level in kernels.LEVELS:
+        (tmp_path / build.name(level)).write_text("no library")
     kernels._loaded.cache_clear()
     assert "cannot be loaded" in kernels.why_not() or "Linux" in kernels.why_not()
     monkeypatch.undo()
@@ -399,6 +400,7 @@ def test_heads_that_there_is_no_room_for() -> None:
 def test_a_compiler_that_fails_leaves_what_was_there(tmp_path: Any) -> None:
     assert "cannot be run" in build.build(tmp_path, ["/no/such/cc"])
     assert "failed" in build.build(tmp_path, ["false"])
-    (tmp_path / build.NAME).write_text("before")
-    assert build.build(tmp_path, ["false"]) and (tmp_path / build.NAME).read_text() == "before"
-    assert [file.name for file in tmp_path.iterdir()] == [build.NAME]
+    made = tmp_path / build.name("avx2")
+    made.write_text("before")
+    assert build.build(tmp_path, ["false"]) and made.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [made]

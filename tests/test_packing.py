@@ -149,25 +149,30 @@ def test_law_8_bf16_weights_where_the_processor_does_not_multiply_them(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bf16", "fp16", "amx", "few", "kind"),
+    ("dtype", "bf16", "fp16", "level", "few", "kind"),
     [
-        ("float32", True, True, False, 0, "fp16"),
-        ("float32", True, True, True, 0, "bf16-amx"),
-        ("float32", True, True, True, 10**9, "fp16"),
-        ("float32", True, False, False, 0, "native"),
-        ("bfloat16", True, True, False, 0, "bf16"),
-        ("bfloat16", True, True, True, 0, "bf16-amx"),
-        ("bfloat16", True, True, True, 10**9, "native"),
-        ("bfloat16", False, True, False, 0, "fp16"),
+        ("float32", True, True, "", 0, "fp16"),
+        ("float32", True, True, "amx", 0, "bf16-amx"),
+        ("float32", True, True, "amx", 10**9, "fp16"),
+        ("float32", True, False, "", 0, "native"),
+        ("float32", True, True, "avx512", 0, "fp16-avx512"),
+        ("float32", False, False, "avx2", 0, "fp16-avx2"),
+        ("bfloat16", True, True, "", 0, "bf16"),
+        ("bfloat16", True, True, "avx512", 0, "bf16"),
+        ("bfloat16", True, True, "amx", 0, "bf16-amx"),
+        ("bfloat16", True, True, "amx", 10**9, "native"),
+        ("bfloat16", False, True, "", 0, "fp16"),
+        ("bfloat16", False, True, "avx2", 0, "fp16-avx2"),
     ],
 )
-def test_auto_takes_bf16_for_models_in_bfloat16(
-    dtype: str, bf16: bool, fp16: bool, amx: bool, few: int, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_what_auto_takes(
+    dtype: str, bf16: bool, fp16: bool, level: str, few: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On processors that multiply it, and for models whose products take long enough to matter."""
+    """By the processor, for models whose products take long enough to matter. level: the kernels' that runs."""
     for name, value in (("packs_bf16", bf16), ("bf16_hardware", bf16), ("packs", fp16)):
         monkeypatch.setattr(probe, name, lambda value=value: value)
-    monkeypatch.setattr(probe.fused_amx, "why_not", lambda model: "" if amx else "none here")
+    monkeypatch.setattr(probe.fused_amx, "why_not", lambda model, asked: "" if asked == level else "none here")
+    monkeypatch.setattr(probe.kernels, "best", lambda levels: level if level in levels else "")
     monkeypatch.setattr(probe, "_FEW", few)
     assert probe._kind(fresh("llama").to(getattr(torch, dtype)), "auto") == kind
 

@@ -185,7 +185,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _device() -> dict[str, str]:
     import torch
 
-    from thoughtmix.kernels import why_not
+    from thoughtmix.kernels import best, why_not
     from thoughtmix.models.hardware import auto_dtype, bf16_hardware, packs, packs_bf16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,5 +196,5 @@ def _device() -> dict[str, str]:
         facts["bf16 in hardware"] = "yes" if bf16_hardware() else "no"
         facts["packed fp16 weights"] = "yes" if packs() else "no"
         facts["packed bf16 weights"] = "yes" if packs_bf16() else "no"
-        facts["kernels of our own"] = f"no: {why_not()}" if why_not() else "yes, for bf16 weights"
+        facts["kernels of our own"] = f"no: {why_not()}" if why_not() else f"yes, by {best().upper()}"
     return facts

@@ -219,16 +219,19 @@ int64_t attention_scratch(const Model *model) {
 
 /* d numbers of a row, from feature f on, as inputs of the next product. */
 INLINE void put(const Attention *a, int64_t row, int64_t f, int64_t d, const float *numbers) {
-    int64_t blocks = blocks_of(a->model->heads * a->model->head_width);
+    uint8_t *tile = a->packed + row / ROWS * blocks_of(a->model->heads * a->model->head_width) * INPUTS;
+#if LEVEL == AMX
     for (int64_t i = 0; i < d; i += 16) {
         uint32_t pairs[8];
         _mm256_storeu_si256((__m256i *)pairs, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(numbers + i)));
         for (int64_t j = 0; j < 8 && i + 2 * j < d; j++) {
             int64_t at = f + i + 2 * j;
-            uint8_t *to = a->packed + (row / ROWS * blocks + at / BLOCK) * TILE + at % BLOCK * 32 + row % ROWS * 4;
-            *(uint32_t *)to = pairs[j];
+            *(uint32_t *)(tile + at / BLOCK * INPUTS + at % BLOCK * 32 + row % ROWS * 4) = pairs[j];
         }
     }
+#else
+    for (int64_t i = 0; i < d; i++) ((float *)tile)[(f + i) * ROWS + row % ROWS] = numbers[i];
+#endif
 }
 
 /* Have the first keys and values of a row's own fetched from memory, where they lie behind others' room. */

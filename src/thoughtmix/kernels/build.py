@@ -14,10 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAME = "_thoughtmix.so"
+LEVELS = ("amx", "avx512", "avx2")
+"""What processors can, the best first: a library each."""
+_ONLY = {"product.c": ("amx",), "prompt.c": ("amx",), "product_vector.c": LEVELS[1:], "prompt_vector.c": LEVELS[1:]}
 # No -march: every function names the instructions it needs, and is called where the processor has them.
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-g0", "-ffp-contract=off"]
 
@@ -25,6 +28,11 @@ FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fvisibility=hidd
 def supported() -> bool:
     """Whether there is anything to compile on this system."""
     return sys.platform == "linux" and platform.machine() in {"x86_64", "AMD64"}
+
+
+def name(level: str) -> str:
+    """Of the library's file."""
+    return f"_thoughtmix_{level}.so"
 
 
 def sources_digest() -> str:
@@ -45,38 +53,48 @@ def compiler() -> list[str] | None:
 
 
 def build(into: Path = HERE, command: list[str] | None = None) -> str:
-    """Compile the library into a folder.
+    """Compile the libraries into a folder.
 
     Args:
         command: The compiler's; None: the first that is found.
 
     Returns:
-        "", or in a few words why there is no library. A library that was there is left as it was then.
+        "", or in a few words why there are none. Those that were there are left as they were then.
     """
     if not supported():
         return "the kernels are for Linux on x86-64"
     command = command or compiler()
     if command is None:
         return "there is no C compiler (cc, or the package ziglang)"
-    with tempfile.TemporaryDirectory(dir=into) as folder:
-        made = Path(folder) / NAME
-        sources = [str(file) for file in sorted(HERE.glob("*.c"))]
-        target = ["-target", "x86_64-linux-gnu.2.17"] if "ziglang" in command else []
-        try:
-            ran = subprocess.run(
-                [*command, *target, *FLAGS, f'-DSOURCES="{sources_digest()}"', "-o", str(made), *sources, "-lm"],
-                capture_output=True, text=True, timeout=600, check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"{command[0]} cannot be run: {error}"
-        if ran.returncode or not made.exists():
-            lines = [line for line in ran.stderr.splitlines() if "error" in line] or ran.stderr.splitlines() or [""]
-            return f"{' '.join(command)} failed: {lines[0][:200]}"
-        made.replace(into / NAME)
+    with tempfile.TemporaryDirectory(dir=into) as folder, ThreadPoolExecutor() as pool:
+        made = [Path(folder) / name(level) for level in LEVELS]
+        reasons = list(pool.map(_compile, [command] * len(LEVELS), LEVELS, made))
+        for file, reason in zip(made, reasons, strict=True):  # an older compiler may not know a matrix unit
+            if not reason:
+                file.replace(into / file.name)
+    return reasons[0] if all(reasons) else ""
+
+
+def _compile(command: list[str], level: str, made: Path) -> str:
+    sources = [str(file) for file in sorted(HERE.glob("*.c")) if level in _ONLY.get(file.name, LEVELS)]
+    target = ["-target", "x86_64-linux-gnu.2.17"] if "ziglang" in command else []
+    asked = [f"-DLEVEL={level.upper()}", f'-DSOURCES="{sources_digest()}"', "-o", str(made), *sources, "-lm"]
+    try:
+        ran = subprocess.run(
+            [*command, *target, *FLAGS, *asked], capture_output=True, text=True, timeout=600, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]} cannot be run: {error}"
+    if ran.returncode or not made.exists():
+        lines = [line for line in ran.stderr.splitlines() if "error" in line] or ran.stderr.splitlines() or [""]
+        return f"{' '.join(command)} failed: {lines[0][:200]}"
     return ""
 
 
 if __name__ == "__main__":
     reason = build()
-    print(f"Not compiled: {reason}." if reason else f"Compiled {HERE / NAME}.")
-    sys.exit(bool(reason))
+    print(
+        f"Not compiled: {reason}."
+        if reason
+        else f"Compiled in {HERE}: {', '.join(sorted(x.name for x in HERE.glob(name('*'))))}."
+    )

@@ -44,20 +44,18 @@ static int64_t lay_out(Run *run, int threads) {
     TAKE(x, rows * m->width * 4);
     TAKE(qkv, rows * (m->heads + 2 * m->kv_heads) * m->head_width * 4);
     TAKE(picked, picked * ROWS * m->width * 4);
-    TAKE(normed, (run->tiles > picked ? run->tiles : picked) * width * TILE);
-    TAKE(mixed, run->tiles * blocks_of(heads) * TILE);
-    TAKE(gated, run->tiles * inner * TILE);
+    TAKE(normed, (run->tiles > picked ? run->tiles : picked) * width * INPUTS);
+    TAKE(mixed, run->tiles * blocks_of(heads) * INPUTS);
+    TAKE(gated, run->tiles * inner * INPUTS);
     TAKE(ranks, rows * b->ranks * 4);
-    TAKE(scaled, threads * run->tiles * blocks_of(b->ranks) * TILE);
+    TAKE(scaled, threads * run->tiles * blocks_of(b->ranks) * INPUTS);
     TAKE(angles, run->blocks * m->head_width * ROWS * 4);
     TAKE(block, run->blocks * (int64_t)sizeof(RowBlock));
     TAKE(group, run->blocks * (int64_t)sizeof(RowGroup));
     run->counters = (run->to - run->from + 2) * STAGES;
     TAKE(next, run->counters * (int64_t)sizeof(atomic_int));
-    int64_t product = product_scratch(m), attention = attention_scratch(m);
-    int64_t ranks = (4 + 16 + 2 * blocks_of(b->ranks)) * TILE;
+    int64_t product = product_scratch(m, run->tiles > picked ? run->tiles : picked, b->ranks), attention = attention_scratch(m);
     run->scratch_bytes = whole(product > attention ? product : attention);
-    if (ranks > run->scratch_bytes) run->scratch_bytes = ranks;
     TAKE(scratch, threads * run->scratch_bytes);
 #undef TAKE
     return at;
@@ -86,14 +84,14 @@ VECTOR static void norm_rows(const Model *m, const float *x, const float *gain, 
         for (int i = 0; i < 2; i++)
             if (f + i < m->width)
                 y[i] = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + (f + i) * ROWS), inverse), _mm512_set1_ps(gain[f + i]));
-        _mm512_storeu_si512(packed + f * 32, pair16(y[0], y[1]));
+        put_inputs(packed, f, y[0], y[1]);
     }
 }
 
 VECTOR static void norm_all(Run *run, const float *x, const float *gain, int64_t tiles, atomic_int *next) {
     const Model *m = run->model;
     for (int64_t tile; (tile = atomic_fetch_add(next, 1)) < tiles;)
-        norm_rows(m, x + tile * m->width * ROWS, gain, run->normed + tile * blocks_of(m->width) * TILE);
+        norm_rows(m, x + tile * m->width * ROWS, gain, run->normed + tile * blocks_of(m->width) * INPUTS);
 }
 
 enum { RANK_TILES = 64, FEW_ROWS = 4 };
@@ -119,7 +117,7 @@ VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile, uin
     const float *scale = b->lora_scale + (b->scales == 1 ? 0 : index) * ranks * across + tile * ROWS;
     const float *shift = b->lora_shift ? b->lora_shift + index * ranks * across + tile * ROWS : NULL;
     const float *z = run->ranks + tile * ranks * ROWS;
-    uint8_t *to = scaled + tile * blocks_of(ranks) * TILE;
+    uint8_t *to = scaled + tile * blocks_of(ranks) * INPUTS;
     for (int64_t f = 0; f < blocks_of(ranks) * BLOCK; f += 2) {
         __m512 u[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int i = 0; i < 2; i++)
@@ -132,7 +130,7 @@ VECTOR static void scale_ranks(const Run *run, int64_t number, int64_t tile, uin
                     u[i] = _mm512_mask_mov_ps(moved, goes, _mm512_fmadd_ps(y, by, moved));
                 }
             }
-        _mm512_storeu_si512(to + f * 32, pair16(u[0], u[1]));
+        put_inputs(to, f, u[0], u[1]);
     }
 }
 
@@ -147,7 +145,7 @@ VECTOR static void one_layer(Run *run, int64_t number, int thread, atomic_int *n
     Target to_gated = {GATED, NULL, m->inner, 0, run->gated}, to_ranks = {STORE, run->ranks, b->ranks, 0, NULL};
     norm_all(run, run->x, layer->norm, run->tiles, next++);
     wait_for_all(&run->barrier);
-    multiply(&layer->qkv, run->normed, run->tiles, to_qkv, next++, scratch);
+    multiply(&layer->qkv, run->normed, b->rows, to_qkv, next++, scratch);
     wait_for_all(&run->barrier);
     for (int64_t task; (task = atomic_fetch_add(next, 1)) < tasks;) {
         RowGroup group = run->group[task / m->kv_heads];
@@ -163,23 +161,23 @@ VECTOR static void one_layer(Run *run, int64_t number, int thread, atomic_int *n
         wait_for_all(&run->barrier);
     }
     next++;
-    multiply(&layer->out, run->mixed, run->tiles, to_x, next++, scratch);
+    multiply(&layer->out, run->mixed, b->rows, to_x, next++, scratch);
     wait_for_all(&run->barrier);
     norm_all(run, run->x, layer->norm_mlp, run->tiles, next++);
     wait_for_all(&run->barrier);
-    multiply(&layer->gated, run->normed, run->tiles, to_gated, next++, scratch);
+    multiply(&layer->gated, run->normed, b->rows, to_gated, next++, scratch);
     wait_for_all(&run->barrier);
-    multiply(&layer->down, run->gated, run->tiles, to_x, next++, scratch);
+    multiply(&layer->down, run->gated, b->rows, to_x, next++, scratch);
     if (layer->lora >= 0 && b->lora_scale) {
         uint8_t idle[RANK_TILES];
         Matrix wanted = layer->lora_a;
         wanted.idle = idle_ranks(run, layer->lora, idle);
-        multiply(&wanted, run->gated, run->tiles, to_ranks, next++, scratch);
+        multiply(&wanted, run->gated, b->rows, to_ranks, next++, scratch);
         wait_for_all(&run->barrier);
-        uint8_t *scaled = run->scaled + thread * run->tiles * blocks_of(b->ranks) * TILE;
+        uint8_t *scaled = run->scaled + thread * run->tiles * blocks_of(b->ranks) * INPUTS;
         for (int64_t tile = 0; tile < run->tiles; tile++) /* by every thread: to wait for each other takes longer */
             scale_ranks(run, layer->lora, tile, scaled);
-        multiply(&layer->lora_b, scaled, run->tiles, to_x, next, scratch);
+        multiply(&layer->lora_b, scaled, b->rows, to_x, next, scratch);
     }
     wait_for_all(&run->barrier);
 }
@@ -242,11 +240,11 @@ VECTOR static void run_thread(void *argument, int thread, int threads) {
         int64_t tiles = tiles_of(b->picked);
         for (int64_t tile; (tile = atomic_fetch_add(next + 1, 1)) < tiles;) {
             pick_rows(run, tile);
-            norm_rows(m, run->picked + tile * m->width * ROWS, m->norm, run->normed + tile * blocks_of(m->width) * TILE);
+            norm_rows(m, run->picked + tile * m->width * ROWS, m->norm, run->normed + tile * blocks_of(m->width) * INPUTS);
         }
         wait_for_all(&run->barrier);
         Target to = {LOGITS, b->logits, 0, b->picked, NULL};
-        multiply(&m->head, run->normed, tiles, to, next + 2, scratch);
+        multiply(&m->head, run->normed, b->picked, to, next + 2, scratch);
     }
     release_tiles();
     _mm_setcsr(modes);
@@ -295,8 +293,8 @@ EXPORT void thoughtmix_forward(const Model *model, const Batch *batch, int64_t f
     run.from = from, run.to = to;
     memset((void *)run.next, 0, run.counters * sizeof(atomic_int));
     if (from == 0) { /* inputs beyond the last one: their weights are 0, and so must they be */
-        memset(run.mixed, 0, run.tiles * blocks_of(model->heads * model->head_width) * TILE);
-        if (model->inner % BLOCK) memset(run.gated, 0, run.tiles * blocks_of(model->inner) * TILE);
+        memset(run.mixed, 0, run.tiles * blocks_of(model->heads * model->head_width) * INPUTS);
+        if (model->inner % BLOCK) memset(run.gated, 0, run.tiles * blocks_of(model->inner) * INPUTS);
     }
     divide(&run, threads);
     run_in_team(run_thread, &run, threads, &run.barrier);
@@ -313,20 +311,21 @@ EXPORT void thoughtmix_large_pages(uint8_t *memory, int64_t bytes) {
 /* Of which sources this was compiled. */
 EXPORT const char *thoughtmix_sources(void) { return SOURCES; }
 
-/* 0: this processor and system run all of it. 1: no AVX-512 with bfloat16, 2: no AMX with bfloat16, 3: the system keeps it
-to itself. */
+/* 0: this processor and system run all of it. 1: the processor lacks vector instructions, 2: a matrix unit; 3: the system
+keeps it to itself. */
 EXPORT int thoughtmix_unfit(void) {
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 1;
-    unsigned amx = (d >> 22 & 1) & (d >> 24 & 1); /* AMX-BF16, AMX-TILE */
-    unsigned vectors = (b >> 16 & 1) & (b >> 17 & 1) & (b >> 30 & 1) & (b >> 31 & 1); /* F, DQ, BW, VL */
-    if (!vectors || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return 1;
-    if (!amx) return 2;
-    __get_cpuid(1, &a, &b, &c, &d);
-    if (!(c >> 27 & 1)) return 3; /* OSXSAVE */
-    unsigned low, high;
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 1;
+    if (!(c >> 12 & 1) || !(c >> 27 & 1) || !(c >> 29 & 1)) return 1; /* FMA, OSXSAVE, F16C */
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 0xe6) != 0xe6) return 1; /* the system keeps AVX-512's registers */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 1;
+    if (LEVEL == AVX2) return !(b >> 5 & 1) || (low & 6) != 6;
+    unsigned vectors = (b >> 16 & 1) & (b >> 17 & 1) & (b >> 30 & 1) & (b >> 31 & 1); /* F, DQ, BW, VL */
+    if (!vectors || (low & 0xe6) != 0xe6) return 1; /* the system keeps the registers */
+    if (LEVEL == AVX512) return 0;
+    unsigned amx = (d >> 22 & 1) & (d >> 24 & 1); /* AMX-BF16, AMX-TILE */
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return 1;
+    if (!amx) return 2;
     if ((low & 0x60000) != 0x60000) return 3;
     enum { ASK = 0x1023, TILES = 18 };
     return syscall(SYS_arch_prctl, ASK, TILES) ? 3 : 0;

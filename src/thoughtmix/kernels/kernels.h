@@ -1,9 +1,12 @@
-/* Decoding on the processor's matrix unit: what the C files share. The whole is described in kernels/__init__.py.
+/* What the C files share. The whole is described in kernels/__init__.py.
+
+They are compiled once for each LEVEL, of which the best that a processor has is used: AMX (a matrix unit for bfloat16),
+AVX512, AVX2. All but products and attention to prompts is the same code.
 
 Numbers lie by feature, not by row: `x[tile][feature][16]` has sixteen rows of the batch side by side, so that all that
 is done to a row (norms, rotary embedding, softmax, silu) is one vector instruction for sixteen of them, none of which
-sees its neighbours. Inputs of products are bfloat16, `[tile][block of 32 inputs][pair of inputs][row][2]`: what the
-matrix unit takes as its second operand; weights are its first. */
+sees its neighbours. Inputs of products are bfloat16, `[tile][block of 32 inputs][pair of inputs][row][2]`, where there is
+a matrix unit, which takes them as its second operand, weights as its first; else float32, `[tile][input][row]`. */
 
 #ifndef THOUGHTMIX_KERNELS_H
 #define THOUGHTMIX_KERNELS_H
@@ -14,18 +17,31 @@ matrix unit takes as its second operand; weights are its first. */
 #include <stdint.h>
 
 /* Instructions by function: the library runs on any x86-64 processor as long as these are not called. */
+#define AVX2 1
+#define AVX512 2
+#define AMX 3
+#if LEVEL == AMX
 #define VECTOR __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c,amx-tile,amx-bf16")))
+#elif LEVEL == AVX512
+#define VECTOR __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")))
+#else
+#define VECTOR __attribute__((target("avx2,fma,f16c")))
+#endif
 #define INLINE static inline __attribute__((always_inline)) VECTOR
 #define EXPORT __attribute__((visibility("default")))
+#if LEVEL == AVX2
+#include "avx2.h"
+#endif
 
-enum { ROWS = 16, BLOCK = 32, TILE = 1024 }; /* rows of a tile, inputs of one, its bytes */
+enum { ROWS = 16, BLOCK = 32, TILE = 1024 }; /* rows of a tile, inputs of one, its bytes in 16 bits a number */
+enum { INPUTS = LEVEL == AMX ? TILE : 2 * TILE }; /* bytes of 32 inputs of sixteen rows */
 enum { MOST_HEADS = 16, MOST_WIDTH = 256 };  /* query heads a key/value head, numbers a head */
 enum { QUERIES = 256, LANES = 64 };          /* that attention looks at a prompt with: each chunk is read once, or at once */
 enum { CHUNK = 64 };                         /* keys at once */
 enum { PLAIN = 0, GRID4 = 1, GRID8 = 2 };    /* how a matrix is kept */
 
-/* Bytes of 16 outputs by 32 inputs. PLAIN: bfloat16. GRID4: w = d q + m, q in 0..15: d and m of each output as IEEE
-half, then 16 bytes an output, whose word i has inputs i, i + 8, i + 16 and i + 24. GRID8: w = d q, q in -127..127. */
+/* Bytes of 16 outputs by 32 inputs. PLAIN: 16 bits. GRID4: w = d q + m, q in 0..15: d and m of each output as IEEE
+half, then 16 bytes an output, GRID8: w = d q, q in -127..127. In which order: pack.c. */
 static const int64_t TILE_BYTES[3] = {TILE, 64 + 256, 32 + 512};
 
 typedef struct {
@@ -88,12 +104,22 @@ INLINE __m512 exp16(__m512 x) { /* e^x, to about one unit in the last place; 0 b
     return _mm512_scalef_ps(p, n);
 }
 
+#if LEVEL == AMX
 /* Two features of sixteen rows as bfloat16 pairs. */
 INLINE __m512i pair16(__m512 even, __m512 odd) {
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
                                            5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
+
+/* Inputs f and f + 1 of sixteen rows. */
+INLINE void put_inputs(uint8_t *packed, int64_t f, __m512 even, __m512 odd) { _mm512_storeu_si512(packed + f * 32, pair16(even, odd)); }
+#else
+INLINE void put_inputs(uint8_t *packed, int64_t f, __m512 even, __m512 odd) {
+    _mm512_storeu_ps((float *)packed + f * ROWS, even);
+    _mm512_storeu_ps((float *)packed + (f + 1) * ROWS, odd);
+}
+#endif
 
 INLINE void transpose16(__m512 r[16]) { /* rows become columns */
     __m512 t[16];
@@ -126,6 +152,14 @@ INLINE __mmask16 tail(int64_t d, int64_t f) {
 static inline int64_t blocks_of(int64_t inputs) { return (inputs + BLOCK - 1) / BLOCK; }
 static inline int64_t tiles_of(int64_t outputs) { return (outputs + ROWS - 1) / ROWS; }
 
+/* Blocks of inputs that a product has at most. */
+static inline int64_t most_blocks(const Model *model, int64_t ranks) {
+    int64_t most = model->heads * model->head_width;
+    if (model->width > most) most = model->width;
+    if (model->inner > most) most = model->inner;
+    return blocks_of(ranks > most ? ranks : most);
+}
+
 /* --- team.c --- */
 
 typedef struct {
@@ -139,7 +173,7 @@ typedef void (*Job)(void *argument, int thread, int threads);
 void run_in_team(Job job, void *argument, int threads, Barrier *barrier);
 void wait_for_all(Barrier *barrier);
 
-/* --- product.c --- */
+/* --- product.c, product_vector.c --- */
 
 enum { STORE, ADD, GATED, LOGITS }; /* what becomes of the sums */
 
@@ -152,13 +186,13 @@ typedef struct {
 
 /* One product of all rows, as far as this thread takes part. next: which pair of output tiles comes next. scratch:
 `product_scratch` bytes of this thread's own. */
-void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target, atomic_int *next,
+void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t rows, Target target, atomic_int *next,
               uint8_t *scratch);
-int64_t product_scratch(const Model *model);
+int64_t product_scratch(const Model *model, int64_t row_tiles, int64_t ranks);
 void configure_tiles(void);
 void release_tiles(void);
 
-/* --- prompt.c --- */
+/* --- prompt.c, prompt_vector.c --- */
 
 typedef struct {
     int64_t count, width, apart; /* at most QUERIES; numbers of one; from one to the next */
@@ -171,6 +205,7 @@ typedef struct {
     float *mixed, *most, *total;
 } Gathered;
 
+#if LEVEL == AMX
 /* Room for it. Tiles lie as the matrix unit takes them. */
 typedef struct {
     uint8_t query[QUERIES / ROWS][MOST_WIDTH / BLOCK][2][TILE]; /* [pair of features][query], of the number and its rest */
@@ -179,6 +214,17 @@ typedef struct {
     uint8_t value[CHUNK / BLOCK][MOST_WIDTH / ROWS][TILE];      /* [pair of keys][feature] */
     float score[CHUNK][LANES], most[QUERIES], total[QUERIES];
 } Prompt;
+#else
+/* Room for sixteen queries. */
+typedef struct {
+    float query[MOST_WIDTH][ROWS], mixed[MOST_WIDTH][ROWS], weight[CHUNK + ROWS][ROWS], most[ROWS], total[ROWS];
+    int32_t furthest; /* keys that any of them sees */
+} PromptLanes;
+
+typedef struct {
+    PromptLanes lanes[QUERIES / ROWS];
+} Prompt;
+#endif
 
 void over_prompt(Prompt *room, Queries queries, const float *keys, const float *values, int64_t tokens, Gathered to);
 

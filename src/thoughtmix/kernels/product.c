@@ -1,9 +1,7 @@
-/* Products of packed weights on the matrix unit, and the packing. Every sum runs over blocks of 32 inputs from the first to
-the last, whatever the number of rows, threads and the storage: its bits depend on the row alone. */
+/* Products of packed weights on the matrix unit. Every sum runs over blocks of 32 inputs from the first to the last,
+whatever the number of rows, threads and the storage: its bits depend on the row alone. */
 
-#include "kernels.h"
-
-#include <string.h>
+#include "settle.h"
 
 typedef struct {
     uint8_t palette, start, reserved[14];
@@ -68,140 +66,7 @@ INLINE void expand(int64_t kind, const uint8_t *stored, uint8_t *tile) {
         expand8(stored, tile);
 }
 
-/* --- packing --- */
-
-INLINE __m512 load_weights(const void *weight, int64_t half, int64_t at, __mmask16 mask) {
-    if (half) { /* bfloat16 */
-        __m256i bits = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)weight + at);
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-    }
-    return _mm512_maskz_loadu_ps(mask, (const float *)weight + at);
-}
-
-INLINE __m512i rounded(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
-/* q of w = d q + m for 32 weights, where bfloat16 cannot tell the two apart; 0: they lie on no such grid. */
-INLINE int find4(__m512 low, __m512 high, uint16_t *d16, uint16_t *m16, uint8_t *bits) {
-    float least = _mm512_reduce_min_ps(_mm512_min_ps(low, high)), most = _mm512_reduce_max_ps(_mm512_max_ps(low, high));
-    __m512i want = rounded(low, high);
-    *m16 = _cvtss_sh(least, 0);
-    __m512 m = _mm512_set1_ps(_cvtsh_ss(*m16));
-    for (int steps = 15; steps > 0; steps--) {
-        *d16 = _cvtss_sh((most - least) / steps, 0);
-        float step = _cvtsh_ss(*d16);
-        __m512 inverse = _mm512_set1_ps(step > 0 ? 1 / step : 0), d = _mm512_set1_ps(step);
-        __m512 q[2] = {low, high};
-        for (int i = 0; i < 2; i++) {
-            q[i] = _mm512_roundscale_ps(_mm512_mul_ps(_mm512_sub_ps(q[i], m), inverse), 8);
-            q[i] = _mm512_max_ps(_mm512_min_ps(q[i], _mm512_set1_ps(15)), _mm512_setzero_ps());
-        }
-        __m512i made = rounded(_mm512_fmadd_ps(q[0], d, m), _mm512_fmadd_ps(q[1], d, m));
-        if (_mm512_cmpneq_epi16_mask(made, want)) continue;
-        uint8_t one[32];
-        for (int i = 0; i < 2; i++) _mm_storeu_si128((__m128i *)(one + 16 * i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q[i])));
-        for (int i = 0; i < 8; i++) {
-            bits[2 * i] = one[i] | one[i + 8] << 4;
-            bits[2 * i + 1] = one[i + 16] | one[i + 24] << 4;
-        }
-        return 1;
-    }
-    return 0;
-}
-
-/* The same of w = d q. */
-INLINE int find8(__m512 low, __m512 high, uint16_t *d16, uint8_t *bits) {
-    float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-    *d16 = _cvtss_sh(most / 127, 0);
-    float step = _cvtsh_ss(*d16);
-    __m512 inverse = _mm512_set1_ps(step > 0 ? 1 / step : 0), d = _mm512_set1_ps(step);
-    __m512 q[2] = {_mm512_mul_ps(low, inverse), _mm512_mul_ps(high, inverse)};
-    for (int i = 0; i < 2; i++) {
-        q[i] = _mm512_roundscale_ps(q[i], 8);
-        q[i] = _mm512_max_ps(_mm512_min_ps(q[i], _mm512_set1_ps(127)), _mm512_set1_ps(-127));
-        _mm_storeu_si128((__m128i *)(bits + 16 * i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q[i])));
-    }
-    return !_mm512_cmpneq_epi16_mask(rounded(_mm512_mul_ps(q[0], d), _mm512_mul_ps(q[1], d)), rounded(low, high));
-}
-
-typedef struct {
-    const Matrix *matrix;
-    const void *weight;
-    int64_t half, outputs, first, step;
-    atomic_int next, bad;
-} Packing;
-
-VECTOR static void pack_some(void *argument, int thread, int threads) {
-    Packing *p = argument;
-    const Matrix *matrix = p->matrix;
-    int64_t inputs = matrix->inputs, blocks = blocks_of(inputs), bytes = TILE_BYTES[matrix->kind];
-    for (int64_t tile; (tile = atomic_fetch_add(&p->next, 1)) < tiles_of(p->outputs) && !p->bad;)
-        for (int64_t block = 0; block < blocks; block++) {
-            uint8_t *at = matrix->data + ((p->first + tile * p->step) * blocks + block) * bytes;
-            memset(at, 0, bytes);
-            for (int64_t i = 0; i < ROWS && tile * ROWS + i < p->outputs; i++) {
-                int64_t start = (tile * ROWS + i) * inputs + block * BLOCK, left = inputs - block * BLOCK;
-                uint32_t mask = left >= BLOCK ? 0xffffffffu : (1u << left) - 1;
-                __m512 low = load_weights(p->weight, p->half, start, (__mmask16)mask);
-                __m512 high = load_weights(p->weight, p->half, start + 16, (__mmask16)(mask >> 16));
-                int good = 1;
-                if (matrix->kind == PLAIN)
-                    _mm512_storeu_si512(at + 64 * i, rounded(low, high));
-                else if (matrix->kind == GRID4)
-                    good = find4(low, high, (uint16_t *)at + i, (uint16_t *)(at + 32) + i, at + 64 + 16 * i);
-                else
-                    good = find8(low, high, (uint16_t *)at + i, at + 32 + 32 * i);
-                if (!good) {
-                    p->bad = 1;
-                    return;
-                }
-            }
-        }
-    (void)thread, (void)threads;
-}
-
-/* Put weights (outputs, inputs), float32 or (half) bfloat16, into the tiles first, first + step, ... of a matrix; 0 where
-they lie on no grid of its kind. */
-EXPORT int thoughtmix_pack(const Matrix *matrix, const void *weight, int64_t half, int64_t outputs, int64_t first,
-                           int64_t step, int threads) {
-    Packing packing = {matrix, weight, half, outputs, first, step, 0, 0};
-    Barrier barrier = {0, 0, 0};
-    run_in_team(pack_some, &packing, threads, &barrier);
-    return !packing.bad;
-}
-
 /* --- products --- */
-
-/* Sixteen outputs of sixteen rows, `sums[output][row]`, to where they go. */
-INLINE void settle(const Matrix *matrix, const float *sums, const float *ups, int64_t tile, int64_t row_tile, Target target) {
-    int64_t first = tile * ROWS, count = matrix->outputs - first < ROWS ? matrix->outputs - first : ROWS;
-    __m512 sum[16];
-    for (int i = 0; i < 16; i++) sum[i] = _mm512_loadu_ps(sums + 16 * i);
-    if (matrix->bias)
-        for (int i = 0; i < count; i++) sum[i] = _mm512_add_ps(sum[i], _mm512_set1_ps(matrix->bias[first + i]));
-    if (target.what == LOGITS) {
-        transpose16(sum);
-        __mmask16 mask = (__mmask16)((1u << count) - 1);
-        for (int64_t i = 0; i < ROWS && row_tile * ROWS + i < target.rows; i++)
-            _mm512_mask_storeu_ps(target.numbers + (row_tile * ROWS + i) * matrix->outputs + first, mask, sum[i]);
-    } else if (target.what == GATED) { /* silu(gate) up, as the next product takes it; tile: of the gate */
-        int64_t of = tile / 2 * ROWS;
-        uint8_t *to = target.packed + (row_tile * blocks_of(target.features) + of / BLOCK) * TILE + of % BLOCK * 32;
-        const float *bias = matrix->bias ? matrix->bias + first + ROWS : NULL;
-        for (int i = 0; i < 16; i++) {
-            __m512 up = _mm512_loadu_ps(ups + 16 * i), one = _mm512_set1_ps(1);
-            if (bias) up = _mm512_add_ps(up, _mm512_set1_ps(bias[i]));
-            __m512 low = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), sum[i])));
-            sum[i] = _mm512_mul_ps(_mm512_div_ps(sum[i], low), up);
-        }
-        for (int i = 0; i < 8; i++) _mm512_storeu_si512(to + 64 * i, pair16(sum[2 * i], sum[2 * i + 1]));
-    } else {
-        float *to = target.numbers + (row_tile * target.features + first) * ROWS;
-        for (int i = 0; i < count; i++) {
-            if (target.what == ADD) sum[i] = _mm512_add_ps(sum[i], _mm512_loadu_ps(to + 16 * i));
-            _mm512_storeu_ps(to + 16 * i, sum[i]);
-        }
-    }
-}
 
 /* Two output tiles, of any 32 inputs, by one or two row tiles. */
 INLINE void block_of_tiles(const uint8_t *one, const uint8_t *two, const uint8_t *rows, const uint8_t *more) {
@@ -239,8 +104,6 @@ INLINE void settle_all(const Matrix *matrix, float *sums, int64_t pair, int64_t 
             settle(matrix, second, NULL, 2 * pair + 1, row_tile + more, target);
     }
 }
-
-static inline int64_t claim(atomic_int *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
 
 /* Where a pair of output tiles lies; of a last one without a second the first one twice. */
 typedef struct {
@@ -326,8 +189,9 @@ INLINE void multiply_as(int64_t kind, const Matrix *matrix, const uint8_t *input
         multiply_few(kind, matrix, inputs, 0, target, next, scratch);
 }
 
-VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target, atomic_int *next,
+VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t rows, Target target, atomic_int *next,
                      uint8_t *scratch) {
+    int64_t row_tiles = tiles_of(rows);
     if (matrix->kind == PLAIN)
         multiply_as(PLAIN, matrix, inputs, row_tiles, target, next, scratch);
     else if (matrix->kind == GRID4)
@@ -336,8 +200,7 @@ VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t row_ti
         multiply_as(GRID8, matrix, inputs, row_tiles, target, next, scratch);
 }
 
-int64_t product_scratch(const Model *model) {
-    int64_t most = model->width > model->inner ? model->width : model->inner;
-    int64_t heads = model->heads * model->head_width;
-    return (4 + 16 + 2 * blocks_of(most > heads ? most : heads)) * TILE;
+int64_t product_scratch(const Model *model, int64_t row_tiles, int64_t ranks) {
+    (void)row_tiles;
+    return (4 + 16 + 2 * most_blocks(model, ranks)) * TILE;
 }

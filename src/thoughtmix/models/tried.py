@@ -28,7 +28,7 @@ from thoughtmix.core.errors import ThoughtmixError
 from thoughtmix.core.files import bounded_text, parse_json, write_whole
 from thoughtmix.models.cache import cache_dir, digest
 
-Kind = Literal["native", "fp16", "bf16", "bf16-amx"]
+Kind = Literal["native", "fp16", "bf16", "bf16-amx", "fp16-avx512", "fp16-avx2"]
 _FORMAT = 1
 _LIMIT = 2**20  # bytes of a note
 _KEPT = 16  # notes of a model
@@ -175,7 +175,7 @@ def _circumstances(folder: Path) -> dict[str, Any]:
         "torch": [torch.__version__, str(torch.version.git_version)],
         "transformers": version("transformers"),
         "processor": [*_processor(), torch.backends.cpu.get_cpu_capability()],
-        "kernels": kernels.why_not(),
+        "kernels": [kernels.best(), kernels.why_not()],
         "threads": torch.get_num_threads(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_KERNELS)},
     }

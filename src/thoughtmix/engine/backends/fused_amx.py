@@ -1,4 +1,4 @@
-"""The fused path by C functions of our own (thoughtmix.kernels), on processors with a bfloat16 matrix unit.
+"""The fused path by C functions of our own (thoughtmix.kernels), on x86-64.
 
 A step, and a piece of a prompt, is one call for all layers. Keys and values lie in the same batch KV cache as with the
 other paths; the call is told where each prompt's and each row's stand.
@@ -23,6 +23,7 @@ from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine.backends.base import Piece, Start
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
+from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.prompt_kv import PromptKV, PromptRoom
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState, stack_row_loras
 from thoughtmix.models.grafted import GraftedModule
@@ -36,23 +37,32 @@ _ROWS_AT_ONCE = 4096
 """Rows times layers that one call computes: what is longer can be interrupted."""
 
 
-def why_not(model: Any) -> str:
+KINDS: dict[str, Kind] = {"amx": "bf16-amx", "avx512": "fp16-avx512", "avx2": "fp16-avx2"}
+"""How weights are kept, by the level of the kernels."""
+
+
+def level_of(kind: Kind) -> str:
+    """The level of the kernels that keep weights like this; "" of none."""
+    return next((level for level, made in KINDS.items() if made == kind), "")
+
+
+def why_not(model: Any, level: str | None = None) -> str:
     """Why these functions do not decode this model here; "" where they do. It is one that the fused path takes."""
     config = model.config
     width = int(model.model.layers[0].self_attn.head_dim)
     if config.num_attention_heads > kernels.MOST_HEADS * config.num_key_value_heads or width > kernels.MOST_WIDTH:
         return "its attention heads are too many or too wide for the kernels"
-    return kernels.why_not() if width % 4 == 0 else "its attention heads have an odd width"
+    return kernels.why_not(level) if width % 4 == 0 else "its attention heads have an odd width"
 
 
 class _Packer:
     """Matrices, one behind the other in a piece of memory that is touched as far as it is needed."""
 
-    def __init__(self, numbers: int) -> None:
+    def __init__(self, numbers: int, library: Any) -> None:
         """numbers: Weights there will be, each matrix filled up to whole tiles."""
         self._memory = torch.empty(2 * numbers + 64, dtype=torch.uint8)
         self._at = -self._memory.data_ptr() % 64
-        self._library, self._threads = kernels.library(), torch.get_num_threads()
+        self._library, self._threads = library, torch.get_num_threads()
         self.kept: list[Tensor] = [self._memory]
         self._library.thoughtmix_large_pages(self._memory.data_ptr(), len(self._memory))
 
@@ -99,8 +109,9 @@ def _tiles(outputs: int, inputs: int) -> int:
 class AmxWeights(FusedWeights):
     """Everything a step needs, in the form that the C functions read."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model, "bf16-amx")
+    def __init__(self, model: PreTrainedModel, level: str = "amx") -> None:
+        super().__init__(model, KINDS[level])
+        self.library = kernels.library(level)
         layers: Any = model.model.layers
         head: Any = model.lm_head
         attention, mlp = layers[0].self_attn, layers[0].mlp
@@ -108,7 +119,7 @@ class AmxWeights(FusedWeights):
         heads = (self.g + 2) * self.h * self.d
         each = _tiles(heads, self.width) + _tiles(self.width, self.g * self.h * self.d)
         each += 2 * _tiles(self.inner, self.width) + _tiles(self.width, self.inner)
-        packer = _Packer(len(layers) * each + _tiles(*head.weight.shape))
+        packer = _Packer(len(layers) * each + _tiles(*head.weight.shape), self.library)
         self._layers = (kernels.Layer * len(layers))(*(self._layer_of(packer, layer) for layer in layers))
         self.model = kernels.Model(
             len(layers), self.width, self.inner, self.g * self.h, self.h, self.d,
@@ -145,7 +156,8 @@ class AmxWeights(FusedWeights):
         found = [module.thought_update() if isinstance(module, GraftedModule) else None for module in maps]
         some = [(index, *update) for index, update in enumerate(found) if update is not None]
         self.grafted = bool(some)
-        packer = _Packer(sum(_tiles(*a.shape) + _tiles(*b.shape) for _, _, a, b in some)) if some else None
+        numbers = sum(_tiles(*a.shape) + _tiles(*b.shape) for _, _, a, b in some)
+        packer = _Packer(numbers, self.library) if some else None
         for index, number, a, b in some:
             assert packer is not None
             layer = self._layers[index]
@@ -361,7 +373,7 @@ class AmxPath(FusedPath):
             batch.lora_scale, batch.scales, batch.moves = moves[0].data_ptr(), len(moves[0]), len(moves[-1])
             batch.lora_shift = moves[1].data_ptr() if len(moves) > 1 else None
         threads = torch.get_num_threads()
-        library, model = kernels.library(), w.model
+        library, model = w.library, w.model
         size = library.thoughtmix_memory(model, batch, threads) + 64
         if size > len(self._memory):
             self._memory = torch.empty(size, dtype=torch.uint8)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kind = Literal["native", "fp16", "bf16", "bf16-amx"]
+Kind = Literal["native", "fp16", "bf16", "bf16-amx", "fp16-avx512", "fp16-avx2"]
 Linear = Callable[[Tensor], Tensor]  # (rows, inputs) -> (rows, outputs)
 _LARGEST_HALF = 65504
 """The largest number that IEEE half holds."""

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from thoughtmix import kernels
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
 from thoughtmix.engine.backends import fused_amx, llama_like
 from thoughtmix.engine.backends.agreement import TOLERANCE, agrees
@@ -32,7 +33,13 @@ PathName = Literal["auto", "fused", "shared", "expanded", "recompute"]
 Weights = Literal["auto", "native", "fp16", "bf16"]
 
 # Largest |difference| of logits, in standard deviations of the logits, where weights are packed.
-_PACKED_TOLERANCE: dict[str, float] = {"fp16": 0.05, "bf16": 0.4, "bf16-amx": 0.25}
+_PACKED_TOLERANCE: dict[str, float] = {
+    "fp16": 0.05,
+    "bf16": 0.4,
+    "bf16-amx": 0.25,
+    "fp16-avx512": 0.05,
+    "fp16-avx2": 0.05,
+}
 _FEW = 2**24
 """Weights below which a step's products are not what it waits for."""
 
@@ -75,7 +82,7 @@ def choose(
     packing = weights in {"fp16", "bf16"}
     if read not in {"shared", "each"}:
         raise InputError(f"Unknown way to read {read!r}.", "Pass shared or each.")
-    if packing and (model.device.type != "cpu" or not (packs() if weights == "fp16" else packs_bf16())):
+    if packing and (model.device.type != "cpu" or not (_packs_fp16() if weights == "fp16" else packs_bf16())):
         needs = "torch with FBGEMM" if weights == "fp16" else "AVX512-bf16 or AMX, which multiply bfloat16"
         raise InputError(f"weights={weights} needs an x86 CPU and {needs}.", "Pass --weights auto.")
     if is_encoder_decoder(model):
@@ -119,6 +126,11 @@ def choose(
     return _own_forward(model, known, path, row_state, read)
 
 
+def _packs_fp16() -> bool:
+    """Whether weights can be kept in 16 bits and multiplied in float32."""
+    return packs() or bool(kernels.best(("avx512", "avx2")))
+
+
 def _records(model: PreTrainedModel, known: _Known, weights: TorchWeights) -> bool:
     """Whether steps are recorded as CUDA graphs: on a GPU, where one reproduces the model's forward."""
     if model.device.type != "cuda":
@@ -135,20 +147,24 @@ def _records(model: PreTrainedModel, known: _Known, weights: TorchWeights) -> bo
 
 
 def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
-    """Of auto: bf16 by kernels of our own wherever they run and the model is large enough for products to matter, for
-    they keep law 5; by torch's products for models in bfloat16 alone. In a float32 model those would be quicker than
+    """Of auto: kernels of our own wherever they run and the model is large enough for products to matter, for they keep
+    law 5; else bf16 by torch's products for models in bfloat16 alone. In a float32 model those would be quicker than
     fp16, too, but beside rows of other lengths sums over masked places round otherwise, which bf16 products make large
     enough to change tokens (law 5)."""
-    bf16: Kind = "bf16" if fused_amx.why_not(model) else "bf16-amx"
+    bf16: Kind = "bf16" if fused_amx.why_not(model, "amx") else "bf16-amx"
+    vectors = kernels.best(("avx512", "avx2"))
+    fp16: Kind = "fp16" if not vectors or fused_amx.why_not(model, vectors) else fused_amx.KINDS[vectors]
     if weights != "auto":
-        return bf16 if weights == "bf16" else weights
+        return bf16 if weights == "bf16" else fp16 if weights == "fp16" else weights
     if model.device.type != "cpu":
         return "native"
     large = sum(p.numel() for p in model.parameters()) >= _FEW
+    if bf16 == "bf16-amx" and large and packs_bf16():
+        return bf16
     if bf16_hardware() and str(model.dtype) == "torch.bfloat16":
         return bf16 if packs_bf16() and large else "native"
-    if large and bf16 == "bf16-amx" and packs_bf16():
-        return bf16
+    if large and fp16 != "fp16":
+        return fp16
     return "fp16" if packs() else "native"
 
 
@@ -163,7 +179,8 @@ def _tolerance(model: PreTrainedModel, kind: Kind) -> float | None:
 
 def packed(model: Any, kind: Kind) -> FusedWeights:
     """The weights of a model that `llama_like.fits`."""
-    return fused_amx.AmxWeights(model) if kind == "bf16-amx" else TorchWeights(model, kind)
+    level = fused_amx.level_of(kind)
+    return fused_amx.AmxWeights(model, level) if level else TorchWeights(model, kind)
 
 
 def _fused(model: PreTrainedModel, known: _Known, weights: Weights) -> FusedWeights | None:
