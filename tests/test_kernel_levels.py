@@ -82,19 +82,20 @@ def test_law_5_in_a_batch_that_others_join(level: str, monkeypatch: pytest.Monke
 
 
 @each_level
-def test_branches_do_what_they_do_in_float32(level: str) -> None:
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_branches_do_what_they_do_in_float32(level: str, rows: int) -> None:
     model = lm(grafted("llama", combiner="router", router="prior", noise="held").get_base_model().eval())
     graft = next(m.thought_graft for m in model.model.modules() if getattr(m, "thought_graft", None) is not None)
     seen: list[Tensor] = []
     for weights in ("native", level):
-        state = graft.row_state(list(range(20)), [1.0] * 20, torch.device("cpu"))
+        state = graft.row_state(list(range(rows)), [1.0] * rows, torch.device("cpu"))
         path: Any = (
             choose(model.model, "fused", "native", state)  # type: ignore[arg-type]
             if weights == "native"
             else AmxWeights(model.model, level).path(state)  # type: ignore[arg-type]
         )
-        path.start(Start([[5, 9, 11]], [20], 2))
-        seen.append(path.step(torch.arange(20)))
+        path.start(Start([[5, 9, 11]], [rows], 2))
+        seen.append(path.step(torch.arange(rows)))
     assert (seen[0] - seen[1]).abs().max() < 0.02 * seen[0].std()
 
 
