@@ -8,10 +8,9 @@ work is divided: a row's bits depend on the row alone. */
 
 #include <string.h>
 
-/* Rows that share the reading of weights. FEW: as many rows at most read them as they are stored; more rows expand them
-first. AT_ONCE: of those, by as many output tiles, so that the sums fill the registers. */
+/* FEW: so many rows at most read weights as they are stored; for more these are expanded first. AT_ONCE: rows whose sums are
+in registers then. FETCH: bytes from what is read to what is fetched from memory meanwhile. */
 enum { FEW = 4, AT_ONCE = LEVEL == AVX2 ? 4 : 8, FETCH = 2560 };
-enum { EXPANDED = (BLOCK + 2) * ROWS }; /* numbers of a block: weights or q by input, d and m */
 
 #if LEVEL == AVX2
 INLINE __m512 halves(const uint8_t *stored) {
@@ -81,43 +80,34 @@ INLINE void sum_few(int64_t kind, int tiles, int rows, const uint8_t *stored, in
         for (int r = 0; r < rows; r++) _mm512_storeu_ps(sums + (t * ROWS + r) * ROWS, sum[t][r]);
 }
 
-/* --- many rows: weights expanded first --- */
+/* --- many rows: weights expanded first, a block at a time, in the nearest cache --- */
 
-INLINE void expand(int64_t kind, const uint8_t *stored, int64_t blocks, float *to) {
-    for (int64_t b = 0; b < blocks; b++, stored += TILE_BYTES[kind], to += EXPANDED) {
-        for (int64_t at = 0; at < TILE_BYTES[kind]; at += 64) _mm_prefetch((const char *)stored + FETCH + at, _MM_HINT_T0);
+INLINE void expand(int64_t kind, const uint8_t *stored, float *to) {
+    for (int64_t at = 0; at < TILE_BYTES[kind]; at += 64) _mm_prefetch((const char *)stored + FETCH + at, _MM_HINT_T0);
 #pragma GCC unroll 32
-        for (int k = 0; k < BLOCK; k++) _mm512_storeu_ps(to + k * ROWS, weights_at(kind, stored, k));
-        if (kind != PLAIN) _mm512_storeu_ps(to + BLOCK * ROWS, halves(stored));
-        if (kind == GRID4) _mm512_storeu_ps(to + (BLOCK + 1) * ROWS, halves(stored + 32));
-    }
+    for (int k = 0; k < BLOCK; k++) _mm512_storeu_ps(to + k * ROWS, weights_at(kind, stored, k));
 }
 
-/* Sums[row][output] of AT_ONCE rows. */
-INLINE void sum_many(int64_t kind, const float *weights, const float *inputs, const float *totals, int64_t blocks, float *sums) {
+/* What a block adds to sums[row][output] of AT_ONCE rows. */
+INLINE void sum_many(int64_t kind, const float *weights, __m512 d, __m512 m, const float *inputs, const float *totals,
+                     float *sums) {
     __m512 part[AT_ONCE];
-    for (int r = 0; r < AT_ONCE; r++) _mm512_storeu_ps(sums + r * ROWS, _mm512_setzero_ps());
-    for (int64_t b = 0; b < blocks; b++, weights += EXPANDED, inputs += BLOCK * ROWS, totals += ROWS) {
-        for (int r = 0; r < AT_ONCE; r++) part[r] = _mm512_setzero_ps();
+    for (int r = 0; r < AT_ONCE; r++) part[r] = _mm512_setzero_ps();
 #pragma GCC unroll 8
-        for (int k = 0; k < BLOCK; k++) {
-            __m512 w = _mm512_loadu_ps(weights + k * ROWS);
-            for (int r = 0; r < AT_ONCE; r++) part[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(inputs[k * ROWS + r]), part[r]);
-        }
-        __m512 d = kind == PLAIN ? _mm512_setzero_ps() : _mm512_loadu_ps(weights + BLOCK * ROWS);
-        __m512 m = kind == GRID4 ? _mm512_loadu_ps(weights + (BLOCK + 1) * ROWS) : _mm512_setzero_ps();
-        for (int r = 0; r < AT_ONCE; r++)
-            _mm512_storeu_ps(sums + r * ROWS, joined(kind, _mm512_loadu_ps(sums + r * ROWS), part[r], d, m, totals[r]));
+    for (int k = 0; k < BLOCK; k++) {
+        __m512 w = _mm512_loadu_ps(weights + k * ROWS);
+        for (int r = 0; r < AT_ONCE; r++) part[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(inputs[k * ROWS + r]), part[r]);
     }
+    for (int r = 0; r < AT_ONCE; r++)
+        _mm512_storeu_ps(sums + r * ROWS, joined(kind, _mm512_loadu_ps(sums + r * ROWS), part[r], d, m, totals[r]));
 }
 
 /* --- all --- */
 
 /* Where a thread keeps what it needs. */
 typedef struct {
-    float *sums;     /* [tile][row][output], of up to four output tiles */
-    float *totals;   /* [row tile][block][row]: sums of inputs */
-    float *expanded; /* [output tile][block] */
+    float *sums;   /* [tile][row][output]: of up to four output tiles and few rows, or of two and all rows */
+    float *totals; /* [row tile][block][row]: sums of inputs */
 } Room;
 
 INLINE void settle_tile(const Matrix *matrix, const float *sums, int64_t tile, int64_t row_tile, Target target) {
@@ -154,30 +144,37 @@ INLINE void multiply_few(int64_t kind, int side, int rows, const Matrix *matrix,
     }
 }
 
-INLINE void multiply_many(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int64_t row_tiles, Target target,
+INLINE void multiply_many(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int64_t rows, Target target,
                           atomic_int *next, Room room) {
-    int64_t tiles = tiles_of(matrix->outputs), blocks = blocks_of(matrix->inputs), apart = blocks * TILE_BYTES[kind];
+    int64_t tiles = tiles_of(matrix->outputs), blocks = blocks_of(matrix->inputs), row_tiles = tiles_of(rows);
+    int64_t step = target.what == GATED ? 2 : 1;
+    float weights[BLOCK * ROWS];
     for (int64_t tile; (tile = 2 * claim(next)) < tiles;) {
-        int64_t some = tiles - tile < 2 ? 1 : 2, step = target.what == GATED ? 2 : 1;
+        int64_t some = tiles - tile < 2 ? 1 : 2;
+        memset(room.sums, 0, 2 * row_tiles * ROWS * ROWS * sizeof(float));
         for (int64_t t = 0; t < some; t++)
-            expand(kind, matrix->data + (tile + t) * apart, blocks, room.expanded + t * blocks * EXPANDED);
-        for (int64_t row_tile = 0; row_tile < row_tiles; row_tile++) {
-            const float *rows = (const float *)inputs + row_tile * blocks * BLOCK * ROWS;
-            const float *totals = room.totals + row_tile * blocks * ROWS;
-            for (int64_t t = 0; t < some; t++)
-                for (int r = 0; r < ROWS; r += AT_ONCE)
-                    sum_many(kind, room.expanded + t * blocks * EXPANDED, rows + r, totals + r, blocks,
-                             room.sums + (t * ROWS + r) * ROWS);
+            for (int64_t b = 0; b < blocks; b++) {
+                const uint8_t *stored = matrix->data + ((tile + t) * blocks + b) * TILE_BYTES[kind];
+                __m512 d = kind == PLAIN ? _mm512_setzero_ps() : halves(stored);
+                __m512 m = kind == GRID4 ? halves(stored + 32) : _mm512_setzero_ps();
+                expand(kind, stored, weights);
+                for (int64_t row = 0; row < rows; row += AT_ONCE) {
+                    int64_t at = row / ROWS * blocks + b;
+                    sum_many(kind, weights, d, m, (const float *)inputs + at * BLOCK * ROWS + row % ROWS,
+                             room.totals + at * ROWS + row % ROWS,
+                             room.sums + ((row / ROWS * 2 + t) * ROWS + row % ROWS) * ROWS);
+                }
+            }
+        for (int64_t row_tile = 0; row_tile < row_tiles; row_tile++)
             for (int64_t t = 0; t < some; t += step)
-                settle_tile(matrix, room.sums + t * ROWS * ROWS, tile + t, row_tile, target);
-        }
+                settle_tile(matrix, room.sums + (row_tile * 2 + t) * ROWS * ROWS, tile + t, row_tile, target);
     }
 }
 
 INLINE void multiply_as(int64_t kind, const Matrix *matrix, const uint8_t *inputs, int64_t rows, Target target,
                         atomic_int *next, Room room) {
     if (rows > FEW)
-        multiply_many(kind, matrix, inputs, tiles_of(rows), target, next, room);
+        multiply_many(kind, matrix, inputs, rows, target, next, room);
     else if (rows == 1)
         multiply_few(kind, 4, 1, matrix, inputs, target, next, room);
     else if (rows == 2)
@@ -186,11 +183,12 @@ INLINE void multiply_as(int64_t kind, const Matrix *matrix, const uint8_t *input
         multiply_few(kind, LEVEL == AVX2 ? 1 : 2, 4, matrix, inputs, target, next, room);
 }
 
+static int64_t summed(int64_t row_tiles) { return (row_tiles < 2 ? 4 : 2 * row_tiles) * ROWS * ROWS; }
+
 VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t rows, Target target, atomic_int *next,
                      uint8_t *scratch) {
     int64_t blocks = blocks_of(matrix->inputs), tiles = tiles_of(rows);
-    Room room = {(float *)scratch, (float *)scratch + 4 * ROWS * ROWS, NULL};
-    room.expanded = room.totals + tiles * blocks * ROWS;
+    Room room = {(float *)scratch, (float *)scratch + summed(tiles)};
     const float *numbers = (const float *)inputs;
     if (matrix->kind == GRID4)
         for (int64_t b = 0; b < tiles * blocks; b++) {
@@ -198,7 +196,7 @@ VECTOR void multiply(const Matrix *matrix, const uint8_t *inputs, int64_t rows, 
             for (int64_t k = 0; k < BLOCK; k++) sum = _mm512_add_ps(sum, _mm512_loadu_ps(numbers + (b * BLOCK + k) * ROWS));
             _mm512_storeu_ps(room.totals + b * ROWS, sum);
         }
-    if (rows <= FEW) memset(room.sums, 0, 4 * ROWS * ROWS * sizeof(float));
+    if (rows <= FEW) memset(room.sums, 0, 4 * ROWS * ROWS * sizeof(float)); /* also places of rows that there are not */
     if (matrix->kind == PLAIN)
         multiply_as(PLAIN, matrix, inputs, rows, target, next, room);
     else if (matrix->kind == GRID4)
@@ -212,6 +210,5 @@ VECTOR void configure_tiles(void) {}
 VECTOR void release_tiles(void) {}
 
 int64_t product_scratch(const Model *model, int64_t row_tiles, int64_t ranks) {
-    int64_t blocks = most_blocks(model, ranks);
-    return (4 * ROWS * ROWS + row_tiles * blocks * ROWS + 2 * blocks * EXPANDED) * (int64_t)sizeof(float);
+    return (summed(row_tiles) + row_tiles * most_blocks(model, ranks) * ROWS) * (int64_t)sizeof(float);
 }
