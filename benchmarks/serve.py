@@ -27,8 +27,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from rude import Rude, Server
@@ -83,11 +85,15 @@ def seed_of(client: int, form: int) -> int:
     return 100_000 * client + 100 * form
 
 
+class Status(Exception):
+    """An answer that is an error."""
+
+
 def ask(
-    http: httpx.Client, url: str, client: int, form: int, n: int, tokens: int, stream: bool, thinker: str = "sampling"
+    url: str, client: int, form: int, n: int, tokens: int, stream: bool, thinker: str = "sampling"
 ) -> tuple[list[str], list[int], int, float]:
-    """Texts, seeds, tokens, and seconds to the first token (0 where it is not streamed). http: the client's own, for
-    all its requests: to make a new one takes 22 ms of processor time, which the server then lacks."""
+    """Texts, seeds, tokens, and seconds to the first token (0 where it is not streamed). By `http.client`, since the
+    load runs on the server's cores: a request by httpx takes 8 ms of them, and 22 more where it makes a client."""
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt(client, form)}],
         "n": n,
@@ -99,18 +105,20 @@ def ask(
     if stream:
         body["stream_options"] = {"include_usage": True}
     began, first = time.perf_counter(), 0.0
-    if not stream:
-        got = http.post(f"{url}/v1/chat/completions", json=body, timeout=300)
-        got.raise_for_status()
-        answer = got.json()
-        texts = [c["message"]["content"] for c in answer["choices"]]
-        seeds = [c["thoughtmix"]["seed"] for c in answer["choices"]]
-        return texts, seeds, answer["usage"]["completion_tokens"], 0.0
-    texts, seeds, used = [""] * n, [-1] * n, 0
-    with http.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=300) as got:
-        got.raise_for_status()
-        for line in got.iter_lines():
-            if not line.startswith("data: {"):
+    http = HTTPConnection(urlsplit(url).netloc, timeout=300)
+    with contextlib.closing(http):
+        http.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        got = http.getresponse()
+        if got.status != 200:
+            raise Status(got.status, got.read()[:200])
+        if not stream:
+            answer = json.loads(got.read())
+            texts = [c["message"]["content"] for c in answer["choices"]]
+            seeds = [c["thoughtmix"]["seed"] for c in answer["choices"]]
+            return texts, seeds, answer["usage"]["completion_tokens"], 0.0
+        texts, seeds, used = [""] * n, [-1] * n, 0
+        for line in got:
+            if not line.startswith(b"data: {"):
                 continue
             chunk = json.loads(line[6:])
             if "error" in chunk:
@@ -126,20 +134,15 @@ def ask(
 
 
 def client(url: str, number: int, load: Load, until: float, args: argparse.Namespace) -> None:
-    with httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)) as http:
-        _ask_again(http, url, number, load, until, args)
-
-
-def _ask_again(http: httpx.Client, url: str, number: int, load: Load, until: float, args: argparse.Namespace) -> None:
     turn = 0
     while time.monotonic() < until:
         form, stream = turn if args.fresh else turn % len(FORMS), turn % 4 == number % 4
         began = time.perf_counter()
         try:
-            texts, seeds, tokens, first = ask(http, url, number, form, args.n, args.tokens, stream, args.thinker)
+            texts, seeds, tokens, first = ask(url, number, form, args.n, args.tokens, stream, args.thinker)
         except Exception as error:
-            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
-            if status in {429, 503} or isinstance(error, httpx.ConnectError):
+            status = error.args[0] if isinstance(error, Status) else 0
+            if status in {429, 503} or isinstance(error, ConnectionRefusedError):
                 with load.lock:
                     load.turned_away += 1
                 time.sleep(0.5)
@@ -259,8 +262,7 @@ def loaded(args: argparse.Namespace) -> tuple[Load, dict[str, Any]]:
     lives: list[list[tuple[float, float]]] = []  # memory of each process that served
     restarts = [60 * args.minutes * share for share in (0.5, 0.9)] if args.rude else []
     try:
-        with httpx.Client() as http:
-            idle = [ask(http, url, 0, 0, args.n, 4, True, args.thinker)[3] for _ in range(11)][1:]
+        idle = [ask(url, 0, 0, args.n, 4, True, args.thinker)[3] for _ in range(11)][1:]
         drawn = counters(url)
         since = began = time.monotonic()
         used = processor(server.process.pid)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
-from thoughtmix.core.request import OnStep, StepEvent
+from thoughtmix.core.request import OnStep, Prompt, StepEvent
 from thoughtmix.engine.caller import Caller
 from thoughtmix.engine.engine import Generation, SequenceOutput, SequenceRequest
 from thoughtmix.engine.job import Job, PromptGroups
@@ -32,6 +33,13 @@ class SharedEngine(LocalEngine):
         self.scheduler, self.caller, self.top_logprobs = scheduler, caller or Caller(), top_logprobs
         self.outputs: list[SequenceOutput] = []
         self.computed = 0
+        self._encoded: tuple[Any, list[int]] | None = None
+
+    def encode(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
+        """The same prompt is asked for more than once for an answer."""
+        if self._encoded is None or self._encoded[0] is not prompt:
+            self._encoded = prompt, super().encode(prompt)
+        return self._encoded[1]
 
     def generate(
         self,
