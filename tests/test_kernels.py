@@ -113,42 +113,6 @@ def test_law_5_with_more_rows_than_attention_takes_at_once(monkeypatch: pytest.M
     assert torch.equal(steps(weights, prompt, 3, 290, count=1), want[:, 290:293])
 
 
-@needs_amx
-@pytest.mark.parametrize("graft", [False, True])
-def test_law_5_tokens_that_rows_read_at_once_are_those_that_they_read_step_by_step(graft: bool) -> None:
-    """Of one prompt, which is read in the same pass, and of two, where some rows read six tokens and others one."""
-    made = grafted("llama", combiner="router", router="prior", noise="held") if graft else None
-    model = tiny("llama") if made is None else made.get_base_model().eval()
-    weights, tail = AmxWeights(model), [[7 * i + j + 1 for j in range(6)] for i in range(21)]
-
-    def path(rows: range = range(21)) -> Any:
-        if not graft:
-            return weights.path()
-        branches = next(m.thought_graft for m in model.modules() if getattr(m, "thought_graft", None) is not None)
-        return weights.path(branches.row_state(list(rows), [i % 3 for i in rows], torch.device("cpu")))
-
-    def read(path: Any, rows: list[list[int]], first: int) -> Tensor:
-        return torch.stack([path.step(torch.tensor([row[i] for row in rows])) for i in range(first, 6)])[-1]
-
-    at_once, by_step, after = path(), path(), torch.arange(21) + 30
-    at_once.start(Start([[5, 9, 11, 13]], [21], 9, reads_on=True))
-    by_step.start(Start([[5, 9, 11, 13]], [21], 9))
-    got = at_once.read_on(tail)
-    assert torch.equal(got, read(by_step, tail, 0))
-    for row in (1, 5):  # of one row alone, branches that it does not go through are not even read
-        alone = path(range(row, row + 1))
-        alone.start(Start([[5, 9, 11, 13]], [1], 9, reads_on=True))
-        assert torch.equal(alone.read_on(tail[row : row + 1])[0], got[row])
-    assert torch.equal(at_once.step(after), by_step.step(after))
-    at_once, by_step = path(), path()
-    for each in (at_once, by_step):
-        each.start(Start([[5] * 70, [8]], [2, 19], 9))
-    got = at_once.read_on([*tail[:2], *(row[:1] for row in tail[2:])])
-    assert torch.equal(got[2:], by_step.step(torch.tensor([row[0] for row in tail]))[2:])
-    by_step.row_state.reorder(by_step.drop(list(range(2, 21))))
-    assert torch.equal(got[:2], read(by_step, tail[:2], 1))
-
-
 def alike(got: Any, want: Any) -> None:
     for one, other in zip(got.outputs, want.outputs, strict=True):
         assert one.token_ids == other.token_ids

@@ -27,6 +27,7 @@ class Place:
     rows: int
     own: NDArray[np.int64]  # (n,) own tokens stored, by row
     source: Any = None  # the caller's, what it knows of the prompt
+    root: Any = None  # keys and values of the prompt's first tokens, where they lie elsewhere
     seat: Any = None  # the path's, where it stands in memory
 
 

@@ -35,6 +35,7 @@ class KVCache:
 
     def __init__(self, joined: bool = False) -> None:
         self.joined = joined
+        self.apart = False  # whether what prompts share with others (`PromptKV.root`) stays where it is
         self.fixed = False  # whether steps keep their shapes: own tokens are looked at up to a power of two
         self.moved = True  # whether memory or shapes of a step are others than of the one before; for `fixed`
         self.places: list[Place] = []
@@ -69,19 +70,22 @@ class KVCache:
         self._changed()
 
     def _key(self, prompt: PromptKV, count: int, capacity: int) -> tuple[int, int, int]:
-        if self.joined:
-            return _power(count), _power(prompt.length, 16), _power(capacity, 16)
-        return count, _power(prompt.length, 16), capacity
+        tokens = _power(self._held(prompt), 16)
+        return (_power(count), tokens, _power(capacity, 16)) if self.joined else (count, tokens, capacity)
+
+    def _held(self, prompt: PromptKV) -> int:
+        """Tokens of it that there must be room for."""
+        return prompt.length - (prompt.known if self.apart else 0)
 
     def _new(self, key: tuple[int, int, int], prompts: list[PromptKV]) -> Bucket:
         n, t, s = key
-        (like_keys, *others), like_values = prompts[0].keys, prompts[0].values[0]
+        (like_keys, *others), (like_values, *_) = prompts[0].like
         layers, places = 1 + len(others), len(prompts)
         if self.joined:
             each = layers * like_keys.shape[0] * (t + n * s) * like_keys.shape[2] * like_keys.element_size()
             places = min(max(1, _FIRST_BYTES // each), max(1, 64 // n))
         else:
-            t = max(prompt.length for prompt in prompts)
+            t = max(1, *(self._held(prompt) for prompt in prompts))
 
         def room(like: Tensor) -> tuple[Tensor, Tensor]:
             h, _, d = like.shape
@@ -94,7 +98,8 @@ class KVCache:
             own_keys = made(like_keys, (layers, 1, n, h, s, d))
             h, _, d = like_values.shape
             own_values = made(like_values, (layers, 1, n, h, s, d))
-            return Bucket(own_keys, own_values, prompts[0].keys, prompts[0].values)
+            keys, values = prompts[0].rest() if self.apart else (prompts[0].keys, prompts[0].values)
+            return Bucket(own_keys, own_values, keys, values)
         own_keys, prompt_keys = room(like_keys)
         own_values, prompt_values = room(like_values)
         return Bucket(own_keys, own_values, prompt_keys, prompt_values)
@@ -107,8 +112,9 @@ class KVCache:
             if slot == bucket.own_keys.shape[1]:
                 double_slots(bucket)
         place = bucket.places[slot] = Place(bucket, slot, prompt.length, count, np.zeros(count, np.int64))
+        place.root = prompt.root if self.apart else None
         if isinstance(bucket.prompt_keys, Tensor) and isinstance(bucket.prompt_values, Tensor):
-            prompt.copy_to(bucket.prompt_keys[:, slot], bucket.prompt_values[:, slot])
+            prompt.copy_to(bucket.prompt_keys[:, slot], bucket.prompt_values[:, slot], without_root=self.apart)
         return place
 
     def drop(self, gone: Sequence[int]) -> list[int]:

@@ -64,9 +64,8 @@ class Prefix:
 
     def prompt(self) -> PromptKV:
         """Keys and values of all its tokens; nothing is copied."""
-        parts = [(part.keys, part.values) for part in list(self.chain())[::-1] if part.keys and part.values]
-        keys, values = parts.pop()
-        return PromptKV(list(keys), list(values), self.length, behind=parts)
+        parts = [(list(part.keys), list(part.values)) for part in self.chain() if part.keys and part.values]
+        return PromptKV(*parts[0], self.length, behind=parts[:0:-1], lasting=True)
 
     def cut(self, length: int) -> Prefix:
         """Its first `length` tokens: an ancestor, or a view of one."""
@@ -226,8 +225,7 @@ def _cut(some: tuple[Tensor, ...] | None, start: int, end: int | None = None) ->
 
 
 def _part(read: PromptKV, start: int, end: int) -> PromptKV:
-    keys, values = ([x[:, start:end].clone() for x in some] for some in (read.keys, read.values))
-    return PromptKV(keys, values, end - start)
+    return PromptKV(*read.copied(start, end), end - start)
 
 
 def check_prefixes(known: Sequence[Prefix | None], prompts: Sequence[Sequence[int]]) -> None:

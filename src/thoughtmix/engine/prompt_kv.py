@@ -6,57 +6,99 @@ Axis letters: l layers, h key/value heads, t tokens, d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+Layers = list[Tensor]
+"""A tensor (h, t, d) a layer."""
+
 
 class PromptKV:
-    """Keys and values (h, t, d) a layer of a prompt.
+    """Keys and values of a prompt.
 
     Args:
         keys, values: Of its last tokens, or of all.
         length: Tokens of it.
+        room: The memory they lie in, where more may follow them there.
         behind: Keys and values of its first tokens, part by part, where they lie elsewhere: all are put together only
             when somebody asks for `keys` or `values`.
-        room: The memory they lie in, where more may follow them there.
+        lasting: Whether the first part will stay as it is: others begin alike and share it.
     """
 
     def __init__(
         self,
-        keys: list[Tensor],
-        values: list[Tensor],
+        keys: Layers,
+        values: Layers,
         length: int,
         room: PromptRoom | None = None,
-        behind: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]] = (),
+        behind: Sequence[tuple[Layers, Layers]] = (),
+        lasting: bool = False,
     ) -> None:
-        self.length, self.room = length, room
-        self._parts: list[Any] = [*behind, (keys, values)]
+        self.length, self.room, self._lasting = length, room, lasting
+        self._parts: list[tuple[Layers, Layers]] = [*behind, (keys, values)]
 
     @property
-    def keys(self) -> list[Tensor]:
+    def keys(self) -> Layers:
         return self._whole()[0]
 
     @property
-    def values(self) -> list[Tensor]:
+    def values(self) -> Layers:
         return self._whole()[1]
 
-    def _whole(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _whole(self) -> tuple[Layers, Layers]:
         if len(self._parts) > 1:
-            both = zip(*self._parts, strict=True)
-            self._parts = [tuple([torch.cat(layer, 1) for layer in zip(*some, strict=True)] for some in both)]
-        made: tuple[list[Tensor], list[Tensor]] = self._parts[0]
-        return made
+            self._parts, self._lasting = [_joined(self._parts)], False
+        return self._parts[0]
 
-    def copy_to(self, keys: Tensor, values: Tensor) -> None:
+    @property
+    def like(self) -> tuple[Layers, Layers]:
+        """Some of its keys and values, which say of what shape they are."""
+        return self._parts[-1]
+
+    @property
+    def root(self) -> tuple[Layers, Layers] | None:
+        """Of its first tokens, where they may be left."""
+        return self._parts[0] if self._lasting else None
+
+    @property
+    def known(self) -> int:
+        """Tokens of the root."""
+        return int(self._parts[0][0][0].shape[1]) if self._lasting else 0
+
+    def rest(self) -> tuple[Layers, Layers]:
+        """Of those behind the root."""
+        some = self._parts[1:] if self._lasting else self._parts
+        return _joined(some) if some else self._cut(0, 0)
+
+    def _cut(self, start: int, end: int) -> tuple[Layers, Layers]:
+        keys, values = self._parts[-1]
+        return [x[:, start:end] for x in keys], [x[:, start:end] for x in values]
+
+    def copied(self, start: int, end: int) -> tuple[Layers, Layers]:
+        """Copies of the keys and values from one token to another: a view would hold all of them."""
+        before = self.length - int(self._parts[-1][0][0].shape[1])
+        if start < before:
+            keys, values = self._whole()
+            return [x[:, start:end].clone() for x in keys], [x[:, start:end].clone() for x in values]
+        cut_keys, cut_values = self._cut(start - before, end - before)
+        return [x.clone() for x in cut_keys], [x.clone() for x in cut_values]
+
+    def copy_to(self, keys: Tensor, values: Tensor, without_root: bool = False) -> None:
         """Into the first tokens of (l, h, t, d) each."""
-        for some, out in zip(zip(*self._parts, strict=True), (keys, values), strict=True):
-            at = 0
-            for part in some:
-                end = at + part[0].shape[1]
-                torch.stack(tuple(part), out=out[:, :, at:end])
-                at = end
+        at = 0
+        for part in self._parts[1:] if without_root and self._lasting else self._parts:
+            end = at + part[0][0].shape[1]
+            torch.stack(tuple(part[0]), out=keys[:, :, at:end])
+            torch.stack(tuple(part[1]), out=values[:, :, at:end])
+            at = end
+
+
+def _joined(parts: Sequence[tuple[Layers, Layers]]) -> tuple[Layers, Layers]:
+    if len(parts) == 1:
+        return parts[0]
+    keys, values = ([torch.cat(layer, 1) for layer in zip(*some, strict=True)] for some in zip(*parts, strict=True))
+    return keys, values
 
 
 class PromptRoom:
@@ -64,10 +106,12 @@ class PromptRoom:
 
     Args:
         layers, h, capacity, d: Shape of the keys, and of the values.
+        root: Keys and values of its first tokens, which stay where they are.
     """
 
-    def __init__(self, layers: int, h: int, capacity: int, d: int) -> None:
-        self._both = torch.empty(2, layers, h, capacity, d)
+    def __init__(self, layers: int, h: int, capacity: int, d: int, root: tuple[Layers, Layers] | None = None) -> None:
+        self._root, self._known = root, 0 if root is None else int(root[0][0].shape[1])
+        self._both = torch.empty(2, layers, h, max(0, capacity - self._known), d)
         self._filled = 0
 
     @classmethod
@@ -80,15 +124,16 @@ class PromptRoom:
         """
         before = 0 if past is None else past.length
         room = None if past is None else past.room
-        if room is None or room._filled != before or room._both.shape[3] < length:
+        if room is None or room._filled != before or room._known + room._both.shape[3] < length:
             layers, h, d = shape
-            room = cls(layers, h, max(length, capacity), d)
+            room = cls(layers, h, max(length, capacity), d, None if past is None else past.root)
             if past is not None and before:
-                past.copy_to(*room._both)
+                past.copy_to(*room._both, without_root=True)
         room._filled = length
         return room
 
     def prompt(self) -> PromptKV:
         """All that is filled; what follows later changes nothing in it."""
-        keys, values = self._both[:, :, :, : self._filled].unbind(0)
-        return PromptKV(list(keys.unbind(0)), list(values.unbind(0)), self._filled, self)
+        keys, values = self._both[:, :, :, : self._filled - self._known].unbind(0)
+        behind = [] if self._root is None else [self._root]
+        return PromptKV(list(keys.unbind(0)), list(values.unbind(0)), self._filled, self, behind, bool(behind))

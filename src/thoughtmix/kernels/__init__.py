@@ -91,7 +91,7 @@ class Model(Structure):
 
 class Segment(Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("first", "rows", "prompt", "reads", "tokens")),
+        *((name, c_int64) for name in ("first", "rows", "prompt", "reads", "tokens", "known")),
         ("prompt_keys", c_void_p),
         ("prompt_values", c_void_p),
         ("prompt_stride", c_int64),
@@ -99,6 +99,9 @@ class Segment(Structure):
         ("own_values", c_void_p),
         ("own_row", c_int64),
         ("own_head", c_int64),
+        ("known_keys", c_void_p),
+        ("known_values", c_void_p),
+        ("known_stride", c_int64),
     ]
 
 

@@ -311,9 +311,15 @@ INLINE void attend_as(Attention a, RowGroup group, int64_t head, Scratch *s, int
                 s->limit[count++] = segment->reads ? positions[block[i].row + r] + 1 : (int32_t)segment->prompt;
     }
     int64_t seen = segment->reads ? positions[last] + 1 : segment->prompt, at = head * segment->prompt_stride;
-    if (seen)
-        over_prompt(&s->prompt, (Queries){count, d, apart, s->query, s->limit}, segment->prompt_keys[a.layer] + at,
-                    segment->prompt_values[a.layer] + at, seen, (Gathered){s->mixed, s->most, s->total});
+    if (seen) {
+        Keys keys = {segment->prompt_keys[a.layer] + at, segment->prompt_values[a.layer] + at, .known = segment->known};
+        if (keys.known) {
+            keys.known_key = segment->known_keys[a.layer] + head * segment->known_stride;
+            keys.known_value = segment->known_values[a.layer] + head * segment->known_stride;
+        }
+        over_prompt(&s->prompt, (Queries){count, d, apart, s->query, s->limit}, &keys, seen,
+                    (Gathered){s->mixed, s->most, s->total});
+    }
     for (int64_t i = 0, first = 0; i < group.blocks; first += block[i].rows * g, i++)
         for (int64_t r = 0; r < block[i].rows; r++) {
             int64_t row = block[i].row + r, own = segment->reads ? 0 : positions[row] - segment->prompt + 1;

@@ -70,11 +70,15 @@ typedef struct {
 keys go behind those before them; else they are the next tokens, so many each, of sequences of their own after `prompt`
 shared ones. */
 typedef struct {
-    int64_t first, rows, prompt, reads, tokens;
-    float *const *prompt_keys, *const *prompt_values; /* a layer each: (heads, tokens, head_width) */
+    int64_t first, rows, prompt, reads, tokens, known;
+    /* a layer each: (heads, tokens, head_width). The prompt's first `known` tokens may lie elsewhere, where others share
+    them; the others' addresses are then as if all lay there. */
+    float *const *prompt_keys, *const *prompt_values;
     int64_t prompt_stride;                            /* floats from head to head */
     float *const *own_keys, *const *own_values;       /* a layer each: (rows, heads, tokens, head_width) */
     int64_t own_row, own_head;                        /* floats from row to row, from head to head */
+    float *const *known_keys, *const *known_values;
+    int64_t known_stride;
 } Segment;
 
 typedef struct {
@@ -226,7 +230,16 @@ typedef struct {
 } Prompt;
 #endif
 
-void over_prompt(Prompt *room, Queries queries, const float *keys, const float *values, int64_t tokens, Gathered to);
+/* Keys and values of one head; the first `known` apart from the others, whose addresses are as if all lay there. */
+typedef struct {
+    const float *key, *value, *known_key, *known_value;
+    int64_t known;
+} Keys;
+
+INLINE const float *key_at(const Keys *k, int64_t t, int64_t d) { return (t < k->known ? k->known_key : k->key) + t * d; }
+INLINE const float *value_at(const Keys *k, int64_t t, int64_t d) { return (t < k->known ? k->known_value : k->value) + t * d; }
+
+void over_prompt(Prompt *room, Queries queries, const Keys *keys, int64_t tokens, Gathered to);
 
 /* --- attention.c --- */
 

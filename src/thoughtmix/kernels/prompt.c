@@ -60,21 +60,20 @@ INLINE void pack_queries(Prompt *p, Queries q, int64_t d) {
         }
 }
 
-/* Keys and values of a chunk; 0 beyond the last one. */
-INLINE void pack_keys(Prompt *p, const float *keys, const float *values, int64_t count, int64_t d) {
+/* Keys and values of a chunk, from `first` on; 0 beyond the last one. */
+INLINE void pack_keys(Prompt *p, const Keys *keys, int64_t first, int64_t count, int64_t d) {
     const __m512 one = _mm512_set1_ps(1), zero = _mm512_setzero_ps();
     for (int64_t t = 0; t < tiles_of(count) * ROWS; t++)
         for (int64_t b = 0; b < blocks_of(d); b++) {
             Two x = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-            if (t < count) x = round32(keys + t * d, d, b * BLOCK, one);
+            if (t < count) x = round32(key_at(keys, first + t, d), d, b * BLOCK, one);
             _mm512_store_si512((__m512i *)(p->key[t / ROWS][b][0] + t % ROWS * 64), x.near);
             _mm512_store_si512((__m512i *)(p->key[t / ROWS][b][1] + t % ROWS * 64), x.rest);
         }
     for (int64_t t = 0; t < blocks_of(count) * BLOCK; t += 2)
         for (int64_t f = 0; f < d; f += 16) {
-            const float *value = values + t * d + f;
-            __m512 even = t < count ? _mm512_maskz_loadu_ps(tail(d, f), value) : zero;
-            __m512 odd = t + 1 < count ? _mm512_maskz_loadu_ps(tail(d, f), value + d) : zero;
+            __m512 even = t < count ? _mm512_maskz_loadu_ps(tail(d, f), value_at(keys, first + t, d) + f) : zero;
+            __m512 odd = t + 1 < count ? _mm512_maskz_loadu_ps(tail(d, f), value_at(keys, first + t + 1, d) + f) : zero;
             _mm512_store_si512((__m512i *)(p->value[t / BLOCK][f / 16] + t % BLOCK * 32), pair16(even, odd));
         }
 }
@@ -191,7 +190,7 @@ INLINE void multiply_values(Prompt *p, int64_t groups, int64_t key_blocks, float
         }
 }
 
-INLINE void over_prompt_of(Prompt *p, Queries q, const float *keys, const float *values, int64_t tokens, Gathered to, int64_t d) {
+INLINE void over_prompt_of(Prompt *p, Queries q, const Keys *keys, int64_t tokens, Gathered to, int64_t d) {
     int64_t tiles = tiles_of(q.count);
     int32_t furthest[QUERIES / LANES] = {0}; /* keys that any of 64 lanes sees */
     pack_queries(p, q, d);
@@ -203,7 +202,7 @@ INLINE void over_prompt_of(Prompt *p, Queries q, const float *keys, const float 
     memset(to.mixed, 0, tiles * ROWS * q.apart * sizeof(float));
     for (int64_t first = 0; first < tokens; first += CHUNK) {
         int64_t count = tokens - first < CHUNK ? tokens - first : CHUNK;
-        pack_keys(p, keys + first * d, values + first * d, count, d);
+        pack_keys(p, keys, first, count, d);
         for (int64_t w = 0; w < tiles; w += LANES / ROWS) {
             int64_t groups = tiles - w < LANES / ROWS ? tiles - w : LANES / ROWS;
             if (furthest[w * ROWS / LANES] <= first) continue;
@@ -216,9 +215,9 @@ INLINE void over_prompt_of(Prompt *p, Queries q, const float *keys, const float 
     for (int64_t i = 0; i < q.count; i++) to.most[i] = p->most[i] * LN2, to.total[i] = p->total[i];
 }
 
-VECTOR void over_prompt(Prompt *p, Queries q, const float *keys, const float *values, int64_t tokens, Gathered to) {
+VECTOR void over_prompt(Prompt *p, Queries q, const Keys *keys, int64_t tokens, Gathered to) {
     if (q.width == 64) /* the usual width, without tails */
-        over_prompt_of(p, q, keys, values, tokens, to, 64);
+        over_prompt_of(p, q, keys, tokens, to, 64);
     else
-        over_prompt_of(p, q, keys, values, tokens, to, q.width);
+        over_prompt_of(p, q, keys, tokens, to, q.width);
 }

@@ -9,13 +9,13 @@ all in float32. A lane does not know the others. */
 enum { TOGETHER = LEVEL == AVX2 ? 4 : 8 }; /* keys, or features, at once: as many sums as registers take */
 
 /* The scores of a chunk of keys for sixteen lanes. sees: of each lane, how many keys. */
-INLINE __m512 score(PromptLanes *l, const float *keys, int64_t first, int64_t count, int64_t d, const int32_t *sees) {
+INLINE __m512 score(PromptLanes *l, const Keys *keys, int64_t first, int64_t count, int64_t d, const int32_t *sees) {
     __m512 most = _mm512_loadu_ps(l->most);
     for (int64_t t = 0; t < count; t += TOGETHER) {
         __m512 sum[TOGETHER];
         const float *key[TOGETHER];
         for (int i = 0; i < TOGETHER; i++) {
-            key[i] = keys + (t + i < count ? t + i : count - 1) * d;
+            key[i] = key_at(keys, first + (t + i < count ? t + i : count - 1), d);
             sum[i] = _mm512_setzero_ps();
         }
         for (int64_t f = 0; f < d; f++) {
@@ -33,8 +33,7 @@ INLINE __m512 score(PromptLanes *l, const float *keys, int64_t first, int64_t co
     return most;
 }
 
-INLINE void take_chunk(PromptLanes *l, const float *keys, const float *values, int64_t first, int64_t count, int64_t d,
-                       const int32_t *sees) {
+INLINE void take_chunk(PromptLanes *l, const Keys *keys, int64_t first, int64_t count, int64_t d, const int32_t *sees) {
     const __m512 none = _mm512_set1_ps(-INFINITY);
     __m512 most = score(l, keys, first, count, d, sees);
     /* of a lane that has seen nothing yet: any finite number */
@@ -53,7 +52,7 @@ INLINE void take_chunk(PromptLanes *l, const float *keys, const float *values, i
         int64_t some = d - f < TOGETHER ? d - f : TOGETHER;
         for (int i = 0; i < TOGETHER; i++) sum[i] = _mm512_mul_ps(_mm512_loadu_ps(l->mixed[f + i]), scale);
         for (int64_t t = 0; t < count; t++) {
-            const float *value = values + t * d + f;
+            const float *value = value_at(keys, first + t, d) + f;
             __m512 weight = _mm512_loadu_ps(l->weight[t]);
             for (int i = 0; i < TOGETHER; i++)
                 if (i < some) sum[i] = _mm512_fmadd_ps(weight, _mm512_set1_ps(value[i]), sum[i]);
@@ -62,7 +61,7 @@ INLINE void take_chunk(PromptLanes *l, const float *keys, const float *values, i
     }
 }
 
-INLINE void over_prompt_of(Prompt *p, Queries q, const float *keys, const float *values, int64_t tokens, Gathered to, int64_t d) {
+INLINE void over_prompt_of(Prompt *p, Queries q, const Keys *keys, int64_t tokens, Gathered to, int64_t d) {
     int64_t tiles = tiles_of(q.count);
     for (int64_t w = 0; w < tiles; w++) {
         PromptLanes *l = p->lanes + w;
@@ -86,8 +85,7 @@ INLINE void over_prompt_of(Prompt *p, Queries q, const float *keys, const float 
     for (int64_t first = 0; first < tokens; first += CHUNK)
         for (int64_t w = 0; w < tiles; w++)
             if (p->lanes[w].furthest > first)
-                take_chunk(p->lanes + w, keys + first * d, values + first * d, first,
-                           tokens - first < CHUNK ? tokens - first : CHUNK, d, q.limit + w * ROWS);
+                take_chunk(p->lanes + w, keys, first, tokens - first < CHUNK ? tokens - first : CHUNK, d, q.limit + w * ROWS);
     for (int64_t w = 0; w < tiles; w++)
         for (int64_t f = 0; f < d; f += 16) {
             __m512 x[16];
@@ -99,9 +97,9 @@ INLINE void over_prompt_of(Prompt *p, Queries q, const float *keys, const float 
         to.most[i] = p->lanes[i / ROWS].most[i % ROWS], to.total[i] = p->lanes[i / ROWS].total[i % ROWS];
 }
 
-VECTOR void over_prompt(Prompt *p, Queries q, const float *keys, const float *values, int64_t tokens, Gathered to) {
+VECTOR void over_prompt(Prompt *p, Queries q, const Keys *keys, int64_t tokens, Gathered to) {
     if (q.width == 64) /* the usual width, without tails */
-        over_prompt_of(p, q, keys, values, tokens, to, 64);
+        over_prompt_of(p, q, keys, tokens, to, 64);
     else
-        over_prompt_of(p, q, keys, values, tokens, to, q.width);
+        over_prompt_of(p, q, keys, tokens, to, q.width);
 }

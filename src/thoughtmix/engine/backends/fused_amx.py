@@ -9,11 +9,9 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +21,7 @@ from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine.backends.base import Piece, Start
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
+from thoughtmix.engine.backends.kernel_seats import Seat, Seats
 from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.prompt_kv import PromptKV, PromptRoom
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState, stack_row_loras
@@ -193,66 +192,16 @@ class AmxWeights(FusedWeights):
             self._reach = count
 
 
-Layers = Tensor | list[Tensor]
-"""A tensor a layer."""
-
-
-@dataclass(slots=True)
-class _Seats:
-    """Where the keys and values of all rows stand, until rows come or go."""
-
-    version: int
-    segments: Any
-    addresses: list[Any]  # arrays of addresses, which the segments point to
-    together: bool  # whether rows may look at each other's keys
-
-    @classmethod
-    def of(cls, made: Sequence[_Seat], version: int = 0) -> _Seats:
-        segments = (kernels.Segment * len(made))(*(seat.segment for seat in made))
-        together = any(segment.reads or segment.tokens > 1 for segment in segments)
-        return cls(version, segments, [seat.addresses for seat in made], together)
-
-
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """Of one segment."""
-
-    segment: kernels.Segment
-    addresses: Any
-    memory: Tensor | None
-    """That they are of, where it may be another one later."""
-
-    @classmethod
-    def of(
-        cls,
-        first: int,
-        rows: int,
-        prompt: int,
-        reads: bool,
-        shared: Sequence[Layers],
-        own: Sequence[Tensor] = (),
-        memory: Tensor | None = None,
-    ) -> _Seat:
-        """See `Segment` in kernels.h.
-
-        Args:
-            shared: Keys and values (h, t, d) a layer, of the prompt.
-            own: Those of the rows' own tokens, (l, n, h, s, d) each.
-        """
-        parts = [*shared, *own]
-        addresses = np.stack([_by_layer(part) for part in parts])
-        at = [addresses.ctypes.data + i * addresses.strides[0] for i in range(len(parts))]
-        segment = kernels.Segment(first, rows, prompt, reads, 1, at[0], at[1], shared[0][0].stride(0))
-        if own:
-            segment.own_keys, segment.own_values = at[2:]
-            segment.own_row, segment.own_head = own[0].stride(1), own[0].stride(2)
-        return cls(segment, addresses, memory)
-
-
 class AmxPath(FusedPath):
     """The fused path by one call a step."""
 
     weights: AmxWeights
+
+    def __init__(
+        self, weights: AmxWeights, row_state: RowState = NO_ROW_STATE, read: Read = "shared", joined: bool = False
+    ) -> None:
+        super().__init__(weights, row_state, read, joined)
+        self.cache.apart = True
 
     def empty(self) -> AmxPath:
         return AmxPath(self.weights, joined=True)
@@ -261,7 +210,7 @@ class AmxPath(FusedPath):
     _unread: tuple[list[int], PromptKV] | None = None
     """A prompt that the coming `read_on` reads, too, and where its keys go."""
     _memory = torch.empty(0, dtype=torch.uint8)
-    _seats: _Seats | None = None
+    _seats: Seats | None = None
     _lora: tuple[RowLora, list[Tensor]] | None = None
 
     @torch.inference_mode()
@@ -279,7 +228,7 @@ class AmxPath(FusedPath):
     def read_on(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """In one pass with a prompt that was not read yet: in each layer its keys are there before somebody looks."""
         cache, (ids, prompt) = self.cache, self._unread or ([], None)
-        seats = [] if prompt is None else [_Seat.of(0, len(ids), 0, True, (prompt.keys, prompt.values))]
+        seats = [] if prompt is None else [Seat.of(0, len(ids), 0, True, (prompt.keys, prompt.values))]
         firsts = accumulate([0, *(place.rows for place in cache.places[:-1])])
         counts = [len(tokens[first]) for first in firsts]  # of each place's rows
         each = torch.tensor([len(own) for own in tokens])
@@ -300,18 +249,18 @@ class AmxPath(FusedPath):
     @torch.inference_mode()
     def prefill_packed(self, pieces: Sequence[Piece]) -> list[tuple[Tensor, PromptKV]]:
         w = self.weights
-        seats, prompts, starts, first = list[_Seat](), list[PromptKV](), list[int](), 0
+        seats, prompts, starts, first = list[Seat](), list[PromptKV](), list[int](), 0
         for ids, past, whole in pieces:
             before = 0 if past is None else past.length
             prompt = PromptRoom.of(past, (w.count, w.h, w.d), before + len(ids), whole).prompt()
             prompts.append(prompt)
-            seats.append(_Seat.of(first, len(ids), before, True, (prompt.keys, prompt.values)))
+            seats.append(Seat.of(first, len(ids), before, True, prompt.rest(), root=prompt.root))
             starts.append(before)
             first += len(ids)
         last = torch.tensor([len(piece.ids) for piece in pieces]).cumsum(0) - 1
         positions = torch.cat([torch.arange(b, b + len(p.ids)) for b, p in zip(starts, pieces, strict=True)])
         tokens = torch.tensor([token for piece in pieces for token in piece.ids])
-        return list(zip(self._run(tokens, positions, _Seats.of(seats), last), prompts, strict=True))
+        return list(zip(self._run(tokens, positions, Seats.of(seats), last), prompts, strict=True))
 
     def _read_each(self, ids: list[int], n: int, capacity: int) -> tuple[Tensor, int]:
         w, t = self.weights, len(ids)
@@ -319,7 +268,7 @@ class AmxPath(FusedPath):
         self.cache.join([PromptKV(none, none, 0)], [n], t + capacity)
         bucket = self.cache.places[0].bucket
         keys, values = bucket.own_keys[:, 0], bucket.own_values[:, 0]
-        seats = _Seats.of([_Seat.of(row * t, t, 0, True, (keys[:, row], values[:, row])) for row in range(n)])
+        seats = Seats.of([Seat.of(row * t, t, 0, True, (keys[:, row], values[:, row])) for row in range(n)])
         row_lora = self._active_row_lora()
         with self.row_state.prefilling(slice(0, n), "each"):
             tokens, positions = torch.tensor(ids).repeat(n), torch.arange(t).repeat(n)
@@ -337,7 +286,7 @@ class AmxPath(FusedPath):
         cache.advance()
         return logits
 
-    def _seated(self, tokens: Sequence[int], before: Sequence[_Seat] = (), first: int = 0) -> _Seats:
+    def _seated(self, tokens: Sequence[int], before: Sequence[Seat] = (), first: int = 0) -> Seats:
         """Of a pass with so many tokens a row of each place, behind `before`, which ends with row `first`."""
         seats = list(before)
         for place, count in zip(self.cache.places, tokens, strict=True):
@@ -346,16 +295,16 @@ class AmxPath(FusedPath):
                 both = bucket.prompt_keys, bucket.prompt_values
                 shared = [part[:, slot] if isinstance(part, Tensor) else part for part in both]
                 own = bucket.own_keys[:, slot], bucket.own_values[:, slot]
-                place.seat = _Seat.of(0, 0, place.length, False, shared, own, bucket.own_keys)
+                place.seat = Seat.of(0, 0, place.length, False, shared, own, bucket.own_keys, place.root)
             segment = place.seat.segment
             segment.first, segment.rows, segment.tokens = first, place.rows * count, count
             seats.append(place.seat)
             first += segment.rows
-        return _Seats.of(seats, self.cache.version)
+        return Seats.of(seats, self.cache.version)
 
     @interruptible()
     def _run(
-        self, tokens: Tensor, positions: Tensor, seats: _Seats, pick: Tensor | None, row_lora: RowLora | None = None
+        self, tokens: Tensor, positions: Tensor, seats: Seats, pick: Tensor | None, row_lora: RowLora | None = None
     ) -> Tensor:
         """Logits (picked, vocabulary), float32, of the rows picked, or of all."""
         w, rows = self.weights, len(tokens)
@@ -406,11 +355,3 @@ class AmxPath(FusedPath):
             turned = [F.pad(part.float().permute(1, 2, 0), (0, fill)).contiguous() for part in parts]
             self._lora = (row_lora, turned)
         return self._lora[1]
-
-
-def _by_layer(part: Layers) -> Any:
-    """The address of each layer's."""
-    if isinstance(part, Tensor):
-        apart = part.stride(0) * part.element_size()
-        return np.arange(len(part), dtype=np.uint64) * np.uint64(apart) + np.uint64(part.data_ptr())
-    return np.array([layer.data_ptr() for layer in part], np.uint64)
