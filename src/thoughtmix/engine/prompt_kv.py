@@ -128,7 +128,8 @@ class PromptRoom:
             layers, h, d = shape
             room = cls(layers, h, max(length, capacity), d, None if past is None else past.root)
             if past is not None and before:
-                past.copy_to(*room._both, without_root=True)
+                keys, values = room._both
+                past.copy_to(keys, values, without_root=True)
         room._filled = length
         return room
 
