@@ -163,6 +163,8 @@ def test_a_batch_is_groups_of_one_prompt_by_frequency() -> None:
         answer = tuple(whole["labels"][i][whole["labels"][i] != -100].tolist())
         assert answer in next(p for p in task.training if p.prompt == prompt).answers
         assert int(whole["cuts"][i]) == len(prompt) - 1
+    later = AnswerTask(some_prompts(), some_prompts(), ANSWERS, ModeSearch(plain=0.0, plain_steps=3))
+    assert later.batch(2, range(8), 8)["plain"].all() and not later.batch(3, range(8), 8)["plain"].any()
     single = AnswerTask([AnsweredPrompt((5, 6), ((7, 1), (8, 1)), (3.0, 1.0))], some_prompts(), 8)
     seven = np.mean([(single.batch(s, range(8), 8)["labels"] == 7).sum() / 8 for s in range(100)])
     assert abs(seven - 0.75) < 4.5 * (0.75 * 0.25 / 800) ** 0.5

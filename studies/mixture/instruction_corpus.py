@@ -1,15 +1,15 @@
 """A corpus of short instructions with many right answers each, where right and different are counted and not judged.
 
-Four kinds: a member of a category ("Name a bird"), one that begins with a letter ("Name a bird that begins with s"), a
-number of a kind in a range, two numbers with a sum. Categories and members are WordNet's, read from the system; answers
-follow Zipf's law, so that each instruction has a favourite, the commonest word first. What is held out of training:
-other *wordings* of what it asks, and *combinations* of category and letter, or of kind and range, that it has only
-apart.
+Three kinds: a member of a category ("Name a bird"), of one of two ("Name a bird or a coat"), a number of a kind in a
+range. Categories and members are WordNet's, read from the system; answers follow Zipf's law, so that each instruction
+has a favourite, the commonest word first. What is held out of training: other *wordings* of what it asks, and
+*combinations* of two categories, or of kind and range, that it has only apart.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +42,6 @@ class Instruction:
     def right(self, text: str) -> str | None:
         """The answer in one form, or None where it is not right."""
         plain = " ".join(text.split()).casefold()
-        if "+" in plain:
-            plain = " + ".join(sorted(plain.split(" + ")))
         return plain if plain in self.valid else None
 
 
@@ -70,29 +68,23 @@ def build_corpus(folder: Path, held_out: int, development: int) -> dict[str, lis
 
 def _instructions(wordnet: WordNet, common: dict[str, int]) -> Iterator[tuple[str, int, Instruction, bool]]:
     """(what is asked, number of the wording, instruction, whether it is one thing and no combination)"""
+    subjects = []
     for category in _subjects(wordnet, common):
         x = category.ways[0].partition("ind of ")[2].rstrip(".") or category.ways[0].split(" ", 2)[2].rstrip(".")
-        known = _known(category, common)
         valid = frozenset(way.casefold() for ways in category.members.values() for way in ways)
+        subjects.append((x, _known(category, common), valid))
+    for x, known, valid in subjects:
         for number, wording in enumerate(WORDINGS):
             yield x, number, Instruction(_worded(wording, x), known[:MOST], valid), True
-        for letter in sorted({word[0] for word in known}):
-            own = tuple(word for word in known if word[0] == letter)
-            if len(own) >= 4:
-                right = frozenset(word for word in valid if word[0] == letter)
-                for number in range(2):
-                    prompt = _worded(WORDINGS[number], x) + f" that begins with {letter}"
-                    yield f"{x} {letter}", number, Instruction(prompt, own[:MOST], right), False
+    for (x, mine, valid), (y, theirs, more) in itertools.combinations(subjects, 2):
+        name = f"{x} or {_worded('{a} {x}', y)}"
+        if _order(f"{name} of pairs") % 3 == 0:
+            known = tuple(sorted({*mine, *theirs}, key=lambda w: (-common[w], w)))[:MOST]
+            for number in range(3):
+                yield name, number, Instruction(_worded(WORDINGS[number], name), known, valid | more), False
     for name, own in _number_sets():
         for number in range(3):
             yield name, number, Instruction(_worded(WORDINGS[number], name), own, frozenset(own)), False
-    for total in range(8, 33):
-        pairs = sorted((f"{a} + {total - a}" for a in range(1, total)), key=_order)
-        right = frozenset(" + ".join(sorted(pair.split(" + "))) for pair in pairs)
-        for number, words in enumerate(
-            ("Two numbers that sum to {n}", "Which numbers add up to {n}", "Make {n} of two")
-        ):
-            yield f"sum {total}", number, Instruction(words.format(n=total), tuple(pairs[:MOST]), right), True
 
 
 def _number_sets() -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -6,8 +6,10 @@ Contenders, all on the same corpus (instruction_corpus.py), with as many active 
 
 baseline  the standard transformer
 longer    the same, for `LONGER` times the steps: as much processor time as the dearest mixture
-batch     the recipe's way: four of eight modes tried for each answer, shared out over the whole batch
 set       all eight modes tried, the different answers of an instruction given to different modes
+late      the same, after a first half of the steps without modes
+still     the model of late at creativity 0, without its modes, sampled as the baseline is
+batch     the recipe's way: four of eight modes tried for each answer, shared out over the whole batch
 free      all eight modes tried, each answer to its best, without a balance
 sampled   a mode drawn from p(z | answer, instruction): the mixture's likelihood and nothing else
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -51,34 +54,47 @@ from thoughtmix.training.trainer import train_and_save
 
 N = 8  # answers to an instruction, and modes
 LONGER = 3
-SHAPE = Shape(layers=2, width=64, heads=2, context=64, vocabulary=768)
+VOCABULARY = 768
 BATCH = 32
-RATE = 2e-3
+RATE = 3e-3
 SEED_STEP = 10_000
 END = "\n"
 
 SEARCHES: Mapping[str, ModeSearch | None] = {
     "baseline": None,
-    "set": ModeSearch("best", candidates=0, lookahead=0, plain=0.25),
-    "batch": ModeSearch("best", candidates=4, lookahead=0, plain=0.5, balance="batch"),
     "longer": None,
+    "set": ModeSearch("best", candidates=0, lookahead=0, plain=0.25),
+    "late": ModeSearch("best", candidates=0, lookahead=0, plain=0.25),
+    "batch": ModeSearch("best", candidates=4, lookahead=0, plain=0.5, balance="batch"),
     "free": ModeSearch("best", candidates=0, lookahead=0, plain=0.25, balance="none"),
     "sampled": ModeSearch("sampled", lookahead=0, plain=0.25),
 }
 
 SETTINGS: Mapping[bool, tuple[Mapping[str, float], ...]] = {
     False: (
-        *({"temperature": t} for t in (0.4, 0.7, 1.0, 1.3, 1.6)),
+        *({"temperature": t} for t in (0.2, 0.4, 0.7, 1.0, 1.3)),
         *({"temperature": t, "top_p": 0.9} for t in (0.7, 1.0, 1.3, 1.6, 2.0)),
         *({"temperature": t, "min_p": 0.1} for t in (0.7, 1.0, 1.3, 1.7, 2.2)),
     ),
     True: (
-        *({"creativity": 1.0, "temperature": t} for t in (0.0, 0.3, 0.5, 0.7, 1.0, 1.3)),
-        *({"creativity": 1.0, "temperature": t, "min_p": 0.1} for t in (0.7, 1.0, 1.3, 1.7, 2.2)),
-        *({"creativity": 1.5, "temperature": t} for t in (0.0, 0.3, 0.6, 1.0)),
+        *({"creativity": 0.0, "temperature": t} for t in (0.4, 0.7)),
+        *({"creativity": 0.5, "temperature": t} for t in (0.0, 0.3, 0.6)),
+        *({"creativity": 0.75, "temperature": t} for t in (0.0, 0.4)),
+        *({"creativity": 1.0, "temperature": t} for t in (0.0, 0.3, 0.5, 0.7, 1.0)),
+        *({"creativity": 1.0, "temperature": t, "min_p": 0.1} for t in (0.7, 1.0, 1.4)),
     ),
 }
 """By whether there are modes; as many settings for all."""
+STANDARD = ("baseline", "longer", "still")
+DEFAULT = ("baseline", "late", "still", "longer")
+
+
+def settings_of(name: str) -> tuple[Mapping[str, float], ...]:
+    """What a contender is explored with."""
+    found = SETTINGS[name not in STANDARD]
+    return tuple({"creativity": 0.0, **s} for s in found) if name == "still" else found
+
+
 REFERENCE = (0.0, 0.0)
 KEEP = 5
 LEVELS = (0.9, 0.8, 0.7, 0.6)  # right answers, at which different ones are compared
@@ -87,11 +103,11 @@ LEVELS = (0.9, 0.8, 0.7, 0.6)  # right answers, at which different ones are comp
 class Study:
     """The corpus, the models and what they answer."""
 
-    def __init__(self, wordnet: Path, out: Path, steps: int, held_out: int, development: int) -> None:
-        self.out, self.steps = out, steps
+    def __init__(self, wordnet: Path, out: Path, steps: int, shape: Shape, held_out: int, development: int) -> None:
+        self.out, self.steps, self.shape = out, steps, shape
         self.corpus = build_corpus(wordnet, held_out, development)
         lines = "".join(END.join((i.prompt, *i.answers, "")) for i in self.corpus["training"])
-        self.tokenizer = bpe_tokenizer(lines, SHAPE.vocabulary)
+        self.tokenizer = bpe_tokenizer(lines, VOCABULARY)
         self.digest = digest(lines)
         self.training = [self._answered(i, i.answers) for i in self.corpus["training"]]
         self.validation = [self._answered(i, _quantiles(i)) for i in self.corpus["development"]]
@@ -102,16 +118,19 @@ class Study:
 
     def train(self, name: str, seed: int) -> tuple[LanguageModel, dict[str, Any]]:
         """The model of a contender and its facts, from the folder when it is there."""
+        name = "late" if name == "still" else name
         place = self.out / "models" / f"{name}-{seed}"
         path, search = place / "facts.json", SEARCHES[name]
         if not path.exists():
             steps = self.steps * (LONGER if name == "longer" else 1)
+            if search and name == "late":
+                search = dataclasses.replace(search, plain_steps=steps // 2)
             task = AnswerTask(self.training, self.validation, N, search, tail=1, seed=seed)
             config = TrainConfig(
                 steps, None, BATCH, RATE, min(100, steps // 10), evaluate_every=500, save_every=250, seed=seed
             )
             kind = "mixture" if search else "baseline"
-            model = build_model(kind, self.tokenizer, SHAPE, seed, **{**RECIPE, "modes": N, "tail": 1})
+            model = build_model(kind, self.tokenizer, self.shape, seed, **{**RECIPE, "modes": N, "tail": 1})
             about = {"kind": kind, "data": self.digest, **(dataclasses.asdict(search) if search else {})}
             began = time.process_time()
             save = partial(save_model, model, self.tokenizer)
@@ -188,7 +207,7 @@ def run(study: Study, names: Sequence[str], seeds: int) -> None:
         for name in names:
             lm, fact = study.train(name, seed)
             facts[name].append(fact)
-            settings = SETTINGS[SEARCHES[name] is not None]
+            settings = settings_of(name)
             if seed == 0:
                 development = [study.scores(name, 0, lm, s, "development") for s in settings]
                 curve = st.Curve(*(np.stack(side, 1) for side in zip(*development, strict=True)))
@@ -201,7 +220,13 @@ def run(study: Study, names: Sequence[str], seeds: int) -> None:
                     st.Curve(*(np.stack(side, 1) for side in zip(*scores, strict=True)))
                 )
     tell_losses(facts)
-    for part in PARTS[1:]:
+    for name in names:
+        pairs = zip(*(curves[name, part] for part in PARTS[1:]), strict=True)
+        curves[name, "both"] = [
+            st.Curve(np.concatenate([a.quality, b.quality]), np.concatenate([a.diversity, b.diversity]))
+            for a, b in pairs
+        ]
+    for part in (*PARTS[1:], "both"):
         tell(part, {name: curves[name, part] for name in names}, study)
 
 
@@ -228,27 +253,36 @@ def tell(part: str, curves: Mapping[str, Sequence[st.Curve]], study: Study) -> N
     }
     for name, curve in mean.items():
         chosen = json.loads((study.out / f"chosen-{name}.json").read_text())
-        settings = SETTINGS[SEARCHES[name] is not None]
+        settings = settings_of(name)
         points = sorted(zip(curve.quality.mean(0), curve.diversity.mean(0), chosen, strict=True), reverse=True)
         words = [f"{q:.3f} {d:.3f} ({', '.join(f'{k} {v:g}' for k, v in settings[i].items())})" for q, d, i in points]
         print(f"  {name}: {'; '.join(words)}")
-    for other in ("baseline", "longer"):
-        for name in curves:
-            if other not in curves or name in ("baseline", "longer"):
-                continue
-            areas = [
-                [st.hypervolume(c.quality.mean(0), c.diversity.mean(0), REFERENCE) for c in curves[which]]
-                for which in (name, other)
-            ]
-            own = [float(a / b) if b else float("nan") for a, b in zip(*areas, strict=True)]
-            i = st.hypervolume_ratio(mean[name], mean[other], REFERENCE, rng)
-            seeds = ", ".join(f"{v:.3f}" for v in own)
-            print(f"  {name} beside {other}: hypervolume {i.value:.3f} ({i.low:.3f} to {i.high:.3f}; seeds {seeds})")
-            for level in LEVELS:
-                d = st.difference_at(mean[name], mean[other], level, rng)
-                b = float(st.diversity_at(mean[other].quality.mean(0), mean[other].diversity.mean(0), [level])[0])
-                if np.isfinite(d.value):
-                    print(f"    distinct at {level:g} right: {b:.3f} {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})")
+    for other, name in itertools.product(STANDARD, curves):
+        if other in curves and name != other:
+            compare(name, other, curves, mean, rng)
+
+
+def compare(
+    name: str,
+    other: str,
+    curves: Mapping[str, Sequence[st.Curve]],
+    mean: Mapping[str, st.Curve],
+    rng: np.random.Generator,
+) -> None:
+    """Hypervolume, and distinct right answers where as many are right, of one contender beside another."""
+    areas = [
+        [st.hypervolume(c.quality.mean(0), c.diversity.mean(0), REFERENCE) for c in curves[which]]
+        for which in (name, other)
+    ]
+    own = [float(a / b) if b else float("nan") for a, b in zip(*areas, strict=True)]
+    i = st.hypervolume_ratio(mean[name], mean[other], REFERENCE, rng)
+    seeds = ", ".join(f"{v:.3f}" for v in own)
+    print(f"  {name} beside {other}: hypervolume {i.value:.3f} ({i.low:.3f} to {i.high:.3f}; seeds {seeds})")
+    for level in LEVELS:
+        d = st.difference_at(mean[name], mean[other], level, rng)
+        b = float(st.diversity_at(mean[other].quality.mean(0), mean[other].diversity.mean(0), [level])[0])
+        if np.isfinite(d.value):
+            print(f"    distinct at {level:g} right: {b:.3f} {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})")
 
 
 def main() -> None:
@@ -258,11 +292,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--contenders", default=",".join(SEARCHES), help="with commas between")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument(
+        "--contenders", default=",".join(DEFAULT), help=f"with commas between, of {', '.join(SEARCHES)}, still"
+    )
     parser.add_argument("--held-out", type=int, default=64, help="instructions of each of the two kinds")
     parser.add_argument("--development", type=int, default=48)
     a = parser.parse_args()
-    run(Study(a.wordnet, a.out, a.steps, a.held_out, a.development), a.contenders.split(","), a.seeds)
+    shape = Shape(a.layers, a.width, max(1, a.width // 32), 64, VOCABULARY)
+    study = Study(a.wordnet, a.out, a.steps, shape, a.held_out, a.development)
+    run(study, a.contenders.split(","), a.seeds)
 
 
 if __name__ == "__main__":

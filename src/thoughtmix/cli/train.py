@@ -38,12 +38,13 @@ class ModeOptions:
     objective: Annotated[str, option("best, sampled or marginal: what a window's modes are to make likely.")] = "best"
     candidates: Annotated[int, option("Modes tried for a window; 0: all.")] = 4
     lookahead: Annotated[int, option("Tokens of a continuation to try them by; 0: all of it.")] = 12
+    plain_steps: Annotated[int, option("Steps without modes at first.")] = 0
     tail: Annotated[int, option("Last tokens of a prompt that each thought reads in its own mode.")] = 0
 
     def search(self) -> ModeSearch:
         from thoughtmix.training.modes import ModeSearch
 
-        return ModeSearch(self.objective, self.candidates, self.lookahead)
+        return ModeSearch(self.objective, self.candidates, self.lookahead, plain_steps=self.plain_steps)
 
 
 @dataclass(frozen=True)

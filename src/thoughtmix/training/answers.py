@@ -77,7 +77,7 @@ class AnswerTask:
         prompts = draw.integers(0, len(self.training), groups)
         which = draw.random((groups, self.group))
         seeds = draw.integers(0, 2**62, groups * self.group)
-        plain = draw.random(groups) < self.search.plain
+        plain = draw.random(groups) < self.search.share_plain(step)
         pairs = []
         for row in rows:
             g, i = divmod(row, self.group)

@@ -53,6 +53,7 @@ class ModeSearch:
         lookahead: Tokens of a continuation by which modes are compared; 0: all of it. 12 are as good as all 64 of a
             window, at a quarter of the time (docs/LOG.md).
         plain: Share of texts read without a mode, so that creativity 0 is good too.
+        plain_steps: So many steps at first, all texts are: what is to be said is learned before who says what.
         balance: What keeps every mode in use under "best". group: the different texts of one prompt go to different
             modes, equal ones to the same; of batches without groups: as batch. batch: every mode gets as many texts.
             none: nothing.
@@ -62,6 +63,7 @@ class ModeSearch:
     candidates: int = 4
     lookahead: int = 12
     plain: float = 0.5
+    plain_steps: int = 0
     balance: str = "group"
 
     def __post_init__(self) -> None:
@@ -69,11 +71,15 @@ class ModeSearch:
             raise InputError(f"objective is {self.objective!r}.", f"Pass {', '.join(OBJECTIVES)} (--objective).")
         if self.balance not in BALANCES:
             raise InputError(f"balance is {self.balance!r}.", f"Pass {', '.join(BALANCES)} (--balance).")
-        for name in ("candidates", "lookahead"):
+        for name in ("candidates", "lookahead", "plain_steps"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}.", f"Pass 0 or more (--{name}).")
+                raise InputError(f"{name} is {getattr(self, name)}.", f"Pass 0 or more (--{name.replace('_', '-')}).")
         if not 0 <= self.plain <= 1:
             raise InputError(f"plain is {self.plain}.", "Pass 0 to 1 (--plain).")
+
+    def share_plain(self, step: int) -> float:
+        """Of the texts of this step."""
+        return 1.0 if step < self.plain_steps else self.plain
 
 
 def mode_loss(model: Any, batch: Mapping[str, Tensor], search: ModeSearch) -> tuple[Tensor, Mapping[str, Tensor]]:

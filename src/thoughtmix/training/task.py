@@ -69,7 +69,7 @@ class LanguageTask:
         starts = draw.integers(0, len(self.tokens) - self.context - 1, total)
         cuts = draw.integers(1, self.context, total) * (draw.random(total) < 0.5)
         seeds = draw.integers(0, 2**62, total)
-        plain = draw.random(total) < self.search.plain
+        plain = draw.random(total) < self.search.share_plain(step)
         mine = slice(rows.start, rows.stop)
         return {
             "ids": torch.stack([self.tokens[s : s + self.context + 1] for s in starts[mine]]),
