@@ -60,6 +60,15 @@ def test_the_second_process_has_the_same_thoughts_and_lays_nothing_out() -> None
     assert thoughts(second) != want, "once somebody has changed it, it is the changed model that decodes"
 
 
+def test_a_process_notes_a_path_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted, right = list[Any](), tried.remember
+    monkeypatch.setattr(tried, "remember", lambda *given: (noted.append(given), right(*given)))
+    lm = load_model()
+    for _ in range(3):
+        path_of(lm)
+    assert len(noted) == 1
+
+
 def test_its_tokenizer_is_the_one_that_transformers_chooses() -> None:
     want = load_model()
     thoughts(Pipeline())

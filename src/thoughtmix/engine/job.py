@@ -344,10 +344,11 @@ class Job:
     def stay(self, order: Sequence[int]) -> None:
         """Go on with these of the live rows, in this order."""
         self.live = [self.live[old] for old in order]
+        if not self.live:
+            return
         at = torch.tensor(order, dtype=torch.long, device=self.uniform.device)
         self.uniform, self.sampling = self.uniform[at], self.sampling.rows(at)
-        if self.live:
-            self.row_state.reorder(order)
+        self.row_state.reorder(order)
 
     # --- the end ---
 

@@ -105,6 +105,10 @@ class Batch:
         """What each of its rows reads by itself in one step."""
         return job.suffix_tokens(job.ahead if path.reads_on else 1)
 
+    def path(self) -> DecodingPath | None:
+        """For rows without a state that will join those that run: over the same weights, as they will step."""
+        return self._path.weights.path() if self.jobs and isinstance(self._path, FusedPath) else None
+
     def fits(self, path: KVPath) -> bool:
         """Whether rows of this path may join now: all do, when nobody is there."""
         return path.can_be_joined and (not self.jobs or type(self._path) is type(path))

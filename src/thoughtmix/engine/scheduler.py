@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thoughtmix.core.errors import InputError, ThoughtmixError
-from thoughtmix.engine.backends.base import KVPath
+from thoughtmix.engine.backends.base import DecodingPath, KVPath
 from thoughtmix.engine.backends.known import path_of
 from thoughtmix.engine.backends.probe import Weights
 from thoughtmix.engine.caller import Caller, Cancelled
@@ -29,6 +29,7 @@ from thoughtmix.engine.job import Job
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill, Pace, advance
 from thoughtmix.engine.prefix_cache import PrefixCache
+from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.engine.slices import TimeSlices
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Scheduler:
         self._callers: dict[Job, Caller] = {}
         self._reading: list[_Reading] = []  # out of the line, and not in the batch yet; the first may be a long one
         self._blocked = 0  # turns that the first in line has been overtaken or kept waiting
+        self._load: tuple[int, int] | None = None  # rows that run or are read, and their tokens; of this turn
         self._apart = 0  # tokens that were drawn apart from the batch in this turn
         self._gave_way = False  # whether the last turn read a short prompt alone
         self._beside = 0  # tokens of open-ended work beside the batch
@@ -212,6 +214,7 @@ class Scheduler:
     def _turn(self) -> None:
         began = time.perf_counter()
         rows = read = tokens = self._apart = 0
+        self._load = None
         middle = began
         try:
             self._leave()
@@ -350,11 +353,16 @@ class Scheduler:
             caller, job = self._waiting[index]
             del self._waiting[index]
         try:
-            path = path_of(self.lm, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
+            path: DecodingPath | None = self._batch.path() if job.row_state is NO_ROW_STATE else None
+            if path is None:  # to look at a whole model for a change takes 20 ms
+                path = path_of(self.lm, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
             alike = all(type(each.prefill.path) is type(path) for each in self._reading)
             if not isinstance(path, KVPath) or not self._batch.fits(path) or not alike:
                 raise _Beside
             self._reading.append(_Reading(caller, job, ChunkedPrefill(path, job.heads, self._prefixes)))
+            if self._load is not None:
+                rows, held = self._load
+                self._load = rows + len(job.live), held + self._counted(caller, job, 0)
             return self._reading[-1]
         except Exception as error:
             job.result.set_exception(error)
@@ -388,12 +396,15 @@ class Scheduler:
         batch keeps nobody out who wants little."""
         if not self._batch.jobs and not self._reading:
             return True
-        others = [(self._callers[other], other) for other in self._batch.jobs]
-        others += [(each.caller, each.job) for each in self._reading]
+        if self._load is None:
+            others = [(self._callers[other], other) for other in self._batch.jobs]
+            others += [(each.caller, each.job) for each in self._reading]
+            held = sum(self._counted(owner, other, 2 * other.step) for owner, other in others)
+            self._load = sum(len(other.live) for _, other in others), held
+        rows, held = self._load
         most = self.most_rows + (self.most_rows // 4 if self._short(job) else 0)
-        if sum(len(other.live) for _, other in others) + len(job.sequences) > most:
+        if rows + len(job.sequences) > most:
             return False
-        held = sum(self._counted(owner, other, 2 * other.step) for owner, other in others)
         return held + self._counted(caller, job, 0) <= self.most_tokens
 
     def _abandon(self) -> None:

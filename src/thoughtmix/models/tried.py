@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,8 @@ class Pristine:
     folder: Path
     facts: FusedFacts
     marks: tuple[tuple[int, int], ...]
+    noted: set[tuple[str, int]] = field(default_factory=set, compare=False)
+    """What was said of its path: kinds of weights, and by how many threads."""
 
     @classmethod
     def of(cls, lm: Any, folder: Path) -> Pristine | None:
@@ -92,9 +94,14 @@ class Pristine:
         return _marks(model) == self.marks
 
     def remember(self, model: Any, kind: Kind) -> None:
-        """Note that the path with weights of this kind is right, unless the model was changed since."""
-        if self.fits(model):
+        """Note that the path with weights of this kind is right, unless the model was changed since. Once: it is said
+        of every call."""
+        import torch
+
+        note = (kind, torch.get_num_threads())
+        if note not in self.noted and self.fits(model):
             remember(self.folder, dataclasses.replace(self.facts, kind=kind))
+            self.noted.add(note)
 
 
 def _marks(model: Any) -> tuple[tuple[int, int], ...]:
