@@ -131,6 +131,11 @@ class TestPool:
         think(enough := Scripted(lambda call, i, text: numbered("Fig", "Pear", "Lime")), "pool", 3, lists=4)
         assert len(enough.calls) == 1
 
+    def test_where_lists_only_copy_their_demonstrations_names_are_sampled(self) -> None:
+        engine = Scripted(lambda call, i, text: "1. Hammer\n2. Tango" if "Give" in text else f"The card {i}")
+        made = think(engine, "pool", 2, "Pick a card.")
+        assert len(made) == 2 and made[0].text.startswith("The card") and made[0].origin["source"] == "sampling"
+
     def test_one_name_in_singular_and_plural_agrees(self) -> None:
         """As most have written it."""
         said = ["Pears", "Figs", "a pear", "fig", "PEAR.", "Lime"]

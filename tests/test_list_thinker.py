@@ -247,4 +247,5 @@ def test_singular_and_plural_are_one_name() -> None:
 
 def test_two_ways_to_write_one_answer() -> None:
     assert {plain_answer(t) for t in ("The Fig.", "fig", " “Fig” ", "a  fig!", "**Fig**")} == {"fig"}
+    assert plain_answer("Bread & Biscuits.") == plain_answer("bread and biscuits")
     assert plain_answer("A") == "a" and plain_answer("...") == "" and plain_answer("C++") != plain_answer("C")

@@ -61,8 +61,8 @@ def _without_number(item: str, number: int) -> str:
 
 def plain_answer(text: str) -> str:
     """What two ways to write one answer have in common: no case, no leading article, no punctuation around it, single
-    spaces."""
-    flat = " ".join(text.casefold().split()).strip(_EDGES)
+    spaces, "and" in full."""
+    flat = " ".join(text.casefold().replace(" & ", " and ").split()).strip(_EDGES)
     return _ARTICLE.sub("", flat, count=1) if _ARTICLE.match(flat) else flat
 
 

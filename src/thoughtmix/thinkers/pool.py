@@ -18,6 +18,7 @@ from thoughtmix.asking.question import Kind, kind_of_answer, tells_about
 from thoughtmix.core.errors import InputError
 from thoughtmix.core.options import ThinkerOptions, option
 from thoughtmix.core.request import Prompt, Request
+from thoughtmix.core.stock import is_stock_phrase
 from thoughtmix.core.types import Thought
 from thoughtmix.engine.engine import Capability, Engine, require
 from thoughtmix.engine.requests import as_thoughts, one_sampling, run_facts, sampling_params, thought_sequences
@@ -175,6 +176,10 @@ class PoolThinker(Thinker):
         many = dataclasses.replace(many, on_step=progress.on_step)
         drawn, facts = _draw(engine, prompt, many, own)
         whole = _answers(drawn, prompt, request.n, own)
+        if not whole and own.source == "list" and options.source == "auto":  # it copied the demonstrations
+            own = dataclasses.replace(own, source="sampling")
+            drawn, more = _draw(engine, prompt, many, own)
+            whole, facts = _answers(drawn, prompt, request.n, own), add_facts(facts, more)
         if not whole:
             return drawn[: request.n], facts
         embedder = request.embedder or packaged_embedder
@@ -242,10 +247,11 @@ def _named(thought: Thought, thinker: str, source: str, **more: Any) -> Thought:
 
 
 def _as_most_say(prompt: str, drawn: list[Thought]) -> list[tuple[Thought, dict[str, int]]]:
-    """All of them, first those that give the answer that most give, each with how many do."""
+    """All of them, first those that give the answer that most give, each with how many do, and stock phrases last."""
     _, which = most_say(prompt, [t.text for t in drawn])
     same = [(t, {"agreement": sum(which)}) for t, says in zip(drawn, which, strict=True) if says]
-    return [*same, *((t, {}) for t, says in zip(drawn, which, strict=True) if not says)]
+    others = [t for t, says in zip(drawn, which, strict=True) if not says]
+    return [*same, *((t, {}) for t in sorted(others, key=lambda t: is_stock_phrase(t.text)))]
 
 
 def _short(many: Request, kind: Kind) -> Request:
