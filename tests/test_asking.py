@@ -230,6 +230,7 @@ class TestPool:
             group="words",
         )
         assert len(made) == 2 and all(t.origin["source"] == "mixture" and t.origin["creativity"] == 1 for t in made)
+        assert {t.origin["temperature"] for t in made} == {1.1}
 
     def test_examples_go_before(self) -> None:
         engine = Scripted(lambda call, i, text: "Fig")

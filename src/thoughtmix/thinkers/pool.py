@@ -34,6 +34,7 @@ from thoughtmix.thinkers.base import (
 from thoughtmix.thinkers.registry import get_thinker
 
 DEFAULT_TEMPERATURE = {"agreed": 0.9, "sound": 1.0, "all": 0.5}  # by what is kept
+_GRAFTED = 1.1  # of short answers by a graft: docs/results/known-answers.md
 _DRAFTS = 1.5  # texts of full length for each that is wanted, at sampling's own temperature
 _FACTOR = {"list": 4, "sampling": 3, "mixture": 3, "iterate": 4, "plan": 2}
 _SENTENCE, _PHRASE = 48, 20  # tokens of an answer that a hint keeps short, at most
@@ -162,7 +163,8 @@ class PoolThinker(Thinker):
         """
         options = self.Options.model_validate(request.options)
         own = _chosen(prompt, options)
-        warm = one_temperature(request, self.name, DEFAULT_TEMPERATURE[own.keep])
+        names = own.keep == "agreed" and own.source == "mixture"
+        warm = one_temperature(request, self.name, _GRAFTED if names else DEFAULT_TEMPERATURE[own.keep])
         one_sampling(request, warm, self.name)  # refuses what differs by thought
         many = dataclasses.replace(
             request,
