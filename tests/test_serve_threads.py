@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -37,6 +38,18 @@ def test_no_thread_is_left_after_requests() -> None:
         while left() and time.monotonic() < until:
             time.sleep(0.01)
         assert left() == []
+
+
+def test_what_threads_would_import_later_is_there_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoughtmix.serve import service
+
+    seen: list[str] = []
+    with running() as server, monkeypatch.context() as patch:
+        submit = lambda work: seen.append("work") or SimpleNamespace(result=lambda: None)  # noqa: E731
+        patch.setattr(server.service.threads, "submit", submit)
+        patch.setattr(service, "importlib", SimpleNamespace(import_module=seen.append))
+        server.service.warm()
+    assert seen == ["peft", "work"]
 
 
 TEAMS = """

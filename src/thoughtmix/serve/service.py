@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import math
 import secrets
 import time
@@ -93,7 +94,12 @@ class Service:
         self.scheduler.__exit__()
 
     def warm(self) -> None:
-        """Pack the weights and try the paths before anybody waits for it."""
+        """Pack the weights and try the paths before anybody waits for it; import what threads would import later.
+
+        Two threads that first import parts of transformers at the same moment (thinkers of two requests) can fail,
+        since it puts another object in its module's place meanwhile. PEFT brings all of it.
+        """
+        importlib.import_module("peft")
 
         def decode() -> None:
             first = min(self.lm.eos_ids or {0})
