@@ -39,7 +39,7 @@ _LEAST = 2  # common words that must be found
 
 def language_of(text: str) -> str | None:
     """Its code ("fr"), or None where that cannot be told: too short, of two languages, of one not known here."""
-    letters = len(regex.findall(r"\p{L}", text))
+    letters = 0 if text.isascii() else len(regex.findall(r"\p{L}", text))  # ASCII has no letters of other scripts
     for language, script in _SCRIPTS:
         if letters and 2 * len(regex.findall(script, text)) > letters:
             return language

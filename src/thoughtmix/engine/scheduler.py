@@ -354,7 +354,7 @@ class Scheduler:
             del self._waiting[index]
         try:
             path: DecodingPath | None = self._batch.path() if job.row_state is NO_ROW_STATE else None
-            if path is None:  # to look at a whole model for a change takes 20 ms
+            if path is None:  # to look for changes in a whole model takes some ms
                 path = path_of(self.lm, weights=self.weights, row_state=job.row_state, prompts=len(job.groups.prompts))
             alike = all(type(each.prefill.path) is type(path) for each in self._reading)
             if not isinstance(path, KVPath) or not self._batch.fits(path) or not alike:
