@@ -18,7 +18,7 @@ import torch
 
 from thoughtmix import kernels
 from thoughtmix.engine.backends.base import Start
-from thoughtmix.engine.backends.fused_amx import AmxWeights
+from thoughtmix.engine.backends.fused_kernels import KernelWeights
 from thoughtmix.engine.backends.fused_torch import TorchWeights
 from thoughtmix.models import load_model
 
@@ -48,7 +48,7 @@ def main() -> None:
     print("| by | " + " | ".join(f"{n} rows" for n in asked.rows) + " | reading 512 |")
     print("|---" * (len(asked.rows) + 2) + "|")
     for way in asked.ways or [*here, "fp16", "native"]:
-        weights: Any = AmxWeights(model, way) if way in kernels.LEVELS else TorchWeights(model, way)
+        weights: Any = KernelWeights(model, way) if way in kernels.LEVELS else TorchWeights(model, way)
         found = []
         for n in asked.rows:
             path, tokens = weights.path(), torch.arange(n)

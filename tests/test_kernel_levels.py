@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from thoughtmix import kernels
-from thoughtmix.engine.backends import fused_amx
+from thoughtmix.engine.backends import fused_kernels
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import Piece, Start
-from thoughtmix.engine.backends.fused_amx import AmxWeights
+from thoughtmix.engine.backends.fused_kernels import KernelWeights
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.scheduler import Scheduler
 from thoughtmix.engine.shared import SharedEngine
@@ -37,26 +37,26 @@ each_level = pytest.mark.parametrize("level", LEVELS or ["avx2"])
 @each_level
 @pytest.mark.parametrize("family", FAMILIES)
 def test_law_4_what_the_model_says(family: str, level: str) -> None:
-    assert agrees(tiny(family), AmxWeights(tiny(family), level).path(), 0.02)
+    assert agrees(tiny(family), KernelWeights(tiny(family), level).path(), 0.02)
 
 
 @each_level
 def test_law_5_a_row_has_the_same_bits_at_any_height_and_number_of_threads(
     level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights, prompt = AmxWeights(small(), level), [(7 * i) % 490 for i in range(70)]
+    weights, prompt = KernelWeights(small(), level), [(7 * i) % 490 for i in range(70)]
     want = steps(weights, prompt, 64)
     for n in (*range(1, 10), 15, 16, 17, 33, 63):
         assert torch.equal(steps(weights, prompt, n), want[:, :n]), n
         assert torch.equal(steps(weights, prompt, n, 64 - n), want[:, 64 - n :]), "its place among the rows"
     for count in (2, 5):
         threads(monkeypatch, count)
-        assert torch.equal(AmxWeights(small(), level) and steps(weights, prompt, 64), want), count
+        assert torch.equal(KernelWeights(small(), level) and steps(weights, prompt, 64), want), count
 
 
 @each_level
 def test_law_5_a_prompt_has_the_same_bits_in_any_pieces(level: str) -> None:
-    path = AmxWeights(small(), level).path()
+    path = KernelWeights(small(), level).path()
     prompts = [[(7 * i + k) % 490 for i in range(length)] for k, length in enumerate((1, 5, 70, 200))]
     alone = [path.prefill(ids, None) for ids in prompts]
     together = path.prefill_packed([Piece(ids, None) for ids in prompts])
@@ -92,7 +92,7 @@ def test_branches_do_what_they_do_in_float32(level: str, rows: int) -> None:
         path: Any = (
             choose(model.model, "fused", "native", state)  # type: ignore[arg-type]
             if weights == "native"
-            else AmxWeights(model.model, level).path(state)  # type: ignore[arg-type]
+            else KernelWeights(model.model, level).path(state)  # type: ignore[arg-type]
         )
         path.start(Start([[5, 9, 11]], [rows], 2))
         seen.append(path.step(torch.arange(rows)))
@@ -137,7 +137,7 @@ def test_attention_is_that_of_the_model(level: str, data: st.DataObject) -> None
                 parameter.copy_(torch.randn_like(parameter).div_(parameter.shape[1] ** 0.5).half())
     length, n, own = data.draw(st.sampled_from([1, 15, 64, 65, 150])), data.draw(st.integers(1, 20)), 5
     prompt = [(7 * i) % 40 for i in range(length)]
-    path = AmxWeights(model, level).path()
+    path = KernelWeights(model, level).path()
     first, _ = path.start(Start([prompt], [n], own))
     assert first is not None
     tokens = torch.arange(n)[:, None] * 3 % 40 + torch.zeros(1, own, dtype=torch.long)
@@ -172,5 +172,5 @@ def test_a_level_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.library() is None and "THOUGHTMIX_KERNELS" in kernels.why_not() and not kernels.best()
     monkeypatch.setenv("THOUGHTMIX_KERNELS", "avx2")
     assert kernels.best() == "avx2" and kernels.why_not("amx") and not kernels.why_not()
-    assert fused_amx.level_of("fp16-avx2") == "avx2" and not fused_amx.level_of("fp16")
+    assert fused_kernels.level_of("fp16-avx2") == "avx2" and not fused_kernels.level_of("fp16")
     assert os.environ["THOUGHTMIX_KERNELS"] == "avx2"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtmix import kernels
 from thoughtmix.engine.backends.base import Start
-from thoughtmix.engine.backends.fused_amx import AmxWeights
+from thoughtmix.engine.backends.fused_kernels import KernelWeights
 from thoughtmix.engine.prefill import ChunkedPrefill
 
 pytestmark = pytest.mark.skipif(bool(kernels.why_not("amx")), reason=f"no kernels here: {kernels.why_not('amx')}")
@@ -24,7 +24,7 @@ def test_law_5_tokens_that_rows_read_at_once_are_those_that_they_read_step_by_st
     """Of one prompt, which is read in the same pass, and of two, where some rows read six tokens and others one."""
     made = grafted("llama", combiner="router", router="prior", noise="held") if graft else None
     model = tiny("llama") if made is None else made.get_base_model().eval()
-    weights, tail = AmxWeights(model), [[7 * i + j + 1 for j in range(6)] for i in range(21)]
+    weights, tail = KernelWeights(model), [[7 * i + j + 1 for j in range(6)] for i in range(21)]
 
     def path(rows: range = range(21)) -> Any:
         if not graft:
@@ -57,7 +57,7 @@ def test_law_5_tokens_that_rows_read_at_once_are_those_that_they_read_step_by_st
 @pytest.mark.parametrize("common", [9, 64, 70, 131])
 def test_law_5_prompts_that_begin_alike_share_memory_and_have_the_bits_of_each_alone(common: int) -> None:
     """Also of one that comes again, of which nothing is read, and of one that goes on from two that are kept."""
-    weights, start = AmxWeights(small()), [(7 * i) % 490 for i in range(common)]
+    weights, start = KernelWeights(small()), [(7 * i) % 490 for i in range(common)]
     prompts = [[*start, *((11 * k + i) % 490 for i in range(k))] for k in (3, 1, 17, 80)]
     prompts += [[*prompts[2], 5, 6], list(prompts[0])]
     prefill = ChunkedPrefill(weights.path(), prompts)

@@ -23,10 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from thoughtmix import kernels
 from thoughtmix.engine import sampling
-from thoughtmix.engine.backends import fused_amx
+from thoughtmix.engine.backends import fused_kernels
 from thoughtmix.engine.backends.agreement import agrees
 from thoughtmix.engine.backends.base import Piece, Start
-from thoughtmix.engine.backends.fused_amx import AmxWeights
+from thoughtmix.engine.backends.fused_kernels import KernelWeights
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.sampling_params import SamplingParams
 from thoughtmix.engine.scheduler import Scheduler
@@ -38,10 +38,10 @@ FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "mistral")
 
 
 def threads(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(fused_amx.torch, "get_num_threads", lambda: count)
+    monkeypatch.setattr(fused_kernels.torch, "get_num_threads", lambda: count)
 
 
-def steps(weights: AmxWeights, prompt: list[int], n: int, start: int = 0, count: int = 3) -> Tensor:
+def steps(weights: KernelWeights, prompt: list[int], n: int, start: int = 0, count: int = 3) -> Tensor:
     """Logits (count + 1, n, vocabulary) of rows that each go their own way."""
     path = weights.path()
     first, _ = path.start(Start([prompt], [n], count))
@@ -57,24 +57,24 @@ def steps(weights: AmxWeights, prompt: list[int], n: int, start: int = 0, count:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_law_4_what_the_model_says(family: str) -> None:
     """Much nearer than bfloat16 products must be, so that a wrong place or gain would be seen."""
-    assert agrees(tiny(family), AmxWeights(tiny(family)).path(), 0.12)
+    assert agrees(tiny(family), KernelWeights(tiny(family)).path(), 0.12)
 
 
 @needs_amx
 def test_law_5_a_row_has_the_same_bits_at_any_height_and_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, prompt = AmxWeights(small()), [(7 * i) % 490 for i in range(70)]
+    weights, prompt = KernelWeights(small()), [(7 * i) % 490 for i in range(70)]
     want = steps(weights, prompt, 64)
     for n in (*range(1, 19), 31, 32, 33, 48, 63):
         assert torch.equal(steps(weights, prompt, n), want[:, :n]), n
         assert torch.equal(steps(weights, prompt, n, 64 - n), want[:, 64 - n :]), "its place among the rows"
     for count in (2, 3):
         threads(monkeypatch, count)
-        assert torch.equal(AmxWeights(small()) and steps(weights, prompt, 64), want), count
+        assert torch.equal(KernelWeights(small()) and steps(weights, prompt, 64), want), count
 
 
 @needs_amx
 def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
-    path = AmxWeights(small()).path()
+    path = KernelWeights(small()).path()
     prompts = [[(7 * i + k) % 490 for i in range(length)] for k, length in enumerate((1, 5, 70, 131, 300))]
     alone = [path.prefill(ids, None) for ids in prompts]
     together = path.prefill_packed([Piece(ids, None) for ids in prompts])
@@ -90,7 +90,7 @@ def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
 @needs_amx
 def test_two_texts_that_go_on_from_one_beginning() -> None:
     """Room that the first has taken is not the second's."""
-    path = AmxWeights(small()).path()
+    path = KernelWeights(small()).path()
     begun = [(7 * i) % 490 for i in range(40)]
     ends = [[5, 6, 7], [8, 9], [5, 6, 7, 11]]
     ((_, past),) = path.prefill_packed([Piece(begun, None, 60)])
@@ -106,7 +106,7 @@ def test_two_texts_that_go_on_from_one_beginning() -> None:
 @needs_amx
 def test_law_5_with_more_rows_than_attention_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of a prompt are read once for as many rows as there are threads to spare: any number gives the same bits."""
-    weights, prompt = AmxWeights(small()), [(7 * i) % 490 for i in range(140)]
+    weights, prompt = KernelWeights(small()), [(7 * i) % 490 for i in range(140)]
     want = steps(weights, prompt, 300, count=1)
     threads(monkeypatch, 6)
     assert torch.equal(steps(weights, prompt, 300, count=1), want)
@@ -175,7 +175,7 @@ def test_rows_that_each_read_the_prompt() -> None:
 @needs_amx
 def test_hidden_states_are_what_torch_sees() -> None:
     model = small()
-    native, ours = (decode_hidden(model, made) for made in (AmxWeights(model).path(), torch_path(model)))
+    native, ours = (decode_hidden(model, made) for made in (KernelWeights(model).path(), torch_path(model)))
     for key, x in ours.items():
         assert (native[key] - x).abs().max() < 0.05 * x.std(), key
 
@@ -196,7 +196,7 @@ def decode_hidden(model: Any, path: Any) -> dict[int, Tensor]:
 # --- numbers ---
 
 
-def head_of(weight: Tensor, level: str = "amx") -> AmxWeights:
+def head_of(weight: Tensor, level: str = "amx") -> KernelWeights:
     """A model without layers: a norm and a product."""
     config = LlamaConfig(
         vocab_size=len(weight), hidden_size=weight.shape[1], intermediate_size=32, num_hidden_layers=1,
@@ -207,7 +207,7 @@ def head_of(weight: Tensor, level: str = "amx") -> AmxWeights:
     for parameter in model.model.layers.parameters():
         parameter.zero_()
     model.lm_head.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return AmxWeights(model, level)
+    return KernelWeights(model, level)
 
 
 def on_grid(outputs: int, inputs: int, seed: int, eight: bool) -> Tensor:
@@ -285,7 +285,7 @@ def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
                 parameter.copy_(torch.randn_like(parameter).div_(parameter.shape[1] ** 0.5).bfloat16())
     length, n, own = data.draw(st.sampled_from([1, 15, 64, 65, 150])), data.draw(st.integers(1, 20)), 5
     prompt = [(7 * i) % 40 for i in range(length)]
-    path = AmxWeights(model).path()
+    path = KernelWeights(model).path()
     first, _ = path.start(Start([prompt], [n], own))
     assert first is not None
     tokens = torch.arange(n)[:, None] * 3 % 40 + torch.zeros(1, own, dtype=torch.long)
@@ -302,7 +302,7 @@ def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
 @needs_amx
 def test_threads_that_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One has the team, the others work alone."""
-    weights, prompt = AmxWeights(small()), [(7 * i) % 490 for i in range(40)]
+    weights, prompt = KernelWeights(small()), [(7 * i) % 490 for i in range(40)]
     want = steps(weights, prompt, 20)
     threads(monkeypatch, 2)
     with ThreadPoolExecutor(4) as pool:
@@ -324,7 +324,7 @@ def test_teams_of_any_size_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_amx
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_team_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, prompt = AmxWeights(small()), [5, 6, 7]
+    weights, prompt = KernelWeights(small()), [5, 6, 7]
     threads(monkeypatch, 2)
     batch = weights.path()
     batch.start(Start([prompt], [4], 3))
@@ -344,7 +344,7 @@ def test_without_the_library_bf16_is_torchs(monkeypatch: pytest.MonkeyPatch, tmp
     kernels._loaded.cache_clear()
     monkeypatch.setattr(kernels, "HERE", tmp_path)
     assert "not compiled" in kernels.why_not() or "Linux" in kernels.why_not()
-    assert kernels.library() is None and fused_amx.why_not(tiny("llama"))
+    assert kernels.library() is None and fused_kernels.why_not(tiny("llama"))
     for level in kernels.LEVELS:
         (tmp_path / build.name(level)).write_text("no library")
     kernels._loaded.cache_clear()
@@ -355,9 +355,9 @@ def test_without_the_library_bf16_is_torchs(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_heads_that_there_is_no_room_for() -> None:
     model = tiny("llama")
-    assert fused_amx.why_not(model) == kernels.why_not()
+    assert fused_kernels.why_not(model) == kernels.why_not()
     wide = SimpleNamespace(config=SimpleNamespace(num_attention_heads=40, num_key_value_heads=2), model=model.model)
-    assert "too many" in fused_amx.why_not(wide)
+    assert "too many" in fused_kernels.why_not(wide)
 
 
 @pytest.mark.skipif(not build.supported() or build.compiler() is None, reason="nothing to compile here")

@@ -171,7 +171,7 @@ def test_what_auto_takes(
     """By the processor, for models whose products take long enough to matter. level: the kernels' that runs."""
     for name, value in (("packs_bf16", bf16), ("bf16_hardware", bf16), ("packs", fp16)):
         monkeypatch.setattr(probe, name, lambda value=value: value)
-    monkeypatch.setattr(probe.fused_amx, "why_not", lambda model, asked: "" if asked == level else "none here")
+    monkeypatch.setattr(probe.fused_kernels, "why_not", lambda model, asked: "" if asked == level else "none here")
     monkeypatch.setattr(probe.kernels, "best", lambda levels: level if level in levels else "")
     monkeypatch.setattr(probe, "_FEW", few)
     assert probe._kind(fresh("llama").to(getattr(torch, dtype)), "auto") == kind

@@ -1,7 +1,7 @@
 """What the steps for Llama-like models over weights that are fused and packed once have in common.
 
     fused_torch.py  by torch's operations, whatever the device
-    fused_amx.py    by C functions of our own, on processors with a bfloat16 matrix unit
+    fused_kernels.py    by C functions of our own, on processors with a bfloat16 matrix unit
 
 Only exact, unhooked module classes are taken (llama_like.py), and thought branches on down projections; anything else,
 another adapter say, decodes through its own forward (shared.py). The result is compared with the model's forward before

@@ -15,7 +15,7 @@ import torch
 
 from thoughtmix import kernels
 from thoughtmix.core.errors import InputError, ModelError, SlowPathWarning, ThoughtmixError
-from thoughtmix.engine.backends import fused_amx, llama_like
+from thoughtmix.engine.backends import fused_kernels, llama_like
 from thoughtmix.engine.backends.agreement import TOLERANCE, agrees
 from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.cuda_graph import CudaGraphPath
@@ -151,9 +151,9 @@ def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     law 5; else bf16 by torch's products for models in bfloat16 alone. In a float32 model those would be quicker than
     fp16, too, but beside rows of other lengths sums over masked places round otherwise, which bf16 products make large
     enough to change tokens (law 5)."""
-    bf16: Kind = "bf16" if fused_amx.why_not(model, "amx") else "bf16-amx"
+    bf16: Kind = "bf16" if fused_kernels.why_not(model, "amx") else "bf16-amx"
     vectors = kernels.best(("avx512", "avx2"))
-    fp16: Kind = "fp16" if not vectors or fused_amx.why_not(model, vectors) else fused_amx.KINDS[vectors]
+    fp16: Kind = "fp16" if not vectors or fused_kernels.why_not(model, vectors) else fused_kernels.KINDS[vectors]
     if weights != "auto":
         return bf16 if weights == "bf16" else fp16 if weights == "fp16" else weights
     if model.device.type != "cpu":
@@ -179,8 +179,8 @@ def _tolerance(model: PreTrainedModel, kind: Kind) -> float | None:
 
 def packed(model: Any, kind: Kind) -> FusedWeights:
     """The weights of a model that `llama_like.fits`."""
-    level = fused_amx.level_of(kind)
-    return fused_amx.AmxWeights(model, level) if level else TorchWeights(model, kind)
+    level = fused_kernels.level_of(kind)
+    return fused_kernels.KernelWeights(model, level) if level else TorchWeights(model, kind)
 
 
 def _fused(model: PreTrainedModel, known: _Known, weights: Weights) -> FusedWeights | None:

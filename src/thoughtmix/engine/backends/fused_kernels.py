@@ -105,7 +105,7 @@ def _tiles(outputs: int, inputs: int) -> int:
     return padded(outputs, kernels.TILE) * padded(inputs, kernels.BLOCK)
 
 
-class AmxWeights(FusedWeights):
+class KernelWeights(FusedWeights):
     """Everything a step needs, in the form that the C functions read."""
 
     def __init__(self, model: PreTrainedModel, level: str = "amx") -> None:
@@ -165,7 +165,7 @@ class AmxWeights(FusedWeights):
         self.ranks = some[0][2].shape[0] if some else 0
         self._branches = packer.kept if packer else []
 
-    def with_branches_of(self, model: PreTrainedModel) -> AmxWeights:
+    def with_branches_of(self, model: PreTrainedModel) -> KernelWeights:
         new = copy.copy(self)
         new._layers = type(self._layers).from_buffer_copy(self._layers)
         new.model = kernels.Model.from_buffer_copy(self.model)
@@ -174,8 +174,8 @@ class AmxWeights(FusedWeights):
         new._with_updates(layers)
         return new
 
-    def path(self, row_state: RowState = NO_ROW_STATE, read: Read = "shared") -> AmxPath:
-        return AmxPath(self, row_state, read)
+    def path(self, row_state: RowState = NO_ROW_STATE, read: Read = "shared") -> KernelPath:
+        return KernelPath(self, row_state, read)
 
     def reach(self, positions: int) -> None:
         """Have angles of the rotary embedding for so many positions. Older tables are kept: others may be reading."""
@@ -192,19 +192,19 @@ class AmxWeights(FusedWeights):
             self._reach = count
 
 
-class AmxPath(FusedPath):
+class KernelPath(FusedPath):
     """The fused path by one call a step."""
 
-    weights: AmxWeights
+    weights: KernelWeights
 
     def __init__(
-        self, weights: AmxWeights, row_state: RowState = NO_ROW_STATE, read: Read = "shared", joined: bool = False
+        self, weights: KernelWeights, row_state: RowState = NO_ROW_STATE, read: Read = "shared", joined: bool = False
     ) -> None:
         super().__init__(weights, row_state, read, joined)
         self.cache.apart = True
 
-    def empty(self) -> AmxPath:
-        return AmxPath(self.weights, joined=True)
+    def empty(self) -> KernelPath:
+        return KernelPath(self.weights, joined=True)
 
     reads_on = True
     _unread: tuple[list[int], PromptKV] | None = None
