@@ -144,6 +144,7 @@ def test_which_answer_most_give() -> None:
     told = {
         ("Who painted the Mona Lisa?", (painted, "Leonardo da Vinci", "Some friend of his.")): "Leonardo da Vinci",
         ("How many legs has a spider?", ("A spider has eight legs.", "8", "Six")): "eight",
+        ("When was the first brick made?", ("1200 AD", "90 AD", "40 BC")): None,
         ("Is the earth flat?", ("No.", "No, the Earth is round.", "Yes")): "No",
         ("What is the opposite of hot?", ("The opposite of hot is cold.", "Cold", "warm")): "cold",
         ("What is the opposite of hot?", ("cold", "warm")): None,

@@ -18,6 +18,10 @@ where which who whom why will with would you your
 _SMALL = frozenset(_UNSAID.split())
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {word: str(i) for i, word in enumerate(_COUNTS.split()) if i != 1}  # "one" is said of much
+_COUNTED = re.compile(
+    r"\bhow (?:many|much|old|tall|far|long|high|big|deep)\b|\bwhen\b|\bwhat (?:year|time|number)\b|\d", re.IGNORECASE
+)
+"""Asks for a number: what it counts, or its unit, is no answer."""
 _PARTICLES = frozenset({"da", "de", "di", "la", "of", "van", "von"})
 _SHORT = 8  # words up to which a text is all answer, so that any of its words may be it
 
@@ -45,6 +49,8 @@ def most_say(prompt: str, texts: Sequence[str]) -> tuple[str | None, list[bool]]
     said = [_WORD.findall(text) for text in texts]
     asked = {_plain(word) for word in _WORD.findall(prompt)} | _SMALL
     telling = [dict.fromkeys(_telling(text, words)) for text, words in zip(texts, said, strict=True)]
+    if _COUNTED.search(prompt):
+        telling = [dict.fromkeys(word for word in words if word[0].isdigit()) for words in telling]
     counts = Counter(word for words in telling for word in words if word not in asked)
     found, count = counts.most_common(1)[0] if counts else ("", 0)
     if 2 * count <= len(texts):
