@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ from thoughtmix.engine.job import Job
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill, Pace, advance
 from thoughtmix.engine.prefix_cache import PrefixCache
+from thoughtmix.engine.room import RoomBeside
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.engine.slices import TimeSlices
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _MANY = 4
 """A single generation may have so many times the batch's rows."""
-
 
 EXPECTED = 256
 """Tokens of a row that room is kept for where its caller named no length; twice what it has, when that is more."""
@@ -110,8 +109,7 @@ class Scheduler:
         self._load: tuple[int, int] | None = None  # rows that run or are read, and their tokens; of this turn
         self._apart = 0  # tokens that were drawn apart from the batch in this turn
         self._gave_way = False  # whether the last turn read a short prompt alone
-        self._beside = 0  # tokens of open-ended work beside the batch
-        self._space = threading.Condition()
+        self.room_beside = RoomBeside(tokens)
         self._grows = lm.device.type == "cpu"  # memory that no token has reached yet is untouched there
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)
@@ -178,25 +176,6 @@ class Scheduler:
             self.turns.pass_on()
 
         return TimeSlices(let_others, self.pause)
-
-    @contextmanager
-    def room_beside(self, caller: Caller, tokens: int) -> Iterator[None]:
-        """For open-ended work beside the batch: all of it together holds as much as the batch may, and more waits.
-        Raises as `Caller.check`."""
-        if not caller.open_ended:  # has been admitted with all that it may hold
-            yield
-            return
-        with self._space:
-            while self._beside and self._beside + tokens > self.most_tokens:
-                caller.check()
-                self._space.wait(0.1)
-            self._beside += tokens
-        try:
-            yield
-        finally:
-            with self._space:
-                self._beside -= tokens
-                self._space.notify_all()
 
     # --- the scheduler's thread ---
 
