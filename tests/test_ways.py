@@ -154,7 +154,7 @@ def test_which_answer_most_give() -> None:
     made = Pipeline(engine=Scripted(lambda call, i, said: "Paris" if i else "Lyon"))(asked, 3, "auto", measure=False)
     assert in_words(made).endswith("This question seems to have one answer: 2 of 3 say “Paris”.")
     made = Pipeline(engine=Scripted(lambda call, i, said: f"{i}"))(asked, 2, "auto", measure=False)
-    assert in_words(made).endswith("one answer, and nothing that could be it stands in most of these.")
+    assert in_words(made).endswith("one answer, and most of these do not agree on one.")
     assert "one_answer" not in Pipeline(engine=Scripted(lambda call, i, said: ""))("Write.", 2, measure=False).run
 
 

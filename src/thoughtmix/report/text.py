@@ -133,7 +133,7 @@ def one_answer_line(thoughts: ThoughtSet) -> str:
     if not isinstance(one, dict):
         return ""
     said = f": {one.get('count')} of {one.get('of')} say “{printable(str(one.get('answer')))}”"
-    none = ", and nothing that could be it stands in most of these"
+    none = ", and most of these do not agree on one"
     return f"This question seems to have one answer{said if one.get('answer') else none}"
 
 
