@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_continuous import call_of, some_call
 from test_decoding import lm
-from test_kernels import FAMILIES, alike, head_of, on_grid, steps, threads
-from test_packing import small, some
+from test_kernels import FAMILIES, alike, attention, product, steps, threads
+from test_packing import small
 from tiny import tiny
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from thoughtmix import kernels
 from thoughtmix.engine.backends import fused_kernels
@@ -103,47 +102,16 @@ def test_branches_do_what_they_do_in_float32(level: str, rows: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_products_are_those_of_their_numbers(level: str, data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from([kernels.PLAIN, kernels.GRID4, kernels.GRID8]))
-    inputs = data.draw(st.integers(1, 6)) * 32 if kind else data.draw(st.integers(8, 200))
-    outputs, rows, seed = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 50)), data.draw(st.integers(0, 9))
-    weight = on_grid(outputs, inputs, seed, kind == kernels.GRID8) if kind else some(outputs, inputs, seed=seed)
-    made = head_of(weight, level)
-    assert made.model.head.kind == kind
-    path = made.path()
-    tokens = torch.arange(rows) % len(made.embed)
-    path.start(Start([[0]], [rows], 2))
-    got = path.step(tokens)
-    x = made.norm(made.embed[tokens].double().float()).double()
+    got, x, weight, kind = product(data, level)
     kept = (weight if kind else weight.half()).double()
-    assert ((got.double() - x @ kept.T).abs() <= 1e-5 * (x.abs() @ kept.abs().T) + 1e-6).all()
+    assert ((got - x @ kept.T).abs() <= 1e-5 * (x.abs() @ kept.abs().T) + 1e-6).all()
 
 
 @each_level
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_attention_is_that_of_the_model(level: str, data: st.DataObject) -> None:
-    """Heads of any width and number, prompts and own tokens of any length, against float64."""
-    heads, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
-    width, d = heads * groups * 40, data.draw(st.sampled_from([4, 8, 16, 20, 64, 68]))
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=width, intermediate_size=48, num_hidden_layers=1, num_attention_heads=heads * groups,
-        num_key_value_heads=heads, head_dim=d, max_position_embeddings=512,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(data.draw(st.integers(0, 9)))
-        model = LlamaForCausalLM(config).eval().requires_grad_(False)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn_like(parameter).div_(parameter.shape[1] ** 0.5).half())
-    length, n, own = data.draw(st.sampled_from([1, 15, 64, 65, 150])), data.draw(st.integers(1, 20)), 5
-    prompt = [(7 * i) % 40 for i in range(length)]
-    path = KernelWeights(model, level).path()
-    first, _ = path.start(Start([prompt], [n], own))
-    assert first is not None
-    tokens = torch.arange(n)[:, None] * 3 % 40 + torch.zeros(1, own, dtype=torch.long)
-    got = torch.stack([first, *(path.step(tokens[:, i]) for i in range(own))], 1)
-    whole = torch.cat([torch.tensor(prompt).repeat(n, 1), tokens], 1)
-    want = model.double()(whole).logits[:, -own - 1 :]
+    got, want = attention(data, level, torch.float16)
     assert (got - want).abs().max() <= 1e-4 * want.std()
 
 

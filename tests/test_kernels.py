@@ -225,26 +225,30 @@ def on_grid(outputs: int, inputs: int, seed: int, eight: bool) -> Tensor:
     return (d * q + m).flatten(1)[:, :inputs]
 
 
-@needs_amx
-@settings(max_examples=30, deadline=None)
-@given(st.data())
-def test_products_are_those_of_their_bfloat16_numbers(data: st.DataObject) -> None:
+def product(data: st.DataObject, level: str) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Logits (rows, outputs) by the kernels, their inputs and weights in float64, and how the weights are kept."""
     kind = data.draw(st.sampled_from([kernels.PLAIN, kernels.GRID4, kernels.GRID8]))
     inputs = data.draw(st.integers(1, 6)) * 32 if kind else data.draw(st.integers(8, 200))
     outputs, rows, seed = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 50)), data.draw(st.integers(0, 9))
     weight = on_grid(outputs, inputs, seed, kind == kernels.GRID8) if kind else some(outputs, inputs, seed=seed)
-    made = head_of(weight)
+    made = head_of(weight, level)
     assert made.model.head.kind == kind
     path = made.path()
     tokens = torch.arange(rows) % len(made.embed)
     first, _ = path.start(Start([[0]], [rows], 2))
     assert first is not None
-    got = path.step(tokens)
-    x = made.norm(made.embed[tokens].double().float()).bfloat16().double()
-    exact = x @ weight.bfloat16().double().T
-    scale = x.abs() @ weight.bfloat16().double().abs().T
-    assert ((got.double() - exact).abs() <= 2e-2 * scale + 1e-6).all(), "one input may fall to the other side"
-    assert (got.double() - exact).abs().median() <= 2e-5 * scale.median()
+    return path.step(tokens).double(), made.norm(made.embed[tokens].double().float()).double(), weight, kind
+
+
+@needs_amx
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_products_are_those_of_their_bfloat16_numbers(data: st.DataObject) -> None:
+    got, x, weight, _ = product(data, "amx")
+    x, weight = x.bfloat16().double(), weight.bfloat16().double()
+    off, scale = (got - x @ weight.T).abs(), x.abs() @ weight.abs().T
+    assert (off <= 2e-2 * scale + 1e-6).all(), "one input may fall to the other side"
+    assert off.median() <= 2e-5 * scale.median()
 
 
 @needs_amx
@@ -265,12 +269,9 @@ def test_the_same_bits_from_four_bits_and_from_sixteen(monkeypatch: pytest.Monke
         assert torch.equal(*logits)
 
 
-@needs_amx
-@settings(max_examples=15, deadline=None)
-@given(st.data())
-def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
-    """Heads of any width and number, prompts and own tokens of any length, against float64, with weights that products
-    in bfloat16 lose nothing of."""
+def attention(data: st.DataObject, level: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Logits by the kernels and by a forward in float64: heads of any width and number, prompts and own tokens of any
+    length, weights that products in `dtype` lose nothing of."""
     heads, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
     width, d = heads * groups * 40, data.draw(st.sampled_from([4, 8, 16, 20, 64, 68]))
     config = LlamaConfig(
@@ -282,16 +283,23 @@ def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.copy_(torch.randn_like(parameter).div_(parameter.shape[1] ** 0.5).bfloat16())
+                parameter.copy_(torch.randn_like(parameter).div_(parameter.shape[1] ** 0.5).to(dtype))
     length, n, own = data.draw(st.sampled_from([1, 15, 64, 65, 150])), data.draw(st.integers(1, 20)), 5
     prompt = [(7 * i) % 40 for i in range(length)]
-    path = KernelWeights(model).path()
+    path = KernelWeights(model, level).path()
     first, _ = path.start(Start([prompt], [n], own))
     assert first is not None
     tokens = torch.arange(n)[:, None] * 3 % 40 + torch.zeros(1, own, dtype=torch.long)
     got = torch.stack([first, *(path.step(tokens[:, i]) for i in range(own))], 1)
     whole = torch.cat([torch.tensor(prompt).repeat(n, 1), tokens], 1)
-    want = model.double()(whole).logits[:, -own - 1 :]
+    return got, model.double()(whole).logits[:, -own - 1 :]
+
+
+@needs_amx
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_attention_is_that_of_the_model(data: st.DataObject) -> None:
+    got, want = attention(data, "amx", torch.bfloat16)
     assert (got - want).abs().max() <= 0.1 * want.std()
     assert (got - want).abs().median() <= 0.01 * want.std()
 
