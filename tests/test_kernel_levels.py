@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_continuous import call_of, some_call
 from test_decoding import lm
-from test_kernels import FAMILIES, alike, attention, product, steps, threads
+from test_kernels import FAMILIES, alike, attention, product, reads_alike_in_any_pieces, steps, threads
 from test_packing import small
 from tiny import tiny
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from thoughtmix import kernels
 from thoughtmix.engine.backends import fused_kernels
 from thoughtmix.engine.backends.agreement import agrees
-from thoughtmix.engine.backends.base import Piece, Start
+from thoughtmix.engine.backends.base import Start
 from thoughtmix.engine.backends.fused_kernels import KernelWeights
 from thoughtmix.engine.backends.probe import choose
 from thoughtmix.engine.scheduler import Scheduler
@@ -55,16 +55,7 @@ def test_law_5_a_row_has_the_same_bits_at_any_height_and_number_of_threads(
 
 @each_level
 def test_law_5_a_prompt_has_the_same_bits_in_any_pieces(level: str) -> None:
-    path = KernelWeights(small(), level).path()
-    prompts = [[(7 * i + k) % 490 for i in range(length)] for k, length in enumerate((1, 5, 70, 200))]
-    alone = [path.prefill(ids, None) for ids in prompts]
-    together = path.prefill_packed([Piece(ids, None) for ids in prompts])
-    for ids, (logits, kv), (other, packed) in zip(prompts, alone, together, strict=True):
-        assert torch.equal(logits, other) and torch.equal(kv.keys[-1], packed.keys[-1])
-        past, last = None, logits
-        for at in range(0, len(ids), 17):
-            last, past = path.prefill(ids[at : at + 17], past)
-        assert past is not None and torch.equal(last, logits)
+    reads_alike_in_any_pieces(KernelWeights(small(), level))
 
 
 @each_level

@@ -72,9 +72,9 @@ def test_law_5_a_row_has_the_same_bits_at_any_height_and_number_of_threads(monke
         assert torch.equal(KernelWeights(small()) and steps(weights, prompt, 64), want), count
 
 
-@needs_amx
-def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
-    path = KernelWeights(small()).path()
+def reads_alike_in_any_pieces(weights: KernelWeights) -> None:
+    """Prompts alone, packed into one pass, and 17 tokens at a time."""
+    path = weights.path()
     prompts = [[(7 * i + k) % 490 for i in range(length)] for k, length in enumerate((1, 5, 70, 131, 300))]
     alone = [path.prefill(ids, None) for ids in prompts]
     together = path.prefill_packed([Piece(ids, None) for ids in prompts])
@@ -85,6 +85,11 @@ def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
             last, past = path.prefill(ids[at : at + 17], past)
         assert past is not None and torch.equal(last, logits)
         assert all(torch.equal(a, b) for a, b in zip(past.values, kv.values, strict=True))
+
+
+@needs_amx
+def test_law_5_a_prompt_has_the_same_bits_in_any_pieces() -> None:
+    reads_alike_in_any_pieces(KernelWeights(small()))
 
 
 @needs_amx

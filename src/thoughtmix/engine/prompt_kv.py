@@ -20,7 +20,7 @@ class PromptKV:
     Args:
         keys, values: Of its last tokens, or of all.
         length: Tokens of it.
-        room: The memory they lie in, where more may follow them there.
+        buffer: The memory they lie in, where more may follow them there.
         behind: Keys and values of its first tokens, part by part, where they lie elsewhere: all are put together only
             when somebody asks for `keys` or `values`.
         lasting: Whether the first part will stay as it is: others begin alike and share it.
@@ -31,11 +31,11 @@ class PromptKV:
         keys: Layers,
         values: Layers,
         length: int,
-        room: PromptRoom | None = None,
+        buffer: PromptBuffer | None = None,
         behind: Sequence[tuple[Layers, Layers]] = (),
         lasting: bool = False,
     ) -> None:
-        self.length, self.room, self._lasting = length, room, lasting
+        self.length, self.buffer, self._lasting = length, buffer, lasting
         self._parts: list[tuple[Layers, Layers]] = [*behind, (keys, values)]
 
     @property
@@ -101,7 +101,7 @@ def _joined(parts: Sequence[tuple[Layers, Layers]]) -> tuple[Layers, Layers]:
     return keys, values
 
 
-class PromptRoom:
+class PromptBuffer:
     """Memory for a prompt that is read in pieces: what was read is not copied at every piece.
 
     Args:
@@ -115,7 +115,7 @@ class PromptRoom:
         self._filled = 0
 
     @classmethod
-    def of(cls, past: PromptKV | None, shape: tuple[int, int, int], length: int, capacity: int) -> PromptRoom:
+    def of(cls, past: PromptKV | None, shape: tuple[int, int, int], length: int, capacity: int) -> PromptBuffer:
         """Room for `length` tokens that begins with what was read. The past's own, if nothing else follows it there.
 
         Args:
@@ -123,15 +123,15 @@ class PromptRoom:
             capacity: Tokens of a new one, at least.
         """
         before = 0 if past is None else past.length
-        room = None if past is None else past.room
-        if room is None or room._filled != before or room._known + room._both.shape[3] < length:
+        buffer = None if past is None else past.buffer
+        if buffer is None or buffer._filled != before or buffer._known + buffer._both.shape[3] < length:
             layers, h, d = shape
-            room = cls(layers, h, max(length, capacity), d, None if past is None else past.root)
+            buffer = cls(layers, h, max(length, capacity), d, None if past is None else past.root)
             if past is not None and before:
-                keys, values = room._both
+                keys, values = buffer._both
                 past.copy_to(keys, values, without_root=True)
-        room._filled = length
-        return room
+        buffer._filled = length
+        return buffer
 
     def prompt(self) -> PromptKV:
         """All that is filled; what follows later changes nothing in it."""

@@ -28,9 +28,9 @@ from thoughtmix.engine.job import Job
 from thoughtmix.engine.loop import Batch
 from thoughtmix.engine.prefill import ChunkedPrefill, Pace, advance
 from thoughtmix.engine.prefix_cache import PrefixCache
-from thoughtmix.engine.room import RoomBeside
 from thoughtmix.engine.row_state import NO_ROW_STATE
 from thoughtmix.engine.slices import TimeSlices
+from thoughtmix.engine.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from thoughtmix.models import LanguageModel
@@ -109,7 +109,7 @@ class Scheduler:
         self._load: tuple[int, int] | None = None  # rows that run or are read, and their tokens; of this turn
         self._apart = 0  # tokens that were drawn apart from the batch in this turn
         self._gave_way = False  # whether the last turn read a short prompt alone
-        self.room_beside = RoomBeside(tokens)
+        self.budget_beside = TokenBudget(tokens)
         self._grows = lm.device.type == "cpu"  # memory that no token has reached yet is untouched there
         self._closed = True
         self._thread = threading.Thread(target=self._run, name="thoughtmix-scheduler", daemon=True)

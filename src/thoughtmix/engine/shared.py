@@ -65,7 +65,7 @@ class SharedEngine(LocalEngine):
             job = Job(self.model, groups, row_state=row_state, top_logprobs=top, on_step=on_step)
             done = self.scheduler.join(self.caller, job)
         if done is None:
-            with self.scheduler.room_beside.taken(self.caller, groups.tokens), self.scheduler.turns:
+            with self.scheduler.budget_beside.reserved(self.caller, groups.tokens), self.scheduler.turns:
                 done = super().generate(
                     sequences,
                     row_state=row_state,

@@ -41,7 +41,7 @@ import sys
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
-from thoughtmix.kernels.build import HERE, LEVELS, name, sources_digest
+from thoughtmix.kernels.build import HERE, LEVELS, VECTOR_LEVELS, name, sources_digest
 
 _BUILD = "python -m thoughtmix.kernels.build"
 PLAIN, GRID4, GRID8 = range(3)
@@ -190,4 +190,17 @@ def library(level: str | None = None) -> Any:
     return _loaded(level)[0] if level else None
 
 
-__all__ = ["LEVELS", "Batch", "Draw", "Layer", "Matrix", "Model", "Segment", "allowed", "best", "library", "why_not"]
+__all__ = [
+    "LEVELS",
+    "VECTOR_LEVELS",
+    "Batch",
+    "Draw",
+    "Layer",
+    "Matrix",
+    "Model",
+    "Segment",
+    "allowed",
+    "best",
+    "library",
+    "why_not",
+]

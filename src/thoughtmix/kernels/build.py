@@ -20,7 +20,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LEVELS = ("amx", "avx512", "avx2")
 """What processors can, the best first: a library each."""
-_ONLY = {"product.c": ("amx",), "prompt.c": ("amx",), "product_vector.c": LEVELS[1:], "prompt_vector.c": LEVELS[1:]}
+VECTOR_LEVELS = LEVELS[1:]
+"""Those without a matrix unit."""
+_ONLY = {
+    "product.c": ("amx",),
+    "prompt.c": ("amx",),
+    "product_vector.c": VECTOR_LEVELS,
+    "prompt_vector.c": VECTOR_LEVELS,
+}
 # No -march: every function names the instructions it needs, and is called where the processor has them.
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-g0", "-ffp-contract=off"]
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from thoughtmix.engine.backends.base import KVPath, Piece, Start
-from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.prefill import ChunkedPrefill
 from thoughtmix.engine.prefix_cache import Prefix
 from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
+from thoughtmix.models.tried import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

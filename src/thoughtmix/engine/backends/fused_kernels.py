@@ -22,10 +22,10 @@ from thoughtmix.engine.backends.base import Piece, Start
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
 from thoughtmix.engine.backends.kernel_seats import Seat, Seats
-from thoughtmix.engine.backends.packing import Kind
-from thoughtmix.engine.prompt_kv import PromptKV, PromptRoom
+from thoughtmix.engine.prompt_kv import PromptBuffer, PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState, stack_row_loras
 from thoughtmix.models.grafted import GraftedModule
+from thoughtmix.models.tried import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -219,7 +219,7 @@ class KernelPath(FusedPath):
         if not (asked.reads_on and lone and self.read == "shared"):
             return super().start(asked)
         w, (ids,) = self.weights, asked.prompts
-        prompt = PromptRoom.of(None, (w.count, w.h, w.d), len(ids), len(ids)).prompt()
+        prompt = PromptBuffer.of(None, (w.count, w.h, w.d), len(ids), len(ids)).prompt()
         self.cache.join([prompt], asked.counts, asked.capacity)
         self._unread = ids, prompt
         return None, len(ids)
@@ -252,7 +252,7 @@ class KernelPath(FusedPath):
         seats, prompts, starts, first = list[Seat](), list[PromptKV](), list[int](), 0
         for ids, past, whole in pieces:
             before = 0 if past is None else past.length
-            prompt = PromptRoom.of(past, (w.count, w.h, w.d), before + len(ids), whole).prompt()
+            prompt = PromptBuffer.of(past, (w.count, w.h, w.d), before + len(ids), whole).prompt()
             prompts.append(prompt)
             seats.append(Seat.of(first, len(ids), before, True, prompt.rest(), root=prompt.root))
             starts.append(before)

@@ -27,10 +27,11 @@ from thoughtmix.core.interruptible import interruptible
 from thoughtmix.engine.backends.base import Piece
 from thoughtmix.engine.backends.fused import FusedPath, FusedWeights
 from thoughtmix.engine.backends.hidden import HEAD
-from thoughtmix.engine.backends.packing import Bf16Logits, Kind, Linear, pack, pack_gated
+from thoughtmix.engine.backends.packing import Bf16Logits, Linear, pack, pack_gated
 from thoughtmix.engine.prompt_kv import PromptKV
 from thoughtmix.engine.row_state import NO_ROW_STATE, Read, RowLora, RowState
 from thoughtmix.models.grafted import GraftedModule
+from thoughtmix.models.tried import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

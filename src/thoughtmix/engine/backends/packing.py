@@ -19,13 +19,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kind = Literal["native", "fp16", "bf16", "bf16-amx", "fp16-avx512", "fp16-avx2"]
+from thoughtmix.models.tried import Kind
+
 Linear = Callable[[Tensor], Tensor]  # (rows, inputs) -> (rows, outputs)
 _LARGEST_HALF = 65504
 """The largest number that IEEE half holds."""

@@ -21,10 +21,10 @@ from thoughtmix.engine.backends.base import DecodingPath, takes
 from thoughtmix.engine.backends.cuda_graph import CudaGraphPath
 from thoughtmix.engine.backends.fused import FusedWeights
 from thoughtmix.engine.backends.fused_torch import TorchWeights
-from thoughtmix.engine.backends.packing import Kind
 from thoughtmix.engine.row_state import NO_ROW_STATE, NoRowState, Read, RowState
 from thoughtmix.models.encoder_decoder import decoder_start, is_encoder_decoder
 from thoughtmix.models.hardware import bf16_hardware, packs, packs_bf16
+from thoughtmix.models.tried import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,7 +83,11 @@ def choose(
     if read not in {"shared", "each"}:
         raise InputError(f"Unknown way to read {read!r}.", "Pass shared or each.")
     if packing and (model.device.type != "cpu" or not (_packs_fp16() if weights == "fp16" else packs_bf16())):
-        needs = "torch with FBGEMM" if weights == "fp16" else "AVX512-bf16 or AMX, which multiply bfloat16"
+        needs = (
+            "torch with FBGEMM, or AVX2 and the kernels"
+            if weights == "fp16"
+            else "AVX512-bf16 or AMX, which multiply bfloat16"
+        )
         raise InputError(f"weights={weights} needs an x86 CPU and {needs}.", "Pass --weights auto.")
     if is_encoder_decoder(model):
         from thoughtmix.engine.backends.encoder_decoder import encoder_decoder_path, why_not
@@ -128,7 +132,7 @@ def choose(
 
 def _packs_fp16() -> bool:
     """Whether weights can be kept in 16 bits and multiplied in float32."""
-    return packs() or bool(kernels.best(("avx512", "avx2")))
+    return packs() or bool(kernels.best(kernels.VECTOR_LEVELS))
 
 
 def _records(model: PreTrainedModel, known: _Known, weights: TorchWeights) -> bool:
@@ -152,7 +156,7 @@ def _kind(model: PreTrainedModel, weights: Weights) -> Kind:
     fp16, too, but beside rows of other lengths sums over masked places round otherwise, which bf16 products make large
     enough to change tokens (law 5)."""
     bf16: Kind = "bf16" if fused_kernels.why_not(model, "amx") else "bf16-amx"
-    vectors = kernels.best(("avx512", "avx2"))
+    vectors = kernels.best(kernels.VECTOR_LEVELS)
     fp16: Kind = "fp16" if not vectors or fused_kernels.why_not(model, vectors) else fused_kernels.KINDS[vectors]
     if weights != "auto":
         return bf16 if weights == "bf16" else fp16 if weights == "fp16" else weights

@@ -1,4 +1,4 @@
-"""Memory for keys and values of work whose length nobody named."""
+"""How many tokens' keys and values open-ended work may hold, beside a batch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from thoughtmix.engine.caller import Caller
 
 
-class RoomBeside:
-    """Room for open-ended work beside a batch: all of it together holds as much as the batch may, and more waits.
+class TokenBudget:
+    """Of open-ended work (nobody named its length): all of it together holds so many tokens at most, and more waits.
 
     Args:
         most: Tokens whose keys and values are held.
@@ -22,8 +22,8 @@ class RoomBeside:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, caller: Caller, tokens: int) -> Iterator[None]:
-        """So many tokens' room while it lasts. Raises as `Caller.check`."""
+    def reserved(self, caller: Caller, tokens: int) -> Iterator[None]:
+        """So many tokens while it lasts. Raises as `Caller.check`."""
         if not caller.open_ended:  # has been admitted with all that it may hold
             yield
             return
